@@ -1,0 +1,26 @@
+# The commands of this project. Each installs what it lacks, through apt.
+#   make demo     build, then compute attention here, verify it and time it
+#   make test     build everything, run all tests
+#   make format   rewrite the sources as clang-format 14 would
+#   make clean    remove what was built
+.PHONY: demo test format clean configure
+
+configure:
+	@.ci/install_missing build
+	cmake --preset release
+
+demo: configure
+	cmake --build --preset release --target foveal_tool
+	@.ci/say_backend build/release
+	build/release/bin/foveal bench --suite seed
+
+test: configure
+	cmake --build --preset release
+	ctest --preset release
+
+format:
+	@.ci/install_missing format
+	@.ci/check_format --fix
+
+clean:
+	cmake -E rm -rf build

@@ -1,0 +1,148 @@
+/* foveal: fused attention for NVIDIA Hopper GPUs and for CPUs. The C ABI.
+ *
+ *   out = softmax(scale * Q * K^T, masked) * V
+ *
+ * Dense   q [b, s_q, h_q, d]    k [b, s_k, h_k, d]    v [b, s_k, h_k, d_v]    out [b, s_q, h_q, d_v]
+ * Varlen  q [total_q, h_q, d]   k [total_k, h_k, d]   v [total_k, h_k, d_v]   out [total_q, h_q, d_v]
+ *         with cu_seqlens_q and cu_seqlens_k, int32 [b + 1] each.
+ *
+ * A call is validated, planned and launched; it allocates no device memory, never synchronises and uses only the
+ * caller's stream. What cannot be honoured exactly is refused: the status says how, foveal_last_error() says which
+ * argument, with the offending values.
+ *
+ * This header is C99 and includes nothing but <stddef.h> and <stdint.h>.
+ */
+#ifndef FOVEAL_FOVEAL_H
+#define FOVEAL_FOVEAL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define FOVEAL_API __attribute__((visibility("default")))
+#else
+#define FOVEAL_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define FOVEAL_VERSION_MAJOR 0
+#define FOVEAL_VERSION_MINOR 1
+#define FOVEAL_VERSION_PATCH 0
+
+/* Statuses. Values are part of the ABI and never change. */
+typedef int32_t foveal_status;
+enum {
+    FOVEAL_OK = 0,
+    FOVEAL_INVALID_ARGUMENT = 1, /* not a well-formed problem, whatever the backend */
+    FOVEAL_UNSUPPORTED = 2,      /* well-formed, but the backend cannot do it exactly */
+    FOVEAL_NO_DEVICE = 3,        /* the sm90 backend was asked for and there is no Hopper GPU, driver, or CUDA build */
+    FOVEAL_CUDA_ERROR = 4,       /* the CUDA driver refused; the message carries its reason */
+    FOVEAL_OUT_OF_MEMORY = 5,    /* host memory */
+    FOVEAL_INTERNAL_ERROR = 6    /* a defect of foveal */
+};
+
+typedef int32_t foveal_dtype;
+enum {
+    FOVEAL_F32 = 1,
+    FOVEAL_BF16 = 2,
+    FOVEAL_F16 = 3,
+    FOVEAL_I32 = 4 /* sequence offsets and lengths */
+};
+
+typedef int32_t foveal_backend;
+enum {
+    FOVEAL_BACKEND_AUTO = 0, /* where q's memory lies; the environment variable FOVEAL_BACKEND=cpu|sm90 overrides it */
+    FOVEAL_BACKEND_CPU = 1,  /* host pointers; the call returns when the result is there; stream must be NULL */
+    FOVEAL_BACKEND_SM90 = 2  /* device pointers; asynchronous on the caller's stream */
+};
+
+typedef int32_t foveal_alignment;
+enum {
+    FOVEAL_BOTTOM_RIGHT = 0, /* the last query sees the last key: off = s_k - s_q */
+    FOVEAL_TOP_LEFT = 1      /* the first query sees the first key: off = 0 */
+};
+
+#define FOVEAL_MAX_RANK 4
+#define FOVEAL_UNLIMITED (-1)
+
+/* A strided view of the caller's memory. rank == 0 says that the tensor is absent (optional tensors only).
+ * Strides are in elements. The last dimension's stride is 1; the others are positive wherever the dimension is
+ * larger than 1. A tensor without elements may have data == NULL.
+ * sm90: data and every stride except the last must be multiples of 16 bytes. */
+typedef struct foveal_tensor {
+    void* data;
+    foveal_dtype dtype;
+    int32_t rank;
+    int64_t shape[FOVEAL_MAX_RANK];
+    int64_t stride[FOVEAL_MAX_RANK];
+} foveal_tensor;
+
+/* One forward call. Call foveal_forward_args_init() first: it sets struct_size and the defaults named here.
+ * Later versions append fields; a caller compiled against an older header gets their defaults. */
+typedef struct foveal_forward_args {
+    uint32_t struct_size; /* sizeof(foveal_forward_args) as the caller knows it */
+    foveal_backend backend; /* default FOVEAL_BACKEND_AUTO */
+
+    foveal_tensor q;   /* rank 4 dense, rank 3 varlen */
+    foveal_tensor k;   /* h_q must be a multiple of h_k */
+    foveal_tensor v;   /* d_v may differ from d */
+    foveal_tensor out; /* the dtype of q; written, never read */
+    foveal_tensor lse; /* optional: f32 [b, h_q, s_q], varlen [h_q, total_q]; natural logarithm of the sum of exp */
+
+    foveal_tensor cu_seqlens_q; /* i32 [b + 1], device memory on sm90; both present: varlen; both absent: dense */
+    foveal_tensor cu_seqlens_k; /* values ascend from 0 to total; the kernel trusts them */
+    foveal_tensor seqused_q;    /* optional i32 [b]: only the first seqused_q[i] rows of sequence i take part */
+    foveal_tensor seqused_k;    /* optional i32 [b] */
+
+    float scale; /* factor on Q*K^T; NaN (the default) stands for 1/sqrt(d) */
+    foveal_alignment alignment; /* default FOVEAL_BOTTOM_RIGHT */
+    /* Key j is visible to query i iff i + off - window_left <= j <= i + off + window_right.
+     * FOVEAL_UNLIMITED (the default) lifts a side. Causal: window_right = 0. */
+    int64_t window_left;
+    int64_t window_right;
+} foveal_forward_args;
+
+/* Sets struct_size and all defaults; every tensor becomes absent. NULL is ignored. */
+FOVEAL_API void foveal_forward_args_init(foveal_forward_args* args);
+
+/* out (and lse) from q, k, v. `stream` is a cudaStream_t for sm90, NULL for the CPU.
+ * A row that sees no key gets out = 0 and lse = -inf. */
+FOVEAL_API foveal_status foveal_forward(const foveal_forward_args* args, void* stream);
+
+/* Would foveal_forward accept this problem? Looks at shapes, strides, dtypes and options, not at data pointers or
+ * devices, so it answers on any machine. FOVEAL_BACKEND_AUTO asks: does any backend of this build accept it? */
+FOVEAL_API foveal_status foveal_supports(const foveal_forward_args* args);
+
+/* A plan: which kernel, tile, grid and order of work a problem gets. Immutable; usable from several threads. */
+typedef struct foveal_plan foveal_plan;
+
+/* Plans for CUDA device `device`; -1: a generic H200, no GPU needed. Data pointers are not looked at.
+ * args->backend must not be AUTO. */
+FOVEAL_API foveal_status foveal_plan_create(const foveal_forward_args* args, int32_t device, foveal_plan** plan);
+FOVEAL_API void foveal_plan_destroy(foveal_plan* plan); /* NULL is ignored */
+
+/* Human-readable description, NUL-terminated, into text[0 .. size). *needed (may be NULL) receives the full size with
+ * the NUL; a smaller buffer gets a truncated text. text may be NULL if size is 0. */
+FOVEAL_API foveal_status foveal_plan_describe(const foveal_plan* plan, char* text, size_t size, size_t* needed);
+
+/* Bytes of device workspace that a launch of this plan needs. The forward pass needs none: 0. */
+FOVEAL_API size_t foveal_plan_workspace_bytes(const foveal_plan* plan);
+
+/* foveal_forward with a kept plan. args must describe the problem that the plan was made for; pointers may differ. */
+FOVEAL_API foveal_status foveal_plan_launch(const foveal_plan* plan, const foveal_forward_args* args, void* stream);
+
+/* The message of the last call of this thread that failed; "" if none has. Valid until this thread's next call. */
+FOVEAL_API const char* foveal_last_error(void);
+FOVEAL_API const char* foveal_status_name(foveal_status status); /* "FOVEAL_OK", ... */
+FOVEAL_API const char* foveal_version(void);                     /* "0.1.0" */
+
+/* Is the backend part of this build? (FOVEAL_BACKEND_CPU always is.) 1 or 0. */
+FOVEAL_API int32_t foveal_backend_built(foveal_backend backend);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

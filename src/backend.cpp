@@ -1,0 +1,62 @@
+#include "backend.hpp"
+
+#include <cstdlib>
+#include <string_view>
+
+#include "cpu/forward.hpp"
+#include "sm90/support.hpp"
+#if FOVEAL_HAS_CUDA
+#include "sm90/launch.hpp"
+#endif
+
+namespace foveal {
+namespace {
+
+void require_built(foveal_backend backend) {
+    if (!backend_built(backend)) throw Error(FOVEAL_NO_DEVICE, "backend is sm90, but this build of foveal has no CUDA part");
+}
+
+// FOVEAL_BACKEND, or AUTO if it is unset.
+foveal_backend forced_backend() {
+    const char* text = std::getenv("FOVEAL_BACKEND");
+    if (text == nullptr || *text == '\0' || std::string_view(text) == "auto") return FOVEAL_BACKEND_AUTO;
+    if (std::string_view(text) == "cpu") return FOVEAL_BACKEND_CPU;
+    if (std::string_view(text) == "sm90") return FOVEAL_BACKEND_SM90;
+    throw Error(FOVEAL_INVALID_ARGUMENT, std::string("the environment variable FOVEAL_BACKEND is \"") + text + "\"; known are cpu, sm90 and auto");
+}
+
+}  // namespace
+
+bool backend_built(foveal_backend backend) {
+    return backend == FOVEAL_BACKEND_CPU || (backend == FOVEAL_BACKEND_SM90 && FOVEAL_HAS_CUDA);
+}
+
+foveal_backend resolve_backend(const foveal_forward_args& args) {
+    foveal_backend backend = args.backend;
+    if (backend == FOVEAL_BACKEND_AUTO) backend = forced_backend();
+#if FOVEAL_HAS_CUDA
+    if (backend == FOVEAL_BACKEND_AUTO && sm90::is_device_pointer(args.q.data)) backend = FOVEAL_BACKEND_SM90;
+#endif
+    if (backend == FOVEAL_BACKEND_AUTO) backend = FOVEAL_BACKEND_CPU;
+    require_built(backend);
+    return backend;
+}
+
+void check_supported(const Problem& problem, foveal_backend backend) {
+    if (backend == FOVEAL_BACKEND_SM90) sm90::check_supported(problem);
+}
+
+void launch(const Plan& plan, const Pointers& pointers, void* stream) {
+    if (plan.backend == FOVEAL_BACKEND_CPU) {
+        if (stream != nullptr) throw Error(FOVEAL_INVALID_ARGUMENT, "stream is not NULL; the cpu backend has no streams");
+        cpu::forward(plan.problem, pointers);
+        return;
+    }
+    require_built(plan.backend);
+#if FOVEAL_HAS_CUDA
+    sm90::check_pointers(pointers);
+    sm90::launch_forward(plan, pointers, stream);
+#endif
+}
+
+}  // namespace foveal

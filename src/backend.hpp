@@ -1,0 +1,21 @@
+// The backends: which one a call goes to, what each supports, and the three steps validate -> plan -> launch.
+#pragma once
+
+#include "foveal/foveal.h"
+#include "plan.hpp"
+#include "problem.hpp"
+
+namespace foveal {
+
+bool backend_built(foveal_backend backend);
+
+// AUTO becomes cpu or sm90: the environment variable FOVEAL_BACKEND if set, else where q's memory lies.
+foveal_backend resolve_backend(const foveal_forward_args& args);
+
+// Throws Error(UNSUPPORTED), naming the argument, if the backend cannot do the problem exactly. No device is asked.
+void check_supported(const Problem& problem, foveal_backend backend);
+
+// Computes. `stream` must be null for the CPU.
+void launch(const Plan& plan, const Pointers& pointers, void* stream);
+
+}  // namespace foveal

@@ -1,0 +1,221 @@
+// The C ABI: turns exceptions into statuses, and keeps each thread's last message and last few plans.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <string>
+
+#include "backend.hpp"
+#include "foveal/foveal.h"
+#include "plan.hpp"
+#include "problem.hpp"
+#if FOVEAL_HAS_CUDA
+#include "sm90/launch.hpp"
+#endif
+
+struct foveal_plan {
+    foveal::Plan plan;
+};
+
+namespace {
+
+using foveal::Error;
+using foveal::Plan;
+using foveal::Problem;
+
+thread_local std::string last_error;
+
+// The message itself may not fit the memory; then only the status tells.
+foveal_status fail(foveal_status status, const char* message) noexcept {
+    try {
+        last_error = message;
+    } catch (...) {
+        last_error.clear();
+    }
+    return status;
+}
+
+template <typename Body>
+foveal_status guarded(Body&& body) noexcept {
+    try {
+        body();
+        return FOVEAL_OK;
+    } catch (const Error& error) {
+        return fail(error.status(), error.what());
+    } catch (const std::bad_alloc&) {
+        return fail(FOVEAL_OUT_OF_MEMORY, "out of host memory");
+    } catch (const std::exception& error) {
+        return fail(FOVEAL_INTERNAL_ERROR, error.what());
+    } catch (...) {
+        return fail(FOVEAL_INTERNAL_ERROR, "unknown exception");
+    }
+}
+
+template <typename T>
+T& required(T* pointer, const char* name) {
+    if (pointer == nullptr) throw Error(FOVEAL_INVALID_ARGUMENT, std::string(name) + " is NULL");
+    return *pointer;
+}
+
+// The caller's structure may be of another version. This one is the first, so none is smaller; a larger one may only
+// carry zeros where this version knows nothing.
+void check_struct_size(const foveal_forward_args& args) {
+    if (args.struct_size < sizeof(foveal_forward_args))
+        throw Error(FOVEAL_INVALID_ARGUMENT, "args.struct_size is " + std::to_string(args.struct_size) + "; it must be at least " +
+                                                 std::to_string(sizeof(foveal_forward_args)) + " (call foveal_forward_args_init)");
+    constexpr uint32_t kMaxStructSize = 1u << 16;
+    if (args.struct_size > kMaxStructSize)
+        throw Error(FOVEAL_INVALID_ARGUMENT, "args.struct_size is " + std::to_string(args.struct_size) + "; no version is that large");
+    const auto* bytes = reinterpret_cast<const unsigned char*>(&args);
+    for (size_t i = sizeof(foveal_forward_args); i < args.struct_size; ++i)
+        if (bytes[i] != 0)
+            throw Error(FOVEAL_UNSUPPORTED, "args.struct_size is " + std::to_string(args.struct_size) +
+                                                " and byte " + std::to_string(i) + " is set: an option of a later version of foveal");
+}
+
+const foveal_forward_args& checked(const foveal_forward_args* args) {
+    check_struct_size(required(args, "args"));
+    return *args;
+}
+
+Plan plan_for_device(const Problem& problem, foveal_backend backend, int32_t device) {
+    foveal::DeviceTraits traits;
+#if FOVEAL_HAS_CUDA
+    if (backend == FOVEAL_BACKEND_SM90 && device >= 0) traits = foveal::sm90::traits_of(device);
+#endif
+    return foveal::make_plan(problem, backend, device, traits);
+}
+
+int32_t device_of([[maybe_unused]] foveal_backend backend, [[maybe_unused]] void* stream) {
+#if FOVEAL_HAS_CUDA
+    if (backend == FOVEAL_BACKEND_SM90) return foveal::sm90::device_of(stream);
+#endif
+    return -1;
+}
+
+// The last plans of this thread, so that a repeated call does not plan again.
+class PlanCache {
+   public:
+    const Plan& find_or_make(const Problem& problem, foveal_backend backend, int32_t device) {
+        for (const Plan& plan : plans_)
+            if (plan.problem == problem && plan.backend == backend && plan.device == device) return plan;
+        Plan& oldest = plans_[next_];
+        oldest = plan_for_device(problem, backend, device);
+        next_ = (next_ + 1) % plans_.size();
+        return oldest;
+    }
+
+   private:
+    std::array<Plan, 8> plans_{};
+    size_t next_ = 0;
+};
+
+void forward(const foveal_forward_args& args, void* stream) {
+    thread_local PlanCache cache;
+    const Problem problem = foveal::validate(args);
+    const foveal::Pointers pointers = foveal::pointers_of(args, problem);
+    const foveal_backend backend = foveal::resolve_backend(args);
+    foveal::check_supported(problem, backend);
+    foveal::launch(cache.find_or_make(problem, backend, device_of(backend, stream)), pointers, stream);
+}
+
+void launch(const Plan& plan, const foveal_forward_args& args, void* stream) {
+    const Problem problem = foveal::validate(args);
+    if (problem != plan.problem)
+        throw Error(FOVEAL_INVALID_ARGUMENT, "args describe another problem than the plan was made for; the plan's:\n" + foveal::describe(plan));
+    if (args.backend != FOVEAL_BACKEND_AUTO && args.backend != plan.backend)
+        throw Error(FOVEAL_INVALID_ARGUMENT, "args.backend is " + std::to_string(args.backend) + " but the plan was made for backend " +
+                                                 std::to_string(plan.backend));
+    const foveal::Pointers pointers = foveal::pointers_of(args, problem);
+    if (plan.backend == FOVEAL_BACKEND_SM90) {
+        const int32_t device = device_of(plan.backend, stream);
+        if (plan.device != device)
+            throw Error(FOVEAL_INVALID_ARGUMENT, "the plan was made for device " + std::to_string(plan.device) +
+                                                     " but the stream belongs to device " + std::to_string(device));
+    }
+    foveal::launch(plan, pointers, stream);
+}
+
+}  // namespace
+
+extern "C" {
+
+void foveal_forward_args_init(foveal_forward_args* args) {
+    if (args == nullptr) return;
+    std::memset(args, 0, sizeof *args);
+    args->struct_size = sizeof *args;
+    args->backend = FOVEAL_BACKEND_AUTO;
+    args->scale = std::numeric_limits<float>::quiet_NaN();
+    args->alignment = FOVEAL_BOTTOM_RIGHT;
+    args->window_left = FOVEAL_UNLIMITED;
+    args->window_right = FOVEAL_UNLIMITED;
+}
+
+foveal_status foveal_forward(const foveal_forward_args* args, void* stream) {
+    return guarded([&] { forward(checked(args), stream); });
+}
+
+foveal_status foveal_supports(const foveal_forward_args* args) {
+    return guarded([&] {
+        const Problem problem = foveal::validate(checked(args));
+        // Every valid problem is supported by the CPU backend, and so by AUTO.
+        if (args->backend != FOVEAL_BACKEND_AUTO) foveal::check_supported(problem, args->backend);
+    });
+}
+
+foveal_status foveal_plan_create(const foveal_forward_args* args, int32_t device, foveal_plan** plan) {
+    return guarded([&] {
+        const Problem problem = foveal::validate(checked(args));
+        if (args->backend == FOVEAL_BACKEND_AUTO)
+            throw Error(FOVEAL_INVALID_ARGUMENT, "args.backend is 0 (auto); a plan is made for one backend: 1 (cpu) or 2 (sm90)");
+        if (device < -1) throw Error(FOVEAL_INVALID_ARGUMENT, "device is " + std::to_string(device) + "; it must be -1 or a CUDA device");
+        foveal_plan*& result = required(plan, "plan");
+        result = new foveal_plan{plan_for_device(problem, args->backend, args->backend == FOVEAL_BACKEND_CPU ? -1 : device)};
+    });
+}
+
+void foveal_plan_destroy(foveal_plan* plan) { delete plan; }
+
+foveal_status foveal_plan_describe(const foveal_plan* plan, char* text, size_t size, size_t* needed) {
+    return guarded([&] {
+        const std::string description = foveal::describe(required(plan, "plan").plan);
+        if (needed != nullptr) *needed = description.size() + 1;
+        if (size == 0) return;
+        const size_t copied = std::min(size - 1, description.size());
+        std::memcpy(&required(text, "text"), description.data(), copied);
+        text[copied] = '\0';
+    });
+}
+
+size_t foveal_plan_workspace_bytes(const foveal_plan*) { return 0; }
+
+foveal_status foveal_plan_launch(const foveal_plan* plan, const foveal_forward_args* args, void* stream) {
+    return guarded([&] { launch(required(plan, "plan").plan, checked(args), stream); });
+}
+
+const char* foveal_last_error(void) { return last_error.c_str(); }
+
+const char* foveal_status_name(foveal_status status) {
+    switch (status) {
+        case FOVEAL_OK: return "FOVEAL_OK";
+        case FOVEAL_INVALID_ARGUMENT: return "FOVEAL_INVALID_ARGUMENT";
+        case FOVEAL_UNSUPPORTED: return "FOVEAL_UNSUPPORTED";
+        case FOVEAL_NO_DEVICE: return "FOVEAL_NO_DEVICE";
+        case FOVEAL_CUDA_ERROR: return "FOVEAL_CUDA_ERROR";
+        case FOVEAL_OUT_OF_MEMORY: return "FOVEAL_OUT_OF_MEMORY";
+        case FOVEAL_INTERNAL_ERROR: return "FOVEAL_INTERNAL_ERROR";
+        default: return "unknown foveal_status";
+    }
+}
+
+#define FOVEAL_TEXT_OF(x) #x
+#define FOVEAL_TEXT(x) FOVEAL_TEXT_OF(x)
+const char* foveal_version(void) {
+    return FOVEAL_TEXT(FOVEAL_VERSION_MAJOR) "." FOVEAL_TEXT(FOVEAL_VERSION_MINOR) "." FOVEAL_TEXT(FOVEAL_VERSION_PATCH);
+}
+
+int32_t foveal_backend_built(foveal_backend backend) { return foveal::backend_built(backend) ? 1 : 0; }
+
+}  // extern "C"

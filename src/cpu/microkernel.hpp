@@ -1,0 +1,123 @@
+// The two matrix products of a tile, on one register block each.
+//
+// Vectors run along the queries in both: a key's (or value's) element is broadcast from memory and multiplied with the
+// same kVectors vectors of queries (or probabilities). So neither K nor V is ever transposed, every reduction of the
+// softmax is vertical, and no remainder in d, d_v or the number of keys leaves the fast path.
+#if defined(FOVEAL_CPU_MICROKERNEL_HPP) == defined(HWY_TARGET_TOGGLE)
+#ifdef FOVEAL_CPU_MICROKERNEL_HPP
+#undef FOVEAL_CPU_MICROKERNEL_HPP
+#else
+#define FOVEAL_CPU_MICROKERNEL_HPP
+#endif
+
+#include <algorithm>
+
+#include "cpu/simd.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace foveal::cpu::HWY_NAMESPACE {
+
+// The block is kRows (keys, or columns of V) x kVectors vectors of queries: 24 accumulators where there are 32
+// registers, 12 where there are 16, and one broadcast and three vectors of queries beside them.
+inline constexpr int kMaxVectors = 3;
+#if HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM_A64
+inline constexpr int kRows = 8;
+#else
+inline constexpr int kRows = 4;
+#endif
+
+// GCC 12 at -O2 keeps the accumulators in memory unless told to unroll the loops over them: 0.4 of the speed.
+#define FOVEAL_UNROLL HWY_PRAGMA(GCC unroll 8)
+
+template <int kVectors>
+struct RegisterBlock {
+    VecF32 acc[kRows][kVectors];
+
+    HWY_INLINE void clear() {
+        FOVEAL_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+            FOVEAL_UNROLL
+            for (int v = 0; v < kVectors; ++v) acc[r][v] = hn::Zero(F32());
+        }
+    }
+
+    // acc[r, :] += sum over depth of a[i, :] * b[i, r].
+    // a: [depth, kVectors * lanes()]; b: [depth, kRows] with distances b_depth and b_row.
+    HWY_INLINE void multiply(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b, int64_t b_depth, int64_t b_row,
+                             int64_t depth) {
+        const F32 d;
+        const int64_t n = lanes();
+        for (int64_t i = 0; i < depth; ++i) {
+            VecF32 queries[kVectors];
+            FOVEAL_UNROLL
+            for (int v = 0; v < kVectors; ++v) queries[v] = hn::Load(d, a + v * n);
+            FOVEAL_UNROLL
+            for (int r = 0; r < kRows; ++r) {
+                const VecF32 element = hn::Set(d, b[r * b_row]);
+                FOVEAL_UNROLL
+                for (int v = 0; v < kVectors; ++v) acc[r][v] = hn::MulAdd(element, queries[v], acc[r][v]);
+            }
+            a += kVectors * n;
+            b += b_depth;
+        }
+    }
+};
+
+// A score is summed in pieces of this many products, so that rounding errors grow with the root of d; a piece of the
+// queries (6 KiB) stays in the L1 cache while the keys pass by.
+inline constexpr int64_t kScorePiece = 32;
+
+// s[j, :] = q^T k_j; keys is a multiple of kRows.
+// q: [d, kVectors * lanes()]; k: [keys, d] with pitch; s: [keys, kVectors * lanes()]
+template <int kVectors>
+HWY_NOINLINE void score_keys(const float* q, const float* k, int64_t pitch, int64_t head_dim, int64_t keys, float* s) {
+    const F32 d;
+    for (int64_t first = 0; first < head_dim; first += kScorePiece) {
+        const int64_t depth = std::min(kScorePiece, head_dim - first);
+        for (int64_t j = 0; j < keys; j += kRows) {
+            RegisterBlock<kVectors> block;
+            block.clear();
+            block.multiply(q + first * kVectors * lanes(), k + j * pitch + first, 1, pitch, depth);
+            FOVEAL_UNROLL
+            for (int r = 0; r < kRows; ++r) {
+                FOVEAL_UNROLL
+                for (int v = 0; v < kVectors; ++v) {
+                    float* const to = s + ((j + r) * kVectors + v) * lanes();
+                    const VecF32 piece = block.acc[r][v];
+                    hn::Store(first == 0 ? piece : hn::Add(hn::Load(d, to), piece), d, to);
+                }
+            }
+        }
+    }
+}
+
+// o[r, :] = o[r, :] * rescale + sum over keys of p[key, :] * v[key, r] for kRows columns of V, one key after the other:
+// a block summed by itself and then added would round once more where its last key has all the weight.
+// p: [keys, kVectors * lanes()]; v: [keys, kRows] with pitch; rescale: [kVectors * lanes()];
+// o: [kRows, kVectors * lanes()]
+template <int kVectors>
+HWY_NOINLINE void accumulate_values(const float* p, const float* v, int64_t pitch, int64_t keys, const float* rescale,
+                                    float* o) {
+    const F32 d;
+    RegisterBlock<kVectors> block;
+    FOVEAL_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+        FOVEAL_UNROLL
+        for (int i = 0; i < kVectors; ++i) {
+            const VecF32 factor = hn::Load(d, rescale + i * lanes());
+            block.acc[r][i] = hn::Mul(hn::Load(d, o + (r * kVectors + i) * lanes()), factor);
+        }
+    }
+    block.multiply(p, v, pitch, 1, keys);
+    FOVEAL_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+        FOVEAL_UNROLL
+        for (int i = 0; i < kVectors; ++i) hn::Store(block.acc[r][i], d, o + (r * kVectors + i) * lanes());
+    }
+}
+
+#undef FOVEAL_UNROLL
+
+}  // namespace foveal::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif

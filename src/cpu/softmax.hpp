@@ -1,0 +1,118 @@
+// The online softmax of a tile: one block of keys at a time, with a running maximum and sum for each query.
+#if defined(FOVEAL_CPU_SOFTMAX_HPP) == defined(HWY_TARGET_TOGGLE)
+#ifdef FOVEAL_CPU_SOFTMAX_HPP
+#undef FOVEAL_CPU_SOFTMAX_HPP
+#else
+#define FOVEAL_CPU_SOFTMAX_HPP
+#endif
+
+#include <limits>
+
+#include "cpu/exp.hpp"
+#include "cpu/simd.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace foveal::cpu::HWY_NAMESPACE {
+
+inline constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+// For each query, along the lanes. Scores here are q.k, not yet scaled: the difference to the maximum is, so that
+// scaling rounds in proportion to what matters and a maximum far from zero costs no accuracy. sum is that of exp(scale
+// * (score - max)) * 2^-bias over the keys so far.
+struct RunningSoftmax {
+    float* max;      // [kVectors * lanes()], -inf before the first visible key
+    float* sum;      // [kVectors * lanes()]
+    float* rescale;  // [kVectors * lanes()]: by how much the last block changed the weight of those before it
+};
+
+// Scores of keys that a query does not see become -inf.
+// s: [keys, kVectors * lanes()], first_key the number of its first; query i sees [begin[i], end[i])
+template <int kVectors>
+HWY_NOINLINE void mask_scores(float* s, int32_t first_key, int32_t keys, const int32_t* begin, const int32_t* end) {
+    const F32 d;
+    const I32 di;
+    for (int v = 0; v < kVectors; ++v) {
+        const auto before = hn::Sub(hn::Load(di, begin + v * lanes()), hn::Set(di, 1));
+        const auto after = hn::Load(di, end + v * lanes());
+        float* row = s + v * lanes();
+        for (int32_t j = first_key; j < first_key + keys; ++j, row += kVectors * lanes()) {
+            const auto key = hn::Set(di, j);
+            const auto visible = hn::And(hn::Gt(key, before), hn::Lt(key, after));
+            hn::Store(hn::IfThenElse(hn::RebindMask(d, visible), hn::Load(d, row), hn::Set(d, kMinusInfinity)), d, row);
+        }
+    }
+}
+
+// Rounds x >= 0 to a format with fewer mantissa bits, to nearest even: adding and subtracting 2^shift times the power
+// of two at or below x leaves 24 - shift significant bits, and no more than the format has where it is subnormal.
+class RoundMantissa {
+   public:
+    // smallest_normal: of the format.
+    RoundMantissa(int shift, float smallest_normal)
+        : shift_(hn::Set(U32(), static_cast<uint32_t>(shift) << 23)),
+          smallest_normal_(hn::BitCast(U32(), hn::Set(F32(), smallest_normal))) {}
+
+    HWY_INLINE VecF32 operator()(VecF32 x) const {
+        const U32 d;
+        const VecU32 exponent = hn::And(hn::BitCast(d, x), hn::Set(d, 0x7F800000));
+        const VecF32 large = hn::BitCast(F32(), hn::Add(hn::Max(exponent, smallest_normal_), shift_));
+        return hn::Sub(hn::Add(x, large), large);
+    }
+
+   private:
+    VecU32 shift_;
+    VecU32 smallest_normal_;
+};
+
+struct KeepMantissa {
+    HWY_INLINE VecF32 operator()(VecF32 x) const { return x; }
+};
+
+// The larger of max and the scores of one column of vectors, in independent chains because a maximum takes 4 cycles.
+// s: [keys, lanes()] with pitch; keys a multiple of 4.
+HWY_INLINE VecF32 column_max(const float* s, int64_t pitch, int32_t keys, VecF32 max) {
+    const F32 d;
+    VecF32 m0 = max, m1 = max, m2 = max, m3 = max;
+    for (int32_t j = 0; j < keys; j += 4, s += 4 * pitch) {
+        m0 = hn::Max(m0, hn::Load(d, s));
+        m1 = hn::Max(m1, hn::Load(d, s + pitch));
+        m2 = hn::Max(m2, hn::Load(d, s + 2 * pitch));
+        m3 = hn::Max(m3, hn::Load(d, s + 3 * pitch));
+    }
+    return hn::Max(hn::Max(m0, m1), hn::Max(m2, m3));
+}
+
+// s becomes exp(scale * (s - max)) * 2^-bias, rounded as the second product wants it; the running state takes the block
+// in. The sum is that of the unrounded values. NaN scores, and +inf ones, make the query's sum NaN for good. s: [keys,
+// kVectors * lanes()], keys a multiple of 4.
+template <int kVectors, class Round>
+HWY_NOINLINE void softmax_block(float* s, int32_t keys, float positive_scale, int bias, Round round,
+                                RunningSoftmax state) {
+    const F32 d;
+    const ScaledExp biased_exp(positive_scale, bias);
+    const ScaledExp plain_exp(positive_scale, 0);
+    const VecF32 minus_infinity = hn::Set(d, kMinusInfinity);
+    for (int v = 0; v < kVectors; ++v) {
+        const int64_t n = lanes();
+        const int64_t pitch = kVectors * n;
+        float* const column = s + v * n;
+        const VecF32 old_max = hn::Load(d, state.max + v * n);
+        const VecF32 max = column_max(column, pitch, keys, old_max);
+        // A query that has seen no key yet: exp(-inf - 0) is 0, where exp(-inf - -inf) would be NaN.
+        const VecF32 anchor = hn::IfThenZeroElse(hn::Eq(max, minus_infinity), max);
+        const VecF32 rescale = plain_exp(hn::Sub(old_max, anchor));
+        VecF32 sum = hn::Mul(hn::Load(d, state.sum + v * n), rescale);
+        for (int32_t j = 0; j < keys; ++j) {
+            const VecF32 p = biased_exp(hn::Sub(hn::Load(d, column + j * pitch), anchor));
+            sum = hn::Add(sum, p);
+            hn::Store(round(p), d, column + j * pitch);
+        }
+        hn::Store(max, d, state.max + v * n);
+        hn::Store(sum, d, state.sum + v * n);
+        hn::Store(rescale, d, state.rescale + v * n);
+    }
+}
+
+}  // namespace foveal::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif

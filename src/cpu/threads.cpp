@@ -1,0 +1,215 @@
+#include "cpu/threads.hpp"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cfenv>
+#include <charconv>
+#include <condition_variable>
+#include <cstdlib>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "problem.hpp"
+
+namespace foveal::cpu {
+namespace {
+
+constexpr int kMaxThreads = 4096;
+
+class DefaultFloatingPoint {
+   public:
+    DefaultFloatingPoint() {
+        std::fegetenv(&callers_);
+        std::fesetenv(FE_DFL_ENV);
+    }
+    ~DefaultFloatingPoint() { std::fesetenv(&callers_); }
+    DefaultFloatingPoint(const DefaultFloatingPoint&) = delete;
+    DefaultFloatingPoint& operator=(const DefaultFloatingPoint&) = delete;
+
+   private:
+    std::fenv_t callers_;
+};
+
+// One parallel_for. Lives on its caller's stack; `vacancies` and `helpers` belong to the pool's mutex.
+class Job {
+   public:
+    Job(int64_t count, const std::function<void(int64_t)>& body) : count_(count), body_(body) {}
+
+    // Takes indices until there are none left.
+    void work() {
+        const DefaultFloatingPoint environment;
+        try {
+            for (int64_t i = next_.fetch_add(1); i < count_; i = next_.fetch_add(1)) body_(i);
+        } catch (...) {
+            next_.store(count_);
+            if (!failed_.exchange(true)) error_ = std::current_exception();
+        }
+    }
+
+    bool wants_help() const { return vacancies > 0 && next_.load(std::memory_order_relaxed) < count_; }
+
+    // To be called when no helper is left.
+    void rethrow_error() const {
+        if (error_) std::rethrow_exception(error_);
+    }
+
+    int vacancies = 0;
+    int helpers = 0;
+    std::condition_variable no_helper_left;
+
+   private:
+    const int64_t count_;
+    const std::function<void(int64_t)>& body_;
+    std::atomic<int64_t> next_{0};
+    std::atomic<bool> failed_{false};
+    std::exception_ptr error_;
+};
+
+class Pool {
+   public:
+    ~Pool() {
+        {
+            const std::lock_guard lock(mutex_);
+            stop_ = true;
+        }
+        work_.notify_all();
+        for (std::thread& worker : workers_) worker.join();
+    }
+
+    bool of_this_process() const { return process_ == getpid(); }
+
+    bool idle() {
+        const std::lock_guard lock(mutex_);
+        return jobs_.empty();
+    }
+
+    void run(Job& job, int helpers) {
+        {
+            const std::lock_guard lock(mutex_);
+            jobs_.reserve(jobs_.size() + 1);
+            start_workers(helpers);
+            job.vacancies = helpers;
+            jobs_.push_back(&job);
+        }
+        for (int i = 0; i < helpers; ++i) work_.notify_one();
+        job.work();
+        std::unique_lock lock(mutex_);
+        jobs_.erase(std::find(jobs_.begin(), jobs_.end(), &job));
+        job.no_helper_left.wait(lock, [&] { return job.helpers == 0; });
+    }
+
+   private:
+    // A system that refuses another thread leaves the job to those there are: slower, not wrong.
+    void start_workers(int wanted) try {
+        workers_.reserve(static_cast<size_t>(wanted));
+        while (workers_.size() < static_cast<size_t>(wanted)) {
+            sigset_t all, callers;
+            sigfillset(&all);
+            pthread_sigmask(SIG_SETMASK, &all, &callers);
+            const auto restore = [&](void*) { pthread_sigmask(SIG_SETMASK, &callers, nullptr); };
+            const std::unique_ptr<void, decltype(restore)> restorer(&all, restore);
+            workers_.emplace_back([this] { serve(); });
+        }
+    } catch (const std::system_error&) {
+    }
+
+    Job* vacant_job() const {
+        const auto job = std::find_if(jobs_.begin(), jobs_.end(), [](const Job* j) { return j->wants_help(); });
+        return job == jobs_.end() ? nullptr : *job;
+    }
+
+    void serve() {
+        pthread_setname_np(pthread_self(), "foveal");
+        std::unique_lock lock(mutex_);
+        while (true) {
+            Job* job = nullptr;
+            work_.wait(lock, [&] { return stop_ || (job = vacant_job()) != nullptr; });
+            if (stop_) return;
+            --job->vacancies;
+            ++job->helpers;
+            lock.unlock();
+            job->work();
+            lock.lock();
+            // Still locked: once it sees no helper, the caller's stack frame, and with it the job, is gone.
+            if (--job->helpers == 0) job->no_helper_left.notify_one();
+        }
+    }
+
+    const pid_t process_ = getpid();
+    std::mutex mutex_;
+    std::condition_variable work_;
+    std::vector<Job*> jobs_;  // oldest first
+    std::vector<std::thread> workers_;
+    bool stop_ = false;
+};
+
+// The pool of this process. After fork() the parent's is left alone: its mutex may be held by a thread that the child
+// does not have.
+class CurrentPool {
+   public:
+    Pool& get() {
+        Pool* pool = pool_.load();
+        while (pool == nullptr || !pool->of_this_process()) {
+            auto fresh = std::make_unique<Pool>();
+            if (pool_.compare_exchange_strong(pool, fresh.get())) return *fresh.release();
+        }
+        return *pool;
+    }
+
+    // At exit or dlclose(); with a call still in flight on another thread, nothing is taken from under it.
+    ~CurrentPool() {
+        Pool* const pool = pool_.exchange(nullptr);
+        if (pool != nullptr && pool->of_this_process() && pool->idle()) delete pool;
+    }
+
+   private:
+    std::atomic<Pool*> pool_{nullptr};
+};
+
+CurrentPool current_pool;
+
+int cpus_of_this_thread() {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::clamp(CPU_COUNT(&set), 1, kMaxThreads);
+    return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxThreads);
+}
+
+}  // namespace
+
+int thread_count() {
+    const char* const text = std::getenv("FOVEAL_NUM_THREADS");
+    if (text == nullptr) return cpus_of_this_thread();
+    const std::string_view digits(text);
+    int count = 0;
+    const auto [end, failure] = std::from_chars(digits.data(), digits.data() + digits.size(), count);
+    if (failure != std::errc() || end != digits.data() + digits.size() || count < 1 || count > kMaxThreads) {
+        throw Error(FOVEAL_INVALID_ARGUMENT, "FOVEAL_NUM_THREADS is '" + std::string(digits) +
+                                                 "'; it must be an integer in [1, " + std::to_string(kMaxThreads) +
+                                                 "]");
+    }
+    return count;
+}
+
+void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>& body) {
+    Job job(count, body);
+    const int helpers = static_cast<int>(std::min<int64_t>(threads, count)) - 1;
+    if (helpers > 0) {
+        current_pool.get().run(job, helpers);
+    } else {
+        job.work();
+    }
+    job.rethrow_error();
+}
+
+}  // namespace foveal::cpu

@@ -1,0 +1,389 @@
+#include "cpu/tile.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+#include <numbers>
+#include <vector>
+
+// No CPU with SSSE3 but without SSE4 is worth its compile time.
+#define HWY_DISABLED_TARGETS HWY_SSSE3
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/tile.cpp"
+#include <hwy/foreach_target.h>
+
+#include "cpu/convert.hpp"
+#include "cpu/microkernel.hpp"
+#include "cpu/softmax.hpp"
+#include "cpu/transpose.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace foveal::cpu::HWY_NAMESPACE {
+namespace {
+
+// Keys are visited in blocks that begin at multiples of this, whatever the tile: part of what makes a query's result
+// independent of its surroundings. 64 keys x 48 queries of scores are 12 KiB, a quarter of an L1 cache.
+constexpr int32_t kBlockKeys = 64;
+
+// Distances within the workspace, in floats: a cache line, the largest vector, the largest register block.
+constexpr int64_t kAlignment = 16;
+
+int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
+
+// Rows of packed K and V and of transposed queries. The extra line keeps rows that a register block reads in step off
+// the same cache set.
+int64_t pitch_of(int64_t columns) { return round_up(columns, kAlignment) + kAlignment; }
+
+int64_t queries_per_subtile() { return kMaxVectors * lanes(); }
+
+size_t element_offset_bytes(DType dtype, int64_t elements) {
+    return static_cast<size_t>(elements) * (dtype == DType::f32 ? sizeof(float) : sizeof(uint16_t));
+}
+
+const void* advance(const void* from, DType dtype, int64_t elements) {
+    return static_cast<const std::byte*>(from) + element_offset_bytes(dtype, elements);
+}
+
+void* advance(void* from, DType dtype, int64_t elements) {
+    return static_cast<std::byte*>(from) + element_offset_bytes(dtype, elements);
+}
+
+// Hands out the caller's workspace piece by piece, or counts how much is needed.
+class Workspace {
+   public:
+    explicit Workspace(float* start) : start_(start) {}
+    float* take(int64_t floats) {
+        float* const piece = start_ == nullptr ? nullptr : start_ + used_;
+        used_ += round_up(floats, kAlignment);
+        return piece;
+    }
+    int32_t* take_i32(int64_t count) { return reinterpret_cast<int32_t*>(take(count)); }
+    int64_t used() const { return used_; }
+
+   private:
+    float* start_;
+    int64_t used_ = 0;
+};
+
+// Up to kMaxVectors vectors of queries and what is known of them so far.
+struct Subtile {
+    int64_t first_query;
+    int64_t queries;  // those beyond, up to vectors * lanes(), are zeros and their results are dropped
+    int vectors;
+    Range keys;         // that any of them sees
+    BlockRange blocks;  // of kBlockKeys
+    float* q;           // [d, vectors * lanes()], times query_factor_
+    float* o;           // [d_v rounded up to kRows, vectors * lanes()]: sum of p * v
+    RunningSoftmax softmax;
+    int32_t* key_begin;  // [vectors * lanes()]: the keys that each query sees
+    int32_t* key_end;
+};
+
+// What the subtiles of a tile share.
+struct Shared {
+    float* k;        // [kBlockKeys, d] with pitch_of(d)
+    float* v;        // [kBlockKeys, d_v] with pitch_of(d_v)
+    float* scores;   // [kBlockKeys, queries_per_subtile()]
+    float* rescale;  // [queries_per_subtile()]
+    float* rows;     // [lanes(), max(d, d_v)] with pitch_of(it)
+};
+
+Shared take_shared(Workspace& workspace, int64_t head_dim, int64_t head_dim_v) {
+    Shared shared;
+    shared.k = workspace.take(kBlockKeys * pitch_of(head_dim));
+    shared.v = workspace.take(kBlockKeys * pitch_of(head_dim_v));
+    shared.scores = workspace.take(kBlockKeys * queries_per_subtile());
+    shared.rescale = workspace.take(queries_per_subtile());
+    shared.rows = workspace.take(lanes() * pitch_of(std::max(head_dim, head_dim_v)));
+    return shared;
+}
+
+Subtile take_subtile(Workspace& workspace, int64_t head_dim, int64_t head_dim_v) {
+    Subtile subtile{};
+    subtile.q = workspace.take(round_up(head_dim, kTransposeColumns) * queries_per_subtile());
+    subtile.o = workspace.take(round_up(head_dim_v, kRows) * queries_per_subtile());
+    subtile.softmax.max = workspace.take(queries_per_subtile());
+    subtile.softmax.sum = workspace.take(queries_per_subtile());
+    subtile.key_begin = workspace.take_i32(queries_per_subtile());
+    subtile.key_end = workspace.take_i32(queries_per_subtile());
+    return subtile;
+}
+
+// Walks the queries of a group in order.
+struct Query {
+    int32_t row;
+    int64_t head;
+    int64_t heads;
+    Query(int64_t number, int64_t heads_in_group)
+        : row(static_cast<int32_t>(number / heads_in_group)), head(number % heads_in_group), heads(heads_in_group) {}
+    void next() {
+        if (++head == heads) {
+            head = 0;
+            ++row;
+        }
+    }
+    int64_t offset(const Strides& stride) const { return row * stride.row + head * stride.head; }
+};
+
+class Tile {
+   public:
+    Tile(const HeadGroup& group, float* memory)
+        : group_(group),
+          workspace_(memory),
+          shared_(take_shared(workspace_, group.head_dim, group.head_dim_v)),
+          load_row_(row_loader(group.dtype)),
+          store_row_(row_storer(group.dtype)),
+          // The softmax scales by a positive number. A negative scale's sign, or zero (a mask's -inf times zero would
+          // be NaN), goes to the queries instead, where it is exact.
+          query_factor_(group.scale > 0   ? 1.0f
+                        : group.scale < 0 ? -1.0f
+                                          : 0.0f),
+          positive_scale_(group.scale == 0 ? 1.0f : std::abs(group.scale)) {}
+
+    void compute(int64_t begin, int64_t end) {
+        std::vector<Subtile> subtiles;
+        for (int64_t first = begin; first < end; first += queries_per_subtile()) {
+            subtiles.push_back(start(first, std::min(first + queries_per_subtile(), end)));
+        }
+        const Range blocks = blocks_of(subtiles);
+        for (int32_t block = blocks.begin; block < blocks.end; ++block) {
+            pack(block);
+            for (Subtile& subtile : subtiles) {
+                if (subtile.blocks.visit.contains(block)) attend(subtile, block);
+            }
+        }
+        for (const Subtile& subtile : subtiles) finish(subtile);
+    }
+
+   private:
+    // Probabilities are kept as p * 2^-bias, so that they sum to at most 1 and no partial sum of p * v overflows where
+    // the result does not. In f16 p is rounded to a format of which the range is small, and v * 2^29 cannot overflow.
+    int bias_log2() const {
+        return group_.dtype == DType::f16 ? 0 : std::bit_width(static_cast<uint32_t>(group_.len_k));
+    }
+
+    // From the first to the last block of keys that any query sees.
+    static Range blocks_of(const std::vector<Subtile>& subtiles) {
+        Range blocks{std::numeric_limits<int32_t>::max(), 0};
+        for (const Subtile& subtile : subtiles) {
+            const Range visit = subtile.blocks.visit;
+            if (visit.size() == 0) continue;
+            blocks = {std::min(blocks.begin, visit.begin), std::max(blocks.end, visit.end)};
+        }
+        return blocks;
+    }
+
+    Subtile start(int64_t first, int64_t end) {
+        Subtile subtile = take_subtile(workspace_, group_.head_dim, group_.head_dim_v);
+        subtile.first_query = first;
+        subtile.queries = end - first;
+        subtile.vectors = static_cast<int>((subtile.queries + lanes() - 1) / lanes());
+        const int64_t width = subtile.vectors * lanes();
+        std::fill_n(subtile.o, round_up(group_.head_dim_v, kRows) * width, 0.0f);
+        std::fill_n(subtile.softmax.max, width, kMinusInfinity);
+        std::fill_n(subtile.softmax.sum, width, 0.0f);
+        subtile.softmax.rescale = shared_.rescale;
+        find_keys(subtile);
+        load_queries(subtile);
+        return subtile;
+    }
+
+    void find_keys(Subtile& subtile) const {
+        Query query(subtile.first_query, group_.heads);
+        const int32_t first_row = query.row;
+        Range seen{0, 0};
+        for (int64_t i = 0; i < subtile.vectors * lanes(); ++i) {
+            if (i < subtile.queries) {
+                seen = visible_keys(group_.band, query.row);
+                if (i + 1 < subtile.queries) query.next();
+            }
+            subtile.key_begin[i] = seen.begin;
+            subtile.key_end[i] = seen.end;
+        }
+        subtile.keys = {visible_keys(group_.band, first_row).begin, seen.end};
+        subtile.blocks = kv_range(group_.band, {first_row, query.row + 1}, kBlockKeys);
+    }
+
+    void load_queries(const Subtile& subtile) const {
+        const int64_t pitch = pitch_of(group_.head_dim);
+        const VecF32 factor = hn::Set(F32(), query_factor_);
+        Query query(subtile.first_query, group_.heads);
+        for (int v = 0; v < subtile.vectors; ++v) {
+            for (int64_t lane = 0; lane < lanes(); ++lane) {
+                float* const row = shared_.rows + lane * pitch;
+                if (v * lanes() + lane < subtile.queries) {
+                    load_row_(advance(group_.q, group_.dtype, query.offset(group_.q_stride)), group_.head_dim, row);
+                    query.next();
+                } else {
+                    std::fill_n(row, pitch, 0.0f);
+                }
+            }
+            for (int64_t i = 0; i < group_.head_dim; i += kTransposeColumns) {
+                const FourColumns columns = load_columns(shared_.rows + i, pitch);
+                for (int64_t c = 0; c < kTransposeColumns; ++c) {
+                    float* const to = subtile.q + ((i + c) * subtile.vectors + v) * lanes();
+                    hn::Store(hn::Mul(columns.column[c], factor), F32(), to);
+                }
+            }
+        }
+    }
+
+    // Keys and values of a block, as floats; rows beyond the sequence's end, up to a whole register block, are zeros.
+    void pack(int32_t block) const {
+        pack_rows(block, group_.k, group_.k_row_stride, group_.head_dim, shared_.k);
+        pack_rows(block, group_.v, group_.v_row_stride, group_.head_dim_v, shared_.v);
+    }
+
+    void pack_rows(int32_t block, const void* from, int64_t row_stride, int64_t columns, float* to) const {
+        const int64_t pitch = pitch_of(columns);
+        const int64_t first = int64_t{block} * kBlockKeys;
+        const int64_t rows = std::min<int64_t>(kBlockKeys, group_.len_k - first);
+        for (int64_t j = 0; j < rows; ++j) {
+            load_row_(advance(from, group_.dtype, (first + j) * row_stride), columns, to + j * pitch);
+        }
+        std::fill(to + rows * pitch, to + round_up(rows, kRows) * pitch, 0.0f);
+    }
+
+    void attend(Subtile& subtile, int32_t block) {
+        switch (subtile.vectors) {
+            case 1:
+                return attend_vectors<1>(subtile, block);
+            case 2:
+                return attend_vectors<2>(subtile, block);
+            default:
+                return attend_vectors<kMaxVectors>(subtile, block);
+        }
+    }
+
+    template <int kVectors>
+    void attend_vectors(Subtile& subtile, int32_t block) {
+        // Of the block, the register blocks of keys between the first and the last that any query sees.
+        const int32_t first = block * kBlockKeys;
+        const int32_t begin = std::max(subtile.keys.begin - first, 0) / kRows * kRows;
+        const int32_t end = std::min(subtile.keys.end - first, kBlockKeys);
+        const int32_t keys = (end - begin + kRows - 1) / kRows * kRows;
+        const int64_t width = kVectors * lanes();
+
+        const int64_t k_pitch = pitch_of(group_.head_dim);
+        score_keys<kVectors>(subtile.q, shared_.k + begin * k_pitch, k_pitch, group_.head_dim, keys, shared_.scores);
+        if (!subtile.blocks.unmasked.contains(block)) {
+            mask_scores<kVectors>(shared_.scores, first + begin, keys, subtile.key_begin, subtile.key_end);
+        }
+        normalise<kVectors>(subtile, keys);
+        const int64_t v_pitch = pitch_of(group_.head_dim_v);
+        for (int64_t c = 0; c < group_.head_dim_v; c += kRows) {
+            accumulate_values<kVectors>(shared_.scores, shared_.v + begin * v_pitch + c, v_pitch, keys, shared_.rescale,
+                                        subtile.o + c * width);
+        }
+    }
+
+    template <int kVectors>
+    void normalise(Subtile& subtile, int32_t keys) const {
+        const auto rounded_by = [&](auto round) {
+            softmax_block<kVectors>(shared_.scores, keys, positive_scale_, bias_log2(), round, subtile.softmax);
+        };
+        switch (group_.dtype) {
+            case DType::f32:
+                return rounded_by(KeepMantissa());
+            case DType::bf16:
+                return rounded_by(RoundMantissa(16, 0x1p-126f));
+            case DType::f16:
+                return rounded_by(RoundMantissa(13, 0x1p-14f));
+        }
+    }
+
+    void finish(const Subtile& subtile) const {
+        const int64_t pitch = pitch_of(group_.head_dim_v);
+        Query query(subtile.first_query, group_.heads);
+        for (int v = 0; v < subtile.vectors; ++v) {
+            for (int64_t c = 0; c < group_.head_dim_v; c += kTransposeColumns) {
+                store_columns(averages(subtile, v, c), shared_.rows + c, pitch);
+            }
+            const int64_t last = std::min(lanes(), subtile.queries - v * lanes());
+            for (int64_t lane = 0; lane < last; ++lane, query.next()) {
+                store_row_(shared_.rows + lane * pitch, group_.head_dim_v,
+                           advance(group_.out, group_.dtype, query.offset(group_.out_stride)));
+                if (group_.lse != nullptr) {
+                    group_.lse[query.offset(group_.lse_stride)] = log_sum_exp(subtile, v * lanes() + lane);
+                }
+            }
+        }
+    }
+
+    // Columns c .. c + 3 of the output for vector v of the queries. A query without a key has the sum 0.
+    FourColumns averages(const Subtile& subtile, int v, int64_t c) const {
+        const F32 d;
+        const VecF32 sum = hn::Load(d, subtile.softmax.sum + v * lanes());
+        const auto empty = hn::Eq(sum, hn::Zero(d));
+        FourColumns columns;
+        for (int64_t i = 0; i < kTransposeColumns; ++i) {
+            const VecF32 o = hn::Load(d, subtile.o + ((c + i) * subtile.vectors + v) * lanes());
+            columns.column[i] = hn::IfThenZeroElse(empty, hn::Div(o, sum));
+        }
+        return columns;
+    }
+
+    float log_sum_exp(const Subtile& subtile, int64_t i) const {
+        const float sum = subtile.softmax.sum[i];
+        if (sum == 0.0f) return kMinusInfinity;
+        return positive_scale_ * subtile.softmax.max[i] +
+               (std::log(sum) + std::numbers::ln2_v<float> * static_cast<float>(bias_log2()));
+    }
+
+    const HeadGroup& group_;
+    Workspace workspace_;
+    Shared shared_;
+    LoadRow load_row_;
+    StoreRow store_row_;
+    float query_factor_;
+    float positive_scale_;
+};
+
+int64_t CountWorkspace(int64_t head_dim, int64_t head_dim_v, int64_t queries) {
+    Workspace workspace(nullptr);
+    take_shared(workspace, head_dim, head_dim_v);
+    for (int64_t first = 0; first < queries; first += queries_per_subtile()) {
+        take_subtile(workspace, head_dim, head_dim_v);
+    }
+    return workspace.used();
+}
+
+int64_t CountSubtileQueries() { return queries_per_subtile(); }
+
+void ComputeTile(const HeadGroup& group, int64_t begin, int64_t end, float* memory) {
+    Tile(group, memory).compute(begin, end);
+}
+
+const char* TargetName() { return hwy::TargetName(HWY_TARGET); }
+
+}  // namespace
+}  // namespace foveal::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace foveal::cpu {
+namespace {
+
+HWY_EXPORT(CountSubtileQueries);
+HWY_EXPORT(CountWorkspace);
+HWY_EXPORT(ComputeTile);
+HWY_EXPORT(TargetName);
+
+}  // namespace
+
+int64_t subtile_queries() { return HWY_DYNAMIC_DISPATCH(CountSubtileQueries)(); }
+
+int64_t workspace_floats(int64_t head_dim, int64_t head_dim_v, int64_t queries) {
+    return HWY_DYNAMIC_DISPATCH(CountWorkspace)(head_dim, head_dim_v, queries);
+}
+
+void compute_tile(const HeadGroup& group, int64_t begin, int64_t end, float* workspace) {
+    HWY_DYNAMIC_DISPATCH(ComputeTile)(group, begin, end, workspace);
+}
+
+const char* simd_target() { return HWY_DYNAMIC_DISPATCH(TargetName)(); }
+
+}  // namespace foveal::cpu
+#endif

@@ -1,0 +1,46 @@
+// One tile of the forward pass: a run of queries against every key that they see, on the best SIMD target there is.
+#pragma once
+
+#include <cstdint>
+
+#include "mask.hpp"
+#include "problem.hpp"
+
+namespace foveal::cpu {
+
+// The query heads of one sequence that share a K/V head, and that head. They are one list of queries, numbered
+// row * heads + head: a tile of them reads each key once for all heads, and few rows still fill the vectors.
+// Strides are in elements.
+struct HeadGroup {
+    DType dtype;
+    const void* q;  // [len_q, heads, d]
+    const void* k;  // [len_k, d]
+    const void* v;  // [len_k, d_v]
+    void* out;      // [len_q, heads, d_v]
+    float* lse;     // [heads, len_q] or null
+    Strides q_stride, out_stride, lse_stride;
+    int64_t k_row_stride, v_row_stride;
+    int32_t len_q, len_k;
+    int64_t heads;
+    int64_t head_dim, head_dim_v;
+    float scale;
+    Band band;
+
+    int64_t queries() const { return len_q * heads; }
+};
+
+// Queries that are computed together. What a query's result is, to the bit, depends on which of its sequence's queries
+// share its subtile: subtiles begin at multiples of this number and never at any other place.
+int64_t subtile_queries();
+
+// Floats of workspace that compute_tile needs for up to `queries` queries.
+int64_t workspace_floats(int64_t head_dim, int64_t head_dim_v, int64_t queries);
+
+// Computes out (and lse) for queries [begin, end) of the group; begin is a multiple of subtile_queries().
+// workspace: aligned to 64 bytes; needs no initialisation.
+void compute_tile(const HeadGroup& group, int64_t begin, int64_t end, float* workspace);
+
+// Highway's name of the target in use, such as "AVX3" for AVX-512.
+const char* simd_target();
+
+}  // namespace foveal::cpu

@@ -1,0 +1,79 @@
+// Which keys a query sees (contract 1.3): the only place that knows. Host and device share it.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define FOVEAL_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define FOVEAL_HOST_DEVICE inline
+#endif
+
+namespace foveal {
+
+// A side of the window that reaches past every sequence. Lengths are below 2^30 (validate() sees to it), so row + off
+// +- kUnlimitedWidth neither overflows nor falls inside a sequence.
+inline constexpr int32_t kMaxSequenceLength = (1 << 29) - 1;
+inline constexpr int32_t kUnlimitedWidth = 1 << 30;
+
+// Half-open range of keys, rows or blocks.
+struct Range {
+    int32_t begin;
+    int32_t end;
+    FOVEAL_HOST_DEVICE bool contains(int32_t i) const { return begin <= i && i < end; }
+    FOVEAL_HOST_DEVICE int32_t size() const { return end > begin ? end - begin : 0; }
+};
+
+// The window as the caller gave it; widths already clamped to kUnlimitedWidth.
+struct Window {
+    int32_t left = kUnlimitedWidth;
+    int32_t right = kUnlimitedWidth;
+    bool top_left = false;
+    FOVEAL_HOST_DEVICE bool limited() const { return left < kUnlimitedWidth || right < kUnlimitedWidth; }
+};
+
+// The window laid over one sequence: query i sees key j iff i + low <= j <= i + high and 0 <= j < len_k.
+struct Band {
+    int32_t low;
+    int32_t high;
+    int32_t len_k;
+};
+
+FOVEAL_HOST_DEVICE int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
+FOVEAL_HOST_DEVICE int32_t max_i32(int32_t a, int32_t b) { return a > b ? a : b; }
+
+FOVEAL_HOST_DEVICE Band band_of(Window window, int32_t len_q, int32_t len_k) {
+    const int32_t off = window.top_left ? 0 : len_k - len_q;
+    // An unlimited side stays unlimited whatever the offset.
+    const int32_t low = window.left == kUnlimitedWidth ? -kUnlimitedWidth : off - window.left;
+    const int32_t high = window.right == kUnlimitedWidth ? kUnlimitedWidth : off + window.right;
+    return {low, high, len_k};
+}
+
+// The keys that query i sees. Empty ranges have begin >= end.
+FOVEAL_HOST_DEVICE Range visible_keys(Band band, int32_t i) {
+    return {max_i32(0, i + band.low), min_i32(band.len_k, i + band.high + 1)};
+}
+
+// K/V blocks that a tile of query rows visits. Blocks outside `visit` hold no key that any row of the tile sees;
+// in blocks inside `unmasked` every row of the tile sees every key. visit.begin <= unmasked.begin <= unmasked.end <= visit.end.
+struct BlockRange {
+    Range visit;
+    Range unmasked;
+};
+
+// rows: the tile's query rows, not empty. block: keys a block.
+FOVEAL_HOST_DEVICE BlockRange kv_range(Band band, Range rows, int32_t block) {
+    const Range first = visible_keys(band, rows.begin);
+    const Range last = visible_keys(band, rows.end - 1);
+    // Both ends ascend with the row, so the union runs from the first row's begin to the last row's end ...
+    BlockRange r;
+    r.visit.begin = first.begin / block;
+    r.visit.end = last.end > first.begin ? (last.end + block - 1) / block : r.visit.begin;
+    // ... and the intersection from the last row's begin to the first row's end.
+    r.unmasked.begin = min_i32(max_i32((last.begin + block - 1) / block, r.visit.begin), r.visit.end);
+    r.unmasked.end = max_i32(min_i32(max_i32(first.end, 0) / block, r.visit.end), r.unmasked.begin);
+    return r;
+}
+
+}  // namespace foveal

@@ -1,0 +1,41 @@
+// A plan: every decision about a problem that does not depend on where its data lie. Pure, and the same without a GPU.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "problem.hpp"
+
+namespace foveal {
+
+// What a plan needs to know of a GPU.
+struct DeviceTraits {
+    int32_t sms = 132;  // an H200's and an H100's (SXM)
+    int64_t l2_bytes = int64_t{50} << 20;
+    bool operator==(const DeviceTraits&) const = default;
+};
+
+// The sm90 forward kernel's part; only meaningful if backend is sm90.
+struct ForwardPlan {
+    int32_t tile_index = 0;     // into sm90::kForwardTiles
+    int32_t grid = 0;           // CTAs; 0: nothing to compute
+    int32_t section_keys = 0;   // sm90/schedule.hpp
+    bool last_rows_first = false;
+    double imbalance = 1.0;     // load of the busiest CTA over the mean; 1 where the host does not know the lengths
+};
+
+struct Plan {
+    Problem problem;
+    foveal_backend backend = FOVEAL_BACKEND_CPU;
+    int32_t device = -1;
+    DeviceTraits traits;
+    ForwardPlan forward;
+};
+
+// Throws Error(UNSUPPORTED) as check_supported() does. device -1: a generic H200.
+Plan make_plan(const Problem& problem, foveal_backend backend, int32_t device, const DeviceTraits& traits);
+
+// Several lines, for people.
+std::string describe(const Plan& plan);
+
+}  // namespace foveal

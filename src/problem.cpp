@@ -1,0 +1,300 @@
+#include "problem.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <initializer_list>
+#include <limits>
+#include <set>
+#include <utility>
+
+namespace foveal {
+namespace {
+
+[[noreturn]] void refuse(const std::string& message) { throw Error(FOVEAL_INVALID_ARGUMENT, message); }
+
+std::string text_of(foveal_dtype dtype) {
+    switch (dtype) {
+        case FOVEAL_F32: return "f32";
+        case FOVEAL_BF16: return "bf16";
+        case FOVEAL_F16: return "f16";
+        case FOVEAL_I32: return "i32";
+        default: return "unknown dtype " + std::to_string(dtype);
+    }
+}
+
+int64_t element_bytes(foveal_dtype dtype) { return dtype == FOVEAL_F32 || dtype == FOVEAL_I32 ? 4 : 2; }
+
+// A tensor argument and the name that messages call it by.
+struct Argument {
+    const char* name;
+    const foveal_tensor& tensor;
+
+    bool present() const { return tensor.rank != 0; }
+    std::string dim(int i) const { return std::string(name) + ".shape[" + std::to_string(i) + "]"; }
+    std::string stride(int i) const { return std::string(name) + ".stride[" + std::to_string(i) + "]"; }
+    bool empty() const { return std::any_of(tensor.shape, tensor.shape + tensor.rank, [](int64_t n) { return n == 0; }); }
+};
+
+void require_rank(const Argument& a, int rank, const char* layout) {
+    if (a.tensor.rank != rank)
+        refuse(std::string(a.name) + ".rank is " + std::to_string(a.tensor.rank) + "; " + layout + " needs " +
+               std::to_string(rank));
+}
+
+void require_dtype(const Argument& a, foveal_dtype dtype, const char* why) {
+    if (a.tensor.dtype != dtype)
+        refuse(std::string(a.name) + ".dtype is " + text_of(a.tensor.dtype) + "; " + why + " needs " + text_of(dtype));
+}
+
+void require_dim(const Argument& a, int i, int64_t expected, const char* same_as) {
+    if (a.tensor.shape[i] != expected)
+        refuse(a.dim(i) + " is " + std::to_string(a.tensor.shape[i]) + " but " + same_as + " is " +
+               std::to_string(expected));
+}
+
+// Neither the number of bytes nor the byte offset of the last element overflows 64 bits.
+void require_addressable(const Argument& a) {
+    int64_t bytes = element_bytes(a.tensor.dtype), offset = 0;
+    for (int i = 0; i < a.tensor.rank; ++i)
+        if (__builtin_mul_overflow(bytes, a.tensor.shape[i], &bytes))
+            refuse(std::string(a.name) + ": the product of its shape overflows 64 bits at " + a.dim(i) + " = " +
+                   std::to_string(a.tensor.shape[i]));
+    for (int i = 0; i < a.tensor.rank; ++i) {
+        int64_t reach = 0;
+        bool overflow = __builtin_mul_overflow(std::max<int64_t>(a.tensor.shape[i] - 1, 0), a.tensor.stride[i], &reach);
+        overflow |= __builtin_mul_overflow(reach, element_bytes(a.tensor.dtype), &reach);
+        overflow |= __builtin_add_overflow(offset, reach, &offset);
+        if (overflow)
+            refuse(std::string(a.name) + ": its elements lie beyond 64 bits; the strides up to " + a.stride(i) + " = " +
+                   std::to_string(a.tensor.stride[i]) + " reach too far");
+    }
+}
+
+void require_strides(const Argument& a) {
+    const int last = a.tensor.rank - 1;
+    for (int i = 0; i < a.tensor.rank; ++i) {
+        const int64_t n = a.tensor.shape[i], stride = a.tensor.stride[i];
+        if (n <= 1) continue;
+        if (i == last && stride != 1) refuse(a.stride(i) + " is " + std::to_string(stride) + "; the last dimension's must be 1");
+        if (stride <= 0)
+            refuse(a.stride(i) + " is " + std::to_string(stride) + "; it must be positive where " + a.dim(i) + " is " +
+                   std::to_string(n));
+    }
+}
+
+void require_shape(const Argument& a) {
+    for (int i = 0; i < a.tensor.rank; ++i)
+        if (a.tensor.shape[i] < 0) refuse(a.dim(i) + " is " + std::to_string(a.tensor.shape[i]) + "; a length is not negative");
+}
+
+// A tensor that is written must not lie on itself: sorted by stride, each dimension steps over the whole previous one.
+void require_no_overlap(const Argument& a) {
+    std::set<std::pair<int64_t, int>> order;  // (stride, dimension)
+    for (int i = 0; i < a.tensor.rank; ++i)
+        if (a.tensor.shape[i] > 1) order.emplace(a.tensor.stride[i], i);
+    int64_t reach = 1;
+    for (const auto& [stride, i] : order) {
+        if (stride < reach)
+            refuse(a.stride(i) + " is " + std::to_string(stride) + " but the dimensions inside it span " +
+                   std::to_string(reach) + " elements: " + a.name + " would overlap itself");
+        reach += stride * (a.tensor.shape[i] - 1);
+    }
+}
+
+void check_strided(const Argument& a) {
+    require_shape(a);
+    require_strides(a);
+    require_addressable(a);
+}
+
+void require_known_rank(const Argument& a) {
+    if (a.tensor.rank < 0 || a.tensor.rank > FOVEAL_MAX_RANK)
+        refuse(std::string(a.name) + ".rank is " + std::to_string(a.tensor.rank) + "; ranks are 0 (absent) to " +
+               std::to_string(FOVEAL_MAX_RANK));
+}
+
+int64_t stride_or_zero(const foveal_tensor& t, int i) { return t.shape[i] > 1 ? t.stride[i] : 0; }
+
+// [b, s, h, d] or, varlen, [total, h, d].
+Strides strides_of(const foveal_tensor& t) {
+    const int row = t.rank == 4 ? 1 : 0;
+    return {t.rank == 4 ? stride_or_zero(t, 0) : 0, stride_or_zero(t, row), stride_or_zero(t, row + 1)};
+}
+
+// [b, h, s] or, varlen, [h, total].
+Strides lse_strides_of(const foveal_tensor& t) {
+    const int head = t.rank == 3 ? 1 : 0;
+    return {t.rank == 3 ? stride_or_zero(t, 0) : 0, 1, stride_or_zero(t, head)};
+}
+
+void check_lengths_vector(const Argument& a, int64_t entries, const char* meaning) {
+    require_rank(a, 1, "a vector of lengths");
+    require_dtype(a, FOVEAL_I32, a.name);
+    require_dim(a, 0, entries, meaning);
+    check_strided(a);
+}
+
+void check_row_count(const std::string& name, int64_t n) {
+    if (n > kMaxSequenceLength)
+        refuse(name + " is " + std::to_string(n) + "; at most " + std::to_string(kMaxSequenceLength) + " rows are supported");
+}
+
+void check_options(const foveal_forward_args& args) {
+    if (args.backend != FOVEAL_BACKEND_AUTO && args.backend != FOVEAL_BACKEND_CPU && args.backend != FOVEAL_BACKEND_SM90)
+        refuse("backend is " + std::to_string(args.backend) + "; known are 0 (auto), 1 (cpu) and 2 (sm90)");
+    if (args.alignment != FOVEAL_BOTTOM_RIGHT && args.alignment != FOVEAL_TOP_LEFT)
+        refuse("alignment is " + std::to_string(args.alignment) + "; known are 0 (bottom-right) and 1 (top-left)");
+    if (std::isinf(args.scale)) refuse("scale is infinite; it must be finite, or NaN for 1/sqrt(d)");
+    for (const auto& [name, width] : {std::pair{"window_left", args.window_left}, {"window_right", args.window_right}})
+        if (width < FOVEAL_UNLIMITED)
+            refuse(std::string(name) + " is " + std::to_string(width) + "; it must be >= 0, or -1 for no limit");
+}
+
+// Ranks and dtypes first: what follows reads shapes by position.
+void check_forms(const foveal_forward_args& args, bool varlen) {
+    const Argument q{"q", args.q};
+    if (q.tensor.dtype != FOVEAL_F32 && q.tensor.dtype != FOVEAL_BF16 && q.tensor.dtype != FOVEAL_F16)
+        refuse("q.dtype is " + text_of(q.tensor.dtype) + "; supported are f32, bf16 and f16");
+    const char* layout = varlen ? "varlen (cu_seqlens are present)" : "dense (cu_seqlens are absent)";
+    for (const Argument& a : {q, Argument{"k", args.k}, Argument{"v", args.v}, Argument{"out", args.out}}) {
+        require_rank(a, varlen ? 3 : 4, layout);
+        require_dtype(a, q.tensor.dtype, "q's dtype");
+        check_strided(a);
+    }
+    require_no_overlap({"out", args.out});
+    const Argument lse{"lse", args.lse};
+    if (!lse.present()) return;
+    require_rank(lse, varlen ? 2 : 3, layout);
+    require_dtype(lse, FOVEAL_F32, "the log-sum-exp");
+    check_strided(lse);
+    require_no_overlap(lse);
+}
+
+void check_lengths(const foveal_forward_args& args, bool varlen, int64_t batch) {
+    if (varlen) {
+        check_lengths_vector({"cu_seqlens_q", args.cu_seqlens_q}, args.cu_seqlens_k.shape[0], "cu_seqlens_k.shape[0]");
+        check_lengths_vector({"cu_seqlens_k", args.cu_seqlens_k}, args.cu_seqlens_q.shape[0], "cu_seqlens_q.shape[0]");
+        if (batch < 0) refuse("cu_seqlens_q.shape[0] is 0; it has b + 1 entries");
+    }
+    for (const Argument& a : {Argument{"seqused_q", args.seqused_q}, Argument{"seqused_k", args.seqused_k}})
+        if (a.present()) check_lengths_vector(a, batch, "the batch size");
+    if (batch > kMaxSequenceLength) refuse("the batch has " + std::to_string(batch) + " sequences; at most " +
+                                           std::to_string(kMaxSequenceLength) + " are supported");
+}
+
+void check_agreement(const foveal_forward_args& args, bool varlen) {
+    const Argument k{"k", args.k}, v{"v", args.v}, out{"out", args.out}, lse{"lse", args.lse};
+    const int row = varlen ? 0 : 1, head = row + 1, dim = row + 2;
+    const int64_t* q = args.q.shape;
+    if (!varlen) {
+        require_dim(k, 0, q[0], "q.shape[0]");
+        require_dim(v, 0, q[0], "q.shape[0]");
+        require_dim(out, 0, q[0], "q.shape[0]");
+    }
+    require_dim(v, row, k.tensor.shape[row], varlen ? "k.shape[0]" : "k.shape[1]");
+    require_dim(out, row, q[row], varlen ? "q.shape[0]" : "q.shape[1]");
+    require_dim(v, head, k.tensor.shape[head], varlen ? "k.shape[1]" : "k.shape[2]");
+    require_dim(out, head, q[head], varlen ? "q.shape[1]" : "q.shape[2]");
+    require_dim(k, dim, q[dim], varlen ? "q.shape[2]" : "q.shape[3]");
+    require_dim(out, dim, v.tensor.shape[dim], varlen ? "v.shape[2]" : "v.shape[3]");
+    if (!lse.present()) return;
+    if (!varlen) require_dim(lse, 0, q[0], "q.shape[0]");
+    require_dim(lse, varlen ? 0 : 1, q[head], "the number of q heads");
+    require_dim(lse, varlen ? 1 : 2, q[row], "the number of q rows");
+}
+
+void check_sizes(const Problem& p) {
+    if (p.heads_q < 1) refuse("q has " + std::to_string(p.heads_q) + " heads; at least 1 is needed");
+    if (p.heads_k < 1) refuse("k has " + std::to_string(p.heads_k) + " heads; at least 1 is needed");
+    if (p.heads_q % p.heads_k != 0)
+        refuse("q has " + std::to_string(p.heads_q) + " heads and k has " + std::to_string(p.heads_k) +
+               "; the first must be a multiple of the second");
+    if (p.head_dim < 1) refuse("q's head dimension is " + std::to_string(p.head_dim) + "; at least 1 is needed");
+    if (p.head_dim_v < 1) refuse("v's head dimension is " + std::to_string(p.head_dim_v) + "; at least 1 is needed");
+    check_row_count(p.varlen ? "q.shape[0]" : "q.shape[1]", p.rows_q);
+    check_row_count(p.varlen ? "k.shape[0]" : "k.shape[1]", p.rows_k);
+}
+
+const void* data_of(const Argument& a, int64_t alignment_bytes) {
+    if (!a.present()) return nullptr;
+    if (a.tensor.data == nullptr && !a.empty()) refuse(std::string(a.name) + ".data is NULL but the tensor has elements");
+    if (reinterpret_cast<uintptr_t>(a.tensor.data) % static_cast<uintptr_t>(alignment_bytes) != 0)
+        refuse(std::string(a.name) + ".data is not aligned to its element of " + std::to_string(alignment_bytes) + " bytes");
+    return a.tensor.data;
+}
+
+}  // namespace
+
+int64_t bytes_of(DType dtype) { return element_bytes(static_cast<foveal_dtype>(dtype)); }
+
+const char* name_of(DType dtype) {
+    return dtype == DType::f32 ? "f32" : dtype == DType::bf16 ? "bf16" : "f16";
+}
+
+Window Problem::window() const {
+    const auto width = [](int64_t w) {
+        return w == FOVEAL_UNLIMITED || w >= kUnlimitedWidth ? kUnlimitedWidth : static_cast<int32_t>(w);
+    };
+    return {width(window_left), width(window_right), alignment == FOVEAL_TOP_LEFT};
+}
+
+Problem validate(const foveal_forward_args& args) {
+    for (const Argument& a : {Argument{"q", args.q}, {"k", args.k}, {"v", args.v}, {"out", args.out}, {"lse", args.lse},
+                              {"cu_seqlens_q", args.cu_seqlens_q}, {"cu_seqlens_k", args.cu_seqlens_k},
+                              {"seqused_q", args.seqused_q}, {"seqused_k", args.seqused_k}})
+        require_known_rank(a);
+    check_options(args);
+    const bool varlen = args.cu_seqlens_q.rank != 0;
+    if (varlen != (args.cu_seqlens_k.rank != 0))
+        refuse(varlen ? "cu_seqlens_q is present but cu_seqlens_k is absent; varlen needs both"
+                      : "cu_seqlens_k is present but cu_seqlens_q is absent; varlen needs both");
+    check_forms(args, varlen);
+
+    Problem p;
+    p.dtype = static_cast<DType>(args.q.dtype);
+    p.varlen = varlen;
+    p.has_seqused_q = args.seqused_q.rank != 0;
+    p.has_seqused_k = args.seqused_k.rank != 0;
+    p.wants_lse = args.lse.rank != 0;
+    p.batch = varlen ? args.cu_seqlens_q.shape[0] - 1 : args.q.shape[0];
+    check_lengths(args, varlen, p.batch);
+    check_agreement(args, varlen);
+    const int row = varlen ? 0 : 1;
+    p.rows_q = args.q.shape[row];
+    p.rows_k = args.k.shape[row];
+    p.heads_q = args.q.shape[row + 1];
+    p.heads_k = args.k.shape[row + 1];
+    p.head_dim = args.q.shape[row + 2];
+    p.head_dim_v = args.v.shape[row + 2];
+    check_sizes(p);
+    p.q = strides_of(args.q);
+    p.k = strides_of(args.k);
+    p.v = strides_of(args.v);
+    p.out = strides_of(args.out);
+    if (p.wants_lse) p.lse = lse_strides_of(args.lse);
+    p.scale = std::isnan(args.scale) ? static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.head_dim))) : args.scale;
+    p.window_left = args.window_left;
+    p.window_right = args.window_right;
+    p.alignment = args.alignment;
+    return p;
+}
+
+Pointers pointers_of(const foveal_forward_args& args, const Problem& problem) {
+    const int64_t element = bytes_of(problem.dtype);
+    const auto i32 = [](const char* name, const foveal_tensor& t) {
+        return static_cast<const int32_t*>(data_of({name, t}, 4));
+    };
+    Pointers p;
+    p.q = data_of({"q", args.q}, element);
+    p.k = data_of({"k", args.k}, element);
+    p.v = data_of({"v", args.v}, element);
+    p.out = const_cast<void*>(data_of({"out", args.out}, element));
+    p.lse = static_cast<float*>(const_cast<void*>(data_of({"lse", args.lse}, 4)));
+    p.cu_seqlens_q = i32("cu_seqlens_q", args.cu_seqlens_q);
+    p.cu_seqlens_k = i32("cu_seqlens_k", args.cu_seqlens_k);
+    p.seqused_q = i32("seqused_q", args.seqused_q);
+    p.seqused_k = i32("seqused_k", args.seqused_k);
+    return p;
+}
+
+}  // namespace foveal

@@ -1,0 +1,85 @@
+// The end of a tile: a warp's 16 rows of O go, normalised and rounded, through shared memory to global memory.
+#pragma once
+
+#include "forward_params.hpp"
+#include "ptx/tensor_copy.cuh"
+#include "ptx/warp.cuh"
+#include "softmax.cuh"
+#include "tiles.hpp"
+#include "work.cuh"
+
+namespace foveal::sm90 {
+
+// Factors of a thread's two rows.
+struct RowScale {
+    float of[2];
+};
+
+// Byte offset of 16-byte chunk `chunk` of row `row` in a panel of the 128-byte swizzle.
+__device__ __forceinline__ uint32_t swizzled(int32_t row, int32_t chunk) {
+    return static_cast<uint32_t>(row * 128 + ((chunk ^ (row & 7)) << 4));
+}
+
+// O to this warp's rows of `staging`, which is laid out as a tile of panels (gemm.cuh).
+template <DType kType, int32_t kOut>
+__device__ __forceinline__ void stage_rows(uint16_t* staging, int32_t warp, int32_t lane, const float (&o)[kOut], RowScale scale) {
+    using Format = Rounded<kType>;
+    const auto round = [&](int32_t i, int32_t r) {
+        const auto pair = Format::pack(o[i] * scale.of[r], o[i + 1] * scale.of[r]);
+        return reinterpret_cast<const uint32_t&>(pair);
+    };
+    const auto base = static_cast<uint32_t>(__cvta_generic_to_shared(staging));
+    const int32_t row = warp * kWarpRows + lane % 16;  // lanes 0-15 address the left 8 columns, 16-31 the right
+#pragma unroll
+    for (int32_t c = 0; c < kOut / 8; ++c) {  // 16 columns a time
+        const uint32_t panel = static_cast<uint32_t>(c / 4) * kWarpgroupRows * 128;
+        ptx::stmatrix_x4(base + panel + swizzled(row, c % 4 * 2 + lane / 16), round(8 * c, 0), round(8 * c + 2, 1),
+                         round(8 * c + 4, 0), round(8 * c + 6, 1));
+    }
+}
+
+// This warp's staged rows to global memory. first_row: of the tile.
+template <int32_t kHeadDim>
+__device__ __forceinline__ void store_rows(const uint16_t* staging, int32_t warp, int32_t lane, const CUtensorMap& map,
+                                           const ForwardParams& params, const Work& work, int32_t first_row) {
+    constexpr int32_t kPanels = kHeadDim / kPanelColumns;
+    const int32_t rows = work.len_q - work.row - first_row;  // of the sequence from here on
+    const int32_t row = work.first_q + work.row + first_row;
+    if (rows >= kWarpRows || work.first_q + work.len_q == params.rows_q) {
+        // A box that reaches past the tensor is cut by the copy engine.
+        ptx::fence_proxy_async();
+        __syncwarp();
+        if (ptx::elect_sync()) {
+#pragma unroll
+            for (int32_t panel = 0; panel < kPanels; ++panel)
+                ptx::tensor_store(staging + (panel * kWarpgroupRows + warp * kWarpRows) * kPanelColumns, map,
+                                  panel * kPanelColumns, row, work.head_q, work.batch);
+            ptx::bulk_commit_group();
+        }
+    } else {
+        // The box would reach into the next sequence.
+        __syncwarp();
+        auto* out = static_cast<uint16_t*>(params.out) + work.batch * params.out_batch_stride + work.head_q * params.out_head_stride;
+        for (int32_t i = lane; i < rows * (kHeadDim / 8); i += 32) {
+            const int32_t r = i / (kHeadDim / 8), chunk = i % (kHeadDim / 8);
+            const auto* panel = reinterpret_cast<const char*>(staging + chunk / 8 * kWarpgroupRows * kPanelColumns);
+            const auto* from = reinterpret_cast<const uint4*>(panel + swizzled(warp * kWarpRows + r, chunk % 8));
+            *reinterpret_cast<uint4*>(out + (row + r) * params.out_row_stride + chunk * 8) = *from;
+        }
+    }
+    __syncwarp();
+}
+
+// The log-sum-exp of a thread's two rows. first_row: of the tile, the warp's first.
+__device__ __forceinline__ void store_lse(const ForwardParams& params, const Work& work, int32_t first_row, int32_t lane,
+                                          const float (&lse)[2]) {
+    if (lane % 4 != 0) return;
+    float* out = params.lse + work.batch * params.lse_batch_stride + work.head_q * params.lse_head_stride + work.first_q;
+#pragma unroll
+    for (int32_t r = 0; r < 2; ++r) {
+        const int32_t row = work.row + first_row + lane / 4 + 8 * r;
+        if (row < work.len_q) out[row] = lse[r];
+    }
+}
+
+}  // namespace foveal::sm90

@@ -1,0 +1,8 @@
+#include "forward.cuh"
+
+namespace foveal::sm90 {
+
+template const void* forward_kernel<ForwardInstance<DType::bf16, 0, false>>();
+template const void* forward_kernel<ForwardInstance<DType::bf16, 0, true>>();
+
+}  // namespace foveal::sm90

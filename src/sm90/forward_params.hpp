@@ -1,0 +1,36 @@
+// What a forward launch hands to its kernel, besides the tensor maps.
+#pragma once
+
+#include <cstdint>
+
+#include "../problem.hpp"
+
+namespace foveal::sm90 {
+
+struct ForwardParams {
+    int32_t batch;
+    int32_t rows_q;         // dense: s_q; varlen: total_q
+    int32_t rows_k;         // dense: s_k; varlen: total_k
+    int32_t mapped_rows_k;  // rows of K and V that the tensor map reaches: at least 1
+    int32_t heads_k;
+    int32_t group;  // query heads a KV head
+    Window window;
+    float scale_log2;  // scale * log2(e)
+
+    int32_t section_keys;  // keys of one head's K and V that a section of the tile order may hold
+    bool last_rows_first;
+
+    const int32_t* cu_seqlens_q;  // [b + 1] or null: dense
+    const int32_t* cu_seqlens_k;  // [b + 1] or null
+    const int32_t* seqused_q;     // [b] or null
+    const int32_t* seqused_k;     // [b] or null
+
+    void* out;  // [b, s_q, h_q, d_v] or [total_q, h_q, d_v], 16-bit elements
+    int64_t out_batch_stride, out_row_stride, out_head_stride;
+    float* lse;  // [b, h_q, s_q] or [h_q, total_q], or null
+    int64_t lse_batch_stride, lse_head_stride;
+
+    unsigned long long* rescales;  // tests: counts the warps that corrected their softmax reference; else null
+};
+
+}  // namespace foveal::sm90

@@ -1,0 +1,233 @@
+#include "launch.hpp"
+
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <atomic>
+#include <mutex>
+#include <string>
+
+#include "forward_kernel.hpp"
+#include "forward_params.hpp"
+#include "tiles.hpp"
+
+namespace foveal::sm90 {
+namespace {
+
+constexpr int32_t kMaxDevices = 64;
+constexpr double kLog2E = 1.4426950408889634;
+
+// One row a Config; a problem that matches none was refused by check_supported().
+struct ForwardKernel {
+    DType dtype;
+    int32_t tile_index;
+    bool lse;
+    const void* (*address)();
+};
+
+template <DType kType, int32_t kTileIndex, bool kLse>
+constexpr ForwardKernel kernel() {
+    return {kType, kTileIndex, kLse, &forward_kernel<ForwardInstance<kType, kTileIndex, kLse>>};
+}
+
+constexpr ForwardKernel kForwardKernels[] = {
+    kernel<DType::bf16, 0, false>(), kernel<DType::bf16, 0, true>(), kernel<DType::f16, 0, false>(), kernel<DType::f16, 0, true>(),
+    kernel<DType::bf16, 1, false>(), kernel<DType::bf16, 1, true>(), kernel<DType::f16, 1, false>(), kernel<DType::f16, 1, true>(),
+};
+
+std::atomic<unsigned long long*> rescale_counter{nullptr};
+
+void check(cudaError_t status, const char* what) {
+    if (status == cudaSuccess) return;
+    cudaGetLastError();  // an error of ours is not left for the caller's next call
+    throw Error(FOVEAL_CUDA_ERROR, std::string(what) + ": " + cudaGetErrorString(status));
+}
+
+// The current device for as long as this lives; the caller's comes back.
+class CurrentDevice {
+   public:
+    explicit CurrentDevice(int32_t device) {
+        check(cudaGetDevice(&previous_), "cudaGetDevice");
+        if (previous_ == device) return;
+        check(cudaSetDevice(device), "cudaSetDevice");
+        changed_ = true;
+    }
+    ~CurrentDevice() {
+        if (changed_) cudaSetDevice(previous_);
+    }
+    CurrentDevice(const CurrentDevice&) = delete;
+    CurrentDevice& operator=(const CurrentDevice&) = delete;
+
+   private:
+    int previous_ = 0;
+    bool changed_ = false;
+};
+
+struct DeviceState {
+    std::once_flag once;
+    DeviceTraits traits;
+};
+
+int32_t attribute(cudaDeviceAttr name, int32_t device) {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, name, device), "cudaDeviceGetAttribute");
+    return value;
+}
+
+void set_up_device(int32_t device, DeviceState& state) {
+    const int32_t major = attribute(cudaDevAttrComputeCapabilityMajor, device);
+    const int32_t minor = attribute(cudaDevAttrComputeCapabilityMinor, device);
+    if (major != 9 || minor != 0)
+        throw Error(FOVEAL_NO_DEVICE, "device " + std::to_string(device) + " has compute capability " + std::to_string(major) + "." +
+                                          std::to_string(minor) + "; the sm90 backend needs 9.0");
+    state.traits = {attribute(cudaDevAttrMultiProcessorCount, device), attribute(cudaDevAttrL2CacheSize, device)};
+    const CurrentDevice current(device);
+    for (const ForwardKernel& kernel : kForwardKernels)
+        check(cudaFuncSetAttribute(kernel.address(), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   shared_bytes(kForwardTiles[kernel.tile_index].tile)),
+              "cudaFuncSetAttribute");
+}
+
+using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
+
+EncodeTiled encode_tiled() {
+    static const EncodeTiled encode = [] {
+        void* function = nullptr;
+        cudaDriverEntryPointQueryResult result{};
+        check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &result), "cuTensorMapEncodeTiled");
+        if (result != cudaDriverEntryPointSuccess) throw Error(FOVEAL_NO_DEVICE, "the driver has no cuTensorMapEncodeTiled");
+        return reinterpret_cast<EncodeTiled>(function);
+    }();
+    return encode;
+}
+
+// A [b, s, h, d] tensor (varlen: b = 1) as the copy engine sees it: (column, row, head, batch).
+struct MappedTensor {
+    const char* name;
+    const void* data;
+    int64_t batch, rows, heads, head_dim;
+    Strides strides;
+};
+
+CUtensorMap tensor_map(DType dtype, const MappedTensor& t, int32_t box_rows) {
+    const cuuint64_t shape[4] = {static_cast<cuuint64_t>(t.head_dim), static_cast<cuuint64_t>(t.rows), static_cast<cuuint64_t>(t.heads),
+                                 static_cast<cuuint64_t>(t.batch)};
+    // A dimension of size 1 has no stride of its own (0); any multiple of 16 will do.
+    const auto stride_bytes = [](int64_t elements) { return static_cast<cuuint64_t>(elements == 0 ? 16 : elements * 2); };
+    const cuuint64_t strides[3] = {stride_bytes(t.strides.row), stride_bytes(t.strides.head), stride_bytes(t.strides.batch)};
+    const cuuint32_t box[4] = {kPanelColumns, static_cast<cuuint32_t>(box_rows), 1, 1};
+    const cuuint32_t element_strides[4] = {1, 1, 1, 1};
+    CUtensorMap map;
+    const CUresult result = encode_tiled()(
+        &map, dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 4, const_cast<void*>(t.data), shape,
+        strides, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    if (result != CUDA_SUCCESS)
+        throw Error(FOVEAL_CUDA_ERROR, std::string("cuTensorMapEncodeTiled refuses ") + t.name + " with CUresult " + std::to_string(result));
+    return map;
+}
+
+ForwardParams params_of(const Plan& plan, const Pointers& pointers) {
+    const Problem& p = plan.problem;
+    ForwardParams params{};
+    params.batch = static_cast<int32_t>(p.batch);
+    params.rows_q = static_cast<int32_t>(p.rows_q);
+    params.rows_k = static_cast<int32_t>(p.rows_k);
+    params.mapped_rows_k = params.rows_k > 0 ? params.rows_k : 1;
+    params.heads_k = static_cast<int32_t>(p.heads_k);
+    params.group = static_cast<int32_t>(p.group());
+    params.window = p.window();
+    params.scale_log2 = static_cast<float>(static_cast<double>(p.scale) * kLog2E);
+    params.section_keys = plan.forward.section_keys;
+    params.last_rows_first = plan.forward.last_rows_first;
+    params.cu_seqlens_q = pointers.cu_seqlens_q;
+    params.cu_seqlens_k = pointers.cu_seqlens_k;
+    params.seqused_q = pointers.seqused_q;
+    params.seqused_k = pointers.seqused_k;
+    params.out = pointers.out;
+    params.out_batch_stride = p.out.batch;
+    params.out_row_stride = p.out.row;
+    params.out_head_stride = p.out.head;
+    params.lse = pointers.lse;
+    params.lse_batch_stride = p.lse.batch;
+    params.lse_head_stride = p.lse.head;
+    params.rescales = rescale_counter.load(std::memory_order_relaxed);
+    return params;
+}
+
+const void* kernel_of(const Plan& plan) {
+    for (const ForwardKernel& kernel : kForwardKernels)
+        if (kernel.dtype == plan.problem.dtype && kernel.tile_index == plan.forward.tile_index && kernel.lse == plan.problem.wants_lse)
+            return kernel.address();
+    throw Error(FOVEAL_INTERNAL_ERROR, "no sm90 forward kernel for this plan");
+}
+
+}  // namespace
+
+bool is_device_pointer(const void* pointer) {
+    cudaPointerAttributes attributes{};
+    if (pointer == nullptr) return false;
+    if (cudaPointerGetAttributes(&attributes, pointer) != cudaSuccess) {
+        cudaGetLastError();
+        return false;
+    }
+    return attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+}
+
+int32_t device_of(void* stream) {
+    const auto handle = static_cast<cudaStream_t>(stream);
+    int device = 0;
+    // A capture would be broken by asking for its stream's device. There the current device must be the stream's.
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    cudaError_t status = stream == nullptr ? cudaSuccess : cudaStreamIsCapturing(handle, &capture);
+    if (status == cudaSuccess)
+        status = stream == nullptr || capture != cudaStreamCaptureStatusNone ? cudaGetDevice(&device) : cudaStreamGetDevice(handle, &device);
+    if (status == cudaErrorNoDevice || status == cudaErrorInsufficientDriver || status == cudaErrorInitializationError) {
+        cudaGetLastError();
+        throw Error(FOVEAL_NO_DEVICE, std::string("the sm90 backend finds no GPU: ") + cudaGetErrorString(status));
+    }
+    check(status, "the device of the stream");
+    return device;
+}
+
+const DeviceTraits& traits_of(int32_t device) {
+    static std::array<DeviceState, kMaxDevices> states;
+    if (device < 0 || device >= kMaxDevices)
+        throw Error(FOVEAL_NO_DEVICE, "device " + std::to_string(device) + " is not one of 0 to " + std::to_string(kMaxDevices - 1));
+    DeviceState& state = states[static_cast<size_t>(device)];
+    std::call_once(state.once, [&] { set_up_device(device, state); });
+    return state.traits;
+}
+
+void launch_forward(const Plan& plan, const Pointers& pointers, void* stream) {
+    if (plan.forward.grid == 0) return;
+    const Problem& p = plan.problem;
+    const ForwardTile& tile = kForwardTiles[plan.forward.tile_index].tile;
+    traits_of(plan.device);
+    const CurrentDevice current(plan.device);
+
+    const int64_t maps = p.varlen ? 1 : p.batch;
+    // A tensor map has no empty dimension: without keys it maps one row of q, which the kernel masks and zeroes.
+    const bool has_keys = p.rows_k > 0;
+    const auto keys = [&](const char* name, const void* data, const Strides& strides) {
+        return MappedTensor{name, has_keys ? data : pointers.q, maps, has_keys ? p.rows_k : 1, p.heads_k, p.head_dim, has_keys ? strides : p.q};
+    };
+    CUtensorMap q = tensor_map(p.dtype, {"q", pointers.q, maps, p.rows_q, p.heads_q, p.head_dim, p.q}, kWarpgroupRows);
+    CUtensorMap k = tensor_map(p.dtype, keys("k", pointers.k, p.k), tile.keys);
+    CUtensorMap v = tensor_map(p.dtype, keys("v", pointers.v, p.v), tile.keys);
+    CUtensorMap out = tensor_map(p.dtype, {"out", pointers.out, maps, p.rows_q, p.heads_q, p.head_dim, p.out}, kWarpRows);
+    ForwardParams params = params_of(plan, pointers);
+    void* arguments[] = {&q, &k, &v, &out, &params};
+
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(plan.forward.grid));
+    config.blockDim = dim3(static_cast<unsigned>(tile.threads()));
+    config.dynamicSmemBytes = static_cast<size_t>(shared_bytes(tile));
+    config.stream = static_cast<cudaStream_t>(stream);
+    check(cudaLaunchKernelExC(&config, kernel_of(plan), arguments), "launch of the sm90 forward kernel");
+}
+
+void set_rescale_counter(unsigned long long* counter) { rescale_counter.store(counter, std::memory_order_relaxed); }
+
+}  // namespace foveal::sm90

@@ -1,0 +1,56 @@
+// The order in which tiles are computed, and by which CTA: closed forms, evaluated by the kernel's producers and by
+// the plan on the host.
+//
+// A KV unit is one KV head of one sequence; its tiles are all row blocks of the `group` query heads that share it.
+// Units are taken in sections whose K and V fit the L2 cache together. Inside a section the row blocks go from the last
+// to the first where the mask gives later rows more keys (longest first), and units and heads change fastest, so that
+// CTAs that run side by side read the same few K/V blocks.
+#pragma once
+
+#include <cstdint>
+
+#include "../mask.hpp"
+
+namespace foveal::sm90 {
+
+struct TileOrder {
+    int32_t units;          // KV units in all: b * h_k dense, h_k for one sequence of a varlen batch
+    int32_t group;          // query heads a unit
+    int32_t row_blocks;     // tiles a query head
+    int32_t section_units;  // KV units a section, >= 1
+    bool last_rows_first;
+
+    FOVEAL_HOST_DEVICE int32_t tiles() const { return units * group * row_blocks; }
+};
+
+struct TilePlace {
+    int32_t unit;
+    int32_t head_in_group;
+    int32_t row_block;
+};
+
+// Tile `t` of [0, order.tiles()). Every place occurs once.
+FOVEAL_HOST_DEVICE TilePlace tile_place(TileOrder order, int32_t t) {
+    const int32_t section_tiles = order.section_units * order.group * order.row_blocks;
+    const int32_t section = t / section_tiles;
+    const int32_t in_section = t - section * section_tiles;
+    const int32_t first_unit = section * order.section_units;
+    const int32_t heads = min_i32(order.section_units, order.units - first_unit) * order.group;
+    const int32_t step = in_section / heads;
+    const int32_t head = in_section - step * heads;
+    const int32_t unit = head / order.group;
+    return {first_unit + unit, head - unit * order.group, order.last_rows_first ? order.row_blocks - 1 - step : step};
+}
+
+// The tile that CTA `cta` of `grid` computes as its `turn`-th: a serpentine, so that a CTA which got the longest tile
+// of one turn gets the shortest of the next.
+FOVEAL_HOST_DEVICE int32_t serpentine(int32_t turn, int32_t cta, int32_t grid) {
+    return turn * grid + ((turn & 1) ? grid - 1 - cta : cta);
+}
+
+// Sections of a sequence whose K and V rows of one head count `len_k`: as many heads as `section_keys` keys hold.
+FOVEAL_HOST_DEVICE int32_t section_units(int32_t section_keys, int32_t len_k, int32_t units) {
+    return max_i32(1, min_i32(units, section_keys / max_i32(len_k, 1)));
+}
+
+}  // namespace foveal::sm90

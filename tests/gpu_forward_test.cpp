@@ -1,0 +1,171 @@
+// The sm90 backend's results: the lists (contract 1.10), isolation (1.6), repeatability (1.7), very large tensors.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "gpu_fixture.hpp"
+#include "run_suite.hpp"
+
+namespace foveal_testing {
+namespace {
+
+TEST_F(Gpu, CorrectnessSuite) { run_suite("correctness", kSm90); }
+
+TEST_F(Gpu, CornerSuite) { run_suite("corner", kSm90); }
+
+void expect_right(const std::string& text) {
+    const CheckResult result = check_case(parse_case(text), kSm90);
+    EXPECT_TRUE(result.passed()) << text << "\n" << result.message;
+    std::printf("  %s: %s\n", text.c_str(), result.verdict.summary().c_str());
+}
+
+// ---- 1.1: more than 2^31 elements. The sampled rows hold the first and the last of each.
+
+TEST_F(Gpu, QueriesBeyond32BitIndices) { expect_right("b1 sq270000 sk1024 hq64 hk8 d128 bf16 causal lse"); }
+
+TEST_F(Gpu, KeysBeyond32BitIndices) { expect_right("b20 sq64 sk131072 h8 d128 bf16 full lse"); }
+
+TEST_F(Gpu, VarlenBeyond32BitIndices) {
+    expect_right("varlen qlens=100000,3,170000 klens=1000,1024,700 hq64 hk8 d128 f16 causal");
+}
+
+TEST_F(Gpu, LayoutBhsdBeyond32BitIndices) { expect_right("b2 sq140000 sk512 hq64 hk8 d128 bf16 causal bhsd"); }
+
+// ---- 1.6 Isolation
+
+struct RowRange {
+    int64_t first, last;
+};
+
+// Rows outside [keep.first, keep.last) of a packed tensor become NaN.
+void ruin_neighbours(const foveal_tensor& tensor, RowRange keep) {
+    const int64_t row_bytes = tensor.stride[0] * 2;
+    auto* data = static_cast<std::byte*>(tensor.data);
+    require_cuda(cudaMemset(data, 0xFF, static_cast<size_t>(keep.first * row_bytes)), "cudaMemset");
+    require_cuda(
+        cudaMemset(data + keep.last * row_bytes, 0xFF, static_cast<size_t>((tensor.shape[0] - keep.last) * row_bytes)),
+        "cudaMemset");
+}
+
+std::vector<float> rows_of(CaseData& data, TensorId id, int64_t sequence, int64_t head) {
+    const Case& c = data.the_case();
+    std::vector<float> rows(static_cast<size_t>(c.used_q(sequence) * (id == TensorId::kLse ? 1 : c.head_dim_v)));
+    data.read(id, sequence, head, 0, c.used_q(sequence), rows.data());
+    return rows;
+}
+
+void expect_same_sequence(CaseData& a, int64_t sequence_a, CaseData& b, int64_t sequence_b) {
+    a.synchronize();
+    b.synchronize();
+    for (int64_t head = 0; head < a.the_case().heads_q; ++head) {
+        for (const TensorId id : {TensorId::kOut, TensorId::kLse}) {
+            const std::vector<float> of_a = rows_of(a, id, sequence_a, head), of_b = rows_of(b, id, sequence_b, head);
+            ASSERT_EQ(of_a.size(), of_b.size());
+            EXPECT_EQ(std::memcmp(of_a.data(), of_b.data(), of_a.size() * sizeof(float)), 0)
+                << tensor_name(id) << " head " << head << " of " << to_text(b.the_case());
+        }
+    }
+}
+
+TEST_F(Gpu, NeighboursOfAVarlenSequenceNeverMatter) {
+    for (const std::string tail : {" hq4 hk2 d128 bf16 lse", " hq4 hk2 d128 bf16 causal lse",
+                                   " hq4 hk2 d64 f16 causal lse", " h3 d64 bf16 lse"}) {
+        for (const int64_t middle : {1, 63, 64, 70, 127, 128, 130, 257}) {
+            const std::string length = std::to_string(middle);
+            const std::string text = "varlen qlens=33," + length + ",9 klens=65," + length + ",130" + tail;
+            const auto clean = on_gpu(text), ruined = on_gpu(text);
+            ruin_neighbours(ruined->args().q, {33, 33 + middle});
+            ruin_neighbours(ruined->args().k, {65, 65 + middle});
+            ruin_neighbours(ruined->args().v, {65, 65 + middle});
+            run(*clean);
+            run(*ruined);
+            expect_same_sequence(*clean, 1, *ruined, 1);
+        }
+    }
+}
+
+// ---- 1.7 Repeatability
+
+TEST_F(Gpu, TheSameBitsOnEveryRun) {
+    for (const std::string text :
+         {"b3 sq1000 sk1300 hq8 hk2 d128 bf16 causal lse", "b128 s128 hq32 hk8 d128 bf16 causal",
+          "b1 s4096 h16 d64 f16 full lse", "b1 s2000 h4 d128 bf16 causal sd30",
+          "varlen qlens=5,0,1300,70 klens=64,9,3000,1 h4 d64 bf16 causal lse"}) {
+        const std::vector<std::byte> first = outputs_of(text);
+        for (int again = 0; again < 3; ++again) EXPECT_EQ(outputs_of(text), first) << text;
+    }
+}
+
+// The first sequence of a batch draws the same inputs whatever follows it.
+TEST_F(Gpu, ASequenceDoesNotDependOnItsBatch) {
+    for (const std::string tail : {" hq4 hk2 d128 bf16 causal lse", " hq4 hk2 d64 f16 lse", " h1 d128 bf16 lse",
+                                   " hq8 hk1 d64 bf16 causal lse sd20"}) {
+        for (const auto& [alone, together] :
+             {std::pair<std::string, std::string>{"b1 sq1031 sk1503", "b9 sq1031 sk1503"},
+              {"b1 sq1 sk5000", "b9 sq1 sk5000"},
+              {"b1 s64", "b9 s64"},
+              {"varlen qlens=631 klens=903",
+               "varlen qlens=631,5,0,300,64,9,1,128,77 klens=903,9,4,0,64,500,1,128,300"}}) {
+            const auto one = on_gpu(alone + tail), nine = on_gpu(together + tail);
+            run(*one);
+            run(*nine);
+            expect_same_sequence(*one, 0, *nine, 0);
+        }
+    }
+}
+
+// A varlen batch of equal lengths is the dense batch.
+TEST_F(Gpu, VarlenOfEqualLengthsGivesTheDenseResult) {
+    for (const std::string tail : {" hq4 hk2 d128 bf16 causal lse", " h3 d64 f16 lse"}) {
+        const auto dense = on_gpu("b3 sq200 sk300" + tail),
+                   packed = on_gpu("varlen qlens=200,200,200 klens=300,300,300" + tail);
+        run(*dense);
+        run(*packed);
+        for (int64_t sequence = 0; sequence < 3; ++sequence) expect_same_sequence(*dense, sequence, *packed, sequence);
+    }
+}
+
+// ---- 1.9
+
+TEST_F(Gpu, AutoFollowsTheMemory) {
+    const auto data = on_gpu("b2 s200 hq4 hk2 d128 bf16 causal");
+    foveal_forward_args args = data->args();
+    args.backend = FOVEAL_BACKEND_AUTO;
+    ASSERT_EQ(foveal_forward(&args, nullptr), FOVEAL_OK) << foveal_last_error();
+    const Verdict verdict = verify(*data);
+    EXPECT_TRUE(verdict.pass) << verdict.failure;
+}
+
+TEST_F(Gpu, MisalignedPointersAreRefusedByName) {
+    const auto data = on_gpu("b2 s200 hq4 hk2 d128 bf16 causal");
+    for (foveal_tensor foveal_forward_args::*tensor :
+         {&foveal_forward_args::q, &foveal_forward_args::k, &foveal_forward_args::v, &foveal_forward_args::out}) {
+        foveal_forward_args args = data->args();
+        (args.*tensor).data = static_cast<std::byte*>((args.*tensor).data) + 8;
+        EXPECT_EQ(foveal_forward(&args, nullptr), FOVEAL_UNSUPPORTED);
+        EXPECT_NE(std::string(foveal_last_error()).find("16 bytes"), std::string::npos) << foveal_last_error();
+    }
+    data->synchronize();
+    const OutputScan scan = data->scan(TensorId::kOut);
+    EXPECT_EQ(scan.poison, scan.elements) << "a refused call wrote";
+}
+
+TEST_F(Gpu, AKeptPlanGivesTheSameBits) {
+    for (const std::string text :
+         {"b2 sq300 sk500 hq4 hk2 d128 bf16 causal lse", "varlen qlens=5,300 klens=70,200 h2 d64 f16 lse"}) {
+        const std::vector<std::byte> expected = outputs_of(text);
+        const auto data = on_gpu(text);
+        foveal_plan* plan = nullptr;
+        ASSERT_EQ(foveal_plan_create(&data->args(), 0, &plan), FOVEAL_OK) << foveal_last_error();
+        EXPECT_EQ(foveal_plan_workspace_bytes(plan), 0u);
+        EXPECT_EQ(foveal_plan_launch(plan, &data->args(), nullptr), FOVEAL_OK) << foveal_last_error();
+        foveal_plan_destroy(plan);
+        EXPECT_EQ(outputs(*data), expected) << text;
+    }
+}
+
+}  // namespace
+}  // namespace foveal_testing

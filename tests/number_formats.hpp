@@ -1,0 +1,59 @@
+// bf16 and f16 on the host, written for the tests alone.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+
+#include "foveal/foveal.h"
+
+namespace foveal_testing {
+
+inline float bf16_to_float(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+
+// Round to nearest, ties to even; NaN stays NaN.
+inline uint16_t float_to_bf16(float x) {
+    const auto bits = std::bit_cast<uint32_t>(x);
+    if (std::isnan(x)) return static_cast<uint16_t>((bits >> 16) | 0x40);
+    return static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
+
+inline float f16_to_float(uint16_t bits) {
+    const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16;
+    const uint32_t exponent = (bits >> 10) & 31;
+    const uint32_t fraction = bits & 0x3FF;
+    if (exponent == 31) return std::bit_cast<float>(sign | 0x7F800000 | fraction << 13);
+    if (exponent == 0) {
+        const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
+        return sign ? -magnitude : magnitude;
+    }
+    return std::bit_cast<float>(sign | (exponent + 112) << 23 | fraction << 13);
+}
+
+// Round to nearest, ties to even; overflow to infinity; NaN stays NaN.
+inline uint16_t float_to_f16(float x) {
+    const auto bits = std::bit_cast<uint32_t>(x);
+    const auto sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
+    const uint32_t magnitude = bits & 0x7FFFFFFF;
+    if (magnitude > 0x7F800000) return static_cast<uint16_t>(sign | 0x7E00);
+    if (magnitude >= 0x477FF000) return static_cast<uint16_t>(sign | 0x7C00);  // 65520 and above
+    if (magnitude < 0x38800000) {                                              // subnormal: a multiple of 2^-24
+        const float units = std::nearbyint(std::bit_cast<float>(magnitude) * 0x1p24f);
+        return static_cast<uint16_t>(sign | static_cast<uint32_t>(units));
+    }
+    const uint32_t rounded = magnitude - 0x38000000 + 0xFFF + (magnitude >> 13 & 1);
+    return static_cast<uint16_t>(sign | rounded >> 13);
+}
+
+inline float round_to(foveal_dtype dtype, float x) {
+    if (dtype == FOVEAL_BF16) return bf16_to_float(float_to_bf16(x));
+    if (dtype == FOVEAL_F16) return f16_to_float(float_to_f16(x));
+    return x;
+}
+
+// One rounding, from float64.
+double round_to(foveal_dtype dtype, double x);
+
+double largest_finite(foveal_dtype dtype);
+
+}  // namespace foveal_testing

@@ -1,0 +1,54 @@
+// Runs a whole suite inside a GoogleTest test and accounts for every case.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <map>
+#include <string>
+
+#include "check.hpp"
+#include "suites.hpp"
+
+namespace foveal_testing {
+
+struct SuiteCounts {
+    int passed = 0;
+    int failed = 0;
+    int unsupported = 0;
+};
+
+// What a backend may not refuse.
+inline bool must_be_supported(const Case& c, foveal_backend backend) {
+    if (backend == FOVEAL_BACKEND_CPU) return true;
+    const bool head_dim = (c.head_dim == 64 || c.head_dim == 128) && c.head_dim_v == c.head_dim;
+    return head_dim && c.dtype != FOVEAL_F32 && c.effective_scale() > 0;
+}
+
+inline SuiteCounts run_suite(const std::string& name, foveal_backend backend) {
+    constexpr int kPrintedFailures = 10;
+    const Suite list = suite(name, backend);
+    SuiteCounts counts;
+    std::map<std::string, int> refusals;
+    for (const Case& c : list.cases) {
+        const CheckResult result = check_case(c, backend);
+        if (result.status == CheckResult::Status::kUnsupported) {
+            ++counts.unsupported;
+            ++refusals[result.message];
+            EXPECT_FALSE(must_be_supported(c, backend)) << to_text(c) << "\n" << result.message;
+        } else if (result.passed()) {
+            ++counts.passed;
+        } else if (++counts.failed <= kPrintedFailures) {
+            ADD_FAILURE() << to_text(c) << "\n" << result.message << "\n" << result.verdict.summary();
+        }
+    }
+    std::printf("%s on %s: %zu cases, %d passed, %d failed, %d unsupported\n", name.c_str(), backend_name(backend),
+                list.cases.size(), counts.passed, counts.failed, counts.unsupported);
+    if (!list.left_out.empty()) std::printf("  left out: %s\n", list.left_out.c_str());
+    for (const auto& [message, times] : refusals) std::printf("  unsupported, %d cases: %s\n", times, message.c_str());
+    EXPECT_EQ(counts.failed, 0) << "the first " << kPrintedFailures << " are printed above";
+    EXPECT_GT(counts.passed, 0);
+    return counts;
+}
+
+}  // namespace foveal_testing

@@ -1,0 +1,243 @@
+// foveal bench: time of verified results.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backend_choice.hpp"
+#include "case_arguments.hpp"
+#include "case_data.hpp"
+#include "check.hpp"
+#include "commands.hpp"
+#include "json_file.hpp"
+#include "machine.hpp"
+#include "nvml.hpp"
+#include "progress.hpp"
+#include "statistics.hpp"
+#include "timing.hpp"
+
+namespace foveal_tool {
+namespace {
+
+using foveal_testing::Case;
+
+struct BenchOptions {
+    CaseArguments cases;
+    std::string backend;
+    std::string json;
+    int rounds = 0;  // 0: as many as the time allows
+};
+
+struct Row {
+    Case the_case;
+    foveal_testing::Verdict verdict;
+    Timing timing;
+    std::optional<Nvml::Reading> reading;
+
+    double us() const { return median(timing.call_us); }
+};
+
+// What is measured on, the same for all rows.
+struct Bench {
+    foveal_backend backend = FOVEAL_BACKEND_CPU;
+    Gpu gpu;
+    Bound bound;
+    std::shared_ptr<const Nvml> nvml;
+    std::unique_ptr<Timer> timer;
+    TimingPlan plan;
+
+    bool on_gpu() const { return backend == FOVEAL_BACKEND_SM90; }
+};
+
+Bench prepare(foveal_backend backend, int rounds) {
+    Bench bench;
+    bench.backend = backend;
+    if (rounds > 0) bench.plan.rounds = rounds;
+    bench.timer = make_timer(backend);
+    if (bench.on_gpu()) {
+        bench.gpu = find_gpu();
+        bench.bound = bound_of(bench.gpu);
+        bench.nvml = Nvml::open();
+    } else {
+        bench.plan.warm_up_s = 0.3;
+        bench.plan.budget_s = 1.5;
+    }
+    return bench;
+}
+
+[[noreturn]] void refuse(foveal_status status) {
+    throw Failure(fmt::format("{}: {}", foveal_status_name(status), foveal_last_error()));
+}
+
+// Verifies, then times. Throws Failure where the result is wrong or the case cannot run.
+Row run_case(Bench& bench, const Case& c) {
+    const foveal_forward_args shapes = foveal_testing::shape_args(c, bench.backend);
+    if (const foveal_status status = foveal_supports(&shapes)) refuse(status);
+    const auto data = foveal_testing::make_case_data(c, bench.backend);
+    const Call call = [&data](void* stream) {
+        if (const foveal_status status = foveal_forward(&data->args(), stream)) refuse(status);
+    };
+    call(nullptr);
+    Row row{c, foveal_testing::verify(*data), {}, {}};
+    if (!row.verdict.pass) {
+        throw Failure("wrong result, not timed:\n" + row.verdict.failure +
+                      "rerun: " + foveal_testing::rerun_line(c, bench.backend));
+    }
+    std::optional<NvmlSampler> sampler;
+    row.timing = measure(*bench.timer, call, bench.plan, [&] { sampler.emplace(bench.nvml, bench.gpu.pci_bus_id); });
+    row.reading = sampler->stop();
+    return row;
+}
+
+std::optional<double> bound_us(const Bench& bench, const Case& c) {
+    if (bench.bound.flops_per_s == 0) return std::nullopt;
+    return 1e6 * std::max(c.flops() / bench.bound.flops_per_s, c.min_bytes() / bench.bound.bytes_per_s);
+}
+
+// A number in its column, "-" where there is none.
+std::string cell(std::optional<double> value, int decimals, int width) {
+    return value ? fmt::format("{:>{}.{}f}", *value, width, decimals) : fmt::format("{:>{}}", "-", width);
+}
+
+std::string time_cell(double us) { return cell(us, us < 100 ? 2 : us < 10000 ? 1 : 0, 10); }
+
+std::string heading(const Bench& bench, size_t case_width) {
+    std::string text = fmt::format("{:<{}}  {:>10} {:>6} {:>9} {:>7}", "case", case_width, "us", "+-%",
+                                   bench.on_gpu() ? "TFLOP/s" : "GFLOP/s", "GB/s");
+    if (bench.on_gpu()) text += fmt::format(" {:>7} {:>5} {:>5} {:>8}", "% bound", "MHz", "W", "host us");
+    return text;
+}
+
+std::string row_text(const Bench& bench, const Row& row, size_t case_width) {
+    const double us = row.us();
+    const double flops_unit = bench.on_gpu() ? 1e6 : 1e3;  // per microsecond: tera, giga
+    std::string text =
+        fmt::format("{:<{}}  {} {} {} {}", to_text(row.the_case), case_width, time_cell(us),
+                    cell(spread_pct(row.timing.call_us), 1, 6), cell(row.the_case.flops() / us / flops_unit, 1, 9),
+                    cell(row.the_case.min_bytes() / us / 1e3, 1, 7));
+    if (!bench.on_gpu()) return text;
+    const std::optional<double> bound = bound_us(bench, row.the_case);
+    const auto reading = row.reading;
+    text +=
+        fmt::format(" {} {} {} {}", cell(bound ? std::optional(100 * *bound / us) : std::nullopt, 1, 7),
+                    cell(reading ? std::optional(reading->sm_mhz) : std::nullopt, 0, 5),
+                    cell(reading ? std::optional(reading->watts) : std::nullopt, 0, 5), cell(row.timing.host_us, 2, 8));
+    return text;
+}
+
+nlohmann::ordered_json number_or_null(std::optional<double> value) {
+    return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json();
+}
+
+nlohmann::ordered_json row_json(const Row& row) {
+    nlohmann::ordered_json json;
+    json["case"] = to_text(row.the_case);
+    json["flops"] = row.the_case.flops();
+    json["bytes"] = row.the_case.min_bytes();
+    json["us"] = {{"foveal", row.us()}};
+    json["spread_pct"] = {{"foveal", spread_pct(row.timing.call_us)}};
+    json["sm_mhz"] = number_or_null(row.reading ? std::optional(row.reading->sm_mhz) : std::nullopt);
+    json["watts"] = number_or_null(row.reading ? std::optional(row.reading->watts) : std::nullopt);
+    json["max_err"] = row.verdict.max_error;
+    json["ref_err"] = row.verdict.max_reference_error;
+    json["rounds"] = row.timing.call_us.size();
+    json["calls_per_round"] = row.timing.calls_per_round;
+    json["host_us"] = number_or_null(row.timing.host_us);
+    return json;
+}
+
+nlohmann::ordered_json file_json(const foveal_testing::Suite& suite, const Bench& bench, const std::vector<Row>& rows) {
+    nlohmann::ordered_json json = file_heading(suite.name, bench.backend);
+    size_t rounds = rows.empty() ? 0 : rows.front().timing.call_us.size();
+    for (const Row& row : rows) rounds = std::min(rounds, row.timing.call_us.size());
+    json["rounds"] = rounds;  // of the row with the fewest
+    json["rows"] = nlohmann::ordered_json::array();
+    for (const Row& row : rows) json["rows"].push_back(row_json(row));
+    return json;
+}
+
+size_t widest(const std::vector<Case>& cases) {
+    size_t width = 4;
+    for (const Case& c : cases) width = std::max(width, to_text(c).size());
+    return width;
+}
+
+// The rows that could be measured; what became of the others is printed.
+std::vector<Row> run_all(Bench& bench, const std::vector<Case>& cases) {
+    const size_t case_width = widest(cases);
+    std::vector<Row> rows;
+    Progress progress(cases.size());
+    progress.print_line(heading(bench, case_width));
+    for (size_t i = 0; i < cases.size(); ++i) {
+        progress.show(i, to_text(cases[i]));
+        try {
+            rows.push_back(run_case(bench, cases[i]));
+            progress.print_line(row_text(bench, rows.back(), case_width));
+        } catch (const std::exception& error) {
+            progress.print_line(fmt::format("{}\n  FAILED: {}", to_text(cases[i]), error.what()));
+        }
+    }
+    return rows;
+}
+
+void print_legend(const Bench& bench) {
+    fmt::print(
+        "Median time of a call whose result was verified; +-%: the middle 80 % of the samples span this much of it.\n");
+    if (!bench.on_gpu()) return;
+    if (bench.bound.flops_per_s > 0) {
+        fmt::print("Bound: the larger of useful FLOPs / {:.0f} TFLOP/s and bytes / {:.2f} TB/s.\n",
+                   bench.bound.flops_per_s / 1e12, bench.bound.bytes_per_s / 1e12);
+    } else {
+        fmt::print("The bound is known for the H200 alone.\n");
+    }
+    if (!bench.nvml) fmt::print("No clock and no power: NVML (libnvidia-ml.so.1) cannot be loaded.\n");
+}
+
+void bench(const BenchOptions& options) {
+    const BackendChoice choice = choose_backend(options.backend);
+    const foveal_testing::Suite suite = chosen_cases(options.cases, choice.backend);
+    if (!options.json.empty()) require_writable(options.json);
+    Bench bench = prepare(choice.backend, options.rounds);
+    fmt::print("{}: {} cases, backend: {}, commit {}\n", suite.name, suite.cases.size(), choice.description,
+               built_commit());
+    if (!bench.on_gpu()) fmt::print("{}, {} threads\n", find_cpu().name, find_cpu().threads);
+    fmt::print("\n");
+    const std::vector<Row> rows = run_all(bench, suite.cases);
+    fmt::print("\n");
+    print_legend(bench);
+    if (!suite.left_out.empty()) fmt::print("Left out: {}.\n", suite.left_out);
+    std::fflush(stdout);
+    if (rows.size() < suite.cases.size()) {
+        throw Failure(fmt::format("{} of {} cases failed{}", suite.cases.size() - rows.size(), suite.cases.size(),
+                                  options.json.empty() ? "" : "; " + options.json + " is not written"));
+    }
+    if (!options.json.empty()) write_json(options.json, file_json(suite, bench, rows));
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app) {
+    CLI::App* command = app.add_subcommand("bench", "Time problems whose results it has verified");
+    command->footer(
+        std::string(kCaseHelp) +
+        "\n\nEach result is first verified against the oracle (large ones on sampled rows); a wrong one is not timed\n"
+        "and makes the exit status 1. Then come a warm-up and samples that last at least 1 ms each.\n"
+        "On the CPU the suites have reduced lengths.\n"
+        "Examples:\n  foveal bench --suite seed --json seed.json\n  foveal bench b1 s16384 hq32 hk8 d128 bf16 causal");
+    const auto options = std::make_shared<BenchOptions>();
+    add_case_arguments(*command, options->cases, "seed");
+    add_backend_option(*command, options->backend);
+    command
+        ->add_option("--rounds", options->rounds,
+                     fmt::format("Samples a case (default: {} if time allows, at least {})", kMaxRounds, kMinRounds))
+        ->check(CLI::PositiveNumber)
+        ->type_name("N");
+    command->add_option("--json", options->json, "Write the results to this file")->type_name("FILE");
+    command->callback([options] { bench(*options); });
+}
+
+}  // namespace foveal_tool

@@ -1,0 +1,18 @@
+# Writes OUTPUT, a header with the commit of SOURCE_DIR that is being built; only if it changed. Run at each build.
+execute_process(COMMAND git -C "${SOURCE_DIR}" rev-parse --short=12 HEAD OUTPUT_VARIABLE commit ERROR_QUIET
+                RESULT_VARIABLE status OUTPUT_STRIP_TRAILING_WHITESPACE)
+if(NOT status EQUAL 0)
+    set(commit "unknown")
+else()
+    execute_process(COMMAND git -C "${SOURCE_DIR}" status --porcelain --untracked-files=no OUTPUT_VARIABLE changes ERROR_QUIET)
+    if(changes)
+        string(APPEND commit "-dirty")
+    endif()
+endif()
+set(text "#pragma once\n\nnamespace foveal_tool {\ninline constexpr const char* kBuiltCommit = \"${commit}\";\n}\n")
+if(EXISTS "${OUTPUT}")
+    file(READ "${OUTPUT}" old)
+endif()
+if(NOT "${old}" STREQUAL "${text}")
+    file(WRITE "${OUTPUT}" "${text}")
+endif()

@@ -1,0 +1,60 @@
+#include "case_arguments.hpp"
+
+namespace foveal_tool {
+
+const char* const kCaseHelp =
+    "A CASE is one problem with its input data, written as words in any order:\n"
+    "  b2                          sequences (default b1)\n"
+    "  sq113 sk203 | s1024         query and key length | both\n"
+    "  hq32 hk8 | h16              query and key/value heads | both\n"
+    "  d128 dv64                   channels of q and k; of v (default the same)\n"
+    "  bf16 | f16 | f32            element type (default bf16)\n"
+    "  full | causal | left4 right2 [topleft]\n"
+    "                              mask (default full; aligned bottom-right unless topleft)\n"
+    "  varlen qlens=3,0 klens=5,2  packed sequences of these lengths\n"
+    "  used_q=2,0 used_k=4,1       only so many rows of each sequence take part\n"
+    "  lse  scale0.1  seed7        ask for the log-sum-exp; factor on q.k; of the random inputs\n"
+    "  sd10 sink60@0 grow2 flat vmax\n"
+    "                              inputs that are hard: see tests/case.hpp\n"
+    "  pad  bhsd                   strided tensors; memory order [b, h, s, d]\n"
+    "Several cases: quote each.";
+
+void add_case_arguments(CLI::App& command, CaseArguments& arguments, std::optional<std::string> default_suite) {
+    CLI::Option* cases =
+        command.add_option("CASE", arguments.words, "Problems, for example: b2 s1024 hq32 hk8 d128 bf16 causal")
+            ->type_name("");
+    if (!default_suite) {
+        cases->required();
+        return;
+    }
+    arguments.suite = *default_suite;
+    command.add_option("--suite", arguments.suite, "A list of cases, in place of CASE")
+        ->check(CLI::IsMember(foveal_testing::suite_names()))
+        ->capture_default_str()
+        ->type_name("NAME")
+        ->excludes(cases);
+}
+
+std::vector<foveal_testing::Case> parse_cases(const std::vector<std::string>& words) {
+    std::vector<std::string> texts;
+    bool may_continue = false;
+    for (const std::string& word : words) {
+        const bool whole = word.find_first_of(" \t\n") != std::string::npos;
+        if (may_continue && !whole) {
+            texts.back() += " " + word;
+        } else {
+            texts.push_back(word);
+        }
+        may_continue = !whole;
+    }
+    std::vector<foveal_testing::Case> cases;
+    for (const std::string& text : texts) cases.push_back(foveal_testing::parse_case(text));
+    return cases;
+}
+
+foveal_testing::Suite chosen_cases(const CaseArguments& arguments, foveal_backend backend) {
+    if (arguments.words.empty()) return foveal_testing::suite(arguments.suite, backend);
+    return {"cases", parse_cases(arguments.words), ""};
+}
+
+}  // namespace foveal_tool

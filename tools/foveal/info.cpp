@@ -1,0 +1,136 @@
+// foveal info: the library, this machine, and what is supported.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "case_data.hpp"
+#include "commands.hpp"
+#include "machine.hpp"
+
+namespace foveal_tool {
+namespace {
+
+using Texts = std::vector<std::string>;
+
+constexpr double kMiB = 1024.0 * 1024.0;
+
+void print_gpu(const Gpu& gpu) {
+    if (!gpu.name.empty()) {
+        fmt::print("GPU        {} (device {}, {}), compute capability {}.{}\n", gpu.name, gpu.ordinal, gpu.pci_bus_id,
+                   gpu.compute_major, gpu.compute_minor);
+        fmt::print("           {} SMs up to {} MHz, memory {:.0f} MiB up to {} MHz, L2 {:.0f} MiB\n",
+                   gpu.multiprocessors, gpu.sm_clock_mhz, static_cast<double>(gpu.memory_bytes) / kMiB,
+                   gpu.memory_clock_mhz, static_cast<double>(gpu.l2_bytes) / kMiB);
+    }
+    if (!gpu.usable()) fmt::print("GPU        none that sm90 can use: {}\n", gpu.why_unusable);
+    if (!gpu.runtime_cuda.empty()) {
+        fmt::print("CUDA       built with {}; driver {}\n", gpu.runtime_cuda,
+                   gpu.driver_cuda.empty()
+                       ? "none"
+                       : fmt::format("{}, runs CUDA up to {}", gpu.driver.empty() ? "of unknown version" : gpu.driver,
+                                     gpu.driver_cuda));
+    }
+}
+
+void print_cpu(const Cpu& cpu) {
+    const char* limit = std::getenv("FOVEAL_NUM_THREADS");
+    fmt::print("CPU        {}, {} threads{}\n", cpu.name, cpu.threads,
+               limit == nullptr ? "" : fmt::format(" (FOVEAL_NUM_THREADS={})", limit));
+    fmt::print("SIMD       {} (of Highway's targets, best first)\n", fmt::join(cpu.simd_targets, " "));
+}
+
+// The table of what is supported asks foveal_supports about each combination of these.
+struct HeadDims {
+    const char* title;
+    const char* words;
+};
+constexpr HeadDims kHeadDims[] = {{"1", "d1"},     {"32", "d32"},   {"64", "d64"},   {"80", "d80"},
+                                  {"96", "d96"},   {"128", "d128"}, {"192", "d192"}, {"192/128", "d192 dv128"},
+                                  {"256", "d256"}, {"512", "d512"}};
+constexpr const char* kForms[][2] = {{"dense", "b2 s256"}, {"varlen", "varlen qlens=256,100 klens=256,300"}};
+constexpr const char* kMasks[][2] = {
+    {"full", "full"}, {"causal", "causal"}, {"causal topleft", "causal topleft"}, {"window", "left64 right32"}};
+
+bool supports(const std::string& words, foveal_backend backend) {
+    const foveal_forward_args args = foveal_testing::shape_args(foveal_testing::parse_case(words + " h2 lse"), backend);
+    return foveal_supports(&args) == FOVEAL_OK;
+}
+
+std::string supported_dims(foveal_backend backend, const std::string& words) {
+    std::string cells;
+    for (const HeadDims& dims : kHeadDims) {
+        cells += fmt::format("{:>8}", supports(words + " " + dims.words, backend) ? "yes" : "-");
+    }
+    return cells;
+}
+
+// Lines that look the same but for one word become one line with these words together.
+using Line = std::pair<std::string, Texts>;  // what they share, the words
+void join_line(std::vector<Line>& lines, const std::string& shared, const std::string& word) {
+    const auto same = std::find_if(lines.begin(), lines.end(), [&](const Line& line) { return line.first == shared; });
+    if (same == lines.end()) {
+        lines.push_back({shared, {word}});
+    } else {
+        same->second.push_back(word);
+    }
+}
+
+void print_supported(foveal_backend backend, const char* backend_name, const char* dtype) {
+    std::vector<Line> by_form_and_masks;
+    for (const auto& form : kForms) {
+        std::vector<Line> by_dims;
+        for (const auto& mask : kMasks) {
+            join_line(by_dims, supported_dims(backend, fmt::format("{} {} {}", form[1], dtype, mask[1])), mask[0]);
+        }
+        for (const auto& [dims, masks] : by_dims) {
+            const bool all = masks.size() == std::size(kMasks);
+            join_line(by_form_and_masks,
+                      fmt::format("{}  {}", dims, all ? "every mask" : fmt::format("{}", fmt::join(masks, ", "))),
+                      form[0]);
+        }
+    }
+    for (const auto& [line, forms] : by_form_and_masks) {
+        fmt::print("  {:<5} {:<5} {:<14}{}\n", backend_name, dtype, fmt::format("{}", fmt::join(forms, ", ")), line);
+    }
+}
+
+void print_support_table() {
+    std::string titles;
+    for (const HeadDims& dims : kHeadDims) titles += fmt::format("{:>8}", dims.title);
+    fmt::print("\nSupported, by d (or d/d_v), any ratio of heads, with or without log-sum-exp:\n  {:<26}{}\n", "",
+               titles);
+    for (const auto& [backend, name] : {std::pair{FOVEAL_BACKEND_CPU, "cpu"}, {FOVEAL_BACKEND_SM90, "sm90"}}) {
+        if (foveal_backend_built(backend) == 0) {
+            fmt::print("  {:<5} not in this build\n", name);
+            continue;
+        }
+        for (const char* dtype : {"f32", "bf16", "f16"}) print_supported(backend, name, dtype);
+    }
+}
+
+void info() {
+    Texts backends;
+    for (const auto& [backend, name] : {std::pair{FOVEAL_BACKEND_CPU, "cpu"}, {FOVEAL_BACKEND_SM90, "sm90"}}) {
+        if (foveal_backend_built(backend) != 0) backends.push_back(name);
+    }
+    fmt::print("foveal     {} (commit {})\nbackends   {}\n", foveal_version(), built_commit(),
+               fmt::join(backends, " "));
+    print_gpu(find_gpu());
+    print_cpu(find_cpu());
+    print_support_table();
+}
+
+}  // namespace
+
+void add_info(CLI::App& app) {
+    CLI::App* command = app.add_subcommand("info", "Print the version, this machine, and what is supported");
+    command->footer("The table asks the library about each combination; it needs no GPU.\nExample:\n  foveal info");
+    command->callback(info);
+}
+
+}  // namespace foveal_tool
