@@ -13,7 +13,8 @@ namespace foveal {
 namespace {
 
 void require_built(foveal_backend backend) {
-    if (!backend_built(backend)) throw Error(FOVEAL_NO_DEVICE, "backend is sm90, but this build of foveal has no CUDA part");
+    if (!backend_built(backend))
+        throw Error(FOVEAL_NO_DEVICE, "backend is sm90, but this build of foveal has no CUDA part");
 }
 
 // FOVEAL_BACKEND, or AUTO if it is unset.
@@ -22,7 +23,8 @@ foveal_backend forced_backend() {
     if (text == nullptr || *text == '\0' || std::string_view(text) == "auto") return FOVEAL_BACKEND_AUTO;
     if (std::string_view(text) == "cpu") return FOVEAL_BACKEND_CPU;
     if (std::string_view(text) == "sm90") return FOVEAL_BACKEND_SM90;
-    throw Error(FOVEAL_INVALID_ARGUMENT, std::string("the environment variable FOVEAL_BACKEND is \"") + text + "\"; known are cpu, sm90 and auto");
+    throw Error(FOVEAL_INVALID_ARGUMENT, std::string("the environment variable FOVEAL_BACKEND is \"") + text +
+                                             "\"; known are cpu, sm90 and auto");
 }
 
 }  // namespace
@@ -48,7 +50,8 @@ void check_supported(const Problem& problem, foveal_backend backend) {
 
 void launch(const Plan& plan, const Pointers& pointers, void* stream) {
     if (plan.backend == FOVEAL_BACKEND_CPU) {
-        if (stream != nullptr) throw Error(FOVEAL_INVALID_ARGUMENT, "stream is not NULL; the cpu backend has no streams");
+        if (stream != nullptr)
+            throw Error(FOVEAL_INVALID_ARGUMENT, "stream is not NULL; the cpu backend has no streams");
         cpu::forward(plan.problem, pointers);
         return;
     }

@@ -63,16 +63,18 @@ T& required(T* pointer, const char* name) {
 // carry zeros where this version knows nothing.
 void check_struct_size(const foveal_forward_args& args) {
     if (args.struct_size < sizeof(foveal_forward_args))
-        throw Error(FOVEAL_INVALID_ARGUMENT, "args.struct_size is " + std::to_string(args.struct_size) + "; it must be at least " +
-                                                 std::to_string(sizeof(foveal_forward_args)) + " (call foveal_forward_args_init)");
+        throw Error(FOVEAL_INVALID_ARGUMENT,
+                    "args.struct_size is " + std::to_string(args.struct_size) + "; it must be at least " +
+                        std::to_string(sizeof(foveal_forward_args)) + " (call foveal_forward_args_init)");
     constexpr uint32_t kMaxStructSize = 1u << 16;
     if (args.struct_size > kMaxStructSize)
-        throw Error(FOVEAL_INVALID_ARGUMENT, "args.struct_size is " + std::to_string(args.struct_size) + "; no version is that large");
+        throw Error(FOVEAL_INVALID_ARGUMENT,
+                    "args.struct_size is " + std::to_string(args.struct_size) + "; no version is that large");
     const auto* bytes = reinterpret_cast<const unsigned char*>(&args);
     for (size_t i = sizeof(foveal_forward_args); i < args.struct_size; ++i)
         if (bytes[i] != 0)
-            throw Error(FOVEAL_UNSUPPORTED, "args.struct_size is " + std::to_string(args.struct_size) +
-                                                " and byte " + std::to_string(i) + " is set: an option of a later version of foveal");
+            throw Error(FOVEAL_UNSUPPORTED, "args.struct_size is " + std::to_string(args.struct_size) + " and byte " +
+                                                std::to_string(i) + " is set: an option of a later version of foveal");
 }
 
 const foveal_forward_args& checked(const foveal_forward_args* args) {
@@ -124,10 +126,11 @@ void forward(const foveal_forward_args& args, void* stream) {
 void launch(const Plan& plan, const foveal_forward_args& args, void* stream) {
     const Problem problem = foveal::validate(args);
     if (problem != plan.problem)
-        throw Error(FOVEAL_INVALID_ARGUMENT, "args describe another problem than the plan was made for; the plan's:\n" + foveal::describe(plan));
+        throw Error(FOVEAL_INVALID_ARGUMENT,
+                    "args describe another problem than the plan was made for; the plan's:\n" + foveal::describe(plan));
     if (args.backend != FOVEAL_BACKEND_AUTO && args.backend != plan.backend)
-        throw Error(FOVEAL_INVALID_ARGUMENT, "args.backend is " + std::to_string(args.backend) + " but the plan was made for backend " +
-                                                 std::to_string(plan.backend));
+        throw Error(FOVEAL_INVALID_ARGUMENT, "args.backend is " + std::to_string(args.backend) +
+                                                 " but the plan was made for backend " + std::to_string(plan.backend));
     const foveal::Pointers pointers = foveal::pointers_of(args, problem);
     if (plan.backend == FOVEAL_BACKEND_SM90) {
         const int32_t device = device_of(plan.backend, stream);
@@ -169,10 +172,14 @@ foveal_status foveal_plan_create(const foveal_forward_args* args, int32_t device
     return guarded([&] {
         const Problem problem = foveal::validate(checked(args));
         if (args->backend == FOVEAL_BACKEND_AUTO)
-            throw Error(FOVEAL_INVALID_ARGUMENT, "args.backend is 0 (auto); a plan is made for one backend: 1 (cpu) or 2 (sm90)");
-        if (device < -1) throw Error(FOVEAL_INVALID_ARGUMENT, "device is " + std::to_string(device) + "; it must be -1 or a CUDA device");
+            throw Error(FOVEAL_INVALID_ARGUMENT,
+                        "args.backend is 0 (auto); a plan is made for one backend: 1 (cpu) or 2 (sm90)");
+        if (device < -1)
+            throw Error(FOVEAL_INVALID_ARGUMENT,
+                        "device is " + std::to_string(device) + "; it must be -1 or a CUDA device");
         foveal_plan*& result = required(plan, "plan");
-        result = new foveal_plan{plan_for_device(problem, args->backend, args->backend == FOVEAL_BACKEND_CPU ? -1 : device)};
+        result =
+            new foveal_plan{plan_for_device(problem, args->backend, args->backend == FOVEAL_BACKEND_CPU ? -1 : device)};
     });
 }
 
@@ -199,21 +206,30 @@ const char* foveal_last_error(void) { return last_error.c_str(); }
 
 const char* foveal_status_name(foveal_status status) {
     switch (status) {
-        case FOVEAL_OK: return "FOVEAL_OK";
-        case FOVEAL_INVALID_ARGUMENT: return "FOVEAL_INVALID_ARGUMENT";
-        case FOVEAL_UNSUPPORTED: return "FOVEAL_UNSUPPORTED";
-        case FOVEAL_NO_DEVICE: return "FOVEAL_NO_DEVICE";
-        case FOVEAL_CUDA_ERROR: return "FOVEAL_CUDA_ERROR";
-        case FOVEAL_OUT_OF_MEMORY: return "FOVEAL_OUT_OF_MEMORY";
-        case FOVEAL_INTERNAL_ERROR: return "FOVEAL_INTERNAL_ERROR";
-        default: return "unknown foveal_status";
+        case FOVEAL_OK:
+            return "FOVEAL_OK";
+        case FOVEAL_INVALID_ARGUMENT:
+            return "FOVEAL_INVALID_ARGUMENT";
+        case FOVEAL_UNSUPPORTED:
+            return "FOVEAL_UNSUPPORTED";
+        case FOVEAL_NO_DEVICE:
+            return "FOVEAL_NO_DEVICE";
+        case FOVEAL_CUDA_ERROR:
+            return "FOVEAL_CUDA_ERROR";
+        case FOVEAL_OUT_OF_MEMORY:
+            return "FOVEAL_OUT_OF_MEMORY";
+        case FOVEAL_INTERNAL_ERROR:
+            return "FOVEAL_INTERNAL_ERROR";
+        default:
+            return "unknown foveal_status";
     }
 }
 
 #define FOVEAL_TEXT_OF(x) #x
 #define FOVEAL_TEXT(x) FOVEAL_TEXT_OF(x)
 const char* foveal_version(void) {
-    return FOVEAL_TEXT(FOVEAL_VERSION_MAJOR) "." FOVEAL_TEXT(FOVEAL_VERSION_MINOR) "." FOVEAL_TEXT(FOVEAL_VERSION_PATCH);
+    return FOVEAL_TEXT(FOVEAL_VERSION_MAJOR) "." FOVEAL_TEXT(FOVEAL_VERSION_MINOR) "." FOVEAL_TEXT(
+        FOVEAL_VERSION_PATCH);
 }
 
 int32_t foveal_backend_built(foveal_backend backend) { return foveal::backend_built(backend) ? 1 : 0; }

@@ -56,7 +56,8 @@ FOVEAL_HOST_DEVICE Range visible_keys(Band band, int32_t i) {
 }
 
 // K/V blocks that a tile of query rows visits. Blocks outside `visit` hold no key that any row of the tile sees;
-// in blocks inside `unmasked` every row of the tile sees every key. visit.begin <= unmasked.begin <= unmasked.end <= visit.end.
+// in blocks inside `unmasked` every row of the tile sees every key. visit.begin <= unmasked.begin <= unmasked.end <=
+// visit.end.
 struct BlockRange {
     Range visit;
     Range unmasked;

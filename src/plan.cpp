@@ -21,7 +21,8 @@ ForwardPlan plan_forward(const Problem& p, const DeviceTraits& traits) {
     const sm90::ForwardTile& tile = sm90::kForwardTiles[plan.tile_index].tile;
     if (p.total_rows_q() == 0 || p.batch == 0) return plan;
     // Varlen: an upper bound, every sequence may end inside a tile. The kernel finds the rest.
-    const int64_t row_blocks = p.varlen ? p.rows_q / tile.rows() + p.batch : p.batch * ((p.rows_q + tile.rows() - 1) / tile.rows());
+    const int64_t row_blocks =
+        p.varlen ? p.rows_q / tile.rows() + p.batch : p.batch * ((p.rows_q + tile.rows() - 1) / tile.rows());
     plan.grid = static_cast<int32_t>(std::min<int64_t>(traits.sms, row_blocks * p.heads_q));
     // A limit on the right gives later rows more keys.
     plan.last_rows_first = p.window().right < kUnlimitedWidth;
@@ -40,10 +41,12 @@ double visible_pairs(const Problem& p) {
 }
 
 void describe_problem(std::ostream& out, const Problem& p) {
-    out << "problem    " << (p.varlen ? "varlen" : "dense") << ' ' << name_of(p.dtype) << ", batch " << p.batch << ", rows "
-        << p.rows_q << " x " << p.rows_k << (p.varlen ? " in total" : "") << ", heads " << p.heads_q << " / " << p.heads_k << ", d "
-        << p.head_dim << ", d_v " << p.head_dim_v << ", scale " << p.scale << '\n';
-    const auto side = [](int64_t width) { return width == FOVEAL_UNLIMITED ? std::string("unlimited") : std::to_string(width); };
+    out << "problem    " << (p.varlen ? "varlen" : "dense") << ' ' << name_of(p.dtype) << ", batch " << p.batch
+        << ", rows " << p.rows_q << " x " << p.rows_k << (p.varlen ? " in total" : "") << ", heads " << p.heads_q
+        << " / " << p.heads_k << ", d " << p.head_dim << ", d_v " << p.head_dim_v << ", scale " << p.scale << '\n';
+    const auto side = [](int64_t width) {
+        return width == FOVEAL_UNLIMITED ? std::string("unlimited") : std::to_string(width);
+    };
     out << "mask       left " << side(p.window_left) << ", right " << side(p.window_right) << ", "
         << (p.alignment == FOVEAL_TOP_LEFT ? "top-left" : "bottom-right") << '\n';
 }
@@ -57,10 +60,11 @@ void describe_bound(std::ostream& out, const Problem& p) {
     const double flops = 2 * static_cast<double>(p.head_dim + p.head_dim_v) * visible_pairs(p) * heads;
     const double elements = static_cast<double>((p.head_dim + p.head_dim_v) * p.batch) *
                             static_cast<double>(p.rows_q * p.heads_q + p.rows_k * p.heads_k);
-    const double bytes = elements * static_cast<double>(bytes_of(p.dtype)) + (p.wants_lse ? 4 * heads * static_cast<double>(p.rows_q) : 0);
+    const double bytes = elements * static_cast<double>(bytes_of(p.dtype)) +
+                         (p.wants_lse ? 4 * heads * static_cast<double>(p.rows_q) : 0);
     const double compute_us = flops / kPeakFlopsPerSecond * 1e6, memory_us = bytes / kPeakBytesPerSecond * 1e6;
-    out << "bound      " << std::max(compute_us, memory_us) << " us on an H200: " << flops / 1e9 << " GFLOP (" << compute_us << " us), "
-        << bytes / 1e6 << " MB (" << memory_us << " us)\n";
+    out << "bound      " << std::max(compute_us, memory_us) << " us on an H200: " << flops / 1e9 << " GFLOP ("
+        << compute_us << " us), " << bytes / 1e6 << " MB (" << memory_us << " us)\n";
 }
 
 void describe_sm90(std::ostream& out, const Plan& plan) {
@@ -68,13 +72,16 @@ void describe_sm90(std::ostream& out, const Plan& plan) {
     const sm90::ForwardTile& tile = entry.tile;
     out << "kernel     sm90 forward, " << name_of(plan.problem.dtype) << ", d " << tile.head_dim
         << (plan.problem.wants_lse ? ", with log-sum-exp" : "") << '\n'
-        << "tile       " << tile.rows() << " rows (" << tile.consumers << " warpgroups of " << sm90::kWarpgroupRows << ") x " << tile.keys
-        << " keys, " << tile.stages << " stages; limited by " << entry.limited_by << '\n'
-        << "grid       " << plan.forward.grid << " CTAs of " << tile.threads() << " threads on " << plan.traits.sms << " SMs\n"
+        << "tile       " << tile.rows() << " rows (" << tile.consumers << " warpgroups of " << sm90::kWarpgroupRows
+        << ") x " << tile.keys << " keys, " << tile.stages << " stages; limited by " << entry.limited_by << '\n'
+        << "grid       " << plan.forward.grid << " CTAs of " << tile.threads() << " threads on " << plan.traits.sms
+        << " SMs\n"
         << "shared     " << sm90::shared_bytes(tile) << " bytes a CTA\n"
-        << "registers  " << tile.producer_registers << " a producer thread, " << tile.consumer_registers << " a consumer thread\n"
-        << "order      sections of " << plan.forward.section_keys << " keys, " << (plan.forward.last_rows_first ? "last" : "first")
-        << " rows first, busiest CTA at " << plan.forward.imbalance << " of the mean\n";
+        << "registers  " << tile.producer_registers << " a producer thread, " << tile.consumer_registers
+        << " a consumer thread\n"
+        << "order      sections of " << plan.forward.section_keys << " keys, "
+        << (plan.forward.last_rows_first ? "last" : "first") << " rows first, busiest CTA at " << plan.forward.imbalance
+        << " of the mean\n";
 }
 
 }  // namespace

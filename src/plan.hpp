@@ -17,11 +17,11 @@ struct DeviceTraits {
 
 // The sm90 forward kernel's part; only meaningful if backend is sm90.
 struct ForwardPlan {
-    int32_t tile_index = 0;     // into sm90::kForwardTiles
-    int32_t grid = 0;           // CTAs; 0: nothing to compute
-    int32_t section_keys = 0;   // sm90/schedule.hpp
+    int32_t tile_index = 0;    // into sm90::kForwardTiles
+    int32_t grid = 0;          // CTAs; 0: nothing to compute
+    int32_t section_keys = 0;  // sm90/schedule.hpp
     bool last_rows_first = false;
-    double imbalance = 1.0;     // load of the busiest CTA over the mean; 1 where the host does not know the lengths
+    double imbalance = 1.0;  // load of the busiest CTA over the mean; 1 where the host does not know the lengths
 };
 
 struct Plan {

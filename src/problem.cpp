@@ -14,11 +14,16 @@ namespace {
 
 std::string text_of(foveal_dtype dtype) {
     switch (dtype) {
-        case FOVEAL_F32: return "f32";
-        case FOVEAL_BF16: return "bf16";
-        case FOVEAL_F16: return "f16";
-        case FOVEAL_I32: return "i32";
-        default: return "unknown dtype " + std::to_string(dtype);
+        case FOVEAL_F32:
+            return "f32";
+        case FOVEAL_BF16:
+            return "bf16";
+        case FOVEAL_F16:
+            return "f16";
+        case FOVEAL_I32:
+            return "i32";
+        default:
+            return "unknown dtype " + std::to_string(dtype);
     }
 }
 
@@ -32,7 +37,9 @@ struct Argument {
     bool present() const { return tensor.rank != 0; }
     std::string dim(int i) const { return std::string(name) + ".shape[" + std::to_string(i) + "]"; }
     std::string stride(int i) const { return std::string(name) + ".stride[" + std::to_string(i) + "]"; }
-    bool empty() const { return std::any_of(tensor.shape, tensor.shape + tensor.rank, [](int64_t n) { return n == 0; }); }
+    bool empty() const {
+        return std::any_of(tensor.shape, tensor.shape + tensor.rank, [](int64_t n) { return n == 0; });
+    }
 };
 
 void require_rank(const Argument& a, int rank, const char* layout) {
@@ -75,7 +82,8 @@ void require_strides(const Argument& a) {
     for (int i = 0; i < a.tensor.rank; ++i) {
         const int64_t n = a.tensor.shape[i], stride = a.tensor.stride[i];
         if (n <= 1) continue;
-        if (i == last && stride != 1) refuse(a.stride(i) + " is " + std::to_string(stride) + "; the last dimension's must be 1");
+        if (i == last && stride != 1)
+            refuse(a.stride(i) + " is " + std::to_string(stride) + "; the last dimension's must be 1");
         if (stride <= 0)
             refuse(a.stride(i) + " is " + std::to_string(stride) + "; it must be positive where " + a.dim(i) + " is " +
                    std::to_string(n));
@@ -84,7 +92,8 @@ void require_strides(const Argument& a) {
 
 void require_shape(const Argument& a) {
     for (int i = 0; i < a.tensor.rank; ++i)
-        if (a.tensor.shape[i] < 0) refuse(a.dim(i) + " is " + std::to_string(a.tensor.shape[i]) + "; a length is not negative");
+        if (a.tensor.shape[i] < 0)
+            refuse(a.dim(i) + " is " + std::to_string(a.tensor.shape[i]) + "; a length is not negative");
 }
 
 // A tensor that is written must not lie on itself: sorted by stride, each dimension steps over the whole previous one.
@@ -136,11 +145,13 @@ void check_lengths_vector(const Argument& a, int64_t entries, const char* meanin
 
 void check_row_count(const std::string& name, int64_t n) {
     if (n > kMaxSequenceLength)
-        refuse(name + " is " + std::to_string(n) + "; at most " + std::to_string(kMaxSequenceLength) + " rows are supported");
+        refuse(name + " is " + std::to_string(n) + "; at most " + std::to_string(kMaxSequenceLength) +
+               " rows are supported");
 }
 
 void check_options(const foveal_forward_args& args) {
-    if (args.backend != FOVEAL_BACKEND_AUTO && args.backend != FOVEAL_BACKEND_CPU && args.backend != FOVEAL_BACKEND_SM90)
+    if (args.backend != FOVEAL_BACKEND_AUTO && args.backend != FOVEAL_BACKEND_CPU &&
+        args.backend != FOVEAL_BACKEND_SM90)
         refuse("backend is " + std::to_string(args.backend) + "; known are 0 (auto), 1 (cpu) and 2 (sm90)");
     if (args.alignment != FOVEAL_BOTTOM_RIGHT && args.alignment != FOVEAL_TOP_LEFT)
         refuse("alignment is " + std::to_string(args.alignment) + "; known are 0 (bottom-right) and 1 (top-left)");
@@ -178,8 +189,9 @@ void check_lengths(const foveal_forward_args& args, bool varlen, int64_t batch) 
     }
     for (const Argument& a : {Argument{"seqused_q", args.seqused_q}, Argument{"seqused_k", args.seqused_k}})
         if (a.present()) check_lengths_vector(a, batch, "the batch size");
-    if (batch > kMaxSequenceLength) refuse("the batch has " + std::to_string(batch) + " sequences; at most " +
-                                           std::to_string(kMaxSequenceLength) + " are supported");
+    if (batch > kMaxSequenceLength)
+        refuse("the batch has " + std::to_string(batch) + " sequences; at most " + std::to_string(kMaxSequenceLength) +
+               " are supported");
 }
 
 void check_agreement(const foveal_forward_args& args, bool varlen) {
@@ -217,9 +229,11 @@ void check_sizes(const Problem& p) {
 
 const void* data_of(const Argument& a, int64_t alignment_bytes) {
     if (!a.present()) return nullptr;
-    if (a.tensor.data == nullptr && !a.empty()) refuse(std::string(a.name) + ".data is NULL but the tensor has elements");
+    if (a.tensor.data == nullptr && !a.empty())
+        refuse(std::string(a.name) + ".data is NULL but the tensor has elements");
     if (reinterpret_cast<uintptr_t>(a.tensor.data) % static_cast<uintptr_t>(alignment_bytes) != 0)
-        refuse(std::string(a.name) + ".data is not aligned to its element of " + std::to_string(alignment_bytes) + " bytes");
+        refuse(std::string(a.name) + ".data is not aligned to its element of " + std::to_string(alignment_bytes) +
+               " bytes");
     return a.tensor.data;
 }
 
@@ -227,9 +241,7 @@ const void* data_of(const Argument& a, int64_t alignment_bytes) {
 
 int64_t bytes_of(DType dtype) { return element_bytes(static_cast<foveal_dtype>(dtype)); }
 
-const char* name_of(DType dtype) {
-    return dtype == DType::f32 ? "f32" : dtype == DType::bf16 ? "bf16" : "f16";
-}
+const char* name_of(DType dtype) { return dtype == DType::f32 ? "f32" : dtype == DType::bf16 ? "bf16" : "f16"; }
 
 Window Problem::window() const {
     const auto width = [](int64_t w) {
@@ -239,9 +251,15 @@ Window Problem::window() const {
 }
 
 Problem validate(const foveal_forward_args& args) {
-    for (const Argument& a : {Argument{"q", args.q}, {"k", args.k}, {"v", args.v}, {"out", args.out}, {"lse", args.lse},
-                              {"cu_seqlens_q", args.cu_seqlens_q}, {"cu_seqlens_k", args.cu_seqlens_k},
-                              {"seqused_q", args.seqused_q}, {"seqused_k", args.seqused_k}})
+    for (const Argument& a : {Argument{"q", args.q},
+                              {"k", args.k},
+                              {"v", args.v},
+                              {"out", args.out},
+                              {"lse", args.lse},
+                              {"cu_seqlens_q", args.cu_seqlens_q},
+                              {"cu_seqlens_k", args.cu_seqlens_k},
+                              {"seqused_q", args.seqused_q},
+                              {"seqused_k", args.seqused_k}})
         require_known_rank(a);
     check_options(args);
     const bool varlen = args.cu_seqlens_q.rank != 0;
@@ -272,7 +290,8 @@ Problem validate(const foveal_forward_args& args) {
     p.v = strides_of(args.v);
     p.out = strides_of(args.out);
     if (p.wants_lse) p.lse = lse_strides_of(args.lse);
-    p.scale = std::isnan(args.scale) ? static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.head_dim))) : args.scale;
+    p.scale =
+        std::isnan(args.scale) ? static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.head_dim))) : args.scale;
     p.window_left = args.window_left;
     p.window_right = args.window_right;
     p.alignment = args.alignment;

@@ -66,11 +66,11 @@ struct Problem {
 
 // Where the data lie. Shapes in elements: see foveal.h.
 struct Pointers {
-    const void* q = nullptr;             // [b, s_q, h_q, d] or [total_q, h_q, d]
-    const void* k = nullptr;             // [b, s_k, h_k, d] or [total_k, h_k, d]
-    const void* v = nullptr;             // [b, s_k, h_k, d_v] or [total_k, h_k, d_v]
-    void* out = nullptr;                 // [b, s_q, h_q, d_v] or [total_q, h_q, d_v]
-    float* lse = nullptr;                // [b, h_q, s_q] or [h_q, total_q]
+    const void* q = nullptr;                // [b, s_q, h_q, d] or [total_q, h_q, d]
+    const void* k = nullptr;                // [b, s_k, h_k, d] or [total_k, h_k, d]
+    const void* v = nullptr;                // [b, s_k, h_k, d_v] or [total_k, h_k, d_v]
+    void* out = nullptr;                    // [b, s_q, h_q, d_v] or [total_q, h_q, d_v]
+    float* lse = nullptr;                   // [b, h_q, s_q] or [h_q, total_q]
     const int32_t* cu_seqlens_q = nullptr;  // [b + 1]
     const int32_t* cu_seqlens_k = nullptr;  // [b + 1]
     const int32_t* seqused_q = nullptr;     // [b]

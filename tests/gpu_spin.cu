@@ -20,4 +20,13 @@ void spin(int milliseconds, cudaStream_t stream) {
     require_cuda(cudaGetLastError(), "spin");
 }
 
+namespace {
+struct Arguments {
+    char bytes[4 * 128 + 160];  // four tensor maps and a few numbers, as the library's kernels take them
+};
+__global__ void nothing(const __grid_constant__ Arguments) {}
+}  // namespace
+
+void launch_nothing(cudaStream_t stream) { nothing<<<1, 384, 0, stream>>>(Arguments{}); }
+
 }  // namespace foveal_testing

@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <map>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "check.hpp"
 #include "suites.hpp"
@@ -25,9 +27,16 @@ inline bool must_be_supported(const Case& c, foveal_backend backend) {
     return head_dim && c.dtype != FOVEAL_F32 && c.effective_scale() > 0;
 }
 
-inline SuiteCounts run_suite(const std::string& name, foveal_backend backend) {
+// every: only each n-th case, for runs that repeat a list under other conditions.
+inline SuiteCounts run_suite(const std::string& name, foveal_backend backend, size_t every = 1) {
     constexpr int kPrintedFailures = 10;
-    const Suite list = suite(name, backend);
+    Suite list = suite(name, backend);
+    if (every > 1) {
+        std::vector<Case> thinned;
+        for (size_t n = 0; n < list.cases.size(); n += every) thinned.push_back(list.cases[n]);
+        list.cases = std::move(thinned);
+        list.left_out += " all but each " + std::to_string(every) + "th case";
+    }
     SuiteCounts counts;
     std::map<std::string, int> refusals;
     for (const Case& c : list.cases) {

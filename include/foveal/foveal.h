@@ -83,7 +83,7 @@ typedef struct foveal_tensor {
 /* One forward call. Call foveal_forward_args_init() first: it sets struct_size and the defaults named here.
  * Later versions append fields; a caller compiled against an older header gets their defaults. */
 typedef struct foveal_forward_args {
-    uint32_t struct_size; /* sizeof(foveal_forward_args) as the caller knows it */
+    uint32_t struct_size;   /* sizeof(foveal_forward_args) as the caller knows it */
     foveal_backend backend; /* default FOVEAL_BACKEND_AUTO */
 
     foveal_tensor q;   /* rank 4 dense, rank 3 varlen */
@@ -97,7 +97,7 @@ typedef struct foveal_forward_args {
     foveal_tensor seqused_q;    /* optional i32 [b]: only the first seqused_q[i] rows of sequence i take part */
     foveal_tensor seqused_k;    /* optional i32 [b] */
 
-    float scale; /* factor on Q*K^T; NaN (the default) stands for 1/sqrt(d) */
+    float scale;                /* factor on Q*K^T; NaN (the default) stands for 1/sqrt(d) */
     foveal_alignment alignment; /* default FOVEAL_BOTTOM_RIGHT */
     /* Key j is visible to query i iff i + off - window_left <= j <= i + off + window_right.
      * FOVEAL_UNLIMITED (the default) lifts a side. Causal: window_right = 0. */

@@ -26,7 +26,8 @@ inline constexpr int kRows = 8;
 inline constexpr int kRows = 4;
 #endif
 
-// GCC 12 at -O2 keeps the accumulators in memory unless told to unroll the loops over them: 0.4 of the speed.
+// GCC 12.2 at -O2 keeps the accumulators in memory unless told to unroll the loops over them: d = 64 then runs at 0.31
+// of the speed on AVX-512 and at 0.41 on AVX2; at -O3 the gain is 10 % and 3 %.
 #define FOVEAL_UNROLL HWY_PRAGMA(GCC unroll 8)
 
 template <int kVectors>

@@ -22,7 +22,8 @@ __device__ __forceinline__ uint32_t swizzled(int32_t row, int32_t chunk) {
 
 // O to this warp's rows of `staging`, which is laid out as a tile of panels (gemm.cuh).
 template <DType kType, int32_t kOut>
-__device__ __forceinline__ void stage_rows(uint16_t* staging, int32_t warp, int32_t lane, const float (&o)[kOut], RowScale scale) {
+__device__ __forceinline__ void stage_rows(uint16_t* staging, int32_t warp, int32_t lane, const float (&o)[kOut],
+                                           RowScale scale) {
     using Format = Rounded<kType>;
     const auto round = [&](int32_t i, int32_t r) {
         const auto pair = Format::pack(o[i] * scale.of[r], o[i + 1] * scale.of[r]);
@@ -59,7 +60,8 @@ __device__ __forceinline__ void store_rows(const uint16_t* staging, int32_t warp
     } else {
         // The box would reach into the next sequence.
         __syncwarp();
-        auto* out = static_cast<uint16_t*>(params.out) + work.batch * params.out_batch_stride + work.head_q * params.out_head_stride;
+        auto* out = static_cast<uint16_t*>(params.out) + work.batch * params.out_batch_stride +
+                    work.head_q * params.out_head_stride;
         for (int32_t i = lane; i < rows * (kHeadDim / 8); i += 32) {
             const int32_t r = i / (kHeadDim / 8), chunk = i % (kHeadDim / 8);
             const auto* panel = reinterpret_cast<const char*>(staging + chunk / 8 * kWarpgroupRows * kPanelColumns);
@@ -71,10 +73,11 @@ __device__ __forceinline__ void store_rows(const uint16_t* staging, int32_t warp
 }
 
 // The log-sum-exp of a thread's two rows. first_row: of the tile, the warp's first.
-__device__ __forceinline__ void store_lse(const ForwardParams& params, const Work& work, int32_t first_row, int32_t lane,
-                                          const float (&lse)[2]) {
+__device__ __forceinline__ void store_lse(const ForwardParams& params, const Work& work, int32_t first_row,
+                                          int32_t lane, const float (&lse)[2]) {
     if (lane % 4 != 0) return;
-    float* out = params.lse + work.batch * params.lse_batch_stride + work.head_q * params.lse_head_stride + work.first_q;
+    float* out =
+        params.lse + work.batch * params.lse_batch_stride + work.head_q * params.lse_head_stride + work.first_q;
 #pragma unroll
     for (int32_t r = 0; r < 2; ++r) {
         const int32_t row = work.row + first_row + lane / 4 + 8 * r;

@@ -10,7 +10,8 @@
 //   [consumer]          6. S done: release K; mask; S becomes exponents.
 //   [consumer]          7. first group of P V done: its registers take the first half of the new P.
 //   [consumer]          8. P V done: release V; the other half of P; sums; rescale in the rare case.
-//   [consumer]          9. at a tile's end, 5 issues the next tile's first Q K^T together with this tile's last P V, and
+//   [consumer]          9. at a tile's end, 5 issues the next tile's first Q K^T together with this tile's last P V,
+//   and
 //                          after 8 the finished O goes through shared memory to global, so the tensor cores never idle.
 #pragma once
 
@@ -65,24 +66,28 @@ struct ForwardMaps {
 // Producer warps
 
 template <ForwardConfig kConfig>
-__device__ __forceinline__ void load_block(uint16_t* tile, const CUtensorMap& map, uint64_t& barrier, int32_t row, const Work& work) {
+__device__ __forceinline__ void load_block(uint16_t* tile, const CUtensorMap& map, uint64_t& barrier, int32_t row,
+                                           const Work& work) {
     constexpr ForwardTile kTile = kConfig.tile;
     if (!ptx::elect_sync()) return;
     ptx::mbarrier_arrive_expect_tx(barrier, kTile.block_bytes());
 #pragma unroll
     for (int32_t panel = 0; panel < kTile.head_dim / kPanelColumns; ++panel)
-        ptx::tensor_load(tile + panel * kTile.keys * kPanelColumns, map, barrier, panel * kPanelColumns, row, work.head_k, work.batch);
+        ptx::tensor_load(tile + panel * kTile.keys * kPanelColumns, map, barrier, panel * kPanelColumns, row,
+                         work.head_k, work.batch);
 }
 
 template <ForwardConfig kConfig>
-__device__ __forceinline__ void produce_k(Shared<kConfig>& shared, const ForwardMaps& maps, const ForwardParams& params) {
+__device__ __forceinline__ void produce_k(Shared<kConfig>& shared, const ForwardMaps& maps,
+                                          const ForwardParams& params) {
     constexpr ForwardTile kTile = kConfig.tile;
     WorkCursor<kTile.rows(), kTile.keys> cursor(params);
     RingPosition<kTile.stages> ring;
     for (Work work = cursor.next(); work.valid; work = cursor.next())
         for (int32_t block = work.blocks.visit.begin; block < work.blocks.visit.end; ++block, ring.advance()) {
             ptx::mbarrier_wait(shared.k_free[ring.slot], ring.parity ^ 1);
-            load_block<kConfig>(shared.k[ring.slot], maps.k, shared.k_full[ring.slot], work.first_k + block * kTile.keys, work);
+            load_block<kConfig>(shared.k[ring.slot], maps.k, shared.k_full[ring.slot],
+                                work.first_k + block * kTile.keys, work);
             __syncwarp();
         }
 }
@@ -95,12 +100,14 @@ __device__ __forceinline__ void zero_rows(uint16_t* tile, int32_t first_row) {
     const int32_t lane = static_cast<int32_t>(threadIdx.x) % 32;
     for (int32_t panel = 0; panel < kTile.head_dim / kPanelColumns; ++panel) {
         auto* rows = reinterpret_cast<uint4*>(tile + panel * kTile.keys * kPanelColumns);
-        for (int32_t i = first_row * kRowVectors + lane; i < kTile.keys * kRowVectors; i += 32) rows[i] = uint4{0, 0, 0, 0};
+        for (int32_t i = first_row * kRowVectors + lane; i < kTile.keys * kRowVectors; i += 32)
+            rows[i] = uint4{0, 0, 0, 0};
     }
 }
 
 template <ForwardConfig kConfig>
-__device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const ForwardMaps& maps, const ForwardParams& params) {
+__device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const ForwardMaps& maps,
+                                          const ForwardParams& params) {
     constexpr ForwardTile kTile = kConfig.tile;
     WorkCursor<kTile.rows(), kTile.keys> cursor(params);
     RingPosition<kTile.stages> ring;
@@ -109,7 +116,8 @@ __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const Forward
         for (int32_t block = work.blocks.visit.begin; block < work.blocks.visit.end; ++block, ring.advance()) {
             const int32_t row = block * kTile.keys;
             // The copy engine fills with zeros past the tensor, but not past the sequence.
-            const bool has_stray_rows = row + kTile.keys > work.band.len_k && work.first_k + work.band.len_k < params.mapped_rows_k;
+            const bool has_stray_rows =
+                row + kTile.keys > work.band.len_k && work.first_k + work.band.len_k < params.mapped_rows_k;
             ptx::mbarrier_wait(shared.v_free[ring.slot], ring.parity ^ 1);
             uint64_t& landed = has_stray_rows ? shared.v_landed : shared.v_full[ring.slot];
             load_block<kConfig>(shared.v[ring.slot], maps.v, landed, work.first_k + row, work);
@@ -126,7 +134,8 @@ __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const Forward
 }
 
 template <ForwardConfig kConfig>
-__device__ __forceinline__ void produce_q(Shared<kConfig>& shared, const ForwardMaps& maps, const ForwardParams& params) {
+__device__ __forceinline__ void produce_q(Shared<kConfig>& shared, const ForwardMaps& maps,
+                                          const ForwardParams& params) {
     constexpr ForwardTile kTile = kConfig.tile;
     WorkCursor<kTile.rows(), kTile.keys> cursor(params);
     RingPosition<kQueryBuffers> ring;
@@ -145,7 +154,8 @@ __device__ __forceinline__ void produce_q(Shared<kConfig>& shared, const Forward
                 for (int32_t w = 0; w < kTile.consumers; ++w)
                     for (int32_t panel = 0; panel < kTile.head_dim / kPanelColumns; ++panel)
                         ptx::tensor_load(shared.q[ring.slot][w] + panel * kWarpgroupRows * kPanelColumns, maps.q, full,
-                                         panel * kPanelColumns, work.first_q + work.row + w * kWarpgroupRows, work.head_q, work.batch);
+                                         panel * kPanelColumns, work.first_q + work.row + w * kWarpgroupRows,
+                                         work.head_q, work.batch);
             }
         }
         __syncwarp();
@@ -154,13 +164,6 @@ __device__ __forceinline__ void produce_q(Shared<kConfig>& shared, const Forward
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Consumer warpgroups
-
-// What a consumer keeps of a tile while it walks the tile's blocks.
-struct TileWalk {
-    Band band;
-    BlockRange blocks;
-    int32_t row;  // of the sequence: this thread's first row
-};
 
 template <ForwardConfig kConfig>
 class Consumer {
@@ -172,7 +175,8 @@ class Consumer {
     static constexpr int32_t kFirstTurnBarrier = 1;  // 0 is __syncthreads'
 
    public:
-    __device__ __forceinline__ Consumer(Shared<kConfig>& shared, const ForwardMaps& maps, const ForwardParams& params, int32_t warpgroup)
+    __device__ __forceinline__ Consumer(Shared<kConfig>& shared, const ForwardMaps& maps, const ForwardParams& params,
+                                        int32_t warpgroup)
         : shared_(shared),
           maps_(maps),
           params_(params),
@@ -184,24 +188,25 @@ class Consumer {
           v_descriptor_(descriptor_low(shared.v[0], Products::kKeyPanelBytes)) {}
 
     __device__ __forceinline__ void run() {
-        TileWalk tile;
-        if (!next_tile(tile)) return;
+        BlockRange blocks;
+        if (!next_tile(blocks)) return;
         if (warpgroup_ == kTile.consumers - 1) pass_turn();  // warpgroup 0 begins
-        first_scores(tile);
+        first_scores(blocks);
         for (;;) {
             bool accumulate = false;
-            for (int32_t block = tile.blocks.visit.begin + 1; block < tile.blocks.visit.end; ++block, accumulate = true)
-                step(tile, block, accumulate);
+            for (int32_t block = blocks.visit.begin + 1; block < blocks.visit.end; ++block, accumulate = true)
+                step(blocks, block, accumulate);
+            __syncwarp();  // the whole warp has read the tile's Work
             release(shared_.q_free[queries_.slot]);
             await_staging();
             const int32_t finished = work_slots_.slot;
             queries_.advance();
             work_slots_.advance();
-            if (!next_tile(tile)) {
+            if (!next_tile(blocks)) {
                 last_output(finished, accumulate);
                 break;
             }
-            boundary(tile, finished, accumulate);
+            boundary(blocks, finished, accumulate);
         }
         if (warpgroup_ == 0) take_turn();  // the one that the last warpgroup passed on
         ptx::bulk_wait_group();
@@ -209,7 +214,7 @@ class Consumer {
 
    private:
     // 4-8: one block inside a tile.
-    __device__ __forceinline__ void step(const TileWalk& tile, int32_t block, bool accumulate) {
+    __device__ __forceinline__ void step(const BlockRange& blocks, int32_t block, bool accumulate) {
         const int32_t k_slot = keys_.slot, v_slot = values_.slot;
         ptx::mbarrier_wait(shared_.k_full[k_slot], keys_.parity);
         ptx::mbarrier_wait(shared_.v_full[v_slot], values_.parity);
@@ -221,18 +226,18 @@ class Consumer {
         ptx::wgmma_wait_group<2>();
         ptx::pin(s_);
         release(shared_.k_free[k_slot]);
-        if (!tile.blocks.unmasked.contains(block)) softmax_.mask(s_, tile.band, tile.row, block * kTile.keys, lane_);
+        if (!blocks.unmasked.contains(block)) mask(block);
         softmax_.shift(s_, params_.scale_log2);
         const auto before = softmax_.sums();
-        exponentials_beside_output(v_slot, block + 1 < tile.blocks.visit.end);
+        exponentials_beside_output(v_slot, block + 1 < blocks.visit.end);
         if (__any_sync(~0u, softmax_.add(p_))) {
             softmax_.rescale(s_, p_, o_, before);
             if (params_.rescales != nullptr && lane_ == 0) atomicAdd(params_.rescales, 1ull);
         }
     }
 
-    // 9: the first block of `tile` beside the last output of the one in slot `finished`.
-    __device__ __forceinline__ void boundary(const TileWalk& tile, int32_t finished, bool accumulate) {
+    // 9: the first block of a tile beside the last output of the one in slot `finished`.
+    __device__ __forceinline__ void boundary(const BlockRange& blocks, int32_t finished, bool accumulate) {
         const int32_t k_slot = keys_.slot, v_slot = values_.slot;
         ptx::mbarrier_wait(shared_.k_full[k_slot], keys_.parity);
         ptx::mbarrier_wait(shared_.v_full[v_slot], values_.parity);
@@ -245,13 +250,13 @@ class Consumer {
         ptx::pin(s_);
         release(shared_.k_free[k_slot]);
         const RowScale finish = finish_rows(finished);
-        start_rows(tile);
-        exponentials_beside_output(v_slot, tile.blocks.visit.size() > 1);
+        start_rows(blocks);
+        exponentials_beside_output(v_slot, blocks.visit.size() > 1);
         softmax_.add(p_);
         store(finish, finished);
     }
 
-    __device__ __forceinline__ void first_scores(const TileWalk& tile) {
+    __device__ __forceinline__ void first_scores(const BlockRange& blocks) {
         const int32_t k_slot = keys_.slot;
         ptx::mbarrier_wait(shared_.k_full[k_slot], keys_.parity);
         take_turn();
@@ -261,7 +266,7 @@ class Consumer {
         ptx::wgmma_wait_group<0>();
         ptx::pin(s_);
         release(shared_.k_free[k_slot]);
-        start_rows(tile);
+        start_rows(blocks);
         softmax_.template exponentials<0, kChunks>(s_, p_);
         softmax_.add(p_);
     }
@@ -277,10 +282,17 @@ class Consumer {
         store(finish, finished);
     }
 
+    // The tile's band and row are read where they are needed, which is rare, and not kept in registers.
+    __device__ __forceinline__ void mask(int32_t block) {
+        const Work& work = shared_.work[work_slots_.slot];
+        const int32_t row = work.row + warpgroup_ * kWarpgroupRows + warp_ * kWarpRows + lane_ / 4;
+        softmax_.mask(s_, work.band, row, block * kTile.keys, lane_);
+    }
+
     // Masks, references and exponents of a tile's first block.
-    __device__ __forceinline__ void start_rows(const TileWalk& tile) {
-        const int32_t block = tile.blocks.visit.begin;
-        if (!tile.blocks.unmasked.contains(block)) softmax_.mask(s_, tile.band, tile.row, block * kTile.keys, lane_);
+    __device__ __forceinline__ void start_rows(const BlockRange& blocks) {
+        const int32_t block = blocks.visit.begin;
+        if (!blocks.unmasked.contains(block)) mask(block);
         softmax_.start(s_, params_.scale_log2);
         softmax_.shift(s_, params_.scale_log2);
     }
@@ -330,13 +342,11 @@ class Consumer {
     }
 
     // Waits for the next tile's Q. false: there is none.
-    __device__ __forceinline__ bool next_tile(TileWalk& tile) {
+    __device__ __forceinline__ bool next_tile(BlockRange& blocks) {
         ptx::mbarrier_wait(shared_.q_full[queries_.slot], queries_.parity);
         const Work& work = shared_.work[work_slots_.slot];
-        tile.band = work.band;
-        tile.blocks.visit = {uniform(work.blocks.visit.begin), uniform(work.blocks.visit.end)};
-        tile.blocks.unmasked = {uniform(work.blocks.unmasked.begin), uniform(work.blocks.unmasked.end)};
-        tile.row = work.row + warpgroup_ * kWarpgroupRows + warp_ * 16 + lane_ / 4;
+        blocks.visit = {uniform(work.blocks.visit.begin), uniform(work.blocks.visit.end)};
+        blocks.unmasked = {uniform(work.blocks.unmasked.begin), uniform(work.blocks.unmasked.end)};
         return uniform(static_cast<int32_t>(work.valid)) != 0;
     }
 
@@ -345,7 +355,7 @@ class Consumer {
         const RowScale scale{{softmax_.normaliser(0), softmax_.normaliser(1)}};
         if constexpr (kConfig.lse) {
             const float lse[2] = {softmax_.log_sum_exp(0), softmax_.log_sum_exp(1)};
-            store_lse(params_, shared_.work[slot], warpgroup_ * kWarpgroupRows + warp_ * 16, lane_, lse);
+            store_lse(params_, shared_.work[slot], warpgroup_ * kWarpgroupRows + warp_ * kWarpRows, lane_, lse);
         }
         return scale;
     }
@@ -359,7 +369,8 @@ class Consumer {
     __device__ __forceinline__ void store(RowScale scale, int32_t slot) {
         uint16_t* staging = shared_.out[warpgroup_];
         stage_rows<kConfig.dtype>(staging, warp_, lane_, o_, scale);
-        store_rows<kTile.head_dim>(staging, warp_, lane_, maps_.out, params_, shared_.work[slot], warpgroup_ * kWarpgroupRows + warp_ * 16);
+        store_rows<kTile.head_dim>(staging, warp_, lane_, maps_.out, params_, shared_.work[slot],
+                                   warpgroup_ * kWarpgroupRows + warp_ * kWarpRows);
     }
 
     Shared<kConfig>& shared_;

@@ -55,11 +55,12 @@ struct Gemm {
 
     // O += P V, or O = P V, over chunks [kBegin, kEnd) of 16 keys, as one group. v: low word of the tile's descriptor.
     template <int32_t kBegin, int32_t kEnd>
-    static __device__ __forceinline__ void output(float (&o)[kOut], const uint32_t (&p)[kChunks][4], uint32_t v, bool accumulate) {
+    static __device__ __forceinline__ void output(float (&o)[kOut], const uint32_t (&p)[kChunks][4], uint32_t v,
+                                                  bool accumulate) {
 #pragma unroll
         for (int32_t c = kBegin; c < kEnd; ++c)
-            ptx::wgmma_rs_mn<kConfig.dtype>(o, p[c], descriptor(v + static_cast<uint32_t>(c) * 16 * 128 / kDescriptorUnit),
-                                            accumulate || c != 0);
+            ptx::wgmma_rs_mn<kConfig.dtype>(
+                o, p[c], descriptor(v + static_cast<uint32_t>(c) * 16 * 128 / kDescriptorUnit), accumulate || c != 0);
     }
 };
 

@@ -32,8 +32,9 @@ constexpr ForwardKernel kernel() {
 }
 
 constexpr ForwardKernel kForwardKernels[] = {
-    kernel<DType::bf16, 0, false>(), kernel<DType::bf16, 0, true>(), kernel<DType::f16, 0, false>(), kernel<DType::f16, 0, true>(),
-    kernel<DType::bf16, 1, false>(), kernel<DType::bf16, 1, true>(), kernel<DType::f16, 1, false>(), kernel<DType::f16, 1, true>(),
+    kernel<DType::bf16, 0, false>(), kernel<DType::bf16, 0, true>(),  kernel<DType::f16, 0, false>(),
+    kernel<DType::f16, 0, true>(),   kernel<DType::bf16, 1, false>(), kernel<DType::bf16, 2, true>(),
+    kernel<DType::f16, 1, false>(),  kernel<DType::f16, 2, true>(),
 };
 
 std::atomic<unsigned long long*> rescale_counter{nullptr};
@@ -79,8 +80,9 @@ void set_up_device(int32_t device, DeviceState& state) {
     const int32_t major = attribute(cudaDevAttrComputeCapabilityMajor, device);
     const int32_t minor = attribute(cudaDevAttrComputeCapabilityMinor, device);
     if (major != 9 || minor != 0)
-        throw Error(FOVEAL_NO_DEVICE, "device " + std::to_string(device) + " has compute capability " + std::to_string(major) + "." +
-                                          std::to_string(minor) + "; the sm90 backend needs 9.0");
+        throw Error(FOVEAL_NO_DEVICE, "device " + std::to_string(device) + " has compute capability " +
+                                          std::to_string(major) + "." + std::to_string(minor) +
+                                          "; the sm90 backend needs 9.0");
     state.traits = {attribute(cudaDevAttrMultiProcessorCount, device), attribute(cudaDevAttrL2CacheSize, device)};
     const CurrentDevice current(device);
     for (const ForwardKernel& kernel : kForwardKernels)
@@ -89,17 +91,42 @@ void set_up_device(int32_t device, DeviceState& state) {
               "cudaFuncSetAttribute");
 }
 
-using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
+// The driver's functions that the runtime has no equal for, looked up once.
+struct Driver {
+    decltype(&cuTensorMapEncodeTiled) encode_tiled;
+    decltype(&cuStreamGetCtx) stream_context;
+    decltype(&cuCtxGetCurrent) current_context;
+    decltype(&cuCtxPushCurrent) push_context;
+    decltype(&cuCtxPopCurrent) pop_context;
+    decltype(&cuCtxGetDevice) current_device;
+};
 
-EncodeTiled encode_tiled() {
-    static const EncodeTiled encode = [] {
-        void* function = nullptr;
-        cudaDriverEntryPointQueryResult result{};
-        check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &result), "cuTensorMapEncodeTiled");
-        if (result != cudaDriverEntryPointSuccess) throw Error(FOVEAL_NO_DEVICE, "the driver has no cuTensorMapEncodeTiled");
-        return reinterpret_cast<EncodeTiled>(function);
+template <typename Function>
+void find_entry(const char* name, Function& function) {
+    void* entry = nullptr;
+    cudaDriverEntryPointQueryResult result{};
+    check(cudaGetDriverEntryPointByVersion(name, &entry, 12000, cudaEnableDefault, &result), name);
+    if (result != cudaDriverEntryPointSuccess) throw Error(FOVEAL_NO_DEVICE, std::string("the driver has no ") + name);
+    function = reinterpret_cast<Function>(entry);
+}
+
+const Driver& driver() {
+    static const Driver entries = [] {
+        Driver d{};
+        find_entry("cuTensorMapEncodeTiled", d.encode_tiled);
+        find_entry("cuStreamGetCtx", d.stream_context);
+        find_entry("cuCtxGetCurrent", d.current_context);
+        find_entry("cuCtxPushCurrent", d.push_context);
+        find_entry("cuCtxPopCurrent", d.pop_context);
+        find_entry("cuCtxGetDevice", d.current_device);
+        return d;
     }();
-    return encode;
+    return entries;
+}
+
+void check(CUresult status, const char* what) {
+    if (status != CUDA_SUCCESS)
+        throw Error(FOVEAL_CUDA_ERROR, std::string(what) + ": CUresult " + std::to_string(status));
 }
 
 // A [b, s, h, d] tensor (varlen: b = 1) as the copy engine sees it: (column, row, head, batch).
@@ -111,20 +138,24 @@ struct MappedTensor {
 };
 
 CUtensorMap tensor_map(DType dtype, const MappedTensor& t, int32_t box_rows) {
-    const cuuint64_t shape[4] = {static_cast<cuuint64_t>(t.head_dim), static_cast<cuuint64_t>(t.rows), static_cast<cuuint64_t>(t.heads),
-                                 static_cast<cuuint64_t>(t.batch)};
+    const cuuint64_t shape[4] = {static_cast<cuuint64_t>(t.head_dim), static_cast<cuuint64_t>(t.rows),
+                                 static_cast<cuuint64_t>(t.heads), static_cast<cuuint64_t>(t.batch)};
     // A dimension of size 1 has no stride of its own (0); any multiple of 16 will do.
-    const auto stride_bytes = [](int64_t elements) { return static_cast<cuuint64_t>(elements == 0 ? 16 : elements * 2); };
-    const cuuint64_t strides[3] = {stride_bytes(t.strides.row), stride_bytes(t.strides.head), stride_bytes(t.strides.batch)};
+    const auto stride_bytes = [](int64_t elements) {
+        return static_cast<cuuint64_t>(elements == 0 ? 16 : elements * 2);
+    };
+    const cuuint64_t strides[3] = {stride_bytes(t.strides.row), stride_bytes(t.strides.head),
+                                   stride_bytes(t.strides.batch)};
     const cuuint32_t box[4] = {kPanelColumns, static_cast<cuuint32_t>(box_rows), 1, 1};
     const cuuint32_t element_strides[4] = {1, 1, 1, 1};
     CUtensorMap map;
-    const CUresult result = encode_tiled()(
-        &map, dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 4, const_cast<void*>(t.data), shape,
-        strides, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    const CUresult result = driver().encode_tiled(
+        &map, dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 4,
+        const_cast<void*>(t.data), shape, strides, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE,
+        CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (result != CUDA_SUCCESS)
-        throw Error(FOVEAL_CUDA_ERROR, std::string("cuTensorMapEncodeTiled refuses ") + t.name + " with CUresult " + std::to_string(result));
+        throw Error(FOVEAL_CUDA_ERROR, std::string("cuTensorMapEncodeTiled refuses ") + t.name + " with CUresult " +
+                                           std::to_string(result));
     return map;
 }
 
@@ -158,7 +189,8 @@ ForwardParams params_of(const Plan& plan, const Pointers& pointers) {
 
 const void* kernel_of(const Plan& plan) {
     for (const ForwardKernel& kernel : kForwardKernels)
-        if (kernel.dtype == plan.problem.dtype && kernel.tile_index == plan.forward.tile_index && kernel.lse == plan.problem.wants_lse)
+        if (kernel.dtype == plan.problem.dtype && kernel.tile_index == plan.forward.tile_index &&
+            kernel.lse == plan.problem.wants_lse)
             return kernel.address();
     throw Error(FOVEAL_INTERNAL_ERROR, "no sm90 forward kernel for this plan");
 }
@@ -176,25 +208,32 @@ bool is_device_pointer(const void* pointer) {
 }
 
 int32_t device_of(void* stream) {
-    const auto handle = static_cast<cudaStream_t>(stream);
     int device = 0;
-    // A capture would be broken by asking for its stream's device. There the current device must be the stream's.
-    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-    cudaError_t status = stream == nullptr ? cudaSuccess : cudaStreamIsCapturing(handle, &capture);
-    if (status == cudaSuccess)
-        status = stream == nullptr || capture != cudaStreamCaptureStatusNone ? cudaGetDevice(&device) : cudaStreamGetDevice(handle, &device);
-    if (status == cudaErrorNoDevice || status == cudaErrorInsufficientDriver || status == cudaErrorInitializationError) {
+    const cudaError_t status = cudaGetDevice(&device);
+    if (status == cudaErrorNoDevice || status == cudaErrorInsufficientDriver ||
+        status == cudaErrorInitializationError) {
         cudaGetLastError();
         throw Error(FOVEAL_NO_DEVICE, std::string("the sm90 backend finds no GPU: ") + cudaGetErrorString(status));
     }
-    check(status, "the device of the stream");
+    check(status, "cudaGetDevice");
+    if (stream == nullptr) return device;
+    // Through its context: cudaStreamGetDevice would break a capture.
+    CUcontext of_stream = nullptr, current = nullptr;
+    check(driver().stream_context(static_cast<CUstream>(stream), &of_stream), "the context of the stream");
+    check(driver().current_context(&current), "the current context");
+    if (of_stream == current) return device;
+    check(driver().push_context(of_stream), "cuCtxPushCurrent");
+    const CUresult result = driver().current_device(&device);
+    driver().pop_context(&current);
+    check(result, "the device of the stream");
     return device;
 }
 
 const DeviceTraits& traits_of(int32_t device) {
     static std::array<DeviceState, kMaxDevices> states;
     if (device < 0 || device >= kMaxDevices)
-        throw Error(FOVEAL_NO_DEVICE, "device " + std::to_string(device) + " is not one of 0 to " + std::to_string(kMaxDevices - 1));
+        throw Error(FOVEAL_NO_DEVICE,
+                    "device " + std::to_string(device) + " is not one of 0 to " + std::to_string(kMaxDevices - 1));
     DeviceState& state = states[static_cast<size_t>(device)];
     std::call_once(state.once, [&] { set_up_device(device, state); });
     return state.traits;
@@ -211,12 +250,14 @@ void launch_forward(const Plan& plan, const Pointers& pointers, void* stream) {
     // A tensor map has no empty dimension: without keys it maps one row of q, which the kernel masks and zeroes.
     const bool has_keys = p.rows_k > 0;
     const auto keys = [&](const char* name, const void* data, const Strides& strides) {
-        return MappedTensor{name, has_keys ? data : pointers.q, maps, has_keys ? p.rows_k : 1, p.heads_k, p.head_dim, has_keys ? strides : p.q};
+        return MappedTensor{name,       has_keys ? data : pointers.q, maps, has_keys ? p.rows_k : 1, p.heads_k,
+                            p.head_dim, has_keys ? strides : p.q};
     };
     CUtensorMap q = tensor_map(p.dtype, {"q", pointers.q, maps, p.rows_q, p.heads_q, p.head_dim, p.q}, kWarpgroupRows);
     CUtensorMap k = tensor_map(p.dtype, keys("k", pointers.k, p.k), tile.keys);
     CUtensorMap v = tensor_map(p.dtype, keys("v", pointers.v, p.v), tile.keys);
-    CUtensorMap out = tensor_map(p.dtype, {"out", pointers.out, maps, p.rows_q, p.heads_q, p.head_dim, p.out}, kWarpRows);
+    CUtensorMap out =
+        tensor_map(p.dtype, {"out", pointers.out, maps, p.rows_q, p.heads_q, p.head_dim, p.out}, kWarpRows);
     ForwardParams params = params_of(plan, pointers);
     void* arguments[] = {&q, &k, &v, &out, &params};
 

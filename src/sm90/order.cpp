@@ -52,7 +52,8 @@ double dram_bytes(const Problem& p, const TileOrder& order, int32_t grid, double
     constexpr double kResidentBytes = 36e6;
     if (order.section_units * unit_bytes <= kResidentBytes) return order.units * unit_bytes;
     const double turns = static_cast<double>(order.tiles()) / grid;
-    const double units_a_turn = std::min<double>(order.section_units, std::max(1.0, static_cast<double>(grid) / order.group));
+    const double units_a_turn =
+        std::min<double>(order.section_units, std::max(1.0, static_cast<double>(grid) / order.group));
     return turns * units_a_turn * mean_keys * static_cast<double>(bytes_of_key(p));
 }
 
@@ -72,8 +73,10 @@ double imbalance_of(const TileOrder& order, const std::vector<double>& blocks, i
 
 }  // namespace
 
-double order_imbalance(const Problem& problem, int32_t rows, int32_t keys, int32_t grid, int32_t section_keys, bool last_rows_first) {
-    return imbalance_of(order_of(problem, rows, section_keys, last_rows_first), blocks_of_rows(problem, rows, keys), grid);
+double order_imbalance(const Problem& problem, int32_t rows, int32_t keys, int32_t grid, int32_t section_keys,
+                       bool last_rows_first) {
+    return imbalance_of(order_of(problem, rows, section_keys, last_rows_first), blocks_of_rows(problem, rows, keys),
+                        grid);
 }
 
 OrderChoice choose_order(const Problem& p, int32_t rows, int32_t keys, int32_t grid, bool last_rows_first) {

@@ -77,7 +77,8 @@ struct Softmax {
     float exact_sum[2];        // of the unrounded P; only if kLse
 
     // Scores of keys that a row does not see become -inf.
-    static __device__ __forceinline__ void mask(float (&s)[kScores], Band band, int32_t row, int32_t first_key, int32_t lane) {
+    static __device__ __forceinline__ void mask(float (&s)[kScores], Band band, int32_t row, int32_t first_key,
+                                                int32_t lane) {
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
             const uint32_t visible = visible_positions(band, row + 8 * r, first_key, lane);
@@ -144,7 +145,8 @@ struct Softmax {
     // New references, from this block's maxima, for the rows of this warp that have left their range; O and the sums
     // follow, and t and P of the block are computed anew. kOut: accumulators of O a thread.
     template <int32_t kOut>
-    __device__ __forceinline__ void rescale(float (&t)[kScores], uint32_t (&p)[kChunks][4], float (&o)[kOut], const Sums& before) {
+    __device__ __forceinline__ void rescale(float (&t)[kScores], uint32_t (&p)[kChunks][4], float (&o)[kOut],
+                                            const Sums& before) {
         float factor[2];
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
@@ -191,20 +193,27 @@ struct Softmax {
         return top;
     }
 
-    // Pairs are added packed, twice, before fp32: 0.9 instructions a score, fewer than adding the unrounded P.
+    // P is added packed, once, before fp32: a key with the one half a block away, because keys that dominate a row
+    // together are rarely that far apart, and then nothing is lost. Packed twice would save 24 instructions a block,
+    // but where few keys dominate it costs up to 1.3 times the error of the same-precision reference; not packed at
+    // all, 48 instructions and an eighth of the speed (docs/performance-log.md).
     static __device__ __forceinline__ float block_sum(const uint32_t (&p)[kChunks][4], int32_t r) {
+        constexpr int32_t kHalf = kChunks / 2;
         float2 total{0.0f, 0.0f};
 #pragma unroll
-        for (int32_t c = 0; c < kChunks; c += 2) {
-            const Pair quad = __hadd2(__hadd2(pair(p[c][r]), pair(p[c][r + 2])), __hadd2(pair(p[c + 1][r]), pair(p[c + 1][r + 2])));
-            const float2 sums = Format::unpack(quad);
-            total.x += sums.x;
-            total.y += sums.y;
-        }
+        for (int32_t c = 0; c < kHalf; ++c)
+#pragma unroll
+            for (int32_t i = r; i < 4; i += 2) {
+                const float2 sums = Format::unpack(__hadd2(pair(p[c][i]), pair(p[c + kHalf][i])));
+                total.x += sums.x;
+                total.y += sums.y;
+            }
         return total.x + total.y;
     }
 
-    static __device__ __forceinline__ const Pair& pair(const uint32_t& bits) { return reinterpret_cast<const Pair&>(bits); }
+    static __device__ __forceinline__ const Pair& pair(const uint32_t& bits) {
+        return reinterpret_cast<const Pair&>(bits);
+    }
 };
 
 }  // namespace foveal::sm90

@@ -16,16 +16,19 @@ constexpr int64_t kMaxStrideBytes = int64_t{1} << 40;
 
 std::string supported_head_dims() {
     std::string text;
-    for (const auto& entry : kForwardTiles) text += (text.empty() ? "" : ", ") + std::to_string(entry.tile.head_dim);
+    for (const auto& entry : kForwardTiles)
+        if (entry.plain) text += (text.empty() ? "" : ", ") + std::to_string(entry.tile.head_dim);
     return text;
 }
 
 void check_stride(const char* tensor, const char* which, int64_t stride, int64_t element_bytes) {
     if (stride * element_bytes % kCopyEngineBytes != 0)
-        refuse(std::string(tensor) + "'s " + which + " stride is " + std::to_string(stride) + " elements; the sm90 backend needs a multiple of " +
-               std::to_string(kCopyEngineBytes / element_bytes) + " (16 bytes)");
+        refuse(std::string(tensor) + "'s " + which + " stride is " + std::to_string(stride) +
+               " elements; the sm90 backend needs a multiple of " + std::to_string(kCopyEngineBytes / element_bytes) +
+               " (16 bytes)");
     if (stride * element_bytes >= kMaxStrideBytes)
-        refuse(std::string(tensor) + "'s " + which + " stride is " + std::to_string(stride) + " elements; the sm90 backend needs less than 2^40 bytes");
+        refuse(std::string(tensor) + "'s " + which + " stride is " + std::to_string(stride) +
+               " elements; the sm90 backend needs less than 2^40 bytes");
 }
 
 void check_strides(const char* tensor, const Strides& strides, int64_t element_bytes) {
@@ -41,21 +44,23 @@ void check_alignment(const char* tensor, const void* data) {
 
 // Tiles are counted in 32 bits.
 void check_tile_count(const Problem& p, const ForwardTile& tile) {
-    const double row_blocks = std::ceil(static_cast<double>(p.total_rows_q()) / tile.rows()) + static_cast<double>(p.batch);
+    const double row_blocks =
+        std::ceil(static_cast<double>(p.total_rows_q()) / tile.rows()) + static_cast<double>(p.batch);
     const double tiles = row_blocks * static_cast<double>(p.heads_q);
     if (tiles >= std::numeric_limits<int32_t>::max() / 2)
-        refuse("q has " + std::to_string(p.batch) + " sequences, " + std::to_string(p.rows_q) + " rows and " + std::to_string(p.heads_q) +
-               " heads: more than 2^30 tiles, which the sm90 backend does not support");
+        refuse("q has " + std::to_string(p.batch) + " sequences, " + std::to_string(p.rows_q) + " rows and " +
+               std::to_string(p.heads_q) + " heads: more than 2^30 tiles, which the sm90 backend does not support");
 }
 
 }  // namespace
 
 int32_t tile_index_of(const Problem& p) {
     for (int32_t i = 0; const auto& entry : kForwardTiles) {
-        if (entry.tile.head_dim == p.head_dim) return i;
+        if (entry.tile.head_dim == p.head_dim && (p.wants_lse ? entry.lse : entry.plain)) return i;
         ++i;
     }
-    refuse("q's head dimension is " + std::to_string(p.head_dim) + "; the sm90 backend supports " + supported_head_dims());
+    refuse("q's head dimension is " + std::to_string(p.head_dim) + "; the sm90 backend supports " +
+           supported_head_dims());
 }
 
 void check_supported(const Problem& p) {

@@ -15,34 +15,39 @@ inline constexpr int32_t kRegistersPerSm = 65536;
 inline constexpr int32_t kMaxSharedBytes = 232448;
 
 struct ForwardTile {
-    int32_t head_dim;             // d == d_v
-    int32_t consumers;            // warpgroups that compute, 64 query rows each
-    int32_t keys;                 // keys a K/V block
-    int32_t stages;               // K blocks, and V blocks, in flight
-    int32_t first_chunks;         // 16-key chunks of P*V whose registers are free before the rest has run
-    int32_t producer_registers;   // a thread
-    int32_t consumer_registers;   // a thread
+    int32_t head_dim;            // d == d_v
+    int32_t consumers;           // warpgroups that compute, 64 query rows each
+    int32_t keys;                // keys a K/V block
+    int32_t stages;              // K blocks, and V blocks, in flight
+    int32_t first_chunks;        // 16-key chunks of P*V whose registers are free before the rest has run
+    int32_t producer_registers;  // a thread
+    int32_t consumer_registers;  // a thread
 
     FOVEAL_HOST_DEVICE constexpr int32_t rows() const { return consumers * kWarpgroupRows; }
     FOVEAL_HOST_DEVICE constexpr int32_t threads() const { return (consumers + 1) * kWarpgroupThreads; }
     FOVEAL_HOST_DEVICE constexpr int32_t block_bytes() const { return keys * head_dim * 2; }
-    FOVEAL_HOST_DEVICE constexpr int32_t rows_bytes() const { return kWarpgroupRows * head_dim * 2; }  // one warpgroup's Q or O
+    FOVEAL_HOST_DEVICE constexpr int32_t rows_bytes() const {
+        return kWarpgroupRows * head_dim * 2;
+    }  // one warpgroup's Q or O
 };
 
 // Of a CTA: Q and K and V and O, barriers, published tiles. forward.cuh checks that its struct is no larger.
 FOVEAL_HOST_DEVICE constexpr int32_t shared_bytes(const ForwardTile& tile) {
     constexpr int32_t kQueryBuffers = 2, kBarriersAndWork = 1024;
-    return (kQueryBuffers + 1) * tile.consumers * tile.rows_bytes() + 2 * tile.stages * tile.block_bytes() + kBarriersAndWork;
+    return (kQueryBuffers + 1) * tile.consumers * tile.rows_bytes() + 2 * tile.stages * tile.block_bytes() +
+           kBarriersAndWork;
 }
 
 struct ForwardTileEntry {
     ForwardTile tile;
+    bool plain, lse;         // used without, and with, the log-sum-exp
     const char* limited_by;  // the resource that keeps it from being larger
 };
 
 inline constexpr ForwardTileEntry kForwardTiles[] = {
-    {{128, 2, 128, 2, 2, 40, 232}, "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
-    {{64, 2, 128, 5, 2, 40, 232}, "shared memory: Q 32, K 80, V 80 and O 16 of 227 KiB"},
+    {{128, 2, 128, 2, 1, 40, 232}, true, true, "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
+    {{64, 3, 128, 4, 1, 32, 160}, true, false, "registers: 3 * 128 * 160 + 128 * 32 = 65536"},
+    {{64, 2, 128, 5, 1, 40, 232}, false, true, "registers: the unrounded sums need 4 more than 160"},
 };
 
 // What the kernel is instantiated for.

@@ -10,13 +10,13 @@ namespace foveal::sm90 {
 
 // One tile: up to `rows` query rows of one head of one sequence, and the K/V blocks they need.
 struct Work {
-    bool valid;        // false: no tile is left
-    int32_t batch;     // coordinate in the tensor maps; varlen: 0
-    int32_t first_q;   // rows of q before the sequence; dense: 0
+    bool valid;       // false: no tile is left
+    int32_t batch;    // coordinate in the tensor maps; varlen: 0
+    int32_t first_q;  // rows of q before the sequence; dense: 0
     int32_t first_k;
     int32_t head_q;
     int32_t head_k;
-    int32_t row;       // of the sequence: the tile's first
+    int32_t row;  // of the sequence: the tile's first
     int32_t len_q;
     Band band;
     BlockRange blocks;

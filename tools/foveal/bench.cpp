@@ -25,6 +25,8 @@ namespace {
 
 using foveal_testing::Case;
 
+constexpr size_t kMaxCaseWidth = 64;
+
 struct BenchOptions {
     CaseArguments cases;
     std::string backend;
@@ -160,15 +162,16 @@ nlohmann::ordered_json file_json(const foveal_testing::Suite& suite, const Bench
     return json;
 }
 
-size_t widest(const std::vector<Case>& cases) {
+// Of the first column; a longer text pushes its row to the right.
+size_t case_column_width(const std::vector<Case>& cases) {
     size_t width = 4;
     for (const Case& c : cases) width = std::max(width, to_text(c).size());
-    return width;
+    return std::min(width, kMaxCaseWidth);
 }
 
 // The rows that could be measured; what became of the others is printed.
 std::vector<Row> run_all(Bench& bench, const std::vector<Case>& cases) {
-    const size_t case_width = widest(cases);
+    const size_t case_width = case_column_width(cases);
     std::vector<Row> rows;
     Progress progress(cases.size());
     progress.print_line(heading(bench, case_width));

@@ -80,6 +80,11 @@ void join_line(std::vector<Line>& lines, const std::string& shared, const std::s
     }
 }
 
+std::string masks_text(const std::string& dims, const Texts& masks) {
+    if (dims.find("yes") == std::string::npos) return "";
+    return masks.size() == std::size(kMasks) ? "every mask" : fmt::format("{}", fmt::join(masks, ", "));
+}
+
 void print_supported(foveal_backend backend, const char* backend_name, const char* dtype) {
     std::vector<Line> by_form_and_masks;
     for (const auto& form : kForms) {
@@ -88,10 +93,7 @@ void print_supported(foveal_backend backend, const char* backend_name, const cha
             join_line(by_dims, supported_dims(backend, fmt::format("{} {} {}", form[1], dtype, mask[1])), mask[0]);
         }
         for (const auto& [dims, masks] : by_dims) {
-            const bool all = masks.size() == std::size(kMasks);
-            join_line(by_form_and_masks,
-                      fmt::format("{}  {}", dims, all ? "every mask" : fmt::format("{}", fmt::join(masks, ", "))),
-                      form[0]);
+            join_line(by_form_and_masks, dims + "  " + masks_text(dims, masks), form[0]);
         }
     }
     for (const auto& [line, forms] : by_form_and_masks) {

@@ -61,7 +61,9 @@ Gpu find_gpu() {
     const cudaError_t error = cudaGetDeviceCount(&count);
     if (error != cudaSuccess || count == 0) {
         (void)cudaGetLastError();
-        gpu.why_unusable = error != cudaSuccess ? cudaGetErrorString(error) : "no CUDA device is visible";
+        const char* reason = error != cudaSuccess ? cudaGetErrorString(error) : "no CUDA device is visible";
+        // Without a driver CUDA speaks of one that is too old.
+        gpu.why_unusable = gpu.driver_cuda.empty() ? "no NVIDIA driver" : reason;
         return gpu;
     }
     if (cudaGetDevice(&gpu.ordinal) == cudaSuccess) describe_device(gpu);

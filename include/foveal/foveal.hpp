@@ -1,0 +1,181 @@
+// foveal, the C++20 layer over the C ABI (foveal.h): views, options with defaults, exceptions. Header only.
+//
+//   foveal::Tensor q = foveal::Tensor::packed(data, foveal::DType::bf16, {b, s_q, h_q, d}); ...
+//   foveal::forward(q, k, v, out, {.causal = true}, stream);
+//
+// Shapes, strides, units and errors are those of foveal.h.
+#ifndef FOVEAL_FOVEAL_HPP
+#define FOVEAL_FOVEAL_HPP
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "foveal/foveal.h"
+
+namespace foveal {
+inline namespace v0 {
+
+// What a call that did not return FOVEAL_OK throws. what() names the argument, the value and what is supported.
+class Error : public std::runtime_error {
+   public:
+    Error(foveal_status status, const std::string& message) : std::runtime_error(message), status_(status) {}
+    foveal_status status() const noexcept { return status_; }
+
+   private:
+    foveal_status status_;
+};
+
+enum class DType : foveal_dtype { f32 = FOVEAL_F32, bf16 = FOVEAL_BF16, f16 = FOVEAL_F16, i32 = FOVEAL_I32 };
+enum class Backend : foveal_backend {
+    automatic = FOVEAL_BACKEND_AUTO,
+    cpu = FOVEAL_BACKEND_CPU,
+    sm90 = FOVEAL_BACKEND_SM90
+};
+enum class Alignment : foveal_alignment { bottom_right = FOVEAL_BOTTOM_RIGHT, top_left = FOVEAL_TOP_LEFT };
+
+// A strided view of memory that the caller owns; foveal never takes ownership. Default-constructed: absent.
+struct Tensor : foveal_tensor {
+    Tensor() noexcept : foveal_tensor{} {}
+
+    // Row-major, without gaps.
+    static Tensor packed(void* data, DType dtype, std::initializer_list<int64_t> shape) {
+        Tensor t = with_shape(data, dtype, shape);
+        int64_t stride = 1;
+        for (int32_t i = t.rank - 1; i >= 0; --i) {
+            t.stride[i] = stride;
+            stride *= t.shape[i] > 0 ? t.shape[i] : 1;
+        }
+        return t;
+    }
+
+    // Strides in elements, one a dimension; the last must be 1.
+    static Tensor strided(void* data, DType dtype, std::initializer_list<int64_t> shape,
+                          std::initializer_list<int64_t> strides) {
+        Tensor t = with_shape(data, dtype, shape);
+        if (strides.size() != shape.size())
+            throw Error(FOVEAL_INVALID_ARGUMENT, "as many strides as dimensions are needed");
+        int32_t i = 0;
+        for (const int64_t s : strides) t.stride[i++] = s;
+        return t;
+    }
+
+    // Inputs are never written, so const data may be viewed as well.
+    static Tensor packed(const void* data, DType dtype, std::initializer_list<int64_t> shape) {
+        return packed(const_cast<void*>(data), dtype, shape);
+    }
+    static Tensor strided(const void* data, DType dtype, std::initializer_list<int64_t> shape,
+                          std::initializer_list<int64_t> strides) {
+        return strided(const_cast<void*>(data), dtype, shape, strides);
+    }
+
+   private:
+    static Tensor with_shape(void* data, DType dtype, std::initializer_list<int64_t> shape) {
+        if (shape.size() > FOVEAL_MAX_RANK) throw Error(FOVEAL_INVALID_ARGUMENT, "a tensor has at most 4 dimensions");
+        Tensor t;
+        t.data = data;
+        t.dtype = static_cast<foveal_dtype>(dtype);
+        for (const int64_t n : shape) t.shape[t.rank++] = n;
+        return t;
+    }
+};
+
+// Everything but q, k, v and out; the defaults are plain, unmasked attention.
+struct ForwardOptions {
+    bool causal = false;               // right = 0; may be combined with `left`, not with `right`
+    std::optional<int64_t> left = {};  // window; absent: unlimited
+    std::optional<int64_t> right = {};
+    Alignment alignment = Alignment::bottom_right;
+    std::optional<float> scale = {};  // absent: 1/sqrt(d)
+    Tensor lse = {};                  // f32 [b, h_q, s_q], varlen [h_q, total_q]
+    Tensor cu_seqlens_q = {};         // i32 [b + 1]; both present: varlen
+    Tensor cu_seqlens_k = {};
+    Tensor seqused_q = {};  // i32 [b]
+    Tensor seqused_k = {};
+    Backend backend = Backend::automatic;
+};
+
+// The C structure of a call.
+inline foveal_forward_args forward_args(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
+                                        const ForwardOptions& options = {}) {
+    if (options.causal && options.right.value_or(0) != 0)
+        throw Error(FOVEAL_INVALID_ARGUMENT,
+                    "causal and right = " + std::to_string(*options.right) + " contradict each other");
+    foveal_forward_args args;
+    foveal_forward_args_init(&args);
+    args.q = q;
+    args.k = k;
+    args.v = v;
+    args.out = out;
+    args.lse = options.lse;
+    args.cu_seqlens_q = options.cu_seqlens_q;
+    args.cu_seqlens_k = options.cu_seqlens_k;
+    args.seqused_q = options.seqused_q;
+    args.seqused_k = options.seqused_k;
+    args.backend = static_cast<foveal_backend>(options.backend);
+    args.alignment = static_cast<foveal_alignment>(options.alignment);
+    args.scale = options.scale.value_or(std::numeric_limits<float>::quiet_NaN());
+    args.window_left = options.left.value_or(FOVEAL_UNLIMITED);
+    args.window_right = options.causal ? 0 : options.right.value_or(FOVEAL_UNLIMITED);
+    return args;
+}
+
+// Throws the thread's last error unless `status` is FOVEAL_OK.
+inline void check(foveal_status status) {
+    if (status != FOVEAL_OK) throw Error(status, foveal_last_error());
+}
+
+// out (and options.lse) from q, k, v. `stream`: a cudaStream_t for sm90, null for the CPU.
+inline void forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
+                    const ForwardOptions& options = {}, void* stream = nullptr) {
+    const foveal_forward_args args = forward_args(q, k, v, out, options);
+    check(foveal_forward(&args, stream));
+}
+
+// Would forward() accept these shapes and options? If not, *reason (may be null) says why.
+inline bool supports(const foveal_forward_args& args, std::string* reason = nullptr) {
+    if (foveal_supports(&args) == FOVEAL_OK) return true;
+    if (reason != nullptr) *reason = foveal_last_error();
+    return false;
+}
+
+// A kept plan. Copies share it.
+class Plan {
+   public:
+    // device -1: a generic H200. args.backend must not be automatic.
+    explicit Plan(const foveal_forward_args& args, int32_t device = -1) {
+        foveal_plan* plan = nullptr;
+        check(foveal_plan_create(&args, device, &plan));
+        plan_.reset(plan, &foveal_plan_destroy);
+    }
+
+    std::string describe() const {
+        size_t size = 0;
+        check(foveal_plan_describe(plan_.get(), nullptr, 0, &size));
+        std::string text(size, '\0');
+        check(foveal_plan_describe(plan_.get(), text.data(), text.size(), nullptr));
+        text.pop_back();  // the terminating NUL
+        return text;
+    }
+
+    size_t workspace_bytes() const { return foveal_plan_workspace_bytes(plan_.get()); }
+
+    // args must describe the problem that the plan was made for; pointers may differ.
+    void launch(const foveal_forward_args& args, void* stream = nullptr) const {
+        check(foveal_plan_launch(plan_.get(), &args, stream));
+    }
+
+   private:
+    std::shared_ptr<foveal_plan> plan_;
+};
+
+}  // namespace v0
+}  // namespace foveal
+
+#endif
