@@ -196,8 +196,8 @@ class Consumer {
             bool accumulate = false;
             for (int32_t block = blocks.visit.begin + 1; block < blocks.visit.end; ++block, accumulate = true)
                 step(blocks, block, accumulate);
-            __syncwarp();  // the whole warp has read the tile's Work
-            release(shared_.q_free[queries_.slot]);
+            // Every thread for itself: with Q go the reads of the tile's Work, which are ordinary ones of each thread.
+            ptx::mbarrier_arrive(shared_.q_free[queries_.slot]);
             await_staging();
             const int32_t finished = work_slots_.slot;
             queries_.advance();
@@ -392,11 +392,11 @@ class Consumer {
 template <ForwardConfig kConfig>
 __device__ __forceinline__ void set_up(Shared<kConfig>& shared) {
     constexpr ForwardTile kTile = kConfig.tile;
-    constexpr uint32_t kConsumerWarps = kTile.consumers * kWarpgroupThreads / 32;  // each releases for itself
+    constexpr uint32_t kConsumerWarps = kTile.consumers * kWarpgroupThreads / 32;  // lane 0 of each releases K and V
     if (threadIdx.x == 0) {
         for (int32_t i = 0; i < kQueryBuffers; ++i) {
             ptx::mbarrier_init(shared.q_full[i], 1);
-            ptx::mbarrier_init(shared.q_free[i], kConsumerWarps);
+            ptx::mbarrier_init(shared.q_free[i], kTile.consumers * kWarpgroupThreads);
         }
         for (int32_t i = 0; i < kTile.stages; ++i) {
             ptx::mbarrier_init(shared.k_full[i], 1);
