@@ -213,8 +213,8 @@ class Consumer {
     }
 
    private:
-    // 4-8: one block inside a tile.
-    __device__ __forceinline__ void step(const BlockRange& blocks, int32_t block, bool accumulate) {
+    // 4-6: both products issued, the scores there; the output is still under way.
+    __device__ __forceinline__ void scores_beside_output(bool accumulate) {
         const int32_t k_slot = keys_.slot, v_slot = values_.slot;
         ptx::mbarrier_wait(shared_.k_full[k_slot], keys_.parity);
         ptx::mbarrier_wait(shared_.v_full[v_slot], values_.parity);
@@ -226,6 +226,12 @@ class Consumer {
         ptx::wgmma_wait_group<2>();
         ptx::pin(s_);
         release(shared_.k_free[k_slot]);
+    }
+
+    // One block inside a tile.
+    __device__ __forceinline__ void step(const BlockRange& blocks, int32_t block, bool accumulate) {
+        const int32_t v_slot = values_.slot;
+        scores_beside_output(accumulate);
         if (!blocks.unmasked.contains(block)) mask(block);
         softmax_.shift(s_, params_.scale_log2);
         const auto before = softmax_.sums();
@@ -238,17 +244,8 @@ class Consumer {
 
     // 9: the first block of a tile beside the last output of the one in slot `finished`.
     __device__ __forceinline__ void boundary(const BlockRange& blocks, int32_t finished, bool accumulate) {
-        const int32_t k_slot = keys_.slot, v_slot = values_.slot;
-        ptx::mbarrier_wait(shared_.k_full[k_slot], keys_.parity);
-        ptx::mbarrier_wait(shared_.v_full[v_slot], values_.parity);
-        take_turn();
-        issue_scores(k_slot);
-        issue_output(v_slot, accumulate);
-        keys_.advance();
-        values_.advance();
-        ptx::wgmma_wait_group<2>();
-        ptx::pin(s_);
-        release(shared_.k_free[k_slot]);
+        const int32_t v_slot = values_.slot;
+        scores_beside_output(accumulate);
         const RowScale finish = finish_rows(finished);
         start_rows(blocks);
         exponentials_beside_output(v_slot, blocks.visit.size() > 1);
