@@ -24,7 +24,6 @@ constexpr int64_t kMaxSimulatedTiles = 8192;
 // Rates of an H200 for the comparison of candidates: what a busy kernel computes, and the DRAM's share that it pays for
 // although the copies run beside the computation (energy, and L2 misses that the rings do not hide).
 constexpr double kFlopsPerSecond = 700e12;
-constexpr double kBytesPerSecond = 4.27e12;
 constexpr double kVisibleDramShare = 0.3;
 
 TileOrder order_of(const Problem& p, int32_t rows, int32_t section_keys, bool last_rows_first) {
@@ -97,7 +96,7 @@ OrderChoice choose_order(const Problem& p, int32_t rows, int32_t keys, int32_t g
     const auto consider = [&](int32_t section_keys) {
         const TileOrder order = order_of(p, rows, section_keys, last_rows_first);
         const double imbalance = imbalance_of(order, blocks, grid);
-        const double dram_seconds = dram_bytes(p, order, grid, mean_blocks * keys) / kBytesPerSecond;
+        const double dram_seconds = dram_bytes(p, order, grid, mean_blocks * keys) / kSustainedBytesPerSecond;
         const double seconds = std::max(compute_seconds * imbalance + kVisibleDramShare * dram_seconds, dram_seconds);
         if (seconds >= best_seconds) return;
         best_seconds = seconds;

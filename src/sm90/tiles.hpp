@@ -11,6 +11,7 @@ inline constexpr int32_t kWarpgroupThreads = 128;
 inline constexpr int32_t kWarpgroupRows = 64;  // M of every wgmma
 inline constexpr int32_t kWarpRows = 16;       // of a warpgroup's 64, in each of its four warps
 inline constexpr int32_t kPanelColumns = 64;   // 16-bit columns of a 128-byte swizzled row
+inline constexpr int32_t kQueryBuffers = 2;    // the next tile's Q is loaded while this one is computed
 inline constexpr int32_t kRegistersPerSm = 65536;
 inline constexpr int32_t kMaxSharedBytes = 232448;
 
@@ -33,7 +34,7 @@ struct ForwardTile {
 
 // Of a CTA: Q and K and V and O, barriers, published tiles. forward.cuh checks that its struct is no larger.
 FOVEAL_HOST_DEVICE constexpr int32_t shared_bytes(const ForwardTile& tile) {
-    constexpr int32_t kQueryBuffers = 2, kBarriersAndWork = 1024;
+    constexpr int32_t kBarriersAndWork = 1024;
     return (kQueryBuffers + 1) * tile.consumers * tile.rows_bytes() + 2 * tile.stages * tile.block_bytes() +
            kBarriersAndWork;
 }
