@@ -163,8 +163,8 @@ foveal_status foveal_forward(const foveal_forward_args* args, void* stream) {
 foveal_status foveal_supports(const foveal_forward_args* args) {
     return guarded([&] {
         const Problem problem = foveal::validate(checked(args));
-        // Every valid problem is supported by the CPU backend, and so by AUTO.
-        if (args->backend != FOVEAL_BACKEND_AUTO) foveal::check_supported(problem, args->backend);
+        // What the CPU backend supports, AUTO does: it supports all that sm90 does.
+        foveal::check_supported(problem, args->backend == FOVEAL_BACKEND_AUTO ? FOVEAL_BACKEND_CPU : args->backend);
     });
 }
 

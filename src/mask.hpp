@@ -29,14 +29,18 @@ struct Window {
     int32_t left = kUnlimitedWidth;
     int32_t right = kUnlimitedWidth;
     bool top_left = false;
-    FOVEAL_HOST_DEVICE bool limited() const { return left < kUnlimitedWidth || right < kUnlimitedWidth; }
+    int32_t chunk = 0;  // positions a chunk; 0: no chunks
+    FOVEAL_HOST_DEVICE bool limited() const { return left < kUnlimitedWidth || right < kUnlimitedWidth || chunk > 0; }
 };
 
-// The window laid over one sequence: query i sees key j iff i + low <= j <= i + high and 0 <= j < len_k.
+// The window laid over one sequence: query i sees key j iff i + low <= j <= i + high and 0 <= j < len_k, and, with
+// chunks, i + off and j lie in the same one.
 struct Band {
     int32_t low;
     int32_t high;
     int32_t len_k;
+    int32_t off;
+    int32_t chunk;
 };
 
 FOVEAL_HOST_DEVICE int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
@@ -47,12 +51,17 @@ FOVEAL_HOST_DEVICE Band band_of(Window window, int32_t len_q, int32_t len_k) {
     // An unlimited side stays unlimited whatever the offset.
     const int32_t low = window.left == kUnlimitedWidth ? -kUnlimitedWidth : off - window.left;
     const int32_t high = window.right == kUnlimitedWidth ? kUnlimitedWidth : off + window.right;
-    return {low, high, len_k};
+    return {low, high, len_k, off, window.chunk};
 }
 
-// The keys that query i sees. Empty ranges have begin >= end.
+// The keys that query i sees. Empty ranges have begin >= end. Both ends ascend with i.
 FOVEAL_HOST_DEVICE Range visible_keys(Band band, int32_t i) {
-    return {max_i32(0, i + band.low), min_i32(band.len_k, i + band.high + 1)};
+    const Range keys{max_i32(0, i + band.low), min_i32(band.len_k, i + band.high + 1)};
+    if (band.chunk == 0) return keys;
+    const int32_t position = i + band.off;
+    if (position < 0) return {keys.begin, 0};  // its chunk ends before the first key
+    const int32_t chunk_begin = position / band.chunk * band.chunk;
+    return {max_i32(keys.begin, chunk_begin), min_i32(keys.end, chunk_begin + band.chunk)};
 }
 
 // K/V blocks that a tile of query rows visits. Blocks outside `visit` hold no key that any row of the tile sees;

@@ -22,12 +22,16 @@ std::string text_of(foveal_dtype dtype) {
             return "f16";
         case FOVEAL_I32:
             return "i32";
+        case FOVEAL_BOOL:
+            return "bool";
         default:
             return "unknown dtype " + std::to_string(dtype);
     }
 }
 
-int64_t element_bytes(foveal_dtype dtype) { return dtype == FOVEAL_F32 || dtype == FOVEAL_I32 ? 4 : 2; }
+int64_t element_bytes(foveal_dtype dtype) {
+    return dtype == FOVEAL_BOOL ? 1 : dtype == FOVEAL_F32 || dtype == FOVEAL_I32 ? 4 : 2;
+}
 
 // A tensor argument and the name that messages call it by.
 struct Argument {
@@ -130,6 +134,11 @@ Strides strides_of(const foveal_tensor& t) {
     return {t.rank == 4 ? stride_or_zero(t, 0) : 0, stride_or_zero(t, row), stride_or_zero(t, row + 1)};
 }
 
+// [b, h, s_q, s_k]
+Strides score_strides_of(const foveal_tensor& t) {
+    return {stride_or_zero(t, 0), stride_or_zero(t, 2), stride_or_zero(t, 1)};
+}
+
 // [b, h, s] or, varlen, [h, total].
 Strides lse_strides_of(const foveal_tensor& t) {
     const int head = t.rank == 3 ? 1 : 0;
@@ -156,6 +165,10 @@ void check_options(const foveal_forward_args& args) {
     if (args.alignment != FOVEAL_BOTTOM_RIGHT && args.alignment != FOVEAL_TOP_LEFT)
         refuse("alignment is " + std::to_string(args.alignment) + "; known are 0 (bottom-right) and 1 (top-left)");
     if (std::isinf(args.scale)) refuse("scale is infinite; it must be finite, or NaN for 1/sqrt(d)");
+    if (!(args.softcap >= 0) || std::isinf(args.softcap))
+        refuse("softcap is " + std::to_string(args.softcap) + "; it must be positive and finite, or 0 for none");
+    if (args.chunk < 0) refuse("chunk is " + std::to_string(args.chunk) + "; it must be positive, or 0 for no chunks");
+    if (args.reserved != 0) refuse("reserved is " + std::to_string(args.reserved) + "; it must be 0");
     for (const auto& [name, width] : {std::pair{"window_left", args.window_left}, {"window_right", args.window_right}})
         if (width < FOVEAL_UNLIMITED)
             refuse(std::string(name) + " is " + std::to_string(width) + "; it must be >= 0, or -1 for no limit");
@@ -179,6 +192,42 @@ void check_forms(const foveal_forward_args& args, bool varlen) {
     require_dtype(lse, FOVEAL_F32, "the log-sum-exp");
     check_strided(lse);
     require_no_overlap(lse);
+}
+
+// f32 values of each query head.
+void check_head_values(const Argument& a, const foveal_forward_args& args, int64_t batch, bool may_have_batch) {
+    if (!a.present()) return;
+    const int64_t heads_q = args.q.shape[args.q.rank - 2];
+    if (!may_have_batch || a.tensor.rank != 2)
+        require_rank(a, 1,
+                     may_have_batch ? "a value for each query head ([h_q], or rank 2: [b, h_q])"
+                                    : "a value for each query head");
+    require_dtype(a, FOVEAL_F32, a.name);
+    if (a.tensor.rank == 2) require_dim(a, 0, batch, "the batch size");
+    require_dim(a, a.tensor.rank - 1, heads_q, "the number of q heads");
+    check_strided(a);
+}
+
+// A value for each score: [b or 1, h_q or 1, s_q, s_k].
+void check_score_matrix(const Argument& a, const foveal_forward_args& args, bool varlen) {
+    if (!a.present()) return;
+    if (varlen) refuse(std::string(a.name) + " is present; it needs the dense form, and cu_seqlens are present");
+    require_rank(a, 4, "a value for each score");
+    if (a.tensor.shape[0] != 1) require_dim(a, 0, args.q.shape[0], "q.shape[0] (or 1)");
+    if (a.tensor.shape[1] != 1) require_dim(a, 1, args.q.shape[2], "q.shape[2] (or 1)");
+    require_dim(a, 2, args.q.shape[1], "q.shape[1]");
+    require_dim(a, 3, args.k.shape[1], "k.shape[1]");
+    check_strided(a);
+}
+
+void check_score_options(const foveal_forward_args& args, bool varlen, int64_t batch) {
+    check_head_values({"alibi_slopes", args.alibi_slopes}, args, batch, true);
+    check_head_values({"sinks", args.sinks}, args, batch, false);
+    const Argument bias{"bias", args.bias}, mask{"mask", args.mask};
+    check_score_matrix(bias, args, varlen);
+    if (bias.present() && bias.tensor.dtype != FOVEAL_F32) require_dtype(bias, args.q.dtype, "q's dtype (or f32)");
+    check_score_matrix(mask, args, varlen);
+    if (mask.present()) require_dtype(mask, FOVEAL_BOOL, "a mask");
 }
 
 void check_lengths(const foveal_forward_args& args, bool varlen, int64_t batch) {
@@ -247,7 +296,8 @@ Window Problem::window() const {
     const auto width = [](int64_t w) {
         return w == FOVEAL_UNLIMITED || w >= kUnlimitedWidth ? kUnlimitedWidth : static_cast<int32_t>(w);
     };
-    return {width(window_left), width(window_right), alignment == FOVEAL_TOP_LEFT};
+    return {width(window_left), width(window_right), alignment == FOVEAL_TOP_LEFT,
+            static_cast<int32_t>(std::min<int64_t>(chunk, kUnlimitedWidth))};
 }
 
 Problem validate(const foveal_forward_args& args) {
@@ -259,7 +309,11 @@ Problem validate(const foveal_forward_args& args) {
                               {"cu_seqlens_q", args.cu_seqlens_q},
                               {"cu_seqlens_k", args.cu_seqlens_k},
                               {"seqused_q", args.seqused_q},
-                              {"seqused_k", args.seqused_k}})
+                              {"seqused_k", args.seqused_k},
+                              {"alibi_slopes", args.alibi_slopes},
+                              {"sinks", args.sinks},
+                              {"bias", args.bias},
+                              {"mask", args.mask}})
         require_known_rank(a);
     check_options(args);
     const bool varlen = args.cu_seqlens_q.rank != 0;
@@ -277,6 +331,7 @@ Problem validate(const foveal_forward_args& args) {
     p.batch = varlen ? args.cu_seqlens_q.shape[0] - 1 : args.q.shape[0];
     check_lengths(args, varlen, p.batch);
     check_agreement(args, varlen);
+    check_score_options(args, varlen, p.batch);
     const int row = varlen ? 0 : 1;
     p.rows_q = args.q.shape[row];
     p.rows_k = args.k.shape[row];
@@ -295,6 +350,15 @@ Problem validate(const foveal_forward_args& args) {
     p.window_left = args.window_left;
     p.window_right = args.window_right;
     p.alignment = args.alignment;
+    p.chunk = args.chunk;
+    p.softcap = args.softcap;
+    p.has_alibi = args.alibi_slopes.rank != 0;
+    if (args.alibi_slopes.rank == 2) p.alibi_batch_stride = stride_or_zero(args.alibi_slopes, 0);
+    p.has_sinks = args.sinks.rank != 0;
+    p.has_bias = args.bias.rank != 0;
+    if (p.has_bias) p.bias_dtype = static_cast<DType>(args.bias.dtype), p.bias = score_strides_of(args.bias);
+    p.has_mask = args.mask.rank != 0;
+    if (p.has_mask) p.mask = score_strides_of(args.mask);
     return p;
 }
 
@@ -313,6 +377,10 @@ Pointers pointers_of(const foveal_forward_args& args, const Problem& problem) {
     p.cu_seqlens_k = i32("cu_seqlens_k", args.cu_seqlens_k);
     p.seqused_q = i32("seqused_q", args.seqused_q);
     p.seqused_k = i32("seqused_k", args.seqused_k);
+    p.alibi_slopes = static_cast<const float*>(data_of({"alibi_slopes", args.alibi_slopes}, 4));
+    p.sinks = static_cast<const float*>(data_of({"sinks", args.sinks}, 4));
+    p.bias = data_of({"bias", args.bias}, problem.has_bias ? bytes_of(problem.bias_dtype) : 1);
+    p.mask = static_cast<const uint8_t*>(data_of({"mask", args.mask}, 1));
     return p;
 }
 

@@ -55,10 +55,23 @@ struct Problem {
     int64_t window_left = FOVEAL_UNLIMITED;
     int64_t window_right = FOVEAL_UNLIMITED;
     foveal_alignment alignment = FOVEAL_BOTTOM_RIGHT;
+    int64_t chunk = 0;  // 0: no chunks
+
+    float softcap = 0;  // 0: none
+    bool has_alibi = false;
+    int64_t alibi_batch_stride = 0;  // of [b, h_q] slopes; [h_q]: 0
+    bool has_sinks = false;
+    bool has_bias = false;
+    DType bias_dtype = DType::f32;
+    Strides bias;  // 0 where a dimension is shared
+    bool has_mask = false;
+    Strides mask;
 
     bool operator==(const Problem&) const = default;
 
     int64_t group() const { return heads_q / heads_k; }
+    // Is a score anything but scale * q.k under a window?
+    bool modifies_scores() const { return softcap > 0 || has_alibi || has_bias || has_mask; }
     Window window() const;
     // Rows of q over the whole batch, an upper bound of the work when seqused or varlen shorten it.
     int64_t total_rows_q() const { return varlen ? rows_q : batch * rows_q; }
@@ -75,6 +88,10 @@ struct Pointers {
     const int32_t* cu_seqlens_k = nullptr;  // [b + 1]
     const int32_t* seqused_q = nullptr;     // [b]
     const int32_t* seqused_k = nullptr;     // [b]
+    const float* alibi_slopes = nullptr;    // [h_q] or [b, h_q]
+    const float* sinks = nullptr;           // [h_q]
+    const void* bias = nullptr;             // [b|1, h_q|1, s_q, s_k]
+    const uint8_t* mask = nullptr;          // [b|1, h_q|1, s_q, s_k]
 };
 
 // Shapes, strides, dtypes and options, independent of any backend. Throws Error(INVALID_ARGUMENT) naming the argument.

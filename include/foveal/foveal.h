@@ -1,6 +1,11 @@
 /* foveal: fused attention for NVIDIA Hopper GPUs and for CPUs. The C ABI.
  *
- *   out = softmax(scale * Q * K^T, masked) * V
+ *   out = softmax(scores, masked) * V    scores of query i and key j, in this order:
+ *     x = scale * q_i . k_j
+ *     x = softcap * tanh(x / softcap)       if softcap > 0
+ *     x = x - slope * |i + off - j|         if alibi_slopes is present; off as under alignment
+ *     x = x + bias[i, j]                    if bias is present
+ *   and a sink adds exp(sink) to the denominator of its head's rows, and nothing to the numerator.
  *
  * Dense   q [b, s_q, h_q, d]    k [b, s_k, h_k, d]    v [b, s_k, h_k, d_v]    out [b, s_q, h_q, d_v]
  * Varlen  q [total_q, h_q, d]   k [total_k, h_k, d]   v [total_k, h_k, d_v]   out [total_q, h_q, d_v]
@@ -49,7 +54,8 @@ enum {
     FOVEAL_F32 = 1,
     FOVEAL_BF16 = 2,
     FOVEAL_F16 = 3,
-    FOVEAL_I32 = 4 /* sequence offsets and lengths */
+    FOVEAL_I32 = 4, /* sequence offsets and lengths */
+    FOVEAL_BOOL = 5 /* one byte an element: 0 is false, any other value true */
 };
 
 typedef int32_t foveal_backend;
@@ -103,13 +109,25 @@ typedef struct foveal_forward_args {
      * FOVEAL_UNLIMITED (the default) lifts a side. Causal: window_right = 0. */
     int64_t window_left;
     int64_t window_right;
+
+    /* Positions i + off and j are cut into chunks of this many; a query sees keys of its own chunk only (Llama 4's
+     * local layers). The window applies as well. 0 (the default): no chunks. */
+    int64_t chunk;
+    float softcap;    /* c > 0: x becomes c * tanh(x / c). 0 (the default): none */
+    int32_t reserved; /* 0 */
+
+    foveal_tensor alibi_slopes; /* optional f32 [h_q] or [b, h_q] */
+    foveal_tensor sinks;        /* optional f32 [h_q]: a logit without a value, in natural units (not scaled) */
+    /* Optional, dense only, [b or 1, h_q or 1, s_q, s_k]; a dimension of size 1 is shared. */
+    foveal_tensor bias; /* q's dtype or f32; added to the score. A key whose bias is -inf is not seen */
+    foveal_tensor mask; /* FOVEAL_BOOL: where it is false, the key is not seen */
 } foveal_forward_args;
 
 /* Sets struct_size and all defaults; every tensor becomes absent. NULL is ignored. */
 FOVEAL_API void foveal_forward_args_init(foveal_forward_args* args);
 
 /* out (and lse) from q, k, v. `stream` is a cudaStream_t for sm90, NULL for the CPU.
- * A row that sees no key gets out = 0 and lse = -inf. */
+ * A row that sees no key gets out = 0 and lse = -inf (with a sink: lse = sink). */
 FOVEAL_API foveal_status foveal_forward(const foveal_forward_args* args, void* stream);
 
 /* Would foveal_forward accept this problem? Looks at shapes, strides, dtypes and options, not at data pointers or
@@ -133,6 +151,29 @@ FOVEAL_API size_t foveal_plan_workspace_bytes(const foveal_plan* plan);
 
 /* foveal_forward with a kept plan. args must describe the problem that the plan was made for; pointers may differ. */
 FOVEAL_API foveal_status foveal_plan_launch(const foveal_plan* plan, const foveal_forward_args* args, void* stream);
+
+#define FOVEAL_MAX_MERGE_PARTS 32
+
+/* Merging of partial results: attention over disjoint sets of keys, from each set's out and lse.
+ *   lse = log(sum_n exp(lses[n]))    out = sum_n exp(lses[n] - lse) * outs[n]
+ * A part whose lse is -inf counts nothing, whatever its out holds; if all are, out = 0 and lse = -inf.
+ * Call foveal_merge_args_init() first. */
+typedef struct foveal_merge_args {
+    uint32_t struct_size;
+    foveal_backend backend; /* AUTO: where outs[0]'s memory lies */
+    int32_t parts;          /* 1 ... FOVEAL_MAX_MERGE_PARTS; more are merged in several calls */
+    int32_t reserved;       /* 0 */
+    const foveal_tensor*
+        outs; /* [parts], each [b, s_q, h_q, d_v] or [total_q, h_q, d_v]: f32, bf16 or f16, one dtype */
+    const foveal_tensor* lses; /* [parts], each f32 [b, h_q, s_q] or [h_q, total_q] */
+    foveal_tensor out;         /* shape of outs[n]; f32 or the dtype of outs; may be one of outs, not overlap in part */
+    foveal_tensor lse;         /* optional f32; may be one of lses */
+} foveal_merge_args;
+
+FOVEAL_API void foveal_merge_args_init(foveal_merge_args* args); /* NULL is ignored */
+
+/* Arithmetic in fp32; asynchronous on `stream` for sm90, which needs no alignment beyond the elements' own. */
+FOVEAL_API foveal_status foveal_merge(const foveal_merge_args* args, void* stream);
 
 /* The message of the last call of this thread that failed; "" if none has. Valid until this thread's next call. */
 FOVEAL_API const char* foveal_last_error(void);

@@ -282,7 +282,9 @@ class Consumer {
     __device__ __forceinline__ void mask(int32_t block) {
         const Work& work = shared_.work[work_slots_.slot];
         const int32_t row = work.row + warpgroup_ * kWarpgroupRows + warp_ * kWarpRows + lane_ / 4;
-        softmax_.mask(s_, work.band, row, block * kTile.keys, lane_);
+        Band band = work.band;
+        band.chunk = 0;  // refused: no kernel has registers to spare for what is always 0
+        softmax_.mask(s_, band, row, block * kTile.keys, lane_);
     }
 
     // Masks, references and exponents of a tile's first block.
