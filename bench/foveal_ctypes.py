@@ -26,6 +26,10 @@ class ForwardArgs(ctypes.Structure):
         ("alignment", ctypes.c_int32),
         ("window_left", ctypes.c_int64),
         ("window_right", ctypes.c_int64),
+        ("chunk", ctypes.c_int64),
+        ("softcap", ctypes.c_float),
+        ("reserved", ctypes.c_int32),
+        *[(name, Tensor) for name in ("alibi_slopes", "sinks", "bias", "mask")],
     ]
 
 

@@ -57,8 +57,8 @@ foveal_backend resolve_backend(const foveal_forward_args& args) {
 }
 
 void check_supported(const Problem& problem, foveal_backend backend) {
+    if (backend == FOVEAL_BACKEND_SM90) return sm90::check_supported(problem);
     refuse_unbuilt_options(problem);
-    if (backend == FOVEAL_BACKEND_SM90) sm90::check_supported(problem);
 }
 
 void launch(const Plan& plan, const Pointers& pointers, void* stream) {

@@ -13,8 +13,8 @@ namespace {
 
 ForwardPlan plan_forward(const Problem& p, const DeviceTraits& traits) {
     ForwardPlan plan;
-    plan.tile_index = sm90::tile_index_of(p);
-    const sm90::ForwardTile& tile = sm90::kForwardTiles[plan.tile_index].tile;
+    plan.choice = sm90::choice_of(p);
+    const sm90::ForwardTile& tile = sm90::kForwardTiles[plan.choice.tile_index].tile;
     if (p.total_rows_q() == 0 || p.batch == 0) return plan;
     // Varlen: an upper bound, every sequence may end inside a tile. The kernel finds the rest.
     const int64_t row_blocks =
@@ -65,12 +65,13 @@ void describe_bound(std::ostream& out, const Problem& p) {
 }
 
 void describe_sm90(std::ostream& out, const Plan& plan) {
-    const sm90::ForwardTileEntry& entry = sm90::kForwardTiles[plan.forward.tile_index];
+    const sm90::ForwardTileEntry& entry = sm90::kForwardTiles[plan.forward.choice.tile_index];
     const sm90::ForwardTile& tile = entry.tile;
-    out << "kernel     sm90 forward, " << name_of(plan.problem.dtype) << ", d " << tile.head_dim
-        << (plan.problem.wants_lse ? ", with log-sum-exp" : "") << '\n'
-        << "tile       " << tile.rows() << " rows (" << tile.consumers << " warpgroups of " << sm90::kWarpgroupRows
-        << ") x " << tile.keys << " keys, " << tile.stages << " stages; limited by " << entry.limited_by << '\n'
+    out << "kernel     sm90 forward, " << name_of(plan.problem.dtype) << ", d up to " << tile.head_dim << ", d_v up to "
+        << tile.head_dim_v << ", " << sm90::name_of(plan.forward.choice.variant) << '\n'
+        << "tile       " << tile.rows() << " rows (" << tile.consumers << " warpgroups "
+        << (tile.shares_rows ? "that split the columns of the output" : "of 64 rows") << ") x " << tile.keys
+        << " keys, " << tile.stages << " stages; limited by " << entry.limited_by << '\n'
         << "grid       " << plan.forward.grid << " CTAs of " << tile.threads() << " threads on " << plan.traits.sms
         << " SMs\n"
         << "shared     " << sm90::shared_bytes(tile) << " bytes a CTA\n"

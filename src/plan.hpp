@@ -19,9 +19,20 @@ struct DeviceTraits {
     bool operator==(const DeviceTraits&) const = default;
 };
 
+namespace sm90 {
+enum class ForwardVariant : int32_t;  // sm90/tiles.hpp
+
+// Which instantiation of the forward kernel.
+struct ForwardChoice {
+    int32_t tile_index = 0;  // into kForwardTiles
+    ForwardVariant variant{};
+    bool operator==(const ForwardChoice&) const = default;
+};
+}  // namespace sm90
+
 // The sm90 forward kernel's part; only meaningful if backend is sm90.
 struct ForwardPlan {
-    int32_t tile_index = 0;    // into sm90::kForwardTiles
+    sm90::ForwardChoice choice;
     int32_t grid = 0;          // CTAs; 0: nothing to compute
     int32_t section_keys = 0;  // sm90/schedule.hpp
     bool last_rows_first = false;

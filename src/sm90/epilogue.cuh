@@ -20,10 +20,11 @@ __device__ __forceinline__ uint32_t swizzled(int32_t row, int32_t chunk) {
     return static_cast<uint32_t>(row * 128 + ((chunk ^ (row & 7)) << 4));
 }
 
-// O to this warp's rows of `staging`, which is laid out as a tile of panels (gemm.cuh).
-template <DType kType, int32_t kOut>
-__device__ __forceinline__ void stage_rows(uint16_t* staging, int32_t warp, int32_t lane, const float (&o)[kOut],
-                                           RowScale scale) {
+// kPanels 64-column panels of O, from kFirst on, to this warp's rows of `staging`, which is laid out as a tile of
+// panels (gemm.cuh).
+template <DType kType, int32_t kFirst, int32_t kPanels, int32_t kOut>
+__device__ __forceinline__ void stage_panels(uint16_t* staging, int32_t warp, int32_t lane, const float (&o)[kOut],
+                                             RowScale scale) {
     using Format = Rounded<kType>;
     const auto round = [&](int32_t i, int32_t r) {
         const auto pair = Format::pack(o[i] * scale.of[r], o[i + 1] * scale.of[r]);
@@ -32,18 +33,19 @@ __device__ __forceinline__ void stage_rows(uint16_t* staging, int32_t warp, int3
     const auto base = static_cast<uint32_t>(__cvta_generic_to_shared(staging));
     const int32_t row = warp * kWarpRows + lane % 16;  // lanes 0-15 address the left 8 columns, 16-31 the right
 #pragma unroll
-    for (int32_t c = 0; c < kOut / 8; ++c) {  // 16 columns a time
+    for (int32_t c = 0; c < kPanels * 4; ++c) {  // 16 columns a time
         const uint32_t panel = static_cast<uint32_t>(c / 4) * kWarpgroupRows * 128;
-        ptx::stmatrix_x4(base + panel + swizzled(row, c % 4 * 2 + lane / 16), round(8 * c, 0), round(8 * c + 2, 1),
-                         round(8 * c + 4, 0), round(8 * c + 6, 1));
+        const int32_t i = (kFirst * 4 + c) * 8;
+        ptx::stmatrix_x4(base + panel + swizzled(row, c % 4 * 2 + lane / 16), round(i, 0), round(i + 2, 1),
+                         round(i + 4, 0), round(i + 6, 1));
     }
 }
 
-// This warp's staged rows to global memory. first_row: of the tile.
-template <int32_t kHeadDim>
-__device__ __forceinline__ void store_rows(const uint16_t* staging, int32_t warp, int32_t lane, const CUtensorMap& map,
-                                           const ForwardParams& params, const Work& work, int32_t first_row) {
-    constexpr int32_t kPanels = kHeadDim / kPanelColumns;
+// This warp's staged rows to global memory. first_row: of the tile; first_column: of the output.
+template <int32_t kPanels>
+__device__ __forceinline__ void store_panels(const uint16_t* staging, int32_t warp, int32_t lane,
+                                             const CUtensorMap& map, const ForwardParams& params, const Work& work,
+                                             int32_t first_row, int32_t first_column) {
     const int32_t rows = work.len_q - work.row - first_row;  // of the sequence from here on
     const int32_t row = work.first_q + work.row + first_row;
     if (rows >= kWarpRows || work.first_q + work.len_q == params.rows_q) {
@@ -54,16 +56,18 @@ __device__ __forceinline__ void store_rows(const uint16_t* staging, int32_t warp
 #pragma unroll
             for (int32_t panel = 0; panel < kPanels; ++panel)
                 ptx::tensor_store(staging + (panel * kWarpgroupRows + warp * kWarpRows) * kPanelColumns, map,
-                                  panel * kPanelColumns, row, work.head_q, work.batch);
+                                  first_column + panel * kPanelColumns, row, work.head_q, work.batch);
             ptx::bulk_commit_group();
         }
     } else {
         // The box would reach into the next sequence.
+        constexpr int32_t kChunks = kPanels * kPanelColumns / 8;  // of 8 columns, 16 bytes
         __syncwarp();
         auto* out = static_cast<uint16_t*>(params.out) + work.batch * params.out_batch_stride +
-                    work.head_q * params.out_head_stride;
-        for (int32_t i = lane; i < rows * (kHeadDim / 8); i += 32) {
-            const int32_t r = i / (kHeadDim / 8), chunk = i % (kHeadDim / 8);
+                    work.head_q * params.out_head_stride + first_column;
+        for (int32_t i = lane; i < rows * kChunks; i += 32) {
+            const int32_t r = i / kChunks, chunk = i % kChunks;
+            if (first_column + chunk * 8 >= params.head_dim_v) continue;
             const auto* panel = reinterpret_cast<const char*>(staging + chunk / 8 * kWarpgroupRows * kPanelColumns);
             const auto* from = reinterpret_cast<const uint4*>(panel + swizzled(warp * kWarpRows + r, chunk % 8));
             *reinterpret_cast<uint4*>(out + (row + r) * params.out_row_stride + chunk * 8) = *from;

@@ -22,6 +22,7 @@
 #include "ptx/mbarrier.cuh"
 #include "ptx/tensor_copy.cuh"
 #include "ptx/warp.cuh"
+#include "scores.cuh"
 #include "softmax.cuh"
 #include "tiles.hpp"
 #include "work.cuh"
@@ -33,11 +34,11 @@ inline constexpr int32_t kWorkSlots = 4;  // published tiles; a slot is reused w
 template <ForwardConfig kConfig>
 struct Shared {
     static constexpr ForwardTile kTile = kConfig.tile;
-    alignas(1024) uint16_t q[kQueryBuffers][kTile.consumers][kWarpgroupRows * kTile.head_dim];
+    alignas(1024) uint16_t q[kTile.query_buffers][kTile.query_tiles()][kWarpgroupRows * kTile.head_dim];
     uint16_t k[kTile.stages][kTile.keys * kTile.head_dim];
-    uint16_t v[kTile.stages][kTile.keys * kTile.head_dim];
-    uint16_t out[kTile.consumers][kWarpgroupRows * kTile.head_dim];
-    uint64_t q_full[kQueryBuffers], q_free[kQueryBuffers];
+    uint16_t v[kTile.stages][kTile.keys * kTile.head_dim_v];
+    uint16_t out[kTile.consumers][kTile.staged_panels * kWarpgroupRows * kPanelColumns];
+    uint64_t q_full[kTile.query_buffers][kTile.query_tiles()], q_free[kTile.query_buffers][kTile.query_tiles()];
     uint64_t k_full[kTile.stages], k_free[kTile.stages];
     uint64_t v_full[kTile.stages], v_free[kTile.stages];
     uint64_t v_landed;  // a V block that still has rows to be zeroed
@@ -64,29 +65,28 @@ struct ForwardMaps {
 // ---------------------------------------------------------------------------------------------------------------------
 // Producer warps
 
-template <ForwardConfig kConfig>
-__device__ __forceinline__ void load_block(uint16_t* tile, const CUtensorMap& map, uint64_t& barrier, int32_t row,
-                                           const Work& work) {
-    constexpr ForwardTile kTile = kConfig.tile;
-    if (!ptx::elect_sync()) return;
-    ptx::mbarrier_arrive_expect_tx(barrier, kTile.block_bytes());
+// kRows rows of kColumns columns, as a tile of panels; by one thread.
+template <int32_t kRows, int32_t kColumns>
+__device__ __forceinline__ void load_tile(uint16_t* tile, const CUtensorMap& map, uint64_t& barrier, int32_t row,
+                                          int32_t head, int32_t batch) {
+    ptx::mbarrier_arrive_expect_tx(barrier, kRows * kColumns * 2);
 #pragma unroll
-    for (int32_t panel = 0; panel < kTile.head_dim / kPanelColumns; ++panel)
-        ptx::tensor_load(tile + panel * kTile.keys * kPanelColumns, map, barrier, panel * kPanelColumns, row,
-                         work.head_k, work.batch);
+    for (int32_t panel = 0; panel < kColumns / kPanelColumns; ++panel)
+        ptx::tensor_load(tile + panel * kRows * kPanelColumns, map, barrier, panel * kPanelColumns, row, head, batch);
 }
 
 template <ForwardConfig kConfig>
 __device__ __forceinline__ void produce_k(Shared<kConfig>& shared, const ForwardMaps& maps,
                                           const ForwardParams& params) {
     constexpr ForwardTile kTile = kConfig.tile;
-    WorkCursor<kTile.rows(), kTile.keys> cursor(params);
+    WorkCursor<kConfig> cursor(params);
     RingPosition<kTile.stages> ring;
     for (Work work = cursor.next(); work.valid; work = cursor.next())
         for (int32_t block = work.blocks.visit.begin; block < work.blocks.visit.end; ++block, ring.advance()) {
             ptx::mbarrier_wait(shared.k_free[ring.slot], ring.parity ^ 1);
-            load_block<kConfig>(shared.k[ring.slot], maps.k, shared.k_full[ring.slot],
-                                work.first_k + block * kTile.keys, work);
+            if (ptx::elect_sync())
+                load_tile<kTile.keys, kTile.head_dim>(shared.k[ring.slot], maps.k, shared.k_full[ring.slot],
+                                                      work.first_k + block * kTile.keys, work.head_k, work.batch);
             __syncwarp();
         }
 }
@@ -97,7 +97,7 @@ __device__ __forceinline__ void zero_rows(uint16_t* tile, int32_t first_row) {
     constexpr ForwardTile kTile = kConfig.tile;
     constexpr int32_t kRowVectors = kPanelColumns * 2 / sizeof(uint4);
     const int32_t lane = static_cast<int32_t>(threadIdx.x) % 32;
-    for (int32_t panel = 0; panel < kTile.head_dim / kPanelColumns; ++panel) {
+    for (int32_t panel = 0; panel < kTile.head_dim_v / kPanelColumns; ++panel) {
         auto* rows = reinterpret_cast<uint4*>(tile + panel * kTile.keys * kPanelColumns);
         for (int32_t i = first_row * kRowVectors + lane; i < kTile.keys * kRowVectors; i += 32)
             rows[i] = uint4{0, 0, 0, 0};
@@ -108,7 +108,7 @@ template <ForwardConfig kConfig>
 __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const ForwardMaps& maps,
                                           const ForwardParams& params) {
     constexpr ForwardTile kTile = kConfig.tile;
-    WorkCursor<kTile.rows(), kTile.keys> cursor(params);
+    WorkCursor<kConfig> cursor(params);
     RingPosition<kTile.stages> ring;
     RingPosition<1> landing;
     for (Work work = cursor.next(); work.valid; work = cursor.next())
@@ -119,7 +119,9 @@ __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const Forward
                 row + kTile.keys > work.band.len_k && work.first_k + work.band.len_k < params.mapped_rows_k;
             ptx::mbarrier_wait(shared.v_free[ring.slot], ring.parity ^ 1);
             uint64_t& landed = has_stray_rows ? shared.v_landed : shared.v_full[ring.slot];
-            load_block<kConfig>(shared.v[ring.slot], maps.v, landed, work.first_k + row, work);
+            if (ptx::elect_sync())
+                load_tile<kTile.keys, kTile.head_dim_v>(shared.v[ring.slot], maps.v, landed, work.first_k + row,
+                                                        work.head_k, work.batch);
             __syncwarp();
             if (!has_stray_rows) continue;
             ptx::mbarrier_wait(shared.v_landed, landing.parity);
@@ -132,32 +134,42 @@ __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const Forward
         }
 }
 
+// The head's values that options need, for the consumers.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ void look_up_head(Work& work, const ScoreOptions& options) {
+    constexpr float kLog2E = 1.44269504088896f;
+    work.slope_log2 = options.alibi_slopes == nullptr
+                          ? 0.0f
+                          : kLog2E * options.alibi_slopes[work.sequence * options.alibi_batch_stride + work.head_q];
+    work.sink = options.sinks == nullptr ? -INFINITY : options.sinks[work.head_q];
+}
+
 template <ForwardConfig kConfig>
 __device__ __forceinline__ void produce_q(Shared<kConfig>& shared, const ForwardMaps& maps,
                                           const ForwardParams& params) {
     constexpr ForwardTile kTile = kConfig.tile;
-    WorkCursor<kTile.rows(), kTile.keys> cursor(params);
-    RingPosition<kQueryBuffers> ring;
+    WorkCursor<kConfig> cursor(params);
+    RingPosition<kTile.query_buffers> ring;
     RingPosition<kWorkSlots> slots;
     for (bool more = true; more; ring.advance(), slots.advance()) {
-        const Work work = cursor.next();
+        Work work = cursor.next();
         more = work.valid;
-        ptx::mbarrier_wait(shared.q_free[ring.slot], ring.parity ^ 1);
-        if (ptx::elect_sync()) {
-            shared.work[slots.slot] = work;
-            uint64_t& full = shared.q_full[ring.slot];
-            if (!work.valid) {
-                ptx::mbarrier_arrive(full);
-            } else {
-                ptx::mbarrier_arrive_expect_tx(full, kTile.consumers * kTile.rows_bytes());
-                for (int32_t w = 0; w < kTile.consumers; ++w)
-                    for (int32_t panel = 0; panel < kTile.head_dim / kPanelColumns; ++panel)
-                        ptx::tensor_load(shared.q[ring.slot][w] + panel * kWarpgroupRows * kPanelColumns, maps.q, full,
-                                         panel * kPanelColumns, work.first_q + work.row + w * kWarpgroupRows,
-                                         work.head_q, work.batch);
+        if constexpr (kConfig.general())
+            if (more) look_up_head<kConfig>(work, params.scores);
+        for (int32_t w = 0; w < kTile.query_tiles(); ++w) {
+            ptx::mbarrier_wait(shared.q_free[ring.slot][w], ring.parity ^ 1);
+            if (ptx::elect_sync()) {
+                if (w == 0) shared.work[slots.slot] = work;
+                uint64_t& full = shared.q_full[ring.slot][w];
+                if (more)
+                    load_tile<kWarpgroupRows, kTile.head_dim>(shared.q[ring.slot][w], maps.q, full,
+                                                              work.first_q + work.row + w * kWarpgroupRows, work.head_q,
+                                                              work.batch);
+                else
+                    ptx::mbarrier_arrive(full);
             }
+            __syncwarp();
         }
-        __syncwarp();
     }
 }
 
@@ -169,7 +181,9 @@ class Consumer {
     static constexpr ForwardTile kTile = kConfig.tile;
     using Products = Gemm<kConfig>;
     static constexpr int32_t kChunks = Products::kChunks;
-    static constexpr int32_t kEarlyChunks = 2;  // wgmmas before the end of P V at which the turn is passed
+    // wgmmas before the end of P V at which the turn is passed
+    static constexpr int32_t kEarlyChunks = kChunks - kTile.first_chunks < 2 ? kChunks - kTile.first_chunks : 2;
+    static constexpr int32_t kOutPanels = kTile.out_columns() / kPanelColumns;
     static constexpr int32_t kTurnThreads = 2 * kWarpgroupThreads;
     static constexpr int32_t kFirstTurnBarrier = 1;  // 0 is __syncthreads'
 
@@ -182,9 +196,10 @@ class Consumer {
           warpgroup_(warpgroup),
           lane_(static_cast<int32_t>(threadIdx.x) % 32),
           warp_(uniform(static_cast<int32_t>(threadIdx.x) % kWarpgroupThreads / 32)),
-          q_descriptor_(descriptor_low(shared.q[0][warpgroup], 0)),
+          query_tile_(kTile.shares_rows ? 0 : warpgroup),
+          q_descriptor_(descriptor_low(shared.q[0][query_tile_], 0)),
           k_descriptor_(descriptor_low(shared.k[0], 0)),
-          v_descriptor_(descriptor_low(shared.v[0], Products::kKeyPanelBytes)) {}
+          v_descriptor_(descriptor_low(shared.v[0] + first_column() * kTile.keys, Products::kKeyPanelBytes)) {}
 
     __device__ __forceinline__ void run() {
         BlockRange blocks;
@@ -195,8 +210,7 @@ class Consumer {
             bool accumulate = false;
             for (int32_t block = blocks.visit.begin + 1; block < blocks.visit.end; ++block, accumulate = true)
                 step(blocks, block, accumulate);
-            // Every thread for itself: with Q go the reads of the tile's Work, which are ordinary ones of each thread.
-            ptx::mbarrier_arrive(shared_.q_free[queries_.slot]);
+            if constexpr (kTile.query_buffers > 1) free_queries();
             await_staging();
             const int32_t finished = work_slots_.slot;
             queries_.advance();
@@ -212,8 +226,8 @@ class Consumer {
     }
 
    private:
-    // 4-6: both products issued, the scores there; the output is still under way.
-    __device__ __forceinline__ void scores_beside_output(bool accumulate) {
+    // 4-6: both products issued, the scores there; the output is still under way. last: block of its tile.
+    __device__ __forceinline__ void scores_beside_output(bool accumulate, bool last) {
         const int32_t k_slot = keys_.slot, v_slot = values_.slot;
         ptx::mbarrier_wait(shared_.k_full[k_slot], keys_.parity);
         ptx::mbarrier_wait(shared_.v_full[v_slot], values_.parity);
@@ -225,14 +239,15 @@ class Consumer {
         ptx::wgmma_wait_group<2>();
         ptx::pin(s_);
         release(shared_.k_free[k_slot]);
+        free_single_queries(last);
     }
 
     // One block inside a tile.
     __device__ __forceinline__ void step(const BlockRange& blocks, int32_t block, bool accumulate) {
         const int32_t v_slot = values_.slot;
-        scores_beside_output(accumulate);
-        if (!blocks.unmasked.contains(block)) mask(block);
-        softmax_.shift(s_, params_.scale_log2);
+        scores_beside_output(accumulate, block + 1 == blocks.visit.end);
+        finish_scores(blocks, block);
+        softmax_.shift(s_, scale_log2());
         const auto before = softmax_.sums();
         exponentials_beside_output(v_slot, block + 1 < blocks.visit.end);
         if (__any_sync(~0u, softmax_.add(p_))) {
@@ -244,7 +259,7 @@ class Consumer {
     // 9: the first block of a tile beside the last output of the one in slot `finished`.
     __device__ __forceinline__ void boundary(const BlockRange& blocks, int32_t finished, bool accumulate) {
         const int32_t v_slot = values_.slot;
-        scores_beside_output(accumulate);
+        scores_beside_output(accumulate, blocks.visit.size() <= 1);
         const RowScale finish = finish_rows(finished);
         start_rows(blocks);
         exponentials_beside_output(v_slot, blocks.visit.size() > 1);
@@ -262,6 +277,7 @@ class Consumer {
         ptx::wgmma_wait_group<0>();
         ptx::pin(s_);
         release(shared_.k_free[k_slot]);
+        free_single_queries(blocks.visit.size() <= 1);
         start_rows(blocks);
         softmax_.template exponentials<0, kChunks>(s_, p_);
         softmax_.add(p_);
@@ -278,21 +294,35 @@ class Consumer {
         store(finish, finished);
     }
 
-    // The tile's band and row are read where they are needed, which is rare, and not kept in registers.
-    __device__ __forceinline__ void mask(int32_t block) {
+    // Masks, and options if there are any. The tile's band and row are read where they are needed, and not kept in
+    // registers.
+    __device__ __forceinline__ void finish_scores(const BlockRange& blocks, int32_t block) {
         const Work& work = shared_.work[work_slots_.slot];
-        const int32_t row = work.row + warpgroup_ * kWarpgroupRows + warp_ * kWarpRows + lane_ / 4;
-        Band band = work.band;
-        band.chunk = 0;  // refused: no kernel has registers to spare for what is always 0
-        softmax_.mask(s_, band, row, block * kTile.keys, lane_);
+        const int32_t first_key = block * kTile.keys;
+        if constexpr (kConfig.general()) {
+            const int32_t lane = ptx::lane_id();
+            Scores<kConfig>(params_, work, work.row + first_row() + lane / 4, first_key, lane).apply(s_);
+        }
+        if (!blocks.unmasked.contains(block)) {
+            const int32_t lane = ptx::lane_id();
+            softmax_.mask(s_, known_band<kConfig>(work.band), work.row + first_row() + lane / 4, first_key, lane);
+        }
     }
 
     // Masks, references and exponents of a tile's first block.
     __device__ __forceinline__ void start_rows(const BlockRange& blocks) {
-        const int32_t block = blocks.visit.begin;
-        if (!blocks.unmasked.contains(block)) mask(block);
-        softmax_.start(s_, params_.scale_log2);
-        softmax_.shift(s_, params_.scale_log2);
+        finish_scores(blocks, blocks.visit.begin);
+        softmax_.start(s_, scale_log2());
+        softmax_.shift(s_, scale_log2());
+    }
+
+    // What the scores still have to be multiplied by.
+    __device__ __forceinline__ float scale_log2() const { return kConfig.general() ? 1.0f : params_.scale_log2; }
+
+    // This warp's first row of the tile, and this warpgroup's first column of the output.
+    __device__ __forceinline__ int32_t first_row() const { return query_tile_ * kWarpgroupRows + warp_ * kWarpRows; }
+    __device__ __forceinline__ int32_t first_column() const {
+        return kTile.shares_rows ? warpgroup_ * kTile.out_columns() : 0;
     }
 
     // 7, 8: the new P takes the registers of the old one as the output product leaves them.
@@ -312,14 +342,17 @@ class Consumer {
     }
 
     __device__ __forceinline__ void issue_scores(int32_t k_slot) {
-        constexpr uint32_t kBuffer = kTile.consumers * kTile.rows_bytes() / kDescriptorUnit;
-        constexpr uint32_t kStage = kTile.block_bytes() / kDescriptorUnit;
-        Products::scores(s_, q_descriptor_ + static_cast<uint32_t>(queries_.slot) * kBuffer,
-                         k_descriptor_ + static_cast<uint32_t>(k_slot) * kStage);
+        constexpr uint32_t kBuffer = kTile.query_tiles() * kTile.query_bytes() / kDescriptorUnit;
+        constexpr uint32_t kStage = kTile.k_bytes() / kDescriptorUnit;
+        // With a single buffer all descriptors of Q are invariant, and kept in registers from the kernel's start on
+        // (d 512: 250 bytes of spills, nvcc 13.0), unless they come from a value that is not.
+        const uint32_t q = kTile.query_buffers == 1 ? uniform(q_descriptor_)
+                                                    : q_descriptor_ + static_cast<uint32_t>(queries_.slot) * kBuffer;
+        Products::scores(s_, q, k_descriptor_ + static_cast<uint32_t>(k_slot) * kStage);
     }
 
     __device__ __forceinline__ void issue_output(int32_t v_slot, bool accumulate) {
-        const uint32_t v = v_descriptor_ + static_cast<uint32_t>(v_slot) * (kTile.block_bytes() / kDescriptorUnit);
+        const uint32_t v = v_descriptor_ + static_cast<uint32_t>(v_slot) * (kTile.v_bytes() / kDescriptorUnit);
         ptx::wgmma_fence();
         Products::template output<0, kTile.first_chunks>(o_, p_, v, accumulate);
         ptx::wgmma_commit_group();
@@ -339,9 +372,17 @@ class Consumer {
         if (lane_ == 0) ptx::mbarrier_arrive(free);
     }
 
+    // Every thread for itself: with Q go the reads of the tile's Work, which are ordinary ones of each thread.
+    __device__ __forceinline__ void free_queries() { ptx::mbarrier_arrive(shared_.q_free[queries_.slot][query_tile_]); }
+    // A single buffer is freed as soon as the tile's last Q K^T has read it.
+    __device__ __forceinline__ void free_single_queries(bool last_block) {
+        if constexpr (kTile.query_buffers == 1)
+            if (last_block) free_queries();
+    }
+
     // Waits for the next tile's Q. false: there is none.
     __device__ __forceinline__ bool next_tile(BlockRange& blocks) {
-        ptx::mbarrier_wait(shared_.q_full[queries_.slot], queries_.parity);
+        ptx::mbarrier_wait(shared_.q_full[queries_.slot][query_tile_], queries_.parity);
         const Work& work = shared_.work[work_slots_.slot];
         blocks.visit = {uniform(work.blocks.visit.begin), uniform(work.blocks.visit.end)};
         blocks.unmasked = {uniform(work.blocks.unmasked.begin), uniform(work.blocks.unmasked.end)};
@@ -350,10 +391,16 @@ class Consumer {
 
     // Factors that turn O into the output; writes the log-sum-exp.
     __device__ __forceinline__ RowScale finish_rows(int32_t slot) {
-        const RowScale scale{{softmax_.normaliser(0), softmax_.normaliser(1)}};
-        if constexpr (kConfig.lse) {
-            const float lse[2] = {softmax_.log_sum_exp(0), softmax_.log_sum_exp(1)};
-            store_lse(params_, shared_.work[slot], warpgroup_ * kWarpgroupRows + warp_ * kWarpRows, lane_, lse);
+        constexpr float kLog2E = 1.44269504088896f;
+        const Work& work = shared_.work[slot];
+        const float sink = kConfig.general() ? work.sink : -INFINITY;
+        const RowScale scale{{softmax_.normaliser(0, sink * kLog2E), softmax_.normaliser(1, sink * kLog2E)}};
+        if constexpr (kConfig.sums_exactly()) {
+            // Of warpgroups that share rows, one writes.
+            if (params_.lse != nullptr && (!kTile.shares_rows || warpgroup_ == 0)) {
+                const float lse[2] = {softmax_.log_sum_exp(0, sink), softmax_.log_sum_exp(1, sink)};
+                store_lse(params_, work, first_row(), ptx::lane_id(), lse);
+            }
         }
         return scale;
     }
@@ -364,22 +411,27 @@ class Consumer {
         __syncwarp();
     }
 
+    template <int32_t kFirst = 0>
     __device__ __forceinline__ void store(RowScale scale, int32_t slot) {
         uint16_t* staging = shared_.out[warpgroup_];
-        stage_rows<kConfig.dtype>(staging, warp_, lane_, o_, scale);
-        store_rows<kTile.head_dim>(staging, warp_, lane_, maps_.out, params_, shared_.work[slot],
-                                   warpgroup_ * kWarpgroupRows + warp_ * kWarpRows);
+        if constexpr (kFirst > 0) await_staging();
+        const int32_t lane = ptx::lane_id();
+        stage_panels<kConfig.dtype, kFirst, kTile.staged_panels>(staging, warp_, lane, o_, scale);
+        store_panels<kTile.staged_panels>(staging, warp_, lane, maps_.out, params_, shared_.work[slot], first_row(),
+                                          first_column() + kFirst * kPanelColumns);
+        if constexpr (kFirst + kTile.staged_panels < kOutPanels) store<kFirst + kTile.staged_panels>(scale, slot);
     }
 
     Shared<kConfig>& shared_;
     const ForwardMaps& maps_;
     const ForwardParams& params_;
     const int32_t warpgroup_, lane_, warp_;
+    const int32_t query_tile_;  // which of the CTA's 64-row tiles of Q is this warpgroup's
     const uint32_t q_descriptor_, k_descriptor_, v_descriptor_;
     RingPosition<kTile.stages> keys_, values_;
-    RingPosition<kQueryBuffers> queries_;
+    RingPosition<kTile.query_buffers> queries_;
     RingPosition<kWorkSlots> work_slots_;
-    Softmax<kConfig.dtype, kTile.keys, kConfig.lse> softmax_;
+    Softmax<kConfig> softmax_;
     float s_[Products::kScores];
     float o_[Products::kOut];
     uint32_t p_[kChunks][4];
@@ -392,10 +444,12 @@ __device__ __forceinline__ void set_up(Shared<kConfig>& shared) {
     constexpr ForwardTile kTile = kConfig.tile;
     constexpr uint32_t kConsumerWarps = kTile.consumers * kWarpgroupThreads / 32;  // lane 0 of each releases K and V
     if (threadIdx.x == 0) {
-        for (int32_t i = 0; i < kQueryBuffers; ++i) {
-            ptx::mbarrier_init(shared.q_full[i], 1);
-            ptx::mbarrier_init(shared.q_free[i], kTile.consumers * kWarpgroupThreads);
-        }
+        constexpr uint32_t kReaders = (kTile.shares_rows ? kTile.consumers : 1) * kWarpgroupThreads;
+        for (int32_t i = 0; i < kTile.query_buffers; ++i)
+            for (int32_t w = 0; w < kTile.query_tiles(); ++w) {
+                ptx::mbarrier_init(shared.q_full[i][w], 1);
+                ptx::mbarrier_init(shared.q_free[i][w], kReaders);
+            }
         for (int32_t i = 0; i < kTile.stages; ++i) {
             ptx::mbarrier_init(shared.k_full[i], 1);
             ptx::mbarrier_init(shared.k_free[i], kConsumerWarps);

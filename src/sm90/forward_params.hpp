@@ -7,6 +7,24 @@
 
 namespace foveal::sm90 {
 
+// A matrix with a value for each score, [b|1, h_q|1, s_q, s_k]; strides in elements, 0 where a dimension is shared.
+struct ScoreMatrix {
+    const void* data;  // null: absent
+    int64_t batch_stride, row_stride, head_stride;
+};
+
+// What only the general variant reads.
+struct ScoreOptions {
+    float capped_log2;          // softcap * log2(e); 0: no softcap
+    float cap_argument;         // scale / softcap
+    const float* alibi_slopes;  // [h_q] or [b, h_q], or null
+    int64_t alibi_batch_stride;
+    const float* sinks;  // [h_q] or null
+    ScoreMatrix bias;
+    bool bias_is_f32;  // else of q's type
+    ScoreMatrix mask;  // bytes
+};
+
 struct ForwardParams {
     int32_t batch;
     int32_t rows_q;         // dense: s_q; varlen: total_q
@@ -29,6 +47,9 @@ struct ForwardParams {
     int64_t out_batch_stride, out_row_stride, out_head_stride;
     float* lse;  // [b, h_q, s_q] or [h_q, total_q], or null
     int64_t lse_batch_stride, lse_head_stride;
+
+    int32_t head_dim_v;  // columns of `out` that exist
+    ScoreOptions scores;
 
     unsigned long long* rescales;  // tests: counts the warps that corrected their softmax reference; else null
 };

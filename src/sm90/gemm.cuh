@@ -34,7 +34,7 @@ __device__ __forceinline__ uint64_t descriptor(uint32_t low) {
 template <ForwardConfig kConfig>
 struct Gemm {
     static constexpr ForwardTile kTile = kConfig.tile;
-    static constexpr int32_t kOut = kTile.head_dim / 2;  // accumulators a thread
+    static constexpr int32_t kOut = kTile.out_columns() / 2;  // accumulators a thread
     static constexpr int32_t kScores = kTile.keys / 2;
     static constexpr int32_t kChunks = kTile.keys / 16;
     static constexpr uint32_t kKeyPanelBytes = static_cast<uint32_t>(kTile.keys) * 128;
@@ -53,7 +53,7 @@ struct Gemm {
         ptx::wgmma_commit_group();
     }
 
-    // O += P V, or O = P V, over chunks [kBegin, kEnd) of 16 keys, as one group. v: low word of the tile's descriptor.
+    // O += P V, or O = P V, over chunks [kBegin, kEnd) of 16 keys, as part of a group. v: low word of the descriptor.
     template <int32_t kBegin, int32_t kEnd>
     static __device__ __forceinline__ void output(float (&o)[kOut], const uint32_t (&p)[kChunks][4], uint32_t v,
                                                   bool accumulate) {

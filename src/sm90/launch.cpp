@@ -21,20 +21,29 @@ constexpr double kLog2E = 1.4426950408889634;
 // One row a Config; a problem that matches none was refused by check_supported().
 struct ForwardKernel {
     DType dtype;
-    int32_t tile_index;
-    bool lse;
+    ForwardChoice choice;
     const void* (*address)();
 };
 
-template <DType kType, int32_t kTileIndex, bool kLse>
+template <DType kType, int32_t kTileIndex, ForwardVariant kVariant>
 constexpr ForwardKernel kernel() {
-    return {kType, kTileIndex, kLse, &forward_kernel<ForwardInstance<kType, kTileIndex, kLse>>};
+    return {kType, {kTileIndex, kVariant}, &forward_kernel<ForwardInstance<kType, kTileIndex, kVariant>>};
 }
 
 constexpr ForwardKernel kForwardKernels[] = {
-    kernel<DType::bf16, 0, false>(), kernel<DType::bf16, 0, true>(),  kernel<DType::f16, 0, false>(),
-    kernel<DType::f16, 0, true>(),   kernel<DType::bf16, 1, false>(), kernel<DType::bf16, 2, true>(),
-    kernel<DType::f16, 1, false>(),  kernel<DType::f16, 2, true>(),
+    kernel<DType::bf16, 0, ForwardVariant::plain>(),   kernel<DType::bf16, 1, ForwardVariant::lse>(),
+    kernel<DType::bf16, 1, ForwardVariant::general>(), kernel<DType::bf16, 2, ForwardVariant::plain>(),
+    kernel<DType::bf16, 2, ForwardVariant::lse>(),     kernel<DType::bf16, 2, ForwardVariant::general>(),
+    kernel<DType::bf16, 3, ForwardVariant::plain>(),   kernel<DType::bf16, 3, ForwardVariant::general>(),
+    kernel<DType::bf16, 4, ForwardVariant::plain>(),   kernel<DType::bf16, 4, ForwardVariant::lse>(),
+    kernel<DType::bf16, 4, ForwardVariant::general>(), kernel<DType::bf16, 5, ForwardVariant::plain>(),
+    kernel<DType::bf16, 5, ForwardVariant::general>(), kernel<DType::f16, 0, ForwardVariant::plain>(),
+    kernel<DType::f16, 1, ForwardVariant::lse>(),      kernel<DType::f16, 1, ForwardVariant::general>(),
+    kernel<DType::f16, 2, ForwardVariant::plain>(),    kernel<DType::f16, 2, ForwardVariant::lse>(),
+    kernel<DType::f16, 2, ForwardVariant::general>(),  kernel<DType::f16, 3, ForwardVariant::plain>(),
+    kernel<DType::f16, 3, ForwardVariant::general>(),  kernel<DType::f16, 4, ForwardVariant::plain>(),
+    kernel<DType::f16, 4, ForwardVariant::lse>(),      kernel<DType::f16, 4, ForwardVariant::general>(),
+    kernel<DType::f16, 5, ForwardVariant::plain>(),    kernel<DType::f16, 5, ForwardVariant::general>(),
 };
 
 std::atomic<unsigned long long*> rescale_counter{nullptr};
@@ -87,7 +96,7 @@ void set_up_device(int32_t device, DeviceState& state) {
     const CurrentDevice current(device);
     for (const ForwardKernel& kernel : kForwardKernels)
         check(cudaFuncSetAttribute(kernel.address(), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   shared_bytes(kForwardTiles[kernel.tile_index].tile)),
+                                   shared_bytes(kForwardTiles[kernel.choice.tile_index].tile)),
               "cudaFuncSetAttribute");
 }
 
@@ -159,6 +168,25 @@ CUtensorMap tensor_map(DType dtype, const MappedTensor& t, int32_t box_rows) {
     return map;
 }
 
+ScoreMatrix score_matrix(const void* data, const Strides& strides) {
+    return {data, strides.batch, strides.row, strides.head};
+}
+
+ScoreOptions score_options_of(const Problem& p, const Pointers& pointers) {
+    ScoreOptions options{};
+    if (p.softcap > 0) {
+        options.capped_log2 = static_cast<float>(static_cast<double>(p.softcap) * kLog2E);
+        options.cap_argument = p.scale / p.softcap;
+    }
+    options.alibi_slopes = pointers.alibi_slopes;
+    options.alibi_batch_stride = p.alibi_batch_stride;
+    options.sinks = pointers.sinks;
+    options.bias = score_matrix(pointers.bias, p.bias);
+    options.bias_is_f32 = p.bias_dtype == DType::f32;
+    options.mask = score_matrix(pointers.mask, p.mask);
+    return options;
+}
+
 ForwardParams params_of(const Plan& plan, const Pointers& pointers) {
     const Problem& p = plan.problem;
     ForwardParams params{};
@@ -183,15 +211,15 @@ ForwardParams params_of(const Plan& plan, const Pointers& pointers) {
     params.lse = pointers.lse;
     params.lse_batch_stride = p.lse.batch;
     params.lse_head_stride = p.lse.head;
+    params.head_dim_v = static_cast<int32_t>(p.head_dim_v);
+    params.scores = score_options_of(p, pointers);
     params.rescales = rescale_counter.load(std::memory_order_relaxed);
     return params;
 }
 
 const void* kernel_of(const Plan& plan) {
     for (const ForwardKernel& kernel : kForwardKernels)
-        if (kernel.dtype == plan.problem.dtype && kernel.tile_index == plan.forward.tile_index &&
-            kernel.lse == plan.problem.wants_lse)
-            return kernel.address();
+        if (kernel.dtype == plan.problem.dtype && kernel.choice == plan.forward.choice) return kernel.address();
     throw Error(FOVEAL_INTERNAL_ERROR, "no sm90 forward kernel for this plan");
 }
 
@@ -242,22 +270,21 @@ const DeviceTraits& traits_of(int32_t device) {
 void launch_forward(const Plan& plan, const Pointers& pointers, void* stream) {
     if (plan.forward.grid == 0) return;
     const Problem& p = plan.problem;
-    const ForwardTile& tile = kForwardTiles[plan.forward.tile_index].tile;
+    const ForwardTile& tile = kForwardTiles[plan.forward.choice.tile_index].tile;
     traits_of(plan.device);
     const CurrentDevice current(plan.device);
 
     const int64_t maps = p.varlen ? 1 : p.batch;
-    // A tensor map has no empty dimension: without keys it maps one row of q, which the kernel masks and zeroes.
-    const bool has_keys = p.rows_k > 0;
-    const auto keys = [&](const char* name, const void* data, const Strides& strides) {
-        return MappedTensor{name,       has_keys ? data : pointers.q, maps, has_keys ? p.rows_k : 1, p.heads_k,
-                            p.head_dim, has_keys ? strides : p.q};
-    };
-    CUtensorMap q = tensor_map(p.dtype, {"q", pointers.q, maps, p.rows_q, p.heads_q, p.head_dim, p.q}, kWarpgroupRows);
-    CUtensorMap k = tensor_map(p.dtype, keys("k", pointers.k, p.k), tile.keys);
-    CUtensorMap v = tensor_map(p.dtype, keys("v", pointers.v, p.v), tile.keys);
+    const MappedTensor of_q{"q", pointers.q, maps, p.rows_q, p.heads_q, p.head_dim, p.q};
+    MappedTensor of_k{"k", pointers.k, maps, p.rows_k, p.heads_k, p.head_dim, p.k};
+    MappedTensor of_v{"v", pointers.v, maps, p.rows_k, p.heads_k, p.head_dim_v, p.v};
+    // A tensor map has no empty dimension: without keys K and V map a row of q, which the kernel masks and zeroes.
+    if (p.rows_k == 0) of_k = of_v = {"q", pointers.q, maps, 1, p.heads_k, p.head_dim, p.q};
+    CUtensorMap q = tensor_map(p.dtype, of_q, kWarpgroupRows);
+    CUtensorMap k = tensor_map(p.dtype, of_k, tile.keys);
+    CUtensorMap v = tensor_map(p.dtype, of_v, tile.keys);
     CUtensorMap out =
-        tensor_map(p.dtype, {"out", pointers.out, maps, p.rows_q, p.heads_q, p.head_dim, p.out}, kWarpRows);
+        tensor_map(p.dtype, {"out", pointers.out, maps, p.rows_q, p.heads_q, p.head_dim_v, p.out}, kWarpRows);
     ForwardParams params = params_of(plan, pointers);
     void* arguments[] = {&q, &k, &v, &out, &params};
 

@@ -9,7 +9,8 @@
 // The sum that normalises O is the sum of P as rounded for the second product: numerator and denominator then carry the
 // same rounding, which matters as soon as the largest P is not exactly 1. The log-sum-exp needs the unrounded sum.
 //
-// Scores are held in base 2: t = scale * log2(e) * q.k - reference - kShift.
+// Scores are held in base 2: t = scale * log2(e) * q.k - reference - kShift. (General variant: scores.cuh has scaled
+// them, and `scale_log2` is 1 here.)
 #pragma once
 
 #include <cuda_bf16.h>
@@ -18,19 +19,22 @@
 #include "mask.hpp"
 #include "ptx/warp.cuh"
 #include "ptx/wgmma.cuh"
+#include "tiles.hpp"
 
 namespace foveal::sm90 {
 
 template <DType kType>
 struct Rounded;
 
-// bf16 has the exponents of fp32. 2^-24 keeps the sum of four million flat keys below 1, so that O stays finite even
-// where V is at the end of bf16's range, and is far enough from 2^-126 for every key that counts.
+// bf16 has the exponents of fp32. A row may grow by 53 bits (37 nats) before it is corrected, its sum stays below 1, so
+// that O is finite even where V is at the end of bf16's range, and the 70 bits between 2^-56 and 2^-126 hold every key
+// that counts. (24: 1.13 of FA3's time in place of 0.92 at logits of standard deviation 10; docs/performance-log.md.)
 template <>
 struct Rounded<DType::bf16> {
     using Pair = __nv_bfloat162;
-    static constexpr float kShift = 24.0f;
+    static constexpr float kShift = 56.0f;
     static constexpr float kLimit = 0.125f;
+    static constexpr float kFarLimit = 0x1p20f;
     static constexpr bool kLimitsWholeRow = true;
     static __device__ __forceinline__ Pair pack(float a, float b) { return __floats2bfloat162_rn(a, b); }
     // A bf16 is the upper half of an fp32. (__bfloat1622float2 takes two more instructions, nvcc 13.0.)
@@ -47,6 +51,7 @@ struct Rounded<DType::f16> {
     using Pair = __half2;
     static constexpr float kShift = 0.0f;
     static constexpr float kLimit = 8192.0f;
+    static constexpr float kFarLimit = kLimit;
     static constexpr bool kLimitsWholeRow = false;
     static __device__ __forceinline__ Pair pack(float a, float b) { return __floats2half2_rn(a, b); }
     static __device__ __forceinline__ float2 unpack(Pair x) { return __half22float2(x); }
@@ -63,18 +68,25 @@ __device__ __forceinline__ float row_max(float x) {
 }
 
 // The rows of one thread: two, 8 apart. kKeys: keys a block. Arrays over r are indexed by row.
-template <DType kType, int32_t kKeys, bool kLse>
+template <ForwardConfig kConfig>
 struct Softmax {
-    using Format = Rounded<kType>;
+    static constexpr int32_t kKeys = kConfig.tile.keys;
+    static constexpr bool kLse = kConfig.sums_exactly();
+    using Format = Rounded<kConfig.dtype>;
     using Pair = typename Format::Pair;
     static constexpr int32_t kScores = kKeys / 2;   // of a thread in a block
     static constexpr int32_t kChunks = kKeys / 16;  // k of one wgmma is 16 keys
     static constexpr float kLn2 = 0.693147180559945f;
+    // Scores beyond it ("far") are spaced more widely than an exponent may be off. Their reference is exactly one of
+    // them, without kShift, which would be lost in it; and they are scaled before it is subtracted, since an fma would
+    // leave the rounding of the reference as an exponent.
+    static constexpr float kFar = 0x1p22f;
 
     float minus_reference[2];  // -(reference + kShift); 0 while the row has seen no key
     float limit[2];            // -1 while the row has seen no key: any sum passes it
     float sum[2];              // of the rounded P, this thread's columns
     float exact_sum[2];        // of the unrounded P; only if kLse
+    bool far;                  // of any row of the warp
 
     // Scores of keys that a row does not see become -inf.
     static __device__ __forceinline__ void mask(float (&s)[kScores], Band band, int32_t row, int32_t first_key,
@@ -92,19 +104,27 @@ struct Softmax {
 
     // A new tile: the references from its first block's scores.
     __device__ __forceinline__ void start(const float (&s)[kScores], float scale_log2) {
+        far = false;
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
-            const float top = row_max(thread_max(s, r));
-            const bool unseen = top == -INFINITY;
-            minus_reference[r] = unseen ? 0.0f : -top * scale_log2 - Format::kShift;
-            limit[r] = unseen ? -1.0f : Format::kLimit;
+            const float top = row_max(thread_max(s, r)) * scale_log2;
+            const bool unseen = top == -INFINITY, is_far = fabsf(top) > kFar;
+            minus_reference[r] = unseen ? 0.0f : -top - (is_far ? 0.0f : Format::kShift);
+            limit[r] = unseen ? -1.0f : is_far ? Format::kFarLimit : Format::kLimit;
             sum[r] = 0.0f;
             exact_sum[r] = 0.0f;
+            far |= is_far && !unseen;
         }
+        far = __any_sync(~0u, far);
     }
 
     // Scores to exponents, in place.
     __device__ __forceinline__ void shift(float (&s)[kScores], float scale_log2) const {
+        if (far) {
+#pragma unroll
+            for (int32_t i = 0; i < kScores; ++i) s[i] = __fmul_rn(s[i], scale_log2);
+            scale_log2 = 1.0f;
+        }
 #pragma unroll
         for (int32_t i = 0; i < kScores; ++i) s[i] = fmaf(s[i], scale_log2, minus_reference[(i >> 1) & 1]);
     }
@@ -152,14 +172,17 @@ struct Softmax {
         for (int32_t r = 0; r < 2; ++r) {
             const bool mine = (Format::kLimitsWholeRow ? sum[r] : block_sum(p, r)) > limit[r];
             const uint32_t quad = 0xfu << (threadIdx.x % 32 & ~3u);
-            const float top = row_max(thread_max(t, r)) + Format::kShift;
+            const float top = row_max(thread_max(t, r));
+            const bool is_far = fabsf(minus_reference[r] - top) > kFar;
+            const float distance = top + (is_far ? 0.0f : Format::kShift);
             const bool needed = (__ballot_sync(~0u, mine) & quad) != 0;
             const bool unseen = limit[r] < 0;
-            const bool moves = needed && top != -INFINITY && (unseen || top > 0);
-            const float step = moves ? top : 0.0f;
+            const bool moves = needed && top != -INFINITY && (unseen || distance > 0);
+            const float step = moves ? distance : 0.0f;
             factor[r] = moves && !unseen ? ptx::ex2(-step) : 1.0f;
             minus_reference[r] -= step;
-            if (moves) limit[r] = Format::kLimit;
+            if (moves) limit[r] = is_far ? Format::kFarLimit : Format::kLimit;
+            far |= __any_sync(~0u, moves && is_far);
             sum[r] = before.rounded[r] * factor[r];
             exact_sum[r] = before.exact[r] * factor[r];
 #pragma unroll
@@ -173,15 +196,20 @@ struct Softmax {
         for (int32_t r = 0; r < 2; ++r) sum[r] += block_sum(p, r);
     }
 
-    // 1 / sum of the whole row, 0 for a row that saw no key.
-    __device__ __forceinline__ float normaliser(int32_t r) const {
-        const float total = row_sum(sum[r]);
+    // 1 / denominator of the whole row, 0 for a row that saw no key. sink_log2: a sink's logit in base 2, -inf: none.
+    __device__ __forceinline__ float normaliser(int32_t r, float sink_log2) const {
+        float total = row_sum(sum[r]);
+        if constexpr (kConfig.general()) total += ptx::ex2(sink_log2 + minus_reference[r]);
         return total == 0.0f ? 0.0f : __fdividef(1.0f, total);
     }
 
-    // Natural logarithm of the row's sum of exponentials; -inf for a row that saw no key.
-    __device__ __forceinline__ float log_sum_exp(int32_t r) const {
-        return kLn2 * (__log2f(row_sum(exact_sum[r])) - minus_reference[r]);
+    // Natural logarithm of the row's sum of exponentials, the sink's (natural units, -inf: none) included; -inf for a
+    // row that saw no key.
+    __device__ __forceinline__ float log_sum_exp(int32_t r, float sink) const {
+        const float keys = kLn2 * (__log2f(row_sum(exact_sum[r])) - minus_reference[r]);
+        if constexpr (!kConfig.general()) return keys;
+        const float larger = fmaxf(keys, sink), smaller = fminf(keys, sink);
+        return smaller == -INFINITY ? larger : larger + log1pf(__expf(smaller - larger));
     }
 
    private:

@@ -1,6 +1,7 @@
 #include "support.hpp"
 
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <string>
 
@@ -14,11 +15,11 @@ constexpr int64_t kMaxStrideBytes = int64_t{1} << 40;
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(FOVEAL_UNSUPPORTED, message); }
 
-std::string supported_head_dims() {
-    std::string text;
-    for (const auto& entry : kForwardTiles)
-        if (entry.plain) text += (text.empty() ? "" : ", ") + std::to_string(entry.tile.head_dim);
-    return text;
+// All that a dtype's kernels have in common: 16-byte rows, no wider than the widest tile.
+void check_head_dim(const char* name, int64_t head_dim, int32_t widest) {
+    if (head_dim % 8 != 0 || head_dim > widest)
+        refuse(std::string(name) + "'s head dimension is " + std::to_string(head_dim) +
+               "; the sm90 backend supports multiples of 8 up to " + std::to_string(widest));
 }
 
 void check_stride(const char* tensor, const char* which, int64_t stride, int64_t element_bytes) {
@@ -54,23 +55,34 @@ void check_tile_count(const Problem& p, const ForwardTile& tile) {
 
 }  // namespace
 
-int32_t tile_index_of(const Problem& p) {
+const char* name_of(ForwardVariant variant) {
+    return variant == ForwardVariant::plain ? "plain"
+           : variant == ForwardVariant::lse ? "with log-sum-exp"
+                                            : "with options";
+}
+
+ForwardChoice choice_of(const Problem& p) {
+    // Multiplying by a scale that is not positive would not keep the order of the scores, nor a mask's -inf.
+    const bool plain_scores =
+        !p.modifies_scores() && !p.has_sinks && p.chunk == 0 && p.scale >= std::numeric_limits<float>::min();
+    const ForwardVariant needed = !plain_scores ? ForwardVariant::general
+                                  : p.wants_lse ? ForwardVariant::lse
+                                                : ForwardVariant::plain;
     for (int32_t i = 0; const auto& entry : kForwardTiles) {
-        if (entry.tile.head_dim == p.head_dim && (p.wants_lse ? entry.lse : entry.plain)) return i;
+        if (p.head_dim <= entry.tile.head_dim && p.head_dim_v <= entry.tile.head_dim_v)
+            for (const ForwardVariant variant : {needed, ForwardVariant::general})
+                if (entry.serves(variant)) return {i, variant};
         ++i;
     }
-    refuse("q's head dimension is " + std::to_string(p.head_dim) + "; the sm90 backend supports " +
-           supported_head_dims());
+    throw Error(FOVEAL_INTERNAL_ERROR, "no sm90 tile for this problem");
 }
 
 void check_supported(const Problem& p) {
     if (p.dtype == DType::f32) refuse("q.dtype is f32; the sm90 backend supports bf16 and f16");
-    const ForwardTile& tile = kForwardTiles[tile_index_of(p)].tile;
-    if (p.head_dim_v != p.head_dim)
-        refuse("v's head dimension is " + std::to_string(p.head_dim_v) + " and q's is " + std::to_string(p.head_dim) +
-               "; the sm90 backend needs them equal");
-    if (!(p.scale >= std::numeric_limits<float>::min()))
-        refuse("scale is " + std::to_string(p.scale) + "; the sm90 backend needs a positive, normal number");
+    const ForwardTile& widest = kForwardTiles[std::size(kForwardTiles) - 1].tile;
+    check_head_dim("q", p.head_dim, widest.head_dim);
+    check_head_dim("v", p.head_dim_v, widest.head_dim_v);
+    const ForwardTile& tile = kForwardTiles[choice_of(p).tile_index].tile;
     const int64_t element = bytes_of(p.dtype);
     check_strides("q", p.q, element);
     check_strides("k", p.k, element);

@@ -1,7 +1,7 @@
 // What the sm90 backend can do exactly.
 #pragma once
 
-#include "../problem.hpp"
+#include "../plan.hpp"
 
 namespace foveal::sm90 {
 
@@ -11,7 +11,9 @@ void check_supported(const Problem& problem);
 // Throws Error(UNSUPPORTED) where a data pointer is not what the copy engine can address.
 void check_pointers(const Pointers& pointers);
 
-// The place in kForwardTiles of the problem's tile.
-int32_t tile_index_of(const Problem& problem);
+// The kernel for the problem. Throws as check_supported() does.
+ForwardChoice choice_of(const Problem& problem);
+
+const char* name_of(ForwardVariant variant);
 
 }  // namespace foveal::sm90

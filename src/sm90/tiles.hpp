@@ -11,58 +11,107 @@ inline constexpr int32_t kWarpgroupThreads = 128;
 inline constexpr int32_t kWarpgroupRows = 64;  // M of every wgmma
 inline constexpr int32_t kWarpRows = 16;       // of a warpgroup's 64, in each of its four warps
 inline constexpr int32_t kPanelColumns = 64;   // 16-bit columns of a 128-byte swizzled row
-inline constexpr int32_t kQueryBuffers = 2;    // the next tile's Q is loaded while this one is computed
 inline constexpr int32_t kRegistersPerSm = 65536;
 inline constexpr int32_t kMaxSharedBytes = 232448;
 
+// Head dimensions that are no multiple of a panel, or smaller than the tile's, are filled up with zeros by the copy
+// engine.
 struct ForwardTile {
-    int32_t head_dim;            // d == d_v
-    int32_t consumers;           // warpgroups that compute, 64 query rows each
-    int32_t keys;                // keys a K/V block
-    int32_t stages;              // K blocks, and V blocks, in flight
-    int32_t first_chunks;        // 16-key chunks of P*V whose registers are free before the rest has run
+    int32_t head_dim;       // columns of Q and K
+    int32_t head_dim_v;     // columns of V and O
+    int32_t consumers;      // warpgroups that compute
+    bool shares_rows;       // the consumers share 64 query rows and split O's columns; else each has 64 rows of its own
+    int32_t keys;           // keys a K/V block
+    int32_t stages;         // K blocks, and V blocks, in flight
+    int32_t query_buffers;  // 2: the next tile's Q is loaded while this one is computed; 1: in its last step
+    int32_t staged_panels;  // of a warpgroup's O that are in shared memory at once, on their way out
+    int32_t first_chunks;   // 16-key chunks of P*V whose registers are free before the rest has run
     int32_t producer_registers;  // a thread
     int32_t consumer_registers;  // a thread
 
-    FOVEAL_HOST_DEVICE constexpr int32_t rows() const { return consumers * kWarpgroupRows; }
+    FOVEAL_HOST_DEVICE constexpr int32_t query_tiles() const { return shares_rows ? 1 : consumers; }
+    FOVEAL_HOST_DEVICE constexpr int32_t rows() const { return query_tiles() * kWarpgroupRows; }
+    FOVEAL_HOST_DEVICE constexpr int32_t out_columns() const {  // a warpgroup
+        return shares_rows ? head_dim_v / consumers : head_dim_v;
+    }
     FOVEAL_HOST_DEVICE constexpr int32_t threads() const { return (consumers + 1) * kWarpgroupThreads; }
-    FOVEAL_HOST_DEVICE constexpr int32_t block_bytes() const { return keys * head_dim * 2; }
-    FOVEAL_HOST_DEVICE constexpr int32_t rows_bytes() const {
-        return kWarpgroupRows * head_dim * 2;
-    }  // one warpgroup's Q or O
+    FOVEAL_HOST_DEVICE constexpr int32_t query_bytes() const { return kWarpgroupRows * head_dim * 2; }
+    FOVEAL_HOST_DEVICE constexpr int32_t k_bytes() const { return keys * head_dim * 2; }
+    FOVEAL_HOST_DEVICE constexpr int32_t v_bytes() const { return keys * head_dim_v * 2; }
+    FOVEAL_HOST_DEVICE constexpr int32_t staging_bytes() const {  // a warpgroup
+        return staged_panels * kWarpgroupRows * kPanelColumns * 2;
+    }
 };
 
-// Of a CTA: Q and K and V and O, barriers, published tiles. forward.cuh checks that its struct is no larger.
+// Of a CTA: Q, K, V, O, barriers and published tiles. forward.cuh checks that its struct is no larger.
 FOVEAL_HOST_DEVICE constexpr int32_t shared_bytes(const ForwardTile& tile) {
     constexpr int32_t kBarriersAndWork = 1024;
-    return (kQueryBuffers + 1) * tile.consumers * tile.rows_bytes() + 2 * tile.stages * tile.block_bytes() +
-           kBarriersAndWork;
+    return tile.query_buffers * tile.query_tiles() * tile.query_bytes() +
+           tile.stages * (tile.k_bytes() + tile.v_bytes()) + tile.consumers * tile.staging_bytes() + kBarriersAndWork;
 }
+
+// What a kernel can do beyond scale * q.k > 0 under a window, without a log-sum-exp.
+enum class ForwardVariant : int32_t {
+    plain,
+    lse,     // the log-sum-exp too
+    general  // every option (scores.cuh), and the log-sum-exp if it is asked for
+};
 
 struct ForwardTileEntry {
     ForwardTile tile;
-    bool plain, lse;         // used without, and with, the log-sum-exp
-    const char* limited_by;  // the resource that keeps it from being larger
+    bool plain, lse, general;  // the variants that it is used for
+    const char* limited_by;    // the resource that keeps it from being larger
+
+    constexpr bool serves(ForwardVariant variant) const {
+        return variant == ForwardVariant::plain ? plain : variant == ForwardVariant::lse ? lse : general;
+    }
 };
 
+// In ascending order: a problem gets the first that is large enough for its head dimensions and serves its variant.
 inline constexpr ForwardTileEntry kForwardTiles[] = {
-    {{128, 2, 128, 2, 1, 40, 232}, true, true, "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
-    {{64, 3, 128, 4, 1, 32, 160}, true, false, "registers: 3 * 128 * 160 + 128 * 32 = 65536"},
-    {{64, 2, 128, 5, 1, 40, 232}, false, true, "registers: the unrounded sums need 4 more than 160"},
+    {{64, 64, 3, false, 128, 4, 2, 1, 1, 32, 160}, true, false, false, "registers: 3 * 128 * 160 + 128 * 32 = 65536"},
+    {{64, 64, 2, false, 128, 5, 2, 1, 1, 40, 232},
+     false,
+     true,
+     true,
+     "registers: the unrounded sums need 4 more than 160"},
+    {{128, 128, 2, false, 128, 2, 2, 2, 1, 40, 232},
+     true,
+     true,
+     true,
+     "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
+    {{192, 128, 2, false, 128, 2, 1, 1, 1, 40, 232},
+     true,
+     false,
+     true,
+     "shared memory: Q 48, K 96, V 64 and O 16 of 227 KiB"},
+    {{256, 256, 2, false, 64, 2, 1, 2, 1, 40, 232},
+     true,
+     true,
+     true,
+     "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
+    {{512, 512, 2, true, 32, 2, 1, 2, 1, 40, 232},
+     true,
+     false,
+     true,
+     "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
 };
 
 // What the kernel is instantiated for.
 struct ForwardConfig {
     DType dtype;
     ForwardTile tile;
-    bool lse;
+    ForwardVariant variant;
+
+    FOVEAL_HOST_DEVICE constexpr bool general() const { return variant == ForwardVariant::general; }
+    FOVEAL_HOST_DEVICE constexpr bool sums_exactly() const { return variant != ForwardVariant::plain; }
 };
 
 // The same as a type: nvcc 13.0 writes host stubs that do not compile for a __global__ template whose argument is a
 // structure.
-template <DType kType, int32_t kTileIndex, bool kLse>
+template <DType kType, int32_t kTileIndex, ForwardVariant kVariant>
 struct ForwardInstance {
-    static constexpr ForwardConfig kConfig{kType, kForwardTiles[kTileIndex].tile, kLse};
+    static constexpr ForwardConfig kConfig{kType, kForwardTiles[kTileIndex].tile, kVariant};
 };
 
 }  // namespace foveal::sm90

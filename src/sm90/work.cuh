@@ -5,12 +5,14 @@
 #include "forward_params.hpp"
 #include "mask.hpp"
 #include "schedule.hpp"
+#include "tiles.hpp"
 
 namespace foveal::sm90 {
 
 // One tile: up to `rows` query rows of one head of one sequence, and the K/V blocks they need.
 struct Work {
-    bool valid;       // false: no tile is left
+    bool valid;  // false: no tile is left
+    int32_t sequence;
     int32_t batch;    // coordinate in the tensor maps; varlen: 0
     int32_t first_q;  // rows of q before the sequence; dense: 0
     int32_t first_k;
@@ -18,13 +20,24 @@ struct Work {
     int32_t head_k;
     int32_t row;  // of the sequence: the tile's first
     int32_t len_q;
+    float slope_log2;  // general variant: the head's ALiBi slope * log2(e), and its sink (-inf: none)
+    float sink;
     Band band;
     BlockRange blocks;
 };
 
+// The band as the variants that know no chunks see it: no registers for what is always 0.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ Band known_band(Band band) {
+    if constexpr (!kConfig.general()) band.chunk = 0;
+    return band;
+}
+
 // Used by a whole, converged warp.
-template <int32_t kRows, int32_t kKeys>
+template <ForwardConfig kConfig>
 class WorkCursor {
+    static constexpr int32_t kRows = kConfig.tile.rows(), kKeys = kConfig.tile.keys;
+
    public:
     __device__ explicit WorkCursor(const ForwardParams& params) : params_(params) {
         if (params_.cu_seqlens_q != nullptr) load_sequences();
@@ -53,6 +66,7 @@ class WorkCursor {
         if (t >= order.tiles()) return false;
         const TilePlace place = tile_place(order, t);
         work.batch = place.unit / params_.heads_k;
+        work.sequence = work.batch;
         work.head_k = place.unit - work.batch * params_.heads_k;
         fill(work, place, used(params_.seqused_q, work.batch, params_.rows_q),
              used(params_.seqused_k, work.batch, params_.rows_k));
@@ -69,6 +83,7 @@ class WorkCursor {
         const int32_t lane = __ffs(static_cast<int32_t>(__ballot_sync(~0u, t - tiles_before_ < tiles_end_))) - 1;
         const int32_t sequence = sequences_before_ + lane;
         const int32_t tiles_end_before = lane == 0 ? 0 : __shfl_sync(~0u, tiles_end_, max_i32(lane - 1, 0));
+        work.sequence = sequence;
         work.first_q = params_.cu_seqlens_q[sequence];
         work.first_k = params_.cu_seqlens_k[sequence];
         const int32_t len_q = used(params_.seqused_q, sequence, params_.cu_seqlens_q[sequence + 1] - work.first_q);
@@ -85,7 +100,7 @@ class WorkCursor {
         work.head_q = work.head_k * params_.group + place.head_in_group;
         work.row = place.row_block * kRows;
         work.len_q = len_q;
-        work.band = band_of(params_.window, len_q, len_k);
+        work.band = known_band<kConfig>(band_of(params_.window, len_q, len_k));
     }
 
     // Lane l: tiles of sequences sequences_before_ .. sequences_before_ + l together.

@@ -13,6 +13,14 @@ __device__ __forceinline__ bool elect_sync() {
     return elected != 0;
 }
 
+// %laneid, read here and not before: what is computed from it does not occupy registers from the kernel's start on.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#special-registers-laneid
+__device__ __forceinline__ int32_t lane_id() {
+    int32_t lane;
+    asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+    return lane;
+}
+
 // setmaxnreg: hands registers of this warpgroup back to the pool, or takes some.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#miscellaneous-instructions-setmaxnreg
 template <int kRegisters>

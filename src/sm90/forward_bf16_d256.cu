@@ -1,0 +1,8 @@
+#include "forward.cuh"
+
+namespace foveal::sm90 {
+
+template const void* forward_kernel<ForwardInstance<DType::bf16, 4, ForwardVariant::plain>>();
+template const void* forward_kernel<ForwardInstance<DType::bf16, 4, ForwardVariant::lse>>();
+
+}  // namespace foveal::sm90
