@@ -17,18 +17,6 @@ void require_built(foveal_backend backend) {
         throw Error(FOVEAL_NO_DEVICE, "backend is sm90, but this build of foveal has no CUDA part");
 }
 
-// Options that a backend does not honour yet.
-void refuse_unbuilt_options(const Problem& p) {
-    const char* option = p.softcap > 0 ? "softcap"
-                         : p.has_alibi ? "alibi_slopes"
-                         : p.has_sinks ? "sinks"
-                         : p.has_bias  ? "bias"
-                         : p.has_mask  ? "mask"
-                         : p.chunk > 0 ? "chunk"
-                                       : nullptr;
-    if (option != nullptr) throw Error(FOVEAL_UNSUPPORTED, std::string(option) + " is not supported yet");
-}
-
 // FOVEAL_BACKEND, or AUTO if it is unset.
 foveal_backend forced_backend() {
     const char* text = std::getenv("FOVEAL_BACKEND");
@@ -57,8 +45,7 @@ foveal_backend resolve_backend(const foveal_forward_args& args) {
 }
 
 void check_supported(const Problem& problem, foveal_backend backend) {
-    if (backend == FOVEAL_BACKEND_SM90) return sm90::check_supported(problem);
-    refuse_unbuilt_options(problem);
+    if (backend == FOVEAL_BACKEND_SM90) sm90::check_supported(problem);
 }
 
 void launch(const Plan& plan, const Pointers& pointers, void* stream) {

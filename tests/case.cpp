@@ -45,31 +45,43 @@ std::vector<int64_t> parse_list(std::string_view token, std::string_view rest) {
     return values;
 }
 
-Sink parse_sink(std::string_view token, std::string_view rest) {
+SinkKey parse_sink_key(std::string_view token, std::string_view rest) {
     const size_t at = rest.find('@');
     if (at == std::string_view::npos) fail(token, "expected sinkNATS@0, @mid or @last");
-    Sink sink;
+    SinkKey sink;
     sink.nats = parse_number<double>(token, rest.substr(0, at));
     const std::string_view where = rest.substr(at + 1);
     if (where == "0") {
-        sink.position = Sink::Position::kFirst;
+        sink.position = SinkKey::Position::kFirst;
     } else if (where == "mid") {
-        sink.position = Sink::Position::kMiddle;
+        sink.position = SinkKey::Position::kMiddle;
     } else if (where == "last") {
-        sink.position = Sink::Position::kLast;
+        sink.position = SinkKey::Position::kLast;
     } else {
         fail(token, "expected @0, @mid or @last");
     }
     return sink;
 }
 
-const char* position_name(Sink::Position position) {
+// "=bh", "=1h", "=b1" or "=11".
+ScoreMatrix parse_score_matrix(std::string_view token, std::string_view rest) {
+    const bool known =
+        rest.size() == 3 && rest[0] == '=' && (rest[1] == 'b' || rest[1] == '1') && (rest[2] == 'h' || rest[2] == '1');
+    if (!known) fail(token, "expected =bh, =1h, =b1 or =11: which of its dimensions are not shared");
+    return {rest[1] == 'b', rest[2] == 'h'};
+}
+
+std::string score_matrix_text(const ScoreMatrix& matrix) {
+    return std::string("=") + (matrix.by_sequence ? 'b' : '1') + (matrix.by_head ? 'h' : '1');
+}
+
+const char* position_name(SinkKey::Position position) {
     switch (position) {
-        case Sink::Position::kFirst:
+        case SinkKey::Position::kFirst:
             return "0";
-        case Sink::Position::kMiddle:
+        case SinkKey::Position::kMiddle:
             return "mid";
-        case Sink::Position::kLast:
+        case SinkKey::Position::kLast:
             return "last";
     }
     return "?";
@@ -117,8 +129,9 @@ class Parser {
         const auto [name, rest] = split_name(token);
         if (name != "sink" && !seen_.insert(name).second) fail(token, "given twice");
         if (name == "sink") {
-            case_.sinks.push_back(parse_sink(token, rest));
-            if (case_.sinks.size() > kMaxSinks) fail(token, "at most " + std::to_string(kMaxSinks) + " sinks");
+            case_.sink_keys.push_back(parse_sink_key(token, rest));
+            if (case_.sink_keys.size() > kMaxSinkKeys)
+                fail(token, "at most " + std::to_string(kMaxSinkKeys) + " of these");
         } else if (name == "qlens") {
             case_.lengths_q = parse_list(token, rest);
         } else if (name == "klens") {
@@ -129,7 +142,31 @@ class Parser {
             case_.seqused_k = parse_list(token, rest);
         } else if (name == "scale") {
             case_.scale = parse_number<float>(token, rest);
-        } else if (name == "seed") {
+        } else if (!read_score_option(token, name, rest)) {
+            read_input(token, name, rest);
+        }
+    }
+
+    bool read_score_option(std::string_view token, const std::string& name, std::string_view rest) {
+        if (name == "softcap") {
+            case_.softcap = parse_number<float>(token, rest);
+        } else if (name == "sinks") {
+            case_.sink_logit = rest.empty() ? 0.0f : parse_number<float>(token, rest);
+        } else if (name == "bias" || name == "bias_f") {
+            const bool f32 = name == "bias_f";  // "bias_f32=bh"
+            if (f32 && rest.substr(0, 2) != "32") fail(token, "expected bias=.. or bias_f32=..");
+            case_.bias = parse_score_matrix(token, rest.substr(f32 ? 2 : 0));
+            case_.bias_f32 = f32;
+        } else if (name == "mask") {
+            case_.mask = parse_score_matrix(token, rest);
+        } else {
+            return false;
+        }
+        return true;
+    }
+
+    void read_input(std::string_view token, const std::string& name, std::string_view rest) {
+        if (name == "seed") {
             case_.seed = parse_number<uint64_t>(token, rest);
         } else if (name == "sd") {
             case_.logit_sd = parse_number<double>(token, rest);
@@ -149,11 +186,15 @@ class Parser {
             {"causal", [](Case& c) { c.window_right = 0; }},
             {"topleft", [](Case& c) { c.top_left = true; }},
             {"lse", [](Case& c) { c.lse = true; }},
+            {"alibi", [](Case& c) { c.alibi = Alibi::kByHead; }},
+            {"alibi_b", [](Case& c) { c.alibi = Alibi::kBySequenceAndHead; }},
+            {"bias_inf", [](Case& c) { c.bias_inf = true; }},
             {"varlen", [](Case& c) { c.varlen = true; }},
             {"flat", [](Case& c) { c.flat = true; }},
             {"vmax", [](Case& c) { c.vmax = true; }},
             {"pad", [](Case& c) { c.padded = true; }},
             {"bhsd", [](Case& c) { c.bhsd = true; }},
+            {"qkv", [](Case& c) { c.qkv = true; }},
         };
         const auto found = words.find(token);
         if (found == words.end()) return false;
@@ -175,6 +216,7 @@ class Parser {
             {"dv", {&Case::head_dim_v}},
             {"left", {&Case::window_left}},
             {"right", {&Case::window_right}},
+            {"chunk", {&Case::chunk}},
         };
         const auto found = counts.find(name);
         if (found == counts.end()) fail(token, "unknown; see the list of tokens in tests/case.hpp or `foveal --help`");
@@ -197,6 +239,18 @@ class Parser {
         case_.varlen ? finish_varlen() : finish_dense();
         check_used("used_q", case_.seqused_q);
         check_used("used_k", case_.seqused_k);
+        check_score_options();
+        if (case_.qkv && (case_.rows_q != case_.rows_k || case_.lengths_q != case_.lengths_k))
+            fail("qkv", "queries and keys must be equally many");
+        if (case_.qkv && case_.head_dim != case_.head_dim_v) fail("qkv", "d and dv must be equal");
+    }
+
+    void check_score_options() const {
+        if (has_word("alibi") && has_word("alibi_b")) fail(text_, "alibi and alibi_b");
+        if (has("bias") && has("bias_f")) fail(text_, "bias and bias_f32");
+        if (case_.bias_inf && !case_.bias) fail("bias_inf", "only with bias= or bias_f32=");
+        if (case_.varlen && case_.bias) fail("bias", "only in the dense form");
+        if (case_.varlen && case_.mask) fail("mask", "only in the dense form");
     }
 
     void finish_varlen() {
@@ -223,14 +277,18 @@ class Parser {
     std::set<std::string> words_seen_;
 };
 
-// Pairs of one sequence that a window leaves visible (contract 1.3).
+// Pairs of one sequence that window and chunks leave visible (contract 1.3).
 double visible_pairs_of(const Case& c, int64_t len_q, int64_t len_k) {
     const int64_t off = c.top_left ? 0 : len_k - len_q;
     double pairs = 0;
     for (int64_t i = 0; i < len_q; ++i) {
-        const int64_t first = c.window_left == FOVEAL_UNLIMITED ? 0 : std::max<int64_t>(0, i + off - c.window_left);
-        const int64_t last =
-            c.window_right == FOVEAL_UNLIMITED ? len_k - 1 : std::min(len_k - 1, i + off + c.window_right);
+        int64_t first = c.window_left == FOVEAL_UNLIMITED ? 0 : std::max<int64_t>(0, i + off - c.window_left);
+        int64_t last = c.window_right == FOVEAL_UNLIMITED ? len_k - 1 : std::min(len_k - 1, i + off + c.window_right);
+        if (c.chunk > 0 && i + off < 0) continue;  // the keys begin in a later chunk
+        if (c.chunk > 0) {
+            first = std::max(first, (i + off) / c.chunk * c.chunk);
+            last = std::min(last, (i + off) / c.chunk * c.chunk + c.chunk - 1);
+        }
         if (last >= first) pairs += static_cast<double>(last - first + 1);
     }
     return pairs;
@@ -286,7 +344,13 @@ double Case::min_bytes() const {
     const double elements_q = used_rows_q * static_cast<double>(heads_q) * channels;  // q and out
     const double elements_k = used_rows_k * static_cast<double>(heads_k) * channels;  // k and v
     const double lse_bytes = lse ? 4.0 * used_rows_q * static_cast<double>(heads_q) : 0.0;
-    return (elements_q + elements_k) * static_cast<double>(element_bytes()) + lse_bytes;
+    const auto seen_elements = [&](const std::optional<ScoreMatrix>& matrix) {
+        if (!matrix || batch == 0) return 0.0;
+        return visible_pairs() / static_cast<double>(matrix->by_sequence ? 1 : batch) *
+               static_cast<double>(matrix->by_head ? heads_q : 1);
+    };
+    return (elements_q + elements_k) * static_cast<double>(element_bytes()) + lse_bytes +
+           seen_elements(bias) * (bias_dtype() == FOVEAL_F32 ? 4 : 2) + seen_elements(mask);
 }
 
 Case parse_case(std::string_view text) { return Parser(text).parse(); }
@@ -316,19 +380,27 @@ std::string to_text(const Case& c) {
     if (c.window_right == 0) add("causal");
     if (c.window_right > 0) add_number("right", c.window_right);
     if (c.top_left) add("topleft");
+    if (c.chunk > 0) add_number("chunk", c.chunk);
     if (c.lse) add("lse");
     if (c.scale) add_number("scale", *c.scale);
+    if (c.softcap != 0) add_number("softcap", c.softcap);
+    if (c.alibi != Alibi::kNone) add(c.alibi == Alibi::kByHead ? "alibi" : "alibi_b");
+    if (c.sink_logit) add("sinks" + (*c.sink_logit == 0 ? "" : number_text(*c.sink_logit)));
+    if (c.bias) add((c.bias_f32 ? "bias_f32" : "bias") + score_matrix_text(*c.bias));
+    if (c.bias_inf) add("bias_inf");
+    if (c.mask) add("mask" + score_matrix_text(*c.mask));
     if (c.seqused_q) add("used_q=" + list_text(*c.seqused_q));
     if (c.seqused_k) add("used_k=" + list_text(*c.seqused_k));
 
     if (c.seed != 1) add_number("seed", c.seed);
     if (c.logit_sd) add_number("sd", *c.logit_sd);
-    for (const Sink& sink : c.sinks) add("sink" + number_text(sink.nats) + "@" + position_name(sink.position));
+    for (const SinkKey& sink : c.sink_keys) add("sink" + number_text(sink.nats) + "@" + position_name(sink.position));
     if (c.grow_nats != 0) add_number("grow", c.grow_nats);
     if (c.flat) add("flat");
     if (c.vmax) add("vmax");
     if (c.padded) add("pad");
     if (c.bhsd) add("bhsd");
+    if (c.qkv) add("qkv");
     return text;
 }
 
@@ -342,6 +414,8 @@ const char* dtype_name(foveal_dtype dtype) {
             return "f16";
         case FOVEAL_I32:
             return "i32";
+        case FOVEAL_BOOL:
+            return "bool";
         default:
             return "?";
     }

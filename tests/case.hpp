@@ -9,6 +9,14 @@
 //   bf16 | f16 | f32             type of q, k, v, out                                                bf16
 //   full | causal | left4 right2 window: unlimited, right = 0, or explicit widths                    full
 //   topleft                      window aligned to the first query and key                           bottom right
+//   chunk128                     attention chunks of so many positions                               none
+//   softcap30                    x becomes 30 tanh(x / 30)                                           none
+//   alibi | alibi_b              the paper's slopes, [h_q] | of its own for each sequence, [b, h_q]  none
+//   sinks | sinks5               sink logits [h_q]: normal around 0 | around 5                       none
+//   bias=bh | bias_f32=1h        additive bias [b or 1, h_q or 1, s_q, s_k], normal; in q's type or  none
+//                                in f32; a 1 in place of b or h: shared by all sequences or heads
+//   bias_inf                     some keys, and all keys of some queries, have the bias -inf
+//   mask=b1                      boolean mask, shaped likewise; some queries see nothing             none
 //   lse                          the log-sum-exp is asked for
 //   scale0.1                     factor on q.k                                                       1/sqrt(d)
 //   varlen qlens=3,0 klens=5,2   packed sequences of these lengths (b, sq, sk follow)                dense
@@ -21,6 +29,7 @@
 //   vmax                         v near the end of its type's range
 //   pad                          tensors are views into larger buffers whose padding holds NaN
 //   bhsd                         memory order [b, h, s, d] in place of [b, s, h, d]
+//   qkv                          q, k and v are views of one buffer [b, s, h_q + 2 h_k, d]
 #pragma once
 
 #include <cstdint>
@@ -40,13 +49,24 @@ class CaseError : public std::invalid_argument {
     using std::invalid_argument::invalid_argument;
 };
 
-struct Sink {
+// A key that dominates; nothing to do with the sink logits.
+struct SinkKey {
     enum class Position { kFirst, kMiddle, kLast };
     double nats = 0;
     Position position = Position::kFirst;
 
-    bool operator==(const Sink&) const = default;
+    bool operator==(const SinkKey&) const = default;
 };
+
+// Of a bias or a mask: which dimensions are its own, not shared.
+struct ScoreMatrix {
+    bool by_sequence = false;
+    bool by_head = false;
+
+    bool operator==(const ScoreMatrix&) const = default;
+};
+
+enum class Alibi { kNone, kByHead, kBySequenceAndHead };
 
 struct Case {
     int64_t batch = 1;
@@ -61,8 +81,16 @@ struct Case {
     int64_t window_left = FOVEAL_UNLIMITED;
     int64_t window_right = FOVEAL_UNLIMITED;
     bool top_left = false;
+    int64_t chunk = 0;
     bool lse = false;
     std::optional<float> scale;
+    float softcap = 0;
+    Alibi alibi = Alibi::kNone;
+    std::optional<float> sink_logit;  // mean of the heads' sinks
+    std::optional<ScoreMatrix> bias;  // dense only
+    bool bias_f32 = false;
+    bool bias_inf = false;
+    std::optional<ScoreMatrix> mask;  // dense only
 
     bool varlen = false;
     std::vector<int64_t> lengths_q, lengths_k;                 // varlen only, [batch]
@@ -70,12 +98,13 @@ struct Case {
 
     uint64_t seed = 1;
     std::optional<double> logit_sd;
-    std::vector<Sink> sinks;
+    std::vector<SinkKey> sink_keys;
     double grow_nats = 0;
     bool flat = false;
     bool vmax = false;
     bool padded = false;
     bool bhsd = false;
+    bool qkv = false;
 
     bool operator==(const Case&) const = default;
 
@@ -90,8 +119,9 @@ struct Case {
     int64_t group() const { return heads_q / heads_k; }
     double effective_scale() const;
     int64_t element_bytes() const { return dtype == FOVEAL_F32 ? 4 : 2; }
+    foveal_dtype bias_dtype() const { return bias_f32 ? foveal_dtype{FOVEAL_F32} : dtype; }
 
-    // Visible (query, key) pairs of one head, over all sequences.
+    // (query, key) pairs of one head that window and chunks leave, over all sequences.
     double visible_pairs() const;
     // Useful work: a multiply and an add for each channel of each visible pair, in both products.
     double flops() const;

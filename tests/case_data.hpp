@@ -10,11 +10,14 @@
 
 #include "case.hpp"
 #include "foveal/foveal.h"
+#include "input_values.hpp"
 
 namespace foveal_testing {
 
-enum class TensorId { kQ, kK, kV, kOut, kLse };
+inline constexpr int kTensors = 9;  // TensorId
 const char* tensor_name(TensorId id);
+// Does the case have it? q, k, v and out it always has.
+bool has_tensor(const Case& c, TensorId id);
 
 // What outputs hold before a run: a NaN in f32, bf16 and f16 alike, and no NaN that arithmetic makes.
 inline constexpr uint16_t kPoison16 = 0x7FE5;
@@ -26,10 +29,14 @@ struct TensorLayout {
     int64_t offset = 0;           // of the view's first element in the buffer, in elements
     int64_t buffer_elements = 0;  // the view, its padding and, around outputs, guards
 
-    int64_t element_bytes() const { return view.dtype == FOVEAL_F32 || view.dtype == FOVEAL_I32 ? 4 : 2; }
+    int64_t element_bytes() const {
+        return view.dtype == FOVEAL_BOOL ? 1 : view.dtype == FOVEAL_F32 || view.dtype == FOVEAL_I32 ? 4 : 2;
+    }
     int64_t buffer_bytes() const { return buffer_elements * element_bytes(); }
 };
 TensorLayout layout_of(const Case& c, TensorId id);
+// Whose buffer the tensor lies in: its own, but k and v in q's if the case says qkv.
+TensorId buffer_of(const Case& c, TensorId id);
 
 // Every element of an output buffer, sorted by what it holds.
 struct OutputScan {
@@ -52,11 +59,12 @@ class CaseData {
     const foveal_forward_args& args() const { return args_; }
 
     virtual void poison_outputs() = 0;
-    // Fills q, k, v anew from another seed (shapes unchanged).
+    // Fills the inputs anew from another seed (shapes unchanged).
     virtual void refill(uint64_t seed) = 0;
     // Waits for the device; nothing to do on the CPU.
     virtual void synchronize() = 0;
-    // Rows [first, first + count) of one sequence and head as floats, to [count, channels]; kLse: channels = 1.
+    // Rows [first, first + count) of one sequence and head as floats, to [count, channels]. kLse, kAlibi, kSinks:
+    // channels = 1, and the latter two have one row; kBias, kMask: channels = s_k, and a row is a query.
     virtual void read(TensorId id, int64_t sequence, int64_t head, int64_t first, int64_t count, float* to) = 0;
     virtual OutputScan scan(TensorId output) = 0;
     // The whole buffer of an output, padding and guards included.

@@ -30,6 +30,18 @@ KeyValueHead read_keys_and_values(CaseData& data, int64_t sequence, int64_t head
     return head;
 }
 
+RowOptions read_options(CaseData& data, int64_t sequence, const RowId& id) {
+    const Case& c = data.the_case();
+    RowOptions options;
+    const auto read = [&](TensorId tensor, float* to) { data.read(tensor, sequence, id.head_q, id.row, 1, to); };
+    if (c.alibi != Alibi::kNone) read(TensorId::kAlibi, &options.slope);
+    if (c.sink_logit) read(TensorId::kSinks, &options.sink.emplace());
+    // Of these the first len_k are read.
+    if (c.bias) options.bias.resize(static_cast<size_t>(c.rows_k)), read(TensorId::kBias, options.bias.data());
+    if (c.mask) options.visible.resize(static_cast<size_t>(c.rows_k)), read(TensorId::kMask, options.visible.data());
+    return options;
+}
+
 void check_group(CaseData& data, const RowGroup& group, ErrorStatistics& statistics) {
     const Case& c = data.the_case();
     const int64_t len_q = c.used_q(group.sequence);
@@ -41,8 +53,9 @@ void check_group(CaseData& data, const RowGroup& group, ErrorStatistics& statist
     for (const RowId& id : group.rows) {
         data.read(TensorId::kQ, group.sequence, id.head_q, id.row, 1, q.data());
         data.read(TensorId::kOut, group.sequence, id.head_q, id.row, 1, out.data());
-        oracle_row(c, id.row, len_q, q.data(), head, oracle);
-        reference_row(c, id.row, len_q, q.data(), head, reference);
+        const RowOptions options = read_options(data, group.sequence, id);
+        oracle_row(c, id.row, len_q, q.data(), head, options, oracle);
+        reference_row(c, id.row, len_q, q.data(), head, options, reference);
         statistics.add_row(group.sequence, id.head_q, id.row, c.head_dim_v, out.data(), oracle.out.data(),
                            reference.out.data());
         if (!c.lse) continue;

@@ -38,6 +38,7 @@ __device__ void store(void* data, foveal_dtype dtype, int64_t index, float value
 
 __device__ float load(const void* data, foveal_dtype dtype, int64_t index) {
     if (dtype == FOVEAL_F32) return static_cast<const float*>(data)[index];
+    if (dtype == FOVEAL_BOOL) return static_cast<const uint8_t*>(data)[index] == 0 ? 0.0f : 1.0f;
     if (dtype == FOVEAL_BF16) return __bfloat162float(static_cast<const __nv_bfloat16*>(data)[index]);
     return __half2float(static_cast<const __half*>(data)[index]);
 }
@@ -48,7 +49,7 @@ __device__ int64_t first_element(const DeviceTensor& t, int64_t sequence, int64_
 }
 
 // blockIdx.y walks the sequences, blockIdx.x their elements.
-__global__ void fill_inputs(DeviceTensor t, InputRecipe recipe, int tensor) {
+__global__ void fill_inputs(DeviceTensor t, InputRecipe recipe, TensorId tensor) {
     const int64_t step = int64_t{gridDim.x} * blockDim.x;
     for (int64_t sequence = blockIdx.y; sequence < t.batch; sequence += gridDim.y) {
         Place place{tensor, sequence, 0, 0, 0, t.used_k[sequence]};
@@ -59,6 +60,26 @@ __global__ void fill_inputs(DeviceTensor t, InputRecipe recipe, int tensor) {
             place.row = n / t.channels / t.heads;
             store(t.data, t.dtype, first_element(t, sequence, place.head, place.row) + place.channel,
                   input_value(recipe, place));
+        }
+    }
+}
+
+// A bias or a mask: rows are queries and channels keys, of which those beyond the used ones stay poison.
+__global__ void fill_scores(DeviceTensor t, InputRecipe recipe, TensorId tensor) {
+    const int64_t step = int64_t{gridDim.x} * blockDim.x;
+    for (int64_t sequence = blockIdx.y; sequence < t.batch; sequence += gridDim.y) {
+        Place place{tensor, sequence, 0, 0, 0, t.used_k[sequence]};
+        const int64_t elements = t.used[sequence] * t.heads * place.len_k;
+        for (int64_t n = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; n < elements; n += step) {
+            place.channel = n % place.len_k;
+            place.head = n / place.len_k % t.heads;
+            place.row = n / place.len_k / t.heads;
+            const int64_t index = first_element(t, sequence, place.head, place.row) + place.channel;
+            if (tensor == TensorId::kMask) {
+                static_cast<uint8_t*>(t.data)[index] = mask_value(recipe, place);
+            } else {
+                store(t.data, t.dtype, index, bias_value(recipe, place));
+            }
         }
     }
 }
@@ -125,14 +146,25 @@ class DeviceData final : public CaseData {
         drop_mirrors();
         case_.seed = seed;
         const InputRecipe recipe = recipe_of(case_);
-        for (const TensorId id : {TensorId::kQ, TensorId::kK, TensorId::kV}) {
+        for (const TensorId id : {TensorId::kQ, TensorId::kK, TensorId::kV, TensorId::kBias, TensorId::kMask}) {
+            if (!has_tensor(case_, id) || buffer(id).bytes() == 0) continue;
             const DeviceTensor t = kernel_view(id);
-            if (t.batch == 0 || at(id).buffer.bytes() == 0) continue;
+            if (t.batch == 0) continue;
             const auto sequences = static_cast<unsigned>(std::min<int64_t>(t.batch, 65535));
-            const int64_t elements = static_cast<int64_t>(at(id).buffer.bytes()) / 2 / t.batch;
-            fill_inputs<<<dim3(static_cast<unsigned>(blocks_for(elements)), sequences), kThreads>>>(
-                t, recipe, static_cast<int>(id));
+            const int64_t elements = at(id).layout.buffer_elements / t.batch;
+            const dim3 grid(static_cast<unsigned>(blocks_for(elements)), sequences);
+            if (id == TensorId::kBias || id == TensorId::kMask) {
+                fill_scores<<<grid, kThreads>>>(t, recipe, id);
+            } else {
+                fill_inputs<<<grid, kThreads>>>(t, recipe, id);
+            }
             require_cuda(cudaGetLastError(), "fill");
+        }
+        for (const TensorId id : {TensorId::kAlibi, TensorId::kSinks}) {
+            if (!has_tensor(case_, id)) continue;
+            std::vector<std::byte> values(buffer(id).bytes(), std::byte{0xFF});
+            fill_head_values(case_, id, at(id).layout, values.data());
+            buffer(id).upload(values.data());
         }
         synchronize();
     }
@@ -148,9 +180,10 @@ class DeviceData final : public CaseData {
         {
             const std::scoped_lock lock(mutex_);
             if (tensor.layout.buffer_bytes() > kMirrorBytes) return gather(id, sequence, head, first, count, to);
-            if (tensor.mirror.empty()) tensor.mirror = bytes(id);
+            std::vector<std::byte>& mirror = at(buffer_of(case_, id)).mirror;
+            if (mirror.empty()) mirror = bytes(id);
         }
-        read_host(case_, tensor.layout, id, tensor.mirror.data(), sequence, head, first, count, to);
+        read_host(case_, tensor.layout, id, at(buffer_of(case_, id)).mirror.data(), sequence, head, first, count, to);
     }
 
     OutputScan scan(TensorId output) override {
@@ -172,13 +205,12 @@ class DeviceData final : public CaseData {
     }
 
     std::vector<std::byte> bytes(TensorId id) override {
-        std::vector<std::byte> copy(at(id).buffer.bytes());
-        at(id).buffer.download(copy.data());
+        std::vector<std::byte> copy(buffer(id).bytes());
+        buffer(id).download(copy.data());
         return copy;
     }
 
    private:
-    static constexpr int kTensors = 5;
     struct Tensor {
         TensorLayout layout;
         DeviceBuffer buffer;
@@ -186,20 +218,21 @@ class DeviceData final : public CaseData {
     };
 
     Tensor& at(TensorId id) { return tensors_[static_cast<size_t>(id)]; }
+    DeviceBuffer& buffer(TensorId id) { return at(buffer_of(case_, id)).buffer; }
 
     void drop_mirrors() {
         for (Tensor& tensor : tensors_) tensor.mirror.clear();
     }
 
     void allocate(TensorId id) {
-        if (id == TensorId::kLse && !case_.lse) return;
+        if (!has_tensor(case_, id)) return;
         Tensor& tensor = at(id);
         tensor.layout = layout_of(case_, id);
-        tensor.buffer = DeviceBuffer(static_cast<size_t>(tensor.layout.buffer_bytes()));
-        if (tensor.buffer.bytes() == 0) return;
-        require_cuda(cudaMemset(tensor.buffer.as(), 0xFF, tensor.buffer.bytes()), "cudaMemset");
-        tensor_of(args_, id).data =
-            tensor.buffer.as<std::byte>() + tensor.layout.offset * tensor.layout.element_bytes();
+        const bool owner = buffer_of(case_, id) == id;
+        if (owner) tensor.buffer = DeviceBuffer(static_cast<size_t>(tensor.layout.buffer_bytes()));
+        if (buffer(id).bytes() == 0) return;
+        if (owner) require_cuda(cudaMemset(tensor.buffer.as(), 0xFF, tensor.buffer.bytes()), "cudaMemset");
+        tensor_of(args_, id).data = buffer(id).as<std::byte>() + tensor.layout.offset * tensor.layout.element_bytes();
     }
 
     void upload_lengths() {
@@ -228,26 +261,32 @@ class DeviceData final : public CaseData {
         first_k_ = DeviceBuffer(first_k);
         used_q_ = DeviceBuffer(used_q);
         used_k_ = DeviceBuffer(used_k);
+        const ScoreExtent longest = score_extent(case_, {}, 0);
+        longest_q_ = DeviceBuffer(std::vector<int64_t>{longest.queries});
+        longest_k_ = DeviceBuffer(std::vector<int64_t>{longest.keys});
     }
 
     // The tensor with rows and heads where kernels expect them; lse as rows of one channel.
     DeviceTensor kernel_view(TensorId id) {
         const foveal_tensor& view = tensor_of(args_, id);
-        const bool of_q = id == TensorId::kQ || id == TensorId::kOut || id == TensorId::kLse;
-        const int first = case_.varlen ? 0 : 1;
-        const int row = id == TensorId::kLse ? first + 1 : first;
-        const int head = id == TensorId::kLse ? first : first + 1;
+        const Axes axes = axes_of(case_, id);
+        const bool of_k = id == TensorId::kK || id == TensorId::kV;
+        const bool of_scores = id == TensorId::kBias || id == TensorId::kMask;
+        const bool shared = of_scores && !(id == TensorId::kBias ? case_.bias : case_.mask)->by_sequence;
         return {view.data,
                 view.dtype,
-                case_.varlen ? 0 : view.stride[0],
-                view.stride[row],
-                view.stride[head],
-                case_.batch,
-                view.shape[head],
-                id == TensorId::kLse ? 1 : view.shape[first + 2],
-                (of_q ? first_q_ : first_k_).as<int64_t>(),
-                (of_q ? used_q_ : used_k_).as<int64_t>(),
-                used_k_.as<int64_t>()};
+                stride_along(view, axes.sequence),
+                stride_along(view, axes.row),
+                stride_along(view, axes.head),
+                shared ? 1 : case_.batch,
+                view.shape[axes.head],
+                channels_of(case_, id),
+                of_scores ? nullptr : (of_k ? first_k_ : first_q_).as<int64_t>(),
+                (shared ? longest_q_
+                 : of_k ? used_k_
+                        : used_q_)
+                    .as<int64_t>(),
+                (shared ? longest_k_ : used_k_).as<int64_t>()};
     }
 
     void gather(TensorId id, int64_t sequence, int64_t head, int64_t first, int64_t count, float* to) {
@@ -263,6 +302,7 @@ class DeviceData final : public CaseData {
     std::array<Tensor, kTensors> tensors_;
     DeviceBuffer cu_q_, cu_k_, seqused_q_, seqused_k_;  // i32, what the library reads
     DeviceBuffer first_q_, first_k_, used_q_, used_k_;  // i64 [b], what the kernels here read
+    DeviceBuffer longest_q_, longest_k_;                // i64 [1]
     std::mutex mutex_;
 };
 

@@ -70,9 +70,10 @@ CUtensorMap map_of(const DeviceBuffer& buffer, int rows, int columns, int box_ro
     return map;
 }
 
-__global__ void warp_instructions(float* powers, int* elected, uint32_t* matrices) {
+__global__ void warp_instructions(int* lanes, float* powers, int* elected, uint32_t* matrices) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     __shared__ alignas(16) uint16_t tile[32][8];  // four 8x8 matrices, one below the other
+    lanes[lane] = ptx::lane_id();
     powers[lane] = ptx::ex2(lane == 31 ? -INFINITY : static_cast<float>(lane - 10));
     elected[lane] = ptx::elect_sync();
     const auto value = [&](uint32_t i) {
@@ -85,9 +86,11 @@ __global__ void warp_instructions(float* powers, int* elected, uint32_t* matrice
 }
 
 TEST_F(Gpu, PtxWarpInstructions) {
-    const DeviceBuffer powers(32 * 4), elected(32 * 4), matrices(128 * 4);
-    warp_instructions<<<1, 32>>>(powers.as<float>(), elected.as<int>(), matrices.as<uint32_t>());
+    const DeviceBuffer lanes(32 * 4), powers(32 * 4), elected(32 * 4), matrices(128 * 4);
+    warp_instructions<<<1, 32>>>(lanes.as<int>(), powers.as<float>(), elected.as<int>(), matrices.as<uint32_t>());
     synchronize();
+    const auto lane = downloaded<int>(lanes);
+    for (int i = 0; i < 32; ++i) EXPECT_EQ(lane[static_cast<size_t>(i)], i);
     const auto power = downloaded<float>(powers);
     for (int i = 0; i < 31; ++i) EXPECT_FLOAT_EQ(power[static_cast<size_t>(i)], std::ldexp(1.0f, i - 10));
     EXPECT_EQ(power[31], 0.0f);
@@ -220,15 +223,19 @@ void check_multiply() {
         }
 }
 
+template <DType kType>
+void check_multiplies() {
+    check_multiply<kType, 32, true>();
+    check_multiply<kType, 64, true>();
+    check_multiply<kType, 128, true>();
+    check_multiply<kType, 64, false>();
+    check_multiply<kType, 128, false>();
+    check_multiply<kType, 256, false>();
+}
+
 TEST_F(Gpu, PtxWgmma) {
-    check_multiply<DType::bf16, 64, true>();
-    check_multiply<DType::bf16, 128, true>();
-    check_multiply<DType::bf16, 64, false>();
-    check_multiply<DType::bf16, 128, false>();
-    check_multiply<DType::f16, 64, true>();
-    check_multiply<DType::f16, 128, true>();
-    check_multiply<DType::f16, 64, false>();
-    check_multiply<DType::f16, 128, false>();
+    check_multiplies<DType::bf16>();
+    check_multiplies<DType::f16>();
 }
 
 // 168 registers a thread at launch; two warpgroups get what the first gives up.

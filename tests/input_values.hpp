@@ -1,6 +1,7 @@
 // The value of every input element, a function of its place alone: the host and the device compute the same ones.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #if defined(__CUDACC__)
@@ -13,7 +14,7 @@ namespace foveal_testing {
 
 struct Case;
 
-inline constexpr int kMaxSinks = 4;
+inline constexpr int kMaxSinkKeys = 4;
 
 // How a case's inputs are made, in the form that a kernel can take.
 struct InputRecipe {
@@ -23,15 +24,20 @@ struct InputRecipe {
     bool flat = false;       // every key is key 0
     bool steered = false;    // channel 0 of q is kSteering, so that channel 0 of k moves a key's logits for all queries
     float grow_per_key = 0;  // of channel 0 of k
-    int sinks = 0;
-    float sink_height[kMaxSinks] = {};  // channel 0 of the sink's key
-    int sink_position[kMaxSinks] = {};  // 0: first key, 1: middle, 2: last
+    int sink_keys = 0;
+    float sink_height[kMaxSinkKeys] = {};  // channel 0 of the sink's key
+    int sink_position[kMaxSinkKeys] = {};  // 0: first key, 1: middle, 2: last
+    bool bias_inf = false;                 // the bias is -inf where the mask, drawn alike, would be false
 };
 inline constexpr float kSteering = 8;
 
-// Where an element stands. tensor: 0 q, 1 k, 2 v. len_k: the sequence's used keys.
+// The tensors of a call whose elements are drawn.
+enum class TensorId { kQ, kK, kV, kOut, kLse, kAlibi, kSinks, kBias, kMask };
+
+// Where an element stands. len_k: the sequence's used keys.
+// Of bias and mask, row is the query and channel the key; len_k: all keys.
 struct Place {
-    int tensor;
+    TensorId tensor;
     int64_t sequence, head, row, channel;
     int64_t len_k;
 };
@@ -65,7 +71,7 @@ FOVEAL_TESTING_HOST_DEVICE inline int64_t sink_key(int position, int64_t len_k) 
 
 FOVEAL_TESTING_HOST_DEVICE inline float key_value(const InputRecipe& recipe, Place p) {
     if (recipe.steered) {
-        for (int i = 0; i < recipe.sinks; ++i) {
+        for (int i = 0; i < recipe.sink_keys; ++i) {
             if (p.row == sink_key(recipe.sink_position[i], p.len_k))
                 return p.channel == 0 ? recipe.sink_height[i] : 0.0f;
         }
@@ -82,9 +88,41 @@ FOVEAL_TESTING_HOST_DEVICE inline float value_value(const InputRecipe& recipe, c
     return (hash & 1) ? magnitude : -magnitude;
 }
 
+// Is the key hidden from the query? A sixteenth each of the queries sees nothing, nothing before some key, and one key
+// alone; the others see three keys of four.
+FOVEAL_TESTING_HOST_DEVICE inline bool is_hidden(const InputRecipe& recipe, const Place& p) {
+    Place whole_row = p;
+    whole_row.channel = (1 << 20) - 1;
+    const uint64_t row_hash = hash_of(recipe, whole_row);
+    const auto key = static_cast<int64_t>((row_hash >> 8) % static_cast<uint64_t>(p.len_k));
+    switch (row_hash & 15) {
+        case 0:
+            return true;
+        case 1:
+            return p.channel < key;
+        case 2:
+            return p.channel != key;
+        default:
+            return (hash_of(recipe, p) & 3) == 0;
+    }
+}
+
+FOVEAL_TESTING_HOST_DEVICE inline float bias_value(const InputRecipe& recipe, const Place& p) {
+    if (recipe.bias_inf && is_hidden(recipe, p)) return -HUGE_VALF;
+    return normal_of(hash_of(recipe, p));
+}
+
+// Any byte but 0 is true.
+FOVEAL_TESTING_HOST_DEVICE inline uint8_t mask_value(const InputRecipe& recipe, const Place& p) {
+    if (is_hidden(recipe, p)) return 0;
+    constexpr uint8_t kTrue[] = {0x01, 0xFF, 0x80, 0x02};
+    return kTrue[hash_of(recipe, p) >> 8 & 3];
+}
+
+// Of q, k and v.
 FOVEAL_TESTING_HOST_DEVICE inline float input_value(const InputRecipe& recipe, const Place& p) {
-    if (p.tensor == 1) return key_value(recipe, p);
-    if (p.tensor == 2) return value_value(recipe, p);
+    if (p.tensor == TensorId::kK) return key_value(recipe, p);
+    if (p.tensor == TensorId::kV) return value_value(recipe, p);
     if (recipe.steered && p.channel == 0) return kSteering;
     return recipe.q_factor * normal_of(hash_of(recipe, p));
 }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <limits>
 #include <random>
 #include <set>
 
@@ -36,31 +38,74 @@ void weighted_sum(const std::vector<Real>& weights, const KeyValueHead& head, Ke
     }
 }
 
+// Scores from dot products, in the order of foveal.h and in the arithmetic of Real; those of hidden keys are -inf.
+template <class Real>
+void finish_scores(const Case& c, int64_t position, KeyInterval seen, const RowOptions& options, std::vector<Real>& x) {
+    const auto scale = static_cast<Real>(c.effective_scale());
+    const auto cap = static_cast<Real>(c.softcap);
+    for (Real& value : x) value *= scale;
+    if (cap > 0) {
+        for (Real& value : x) value = cap * std::tanh(value / cap);
+    }
+    if (options.slope != 0) {
+        for (size_t n = 0; n < x.size(); ++n) {
+            const int64_t distance = std::abs(position - seen.first - static_cast<int64_t>(n));
+            x[n] -= static_cast<Real>(options.slope) * static_cast<Real>(distance);
+        }
+    }
+    constexpr Real kHidden = -std::numeric_limits<Real>::infinity();
+    const auto first = static_cast<size_t>(seen.first);
+    if (!options.bias.empty()) {
+        for (size_t n = 0; n < x.size(); ++n) {
+            const auto bias = static_cast<Real>(options.bias[first + n]);
+            x[n] = bias == kHidden ? kHidden : x[n] + bias;
+        }
+    }
+    if (!options.visible.empty()) {
+        for (size_t n = 0; n < x.size(); ++n) x[n] = options.visible[first + n] == 0 ? kHidden : x[n];
+    }
+}
+
+// std::max would lose a NaN.
+template <class Real>
+Real largest_of(const std::vector<Real>& x, const RowOptions& options) {
+    Real largest = -std::numeric_limits<Real>::infinity();
+    if (options.sink) largest = static_cast<Real>(*options.sink);
+    for (const Real value : x) largest = value > largest || std::isnan(value) ? value : largest;
+    return largest;
+}
+
+int64_t offset_of(const Case& c, int64_t len_q, int64_t len_k) { return c.top_left ? 0 : len_k - len_q; }
+
+int64_t floor_divide(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
+
 }  // namespace
 
 KeyInterval keys_seen_by(const Case& c, int64_t i, int64_t len_q, int64_t len_k) {
-    const int64_t off = c.top_left ? 0 : len_k - len_q;
+    const int64_t position = i + offset_of(c, len_q, len_k);
     KeyInterval seen{0, len_k};
-    if (c.window_left != FOVEAL_UNLIMITED) seen.first = std::max(seen.first, i + off - c.window_left);
-    if (c.window_right != FOVEAL_UNLIMITED) seen.last = std::min(seen.last, i + off + c.window_right + 1);
-    return seen;
+    if (c.window_left != FOVEAL_UNLIMITED) seen.first = std::max(seen.first, position - c.window_left);
+    if (c.window_right != FOVEAL_UNLIMITED) seen.last = std::min(seen.last, position + c.window_right + 1);
+    if (c.chunk > 0) {
+        const int64_t chunk_begin = floor_divide(position, c.chunk) * c.chunk;
+        seen.first = std::max(seen.first, chunk_begin);
+        seen.last = std::min(seen.last, chunk_begin + c.chunk);
+    }
+    return seen.first < seen.last ? seen : KeyInterval{0, 0};
 }
 
-void oracle_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head, OracleRow& row) {
+void oracle_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
+                const RowOptions& options, OracleRow& row) {
     row.out.assign(static_cast<size_t>(c.head_dim_v), 0.0);
-    row.lse = -kInfinity;
     const KeyInterval seen = keys_seen_by(c, i, len_q, head.len_k);
-    if (seen.first >= seen.last) return;
 
     thread_local std::vector<double> x;
     dot_products(q, head, c.head_dim, seen, x);
-    const double scale = c.effective_scale();
-    for (double& value : x) value *= scale;
-    // std::max would lose a NaN.
-    double largest = -kInfinity;
-    for (const double value : x) largest = value > largest || std::isnan(value) ? value : largest;
-    if (largest == -kInfinity) return;  // every score is -inf: as if no key were seen
-    double sum = 0;
+    finish_scores(c, i + offset_of(c, len_q, head.len_k), seen, options, x);
+    const double largest = largest_of(x, options);
+    row.lse = largest;
+    if (largest == -kInfinity) return;  // no key is seen, or every score is -inf: the same
+    double sum = options.sink ? std::exp(static_cast<double>(*options.sink) - largest) : 0;
     for (double& value : x) sum += value = std::exp(value - largest);
     weighted_sum(x, head, seen, row.out);
     for (double& value : row.out) value /= sum;
@@ -68,21 +113,16 @@ void oracle_row(const Case& c, int64_t i, int64_t len_q, const float* q, const K
 }
 
 void reference_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
-                   ReferenceRow& row) {
+                   const RowOptions& options, ReferenceRow& row) {
     row.out.assign(static_cast<size_t>(c.head_dim_v), 0.0f);
     const KeyInterval seen = keys_seen_by(c, i, len_q, head.len_k);
-    if (seen.first >= seen.last) return;
 
     thread_local std::vector<float> x;
     dot_products(q, head, c.head_dim, seen, x);
-    const auto scale = static_cast<float>(c.effective_scale());
-    float largest = -HUGE_VALF;
-    for (float& value : x) {
-        value *= scale;
-        largest = value > largest || std::isnan(value) ? value : largest;
-    }
+    finish_scores(c, i + offset_of(c, len_q, head.len_k), seen, options, x);
+    const float largest = largest_of(x, options);
     if (largest == -HUGE_VALF) return;
-    float sum = 0;
+    float sum = options.sink ? std::exp(*options.sink - largest) : 0;
     for (float& value : x) {
         value = std::exp(value - largest);
         sum += value;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "case.hpp"
@@ -26,16 +27,25 @@ struct ReferenceRow {
     std::vector<float> out;  // [d_v], rounded to the case's type
 };
 
-// The keys that row i of len_q queries sees, first and one past the last; first >= last: none (contract 1.3).
+// What else a row's scores depend on, besides the case's own numbers.
+struct RowOptions {
+    float slope = 0;                  // of ALiBi
+    std::optional<float> sink = {};   // logit
+    std::vector<float> bias = {};     // [len_k], or empty
+    std::vector<float> visible = {};  // [len_k] of the boolean mask, or empty: 0 hides the key
+};
+
+// The keys that window and chunks let row i of len_q queries see, first and one past the last (contract 1.3).
 struct KeyInterval {
     int64_t first, last;
 };
 KeyInterval keys_seen_by(const Case& c, int64_t i, int64_t len_q, int64_t len_k);
 
 // q: [d]
-void oracle_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head, OracleRow& row);
+void oracle_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
+                const RowOptions& options, OracleRow& row);
 void reference_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
-                   ReferenceRow& row);
+                   const RowOptions& options, ReferenceRow& row);
 
 // A row of the result to be checked, and rows of one sequence and key/value head together.
 struct RowId {

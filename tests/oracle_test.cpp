@@ -5,6 +5,8 @@
 
 #include <cmath>
 #include <set>
+#include <string>
+#include <utility>
 
 #include "check.hpp"
 #include "number_formats.hpp"
@@ -53,12 +55,12 @@ TEST(Oracle, TwoKeysByHand) {
     const Case c = parse_case("sq1 sk2 h1 d1 f32 scale0.5");
     const float q = 3;
     OracleRow row;
-    oracle_row(c, 0, 1, &q, two_keys(), row);
+    oracle_row(c, 0, 1, &q, two_keys(), {}, row);
     const double e = std::exp(3.0);  // scores 0 and 0.5 * 3 * 2
     EXPECT_NEAR(row.out[0], (1 + 10 * e) / (1 + e), 1e-14);
     EXPECT_NEAR(row.lse, std::log(1 + e), 1e-14);
     ReferenceRow reference;
-    reference_row(c, 0, 1, &q, two_keys(), reference);
+    reference_row(c, 0, 1, &q, two_keys(), {}, reference);
     EXPECT_NEAR(reference.out[0], row.out[0], 1e-6);
 }
 
@@ -66,23 +68,76 @@ TEST(Oracle, RowsWithoutKeysAndRowsOfMinusInfinity) {
     const Case c = parse_case("sq3 sk2 h1 d1 f32 causal");
     const float q = 1;
     OracleRow row;
-    oracle_row(c, 0, 3, &q, two_keys(), row);  // off = -1: row 0 sees nothing
+    oracle_row(c, 0, 3, &q, two_keys(), {}, row);  // off = -1: row 0 sees nothing
     EXPECT_EQ(row.out[0], 0);
     EXPECT_EQ(row.lse, -HUGE_VAL);
-    oracle_row(c, 1, 3, &q, two_keys(), row);
+    oracle_row(c, 1, 3, &q, two_keys(), {}, row);
     EXPECT_EQ(row.out[0], 1);
     KeyValueHead head = two_keys();
     head.k_transposed = {-HUGE_VALF, -HUGE_VALF};
-    oracle_row(c, 2, 3, &q, head, row);
+    oracle_row(c, 2, 3, &q, head, {}, row);
     EXPECT_EQ(row.out[0], 0);
     EXPECT_EQ(row.lse, -HUGE_VAL);
+}
+
+// d = 1, q = 3, scale 0.5; keys 0 and 2, values 1 and 10: scores 0 and 3 before any option.
+void expect_scores(const std::string& tokens, const RowOptions& options, double x0, double x1) {
+    const Case c = parse_case("sq1 sk2 h1 d1 f32 scale0.5 " + tokens);
+    const float q = 3;
+    OracleRow row;
+    oracle_row(c, 0, 1, &q, two_keys(), options, row);
+    const double sink = options.sink ? std::exp(static_cast<double>(*options.sink)) : 0;
+    const double sum = std::exp(x0) + std::exp(x1) + sink;
+    EXPECT_NEAR(row.out[0], (std::exp(x0) + 10 * std::exp(x1)) / sum, 1e-14) << tokens;
+    EXPECT_NEAR(row.lse, std::log(sum), 1e-14) << tokens;
+    ReferenceRow reference;
+    reference_row(c, 0, 1, &q, two_keys(), options, reference);
+    EXPECT_NEAR(reference.out[0], row.out[0], 1e-5) << tokens;
+}
+
+TEST(Oracle, EveryOptionByHand) {
+    expect_scores("softcap2", {}, 0, 2 * std::tanh(1.5));
+    expect_scores("alibi", {.slope = 0.25f}, -0.25, 3);  // off = 1: key 1 is the query's own
+    expect_scores("alibi topleft", {.slope = 0.25f}, 0, 2.75);
+    expect_scores("bias=11", {.bias = {0.5f, -1}}, 0.5, 2);
+    expect_scores("bias=11", {.bias = {-HUGE_VALF, -1}}, -HUGE_VAL, 2);
+    expect_scores("mask=11", {.visible = {1, 0}}, 0, -HUGE_VAL);
+    expect_scores("sinks", {.sink = 1.5f}, 0, 3);
+    expect_scores("softcap2 alibi bias=11 sinks", {.slope = 0.25f, .sink = 4.0f, .bias = {0.5f, -1}}, 0.25,
+                  2 * std::tanh(1.5) - 1);
+}
+
+TEST(Oracle, ASinkAloneIsTheLogSumExp) {
+    const Case c = parse_case("sq3 sk2 h1 d1 f32 causal sinks");
+    const float q = 1;
+    for (const auto& [i, options] : {std::pair<int64_t, RowOptions>{0, {.sink = 1.25f}},
+                                     {2, {.sink = 1.25f, .visible = {0, 0}}},
+                                     {2, {.sink = 1.25f, .bias = {-HUGE_VALF, -HUGE_VALF}}}}) {
+        OracleRow row;
+        oracle_row(c, i, 3, &q, two_keys(), options, row);
+        EXPECT_EQ(row.out[0], 0);
+        EXPECT_EQ(row.lse, 1.25);
+    }
+}
+
+TEST(Oracle, ChunksHoldTheirOwnKeys) {
+    const auto seen = [](const char* text, int64_t i, int64_t len_q, int64_t len_k) {
+        const KeyInterval keys = keys_seen_by(parse_case(text), i, len_q, len_k);
+        return std::pair(keys.first, keys.last);
+    };
+    EXPECT_EQ(seen("s10 h1 chunk4", 5, 10, 10), std::pair(int64_t{4}, int64_t{8}));
+    EXPECT_EQ(seen("s10 h1 chunk4 causal", 5, 10, 10), std::pair(int64_t{4}, int64_t{6}));
+    EXPECT_EQ(seen("s10 h1 chunk4", 9, 10, 10), std::pair(int64_t{8}, int64_t{10}));
+    EXPECT_EQ(seen("s10 h1 chunk4", 5, 10, 7), std::pair(int64_t{0}, int64_t{4})) << "position 2";
+    EXPECT_EQ(seen("s10 h1 chunk4", 2, 10, 7), std::pair(int64_t{0}, int64_t{0})) << "position -1: an earlier chunk";
+    EXPECT_EQ(seen("s10 h1 chunk4 topleft", 9, 10, 7), std::pair(int64_t{0}, int64_t{0})) << "past the keys";
 }
 
 TEST(Oracle, NaNStays) {
     const Case c = parse_case("sq1 sk2 h1 d1 f32");
     const float q = NAN;
     OracleRow row;
-    oracle_row(c, 0, 1, &q, two_keys(), row);
+    oracle_row(c, 0, 1, &q, two_keys(), {}, row);
     EXPECT_TRUE(std::isnan(row.out[0]));
     EXPECT_TRUE(std::isnan(row.lse));
 }

@@ -131,16 +131,31 @@ std::vector<QueryRange> schedule(const Problem& problem, const std::vector<Seque
 
 // ---- execution ------------------------------------------------------------------------------------------------------
 
-const void* advance(const Problem& problem, const void* tensor, int64_t elements) {
-    return static_cast<const std::byte*>(tensor) + elements * bytes_of(problem.dtype);
+const void* advance(DType dtype, const void* tensor, int64_t elements) {
+    return static_cast<const std::byte*>(tensor) + elements * bytes_of(dtype);
 }
 
-void* advance(const Problem& problem, void* tensor, int64_t elements) {
-    return static_cast<std::byte*>(tensor) + elements * bytes_of(problem.dtype);
+void* advance(DType dtype, void* tensor, int64_t elements) {
+    return static_cast<std::byte*>(tensor) + elements * bytes_of(dtype);
 }
 
 int64_t offset_of(const Strides& stride, int64_t batch, int64_t row, int64_t head) {
     return batch * stride.batch + row * stride.row + head * stride.head;
+}
+
+void set_score_options(HeadGroup& group, const Problem& problem, const Pointers& pointers, int64_t batch,
+                       int64_t head_q) {
+    group.softcap = problem.softcap;
+    group.alibi_slopes =
+        problem.has_alibi ? pointers.alibi_slopes + batch * problem.alibi_batch_stride + head_q : nullptr;
+    group.sinks = problem.has_sinks ? pointers.sinks + head_q : nullptr;
+    group.bias_dtype = problem.bias_dtype;
+    group.bias = problem.has_bias
+                     ? advance(problem.bias_dtype, pointers.bias, offset_of(problem.bias, batch, 0, head_q))
+                     : nullptr;
+    group.bias_stride = problem.bias;
+    group.mask = problem.has_mask ? pointers.mask + offset_of(problem.mask, batch, 0, head_q) : nullptr;
+    group.mask_stride = problem.mask;
 }
 
 HeadGroup head_group(const Problem& problem, const Pointers& pointers, const Sequence& sequence, int64_t batch,
@@ -148,10 +163,10 @@ HeadGroup head_group(const Problem& problem, const Pointers& pointers, const Seq
     const int64_t head_q = head_k * problem.group();
     HeadGroup group;
     group.dtype = problem.dtype;
-    group.q = advance(problem, pointers.q, offset_of(problem.q, batch, sequence.first_q, head_q));
-    group.k = advance(problem, pointers.k, offset_of(problem.k, batch, sequence.first_k, head_k));
-    group.v = advance(problem, pointers.v, offset_of(problem.v, batch, sequence.first_k, head_k));
-    group.out = advance(problem, pointers.out, offset_of(problem.out, batch, sequence.first_q, head_q));
+    group.q = advance(problem.dtype, pointers.q, offset_of(problem.q, batch, sequence.first_q, head_q));
+    group.k = advance(problem.dtype, pointers.k, offset_of(problem.k, batch, sequence.first_k, head_k));
+    group.v = advance(problem.dtype, pointers.v, offset_of(problem.v, batch, sequence.first_k, head_k));
+    group.out = advance(problem.dtype, pointers.out, offset_of(problem.out, batch, sequence.first_q, head_q));
     group.lse = problem.wants_lse ? pointers.lse + offset_of(problem.lse, batch, sequence.first_q, head_q) : nullptr;
     group.q_stride = problem.q;
     group.out_stride = problem.out;
@@ -165,6 +180,7 @@ HeadGroup head_group(const Problem& problem, const Pointers& pointers, const Seq
     group.head_dim_v = problem.head_dim_v;
     group.scale = problem.scale;
     group.band = band_of(problem.window(), sequence.len_q, sequence.len_k);
+    set_score_options(group, problem, pointers, batch, head_q);
     return group;
 }
 

@@ -6,19 +6,16 @@
 #define FOVEAL_CPU_SOFTMAX_HPP
 #endif
 
-#include <limits>
-
 #include "cpu/exp.hpp"
+#include "cpu/scores.hpp"
 #include "cpu/simd.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace foveal::cpu::HWY_NAMESPACE {
 
-inline constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-
-// For each query, along the lanes. Scores here are q.k, not yet scaled: the difference to the maximum is, so that
-// scaling rounds in proportion to what matters and a maximum far from zero costs no accuracy. sum is that of exp(scale
-// * (score - max)) * 2^-bias over the keys so far.
+// For each query, along the lanes. Scores here are q.k, not yet scaled unless an option needs them so: the difference
+// to the maximum is, so that scaling rounds in proportion to what matters and a maximum far from zero costs no
+// accuracy. sum is that of exp(scale * (score - max)) * 2^-bias over the keys so far.
 struct RunningSoftmax {
     float* max;      // [kVectors * lanes()], -inf before the first visible key
     float* sum;      // [kVectors * lanes()]

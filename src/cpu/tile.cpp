@@ -16,6 +16,7 @@
 
 #include "cpu/convert.hpp"
 #include "cpu/microkernel.hpp"
+#include "cpu/scores.hpp"
 #include "cpu/softmax.hpp"
 #include "cpu/transpose.hpp"
 
@@ -67,6 +68,13 @@ class Workspace {
     int64_t used_ = 0;
 };
 
+// log(exp(a) + exp(b)); neither is +inf.
+double log_add_exp(double a, double b) {
+    const double difference = b - a;
+    if (difference > 0) return b + std::log1p(std::exp(-difference));
+    return a == kMinusInfinity ? a : a + std::log1p(std::exp(difference));
+}
+
 // Up to kMaxVectors vectors of queries and what is known of them so far.
 struct Subtile {
     int64_t first_query;
@@ -79,6 +87,8 @@ struct Subtile {
     RunningSoftmax softmax;
     int32_t* key_begin;  // [vectors * lanes()]: the keys that each query sees
     int32_t* key_end;
+    int32_t* position;  // [vectors * lanes()]: each query's place among the keys, for ALiBi
+    float* slope;       // [vectors * lanes()]
 };
 
 // What the subtiles of a tile share.
@@ -87,7 +97,7 @@ struct Shared {
     float* v;        // [kBlockKeys, d_v] with pitch_of(d_v)
     float* scores;   // [kBlockKeys, queries_per_subtile()]
     float* rescale;  // [queries_per_subtile()]
-    float* rows;     // [lanes(), max(d, d_v)] with pitch_of(it)
+    float* rows;     // [lanes(), max(d, d_v, kBlockKeys)] with pitch_of(it)
 };
 
 Shared take_shared(Workspace& workspace, int64_t head_dim, int64_t head_dim_v) {
@@ -96,7 +106,7 @@ Shared take_shared(Workspace& workspace, int64_t head_dim, int64_t head_dim_v) {
     shared.v = workspace.take(kBlockKeys * pitch_of(head_dim_v));
     shared.scores = workspace.take(kBlockKeys * queries_per_subtile());
     shared.rescale = workspace.take(queries_per_subtile());
-    shared.rows = workspace.take(lanes() * pitch_of(std::max(head_dim, head_dim_v)));
+    shared.rows = workspace.take(lanes() * pitch_of(std::max({head_dim, head_dim_v, int64_t{kBlockKeys}})));
     return shared;
 }
 
@@ -108,6 +118,8 @@ Subtile take_subtile(Workspace& workspace, int64_t head_dim, int64_t head_dim_v)
     subtile.softmax.sum = workspace.take(queries_per_subtile());
     subtile.key_begin = workspace.take_i32(queries_per_subtile());
     subtile.key_end = workspace.take_i32(queries_per_subtile());
+    subtile.position = workspace.take_i32(queries_per_subtile());
+    subtile.slope = workspace.take(queries_per_subtile());
     return subtile;
 }
 
@@ -135,12 +147,15 @@ class Tile {
           shared_(take_shared(workspace_, group.head_dim, group.head_dim_v)),
           load_row_(row_loader(group.dtype)),
           store_row_(row_storer(group.dtype)),
+          load_bias_row_(row_loader(group.bias_dtype)),
+          scales_scores_(group.softcap > 0 || group.alibi_slopes != nullptr || group.bias != nullptr),
           // The softmax scales by a positive number. A negative scale's sign, or zero (a mask's -inf times zero would
           // be NaN), goes to the queries instead, where it is exact.
-          query_factor_(group.scale > 0   ? 1.0f
+          query_factor_(scales_scores_    ? 1.0f
+                        : group.scale > 0 ? 1.0f
                         : group.scale < 0 ? -1.0f
                                           : 0.0f),
-          positive_scale_(group.scale == 0 ? 1.0f : std::abs(group.scale)) {}
+          positive_scale_(scales_scores_ || group.scale == 0 ? 1.0f : std::abs(group.scale)) {}
 
     void compute(int64_t begin, int64_t end) {
         std::vector<Subtile> subtiles;
@@ -186,6 +201,7 @@ class Tile {
         std::fill_n(subtile.softmax.sum, width, 0.0f);
         subtile.softmax.rescale = shared_.rescale;
         find_keys(subtile);
+        if (group_.alibi_slopes != nullptr) find_slopes(subtile);
         load_queries(subtile);
         return subtile;
     }
@@ -204,6 +220,15 @@ class Tile {
         }
         subtile.keys = {visible_keys(group_.band, first_row).begin, seen.end};
         subtile.blocks = kv_range(group_.band, {first_row, query.row + 1}, kBlockKeys);
+    }
+
+    void find_slopes(const Subtile& subtile) const {
+        Query query(subtile.first_query, group_.heads);
+        for (int64_t i = 0; i < subtile.vectors * lanes(); ++i) {
+            subtile.position[i] = query.row + group_.band.off;
+            subtile.slope[i] = group_.alibi_slopes[query.head];
+            if (i + 1 < subtile.queries) query.next();
+        }
     }
 
     void load_queries(const Subtile& subtile) const {
@@ -268,6 +293,8 @@ class Tile {
 
         const int64_t k_pitch = pitch_of(group_.head_dim);
         score_keys<kVectors>(subtile.q, shared_.k + begin * k_pitch, k_pitch, group_.head_dim, keys, shared_.scores);
+        if (scales_scores_) modify_scores<kVectors>(subtile, first + begin, keys);
+        if (group_.bias != nullptr || group_.mask != nullptr) add_bias_rows<kVectors>(subtile, first + begin, keys);
         if (!subtile.blocks.unmasked.contains(block)) {
             mask_scores<kVectors>(shared_.scores, first + begin, keys, subtile.key_begin, subtile.key_end);
         }
@@ -277,6 +304,48 @@ class Tile {
             accumulate_values<kVectors>(shared_.scores, shared_.v + begin * v_pitch + c, v_pitch, keys, shared_.rescale,
                                         subtile.o + c * width);
         }
+    }
+
+    template <int kVectors>
+    void modify_scores(const Subtile& subtile, int32_t first_key, int32_t keys) const {
+        const int64_t count = keys * kVectors * lanes();
+        if (group_.softcap > 0) {
+            cap_scores(shared_.scores, count, group_.scale, group_.softcap);
+        } else {
+            scale_scores(shared_.scores, count, group_.scale);
+        }
+        if (group_.alibi_slopes != nullptr)
+            add_alibi<kVectors>(shared_.scores, first_key, keys, subtile.position, subtile.slope);
+    }
+
+    // What the rows hold beyond the sequence's keys is hidden afterwards, as are those keys' scores.
+    template <int kVectors>
+    void add_bias_rows(const Subtile& subtile, int32_t first_key, int32_t keys) const {
+        const int64_t pitch = pitch_of(kBlockKeys);
+        const int64_t count = std::min(keys, group_.len_k - first_key);
+        Query query(subtile.first_query, group_.heads);
+        for (int v = 0; v < kVectors; ++v) {
+            for (int64_t lane = 0; lane < lanes(); ++lane) {
+                float* const row = shared_.rows + lane * pitch;
+                if (v * lanes() + lane < subtile.queries) {
+                    load_bias_row(query, first_key, count, row);
+                    query.next();
+                } else {
+                    std::fill_n(row, pitch, 0.0f);
+                }
+            }
+            add_bias(shared_.scores + v * lanes(), kVectors * lanes(), keys, shared_.rows, pitch);
+        }
+    }
+
+    void load_bias_row(const Query& query, int32_t first_key, int64_t count, float* row) const {
+        if (group_.bias != nullptr) {
+            const int64_t offset = query.offset(group_.bias_stride) + first_key;
+            load_bias_row_(advance(group_.bias, group_.bias_dtype, offset), count, row);
+        } else {
+            std::fill_n(row, kBlockKeys, 0.0f);
+        }
+        if (group_.mask != nullptr) hide_masked(group_.mask + query.offset(group_.mask_stride) + first_key, count, row);
     }
 
     template <int kVectors>
@@ -297,16 +366,24 @@ class Tile {
     void finish(const Subtile& subtile) const {
         const int64_t pitch = pitch_of(group_.head_dim_v);
         Query query(subtile.first_query, group_.heads);
+        HWY_ALIGN float weights[hn::MaxLanes(F32())] = {};
         for (int v = 0; v < subtile.vectors; ++v) {
-            for (int64_t c = 0; c < group_.head_dim_v; c += kTransposeColumns) {
-                store_columns(averages(subtile, v, c), shared_.rows + c, pitch);
-            }
             const int64_t last = std::min(lanes(), subtile.queries - v * lanes());
+            if (group_.sinks != nullptr) weigh_against_sinks(subtile, v * lanes(), last, weights);
+            for (int64_t c = 0; c < group_.head_dim_v; c += kTransposeColumns) {
+                FourColumns columns = averages(subtile, v, c);
+                if (group_.sinks != nullptr) {
+                    for (VecF32& column : columns.column) column = hn::Mul(column, hn::Load(F32(), weights));
+                }
+                store_columns(columns, shared_.rows + c, pitch);
+            }
             for (int64_t lane = 0; lane < last; ++lane, query.next()) {
                 store_row_(shared_.rows + lane * pitch, group_.head_dim_v,
                            advance(group_.out, group_.dtype, query.offset(group_.out_stride)));
                 if (group_.lse != nullptr) {
-                    group_.lse[query.offset(group_.lse_stride)] = log_sum_exp(subtile, v * lanes() + lane);
+                    const double of_keys = log_sum_exp(subtile, v * lanes() + lane);
+                    group_.lse[query.offset(group_.lse_stride)] = static_cast<float>(
+                        group_.sinks == nullptr ? of_keys : log_add_exp(of_keys, group_.sinks[query.head]));
                 }
             }
         }
@@ -325,11 +402,25 @@ class Tile {
         return columns;
     }
 
-    float log_sum_exp(const Subtile& subtile, int64_t i) const {
-        const float sum = subtile.softmax.sum[i];
-        if (sum == 0.0f) return kMinusInfinity;
-        return positive_scale_ * subtile.softmax.max[i] +
-               (std::log(sum) + std::numbers::ln2_v<float> * static_cast<float>(bias_log2()));
+    // Of queries first .. first + count - 1 of the subtile: the share of the denominator that is not the sink's.
+    void weigh_against_sinks(const Subtile& subtile, int64_t first, int64_t count, float* weights) const {
+        Query query(subtile.first_query + first, group_.heads);
+        for (int64_t i = 0; i < lanes(); ++i) {
+            weights[i] = 1.0f;
+            if (i >= count) continue;
+            const double of_keys = log_sum_exp(subtile, first + i);
+            if (of_keys != kMinusInfinity)
+                weights[i] = static_cast<float>(1 / (1 + std::exp(group_.sinks[query.head] - of_keys)));
+            query.next();
+        }
+    }
+
+    // Over the keys alone.
+    double log_sum_exp(const Subtile& subtile, int64_t i) const {
+        const auto sum = static_cast<double>(subtile.softmax.sum[i]);
+        if (sum == 0) return kMinusInfinity;
+        return static_cast<double>(positive_scale_) * static_cast<double>(subtile.softmax.max[i]) + std::log(sum) +
+               std::numbers::ln2 * bias_log2();
     }
 
     const HeadGroup& group_;
@@ -337,6 +428,8 @@ class Tile {
     Shared shared_;
     LoadRow load_row_;
     StoreRow store_row_;
+    LoadRow load_bias_row_;
+    bool scales_scores_;  // is a score more than q.k, to which softmax_block applies the scale?
     float query_factor_;
     float positive_scale_;
 };

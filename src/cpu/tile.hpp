@@ -25,6 +25,13 @@ struct HeadGroup {
     int64_t head_dim, head_dim_v;
     float scale;
     Band band;
+    float softcap;              // 0: none
+    const float* alibi_slopes;  // [heads] or null
+    const float* sinks;         // [heads] or null
+    const void* bias;           // [len_q, heads, len_k] or null
+    const uint8_t* mask;        // [len_q, heads, len_k] or null
+    DType bias_dtype;
+    Strides bias_stride, mask_stride;
 
     int64_t queries() const { return len_q * heads; }
 };

@@ -204,7 +204,7 @@ class Consumer {
     __device__ __forceinline__ void run() {
         BlockRange blocks;
         if (!next_tile(blocks)) return;
-        if (warpgroup_ == kTile.consumers - 1) pass_turn();  // warpgroup 0 begins
+        if (warpgroup_ == kTile.consumers - 1) pass_turn_of(kTile.consumers - 1);  // warpgroup 0 begins
         first_scores(blocks);
         for (;;) {
             bool accumulate = false;
@@ -221,7 +221,7 @@ class Consumer {
             }
             boundary(blocks, finished, accumulate);
         }
-        if (warpgroup_ == 0) take_turn();  // the one that the last warpgroup passed on
+        if (warpgroup_ == 0) take_turn_of(0);  // the one that the last warpgroup passed on
         ptx::bulk_wait_group();
     }
 
@@ -243,21 +243,22 @@ class Consumer {
     }
 
     // One block inside a tile.
-    __device__ __forceinline__ void step(const BlockRange& blocks, int32_t block, bool accumulate) {
+    __device__ __forceinline__ void step(BlockRange& blocks, int32_t block, bool accumulate) {
         const int32_t v_slot = values_.slot;
         scores_beside_output(accumulate, block + 1 == blocks.visit.end);
         finish_scores(blocks, block);
-        softmax_.shift(s_, scale_log2());
+        softmax_.shift(s_);
         const auto before = softmax_.sums();
         exponentials_beside_output(v_slot, block + 1 < blocks.visit.end);
         if (__any_sync(~0u, softmax_.add(p_))) {
             softmax_.rescale(s_, p_, o_, before);
+            if (softmax_.far(scale_log2())) blocks.unmasked = {0, 0};
             if (params_.rescales != nullptr && lane_ == 0) atomicAdd(params_.rescales, 1ull);
         }
     }
 
     // 9: the first block of a tile beside the last output of the one in slot `finished`.
-    __device__ __forceinline__ void boundary(const BlockRange& blocks, int32_t finished, bool accumulate) {
+    __device__ __forceinline__ void boundary(BlockRange& blocks, int32_t finished, bool accumulate) {
         const int32_t v_slot = values_.slot;
         scores_beside_output(accumulate, blocks.visit.size() <= 1);
         const RowScale finish = finish_rows(finished);
@@ -267,7 +268,7 @@ class Consumer {
         store(finish, finished);
     }
 
-    __device__ __forceinline__ void first_scores(const BlockRange& blocks) {
+    __device__ __forceinline__ void first_scores(BlockRange& blocks) {
         const int32_t k_slot = keys_.slot;
         ptx::mbarrier_wait(shared_.k_full[k_slot], keys_.parity);
         take_turn();
@@ -279,7 +280,7 @@ class Consumer {
         release(shared_.k_free[k_slot]);
         free_single_queries(blocks.visit.size() <= 1);
         start_rows(blocks);
-        softmax_.template exponentials<0, kChunks>(s_, p_);
+        softmax_.template probabilities<0, kChunks>(s_, p_);
         softmax_.add(p_);
     }
 
@@ -306,14 +307,20 @@ class Consumer {
         if (!blocks.unmasked.contains(block)) {
             const int32_t lane = ptx::lane_id();
             softmax_.mask(s_, known_band<kConfig>(work.band), work.row + first_row() + lane / 4, first_key, lane);
+            // Far tiles pass here for every block, so that the others need not ask.
+            if (block != blocks.visit.begin && softmax_.far(scale_log2())) softmax_.scale_scores(s_, scale_log2());
         }
     }
 
     // Masks, references and exponents of a tile's first block.
-    __device__ __forceinline__ void start_rows(const BlockRange& blocks) {
+    __device__ __forceinline__ void start_rows(BlockRange& blocks) {
         finish_scores(blocks, blocks.visit.begin);
         softmax_.start(s_, scale_log2());
-        softmax_.shift(s_, scale_log2());
+        if (softmax_.far(scale_log2())) {
+            softmax_.scale_scores(s_, scale_log2());
+            blocks.unmasked = {0, 0};
+        }
+        softmax_.shift(s_);
     }
 
     // What the scores still have to be multiplied by.
@@ -329,7 +336,7 @@ class Consumer {
     __device__ __forceinline__ void exponentials_beside_output(int32_t v_slot, bool more_blocks) {
         ptx::pin(s_);
         ptx::wgmma_wait_group<1>();
-        softmax_.template exponentials<0, kTile.first_chunks>(s_, p_);
+        softmax_.template probabilities<0, kTile.first_chunks>(s_, p_);
 #pragma unroll
         for (int32_t c = 0; c < kTile.first_chunks; ++c) ptx::pin(p_[c]);
         // Not needed before the next step. But without a branch here ptxas (13.0) moves the exponentials above behind
@@ -338,7 +345,7 @@ class Consumer {
         ptx::wgmma_wait_group<0>();
         ptx::pin(o_);
         release(shared_.v_free[v_slot]);
-        softmax_.template exponentials<kTile.first_chunks, kChunks>(s_, p_);
+        softmax_.template probabilities<kTile.first_chunks, kChunks>(s_, p_);
     }
 
     __device__ __forceinline__ void issue_scores(int32_t k_slot) {
@@ -363,9 +370,13 @@ class Consumer {
     }
 
     // The tensor cores are taken in turn, so that one warpgroup's softmax runs under the others' products.
-    __device__ __forceinline__ void take_turn() { ptx::barrier_sync(kFirstTurnBarrier + warpgroup_, kTurnThreads); }
-    __device__ __forceinline__ void pass_turn() {
-        ptx::barrier_arrive(kFirstTurnBarrier + (warpgroup_ + 1 == kTile.consumers ? 0 : warpgroup_ + 1), kTurnThreads);
+    __device__ __forceinline__ void take_turn() { take_turn_of(warpgroup_); }
+    __device__ __forceinline__ void pass_turn() { pass_turn_of(warpgroup_); }
+    static __device__ __forceinline__ void take_turn_of(int32_t warpgroup) {
+        ptx::barrier_sync(kFirstTurnBarrier + warpgroup, kTurnThreads);
+    }
+    static __device__ __forceinline__ void pass_turn_of(int32_t warpgroup) {
+        ptx::barrier_arrive(kFirstTurnBarrier + (warpgroup + 1 == kTile.consumers ? 0 : warpgroup + 1), kTurnThreads);
     }
 
     __device__ __forceinline__ void release(uint64_t& free) {

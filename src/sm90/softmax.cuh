@@ -86,7 +86,7 @@ struct Softmax {
     float limit[2];            // -1 while the row has seen no key: any sum passes it
     float sum[2];              // of the rounded P, this thread's columns
     float exact_sum[2];        // of the unrounded P; only if kLse
-    bool far;                  // of any row of the warp
+    float scale;               // what shift() multiplies by; 1 where a row of the warp is far
 
     // Scores of keys that a row does not see become -inf.
     static __device__ __forceinline__ void mask(float (&s)[kScores], Band band, int32_t row, int32_t first_key,
@@ -102,36 +102,38 @@ struct Softmax {
         }
     }
 
-    // A new tile: the references from its first block's scores.
+    // A new tile: the references from its first block's scores, which are still to be multiplied by scale_log2.
     __device__ __forceinline__ void start(const float (&s)[kScores], float scale_log2) {
-        far = false;
+        bool far = false;
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
             const float top = row_max(thread_max(s, r)) * scale_log2;
-            const bool unseen = top == -INFINITY, is_far = fabsf(top) > kFar;
+            const bool unseen = top == -INFINITY, is_far = fabsf(top) > kFar && !unseen;
             minus_reference[r] = unseen ? 0.0f : -top - (is_far ? 0.0f : Format::kShift);
             limit[r] = unseen ? -1.0f : is_far ? Format::kFarLimit : Format::kLimit;
             sum[r] = 0.0f;
             exact_sum[r] = 0.0f;
-            far |= is_far && !unseen;
+            far |= is_far;
         }
-        far = __any_sync(~0u, far);
+        scale = __any_sync(~0u, far) ? 1.0f : scale_log2;
+    }
+
+    // Are the warp's scores to be scaled before shift()?
+    __device__ __forceinline__ bool far(float scale_log2) const { return scale != scale_log2; }
+    static __device__ __forceinline__ void scale_scores(float (&s)[kScores], float scale_log2) {
+#pragma unroll
+        for (int32_t i = 0; i < kScores; ++i) s[i] = __fmul_rn(s[i], scale_log2);
     }
 
     // Scores to exponents, in place.
-    __device__ __forceinline__ void shift(float (&s)[kScores], float scale_log2) const {
-        if (far) {
+    __device__ __forceinline__ void shift(float (&s)[kScores]) const {
 #pragma unroll
-            for (int32_t i = 0; i < kScores; ++i) s[i] = __fmul_rn(s[i], scale_log2);
-            scale_log2 = 1.0f;
-        }
-#pragma unroll
-        for (int32_t i = 0; i < kScores; ++i) s[i] = fmaf(s[i], scale_log2, minus_reference[(i >> 1) & 1]);
+        for (int32_t i = 0; i < kScores; ++i) s[i] = fmaf(s[i], scale, minus_reference[(i >> 1) & 1]);
     }
 
-    // P of chunks [kBegin, kEnd), rounded, as A fragments of the second product.
+    // P of 16-key chunks [kBegin, kEnd), rounded, as A fragments of the second product.
     template <int32_t kBegin, int32_t kEnd>
-    __device__ __forceinline__ void exponentials(const float (&t)[kScores], uint32_t (&p)[kChunks][4]) {
+    __device__ __forceinline__ void probabilities(const float (&t)[kScores], uint32_t (&p)[kChunks][4]) {
 #pragma unroll
         for (int32_t c = kBegin; c < kEnd; ++c)
 #pragma unroll
@@ -182,7 +184,7 @@ struct Softmax {
             factor[r] = moves && !unseen ? ptx::ex2(-step) : 1.0f;
             minus_reference[r] -= step;
             if (moves) limit[r] = is_far ? Format::kFarLimit : Format::kLimit;
-            far |= __any_sync(~0u, moves && is_far);
+            if (__any_sync(~0u, moves && is_far)) scale = 1.0f;
             sum[r] = before.rounded[r] * factor[r];
             exact_sum[r] = before.exact[r] * factor[r];
 #pragma unroll
@@ -191,7 +193,7 @@ struct Softmax {
         }
 #pragma unroll
         for (int32_t i = 0; i < kOut; ++i) o[i] *= factor[(i >> 1) & 1];
-        exponentials<0, kChunks>(t, p);
+        probabilities<0, kChunks>(t, p);
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) sum[r] += block_sum(p, r);
     }

@@ -75,7 +75,7 @@ inline constexpr ForwardTileEntry kForwardTiles[] = {
      true,
      true,
      "registers: the unrounded sums need 4 more than 160"},
-    {{128, 128, 2, false, 128, 2, 2, 2, 1, 40, 232},
+    {{128, 128, 2, false, 128, 2, 2, 2, 1, 40, 216},
      true,
      true,
      true,

@@ -11,12 +11,16 @@ const char* const kCaseHelp =
     "  bf16 | f16 | f32            element type (default bf16)\n"
     "  full | causal | left4 right2 [topleft]\n"
     "                              mask (default full; aligned bottom-right unless topleft)\n"
+    "  chunk128  softcap30  alibi | alibi_b  sinks | sinks5\n"
+    "                              attention chunks; options of the scores\n"
+    "  bias=bh | bias_f32=1h [bias_inf]  mask=b1\n"
+    "                              bias and boolean mask; a 1: shared by all sequences or heads\n"
     "  varlen qlens=3,0 klens=5,2  packed sequences of these lengths\n"
     "  used_q=2,0 used_k=4,1       only so many rows of each sequence take part\n"
     "  lse  scale0.1  seed7        ask for the log-sum-exp; factor on q.k; of the random inputs\n"
     "  sd10 sink60@0 grow2 flat vmax\n"
     "                              inputs that are hard: see tests/case.hpp\n"
-    "  pad  bhsd                   strided tensors; memory order [b, h, s, d]\n"
+    "  pad  bhsd  qkv              strided tensors; memory order [b, h, s, d]; q, k, v in one buffer\n"
     "Several cases: quote each.";
 
 void add_case_arguments(CLI::App& command, CaseArguments& arguments, std::optional<std::string> default_suite) {

@@ -1,0 +1,92 @@
+// What becomes of q.k before the softmax: scale, softcap, ALiBi, bias and boolean mask, in the order of foveal.h.
+#if defined(FOVEAL_CPU_SCORES_HPP) == defined(HWY_TARGET_TOGGLE)
+#ifdef FOVEAL_CPU_SCORES_HPP
+#undef FOVEAL_CPU_SCORES_HPP
+#else
+#define FOVEAL_CPU_SCORES_HPP
+#endif
+
+#include <algorithm>
+#include <limits>
+
+#include "cpu/exp.hpp"
+#include "cpu/simd.hpp"
+#include "cpu/transpose.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace foveal::cpu::HWY_NAMESPACE {
+
+inline constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+// s = scale * s, all `count` of them. count: a multiple of lanes().
+inline HWY_NOINLINE void scale_scores(float* s, int64_t count, float scale) {
+    const F32 d;
+    const VecF32 factor = hn::Set(d, scale);
+    for (int64_t i = 0; i < count; i += lanes()) hn::Store(hn::Mul(hn::Load(d, s + i), factor), d, s + i);
+}
+
+// s = cap * tanh(scale * s / cap)
+inline HWY_NOINLINE void cap_scores(float* s, int64_t count, float scale, float cap) {
+    const F32 d;
+    // Finite even where the quotient is not: a score of 0 stays 0.
+    constexpr double kLargest = std::numeric_limits<float>::max();
+    const double quotient = static_cast<double>(scale) / static_cast<double>(cap);
+    const VecF32 factor = hn::Set(d, static_cast<float>(std::clamp(quotient, -kLargest, kLargest)));
+    const VecF32 limit = hn::Set(d, cap);
+    for (int64_t i = 0; i < count; i += lanes())
+        hn::Store(hn::Mul(limit, tanh_of(hn::Mul(hn::Load(d, s + i), factor))), d, s + i);
+}
+
+// s -= slope * |position - key|
+// s: [keys, kVectors * lanes()], first_key the number of its first; position, slope: [kVectors * lanes()]
+template <int kVectors>
+HWY_NOINLINE void add_alibi(float* s, int32_t first_key, int32_t keys, const int32_t* position, const float* slope) {
+    const F32 d;
+    const I32 di;
+    for (int v = 0; v < kVectors; ++v) {
+        const auto own = hn::Load(di, position + v * lanes());
+        const VecF32 factor = hn::Load(d, slope + v * lanes());
+        float* row = s + v * lanes();
+        for (int32_t j = first_key; j < first_key + keys; ++j, row += kVectors * lanes()) {
+            const VecF32 distance = hn::ConvertTo(d, hn::Abs(hn::Sub(own, hn::Set(di, j))));
+            hn::Store(hn::NegMulAdd(factor, distance, hn::Load(d, row)), d, row);
+        }
+    }
+}
+
+// bias[i] = -inf where visible[i] is 0. bias: writable up to a multiple of lanes().
+inline HWY_NOINLINE void hide_masked(const uint8_t* visible, int64_t count, float* bias) {
+    const F32 d;
+    const hn::Rebind<uint8_t, F32> d8;
+    const int64_t n = lanes();
+    for (int64_t i = 0; i < count; i += n) {
+        HWY_ALIGN uint8_t tail[hn::MaxLanes(F32())] = {};
+        const uint8_t* from = visible + i;
+        if (count - i < n) {
+            std::copy(from, visible + count, tail);
+            from = tail;
+        }
+        const auto hidden = hn::Eq(hn::PromoteTo(U32(), hn::LoadU(d8, from)), hn::Zero(U32()));
+        const VecF32 value = hn::Load(d, bias + i);
+        hn::Store(hn::IfThenElse(hn::RebindMask(d, hidden), hn::Set(d, kMinusInfinity), value), d, bias + i);
+    }
+}
+
+// s += bias; where the bias is -inf, s becomes it whatever it was. keys: a multiple of kTransposeColumns.
+// s: one vector of queries, [keys, lanes()] with s_pitch; bias: [lanes(), keys] with pitch
+inline HWY_NOINLINE void add_bias(float* s, int64_t s_pitch, int32_t keys, const float* bias, int64_t pitch) {
+    const F32 d;
+    const VecF32 minus_infinity = hn::Set(d, kMinusInfinity);
+    for (int32_t j = 0; j < keys; j += kTransposeColumns) {
+        const FourColumns columns = load_columns(bias + j, pitch);
+        for (int32_t c = 0; c < kTransposeColumns; ++c, s += s_pitch) {
+            const VecF32 b = columns.column[c];
+            const VecF32 sum = hn::Add(hn::Load(d, s), b);
+            hn::Store(hn::IfThenElse(hn::Eq(b, minus_infinity), b, sum), d, s);
+        }
+    }
+}
+
+}  // namespace foveal::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif
