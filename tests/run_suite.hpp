@@ -23,8 +23,8 @@ struct SuiteCounts {
 // What a backend may not refuse.
 inline bool must_be_supported(const Case& c, foveal_backend backend) {
     if (backend == FOVEAL_BACKEND_CPU) return true;
-    const bool head_dim = (c.head_dim == 64 || c.head_dim == 128) && c.head_dim_v == c.head_dim;
-    return head_dim && c.dtype != FOVEAL_F32 && c.effective_scale() > 0;
+    if (c.dtype == FOVEAL_F32 || c.head_dim % 8 != 0 || c.head_dim_v % 8 != 0) return false;  // 8: 16 bytes
+    return (c.head_dim <= 256 && c.head_dim_v <= 256) || (c.head_dim == 512 && c.head_dim_v == 512);
 }
 
 // every: only each n-th case, for runs that repeat a list under other conditions.
