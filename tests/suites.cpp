@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "check.hpp"
+#include "grid.hpp"
 
 namespace foveal_testing {
 namespace {
@@ -326,6 +327,7 @@ const std::vector<std::pair<Text, std::function<std::vector<Case>(bool gpu)>>>& 
     static const std::vector<std::pair<Text, std::function<std::vector<Case>(bool)>>> table = {
         {"correctness", [](bool gpu) { return correctness(gpu ? gpu_types : cpu_types, gpu); }},
         {"corner", [](bool gpu) { return corner(gpu ? gpu_types : cpu_types, gpu); }},
+        {"grid", [](bool gpu) { return grid(gpu ? FOVEAL_BACKEND_SM90 : FOVEAL_BACKEND_CPU); }},
         {"seed", [](bool gpu) { return gpu ? seed_table() : seed_cpu(); }},
         {"single", [](bool gpu) { return single(gpu); }},
         {"mha", [](bool gpu) { return equal_tokens(gpu, "h16", "h4", "d128"); }},
@@ -334,7 +336,7 @@ const std::vector<std::pair<Text, std::function<std::vector<Case>(bool gpu)>>>& 
     return table;
 }
 
-bool is_check_list(const Text& name) { return name == "correctness" || name == "corner"; }
+bool is_check_list(const Text& name) { return name == "correctness" || name == "corner" || name == "grid"; }
 
 void leave_out_expensive(Suite& suite) {
     const size_t all = suite.cases.size();
@@ -342,6 +344,8 @@ void leave_out_expensive(Suite& suite) {
     const size_t gone = all - suite.cases.size();
     if (suite.name == "correctness")
         suite.left_out = "the types take turns over the lengths (sm90 runs each length in each); ";
+    if (suite.name == "corner") suite.left_out = "the options of the scores at d128; ";
+    if (suite.name == "grid") suite.left_out = "some of the coverings, and the pairs that cost more than 1 GFLOP; ";
     if (gone > 0) suite.left_out += std::to_string(gone) + " cases of more than 2 GFLOP";
 }
 
