@@ -44,7 +44,16 @@ void describe_problem(std::ostream& out, const Problem& p) {
         return width == FOVEAL_UNLIMITED ? std::string("unlimited") : std::to_string(width);
     };
     out << "mask       left " << side(p.window_left) << ", right " << side(p.window_right) << ", "
-        << (p.alignment == FOVEAL_TOP_LEFT ? "top-left" : "bottom-right") << '\n';
+        << (p.alignment == FOVEAL_TOP_LEFT ? "top-left" : "bottom-right");
+    if (p.chunk > 0) out << ", chunks of " << p.chunk;
+    out << (p.has_mask ? ", boolean mask\n" : "\n");
+    if (p.softcap == 0 && !p.has_alibi && !p.has_bias && !p.has_sinks) return;
+    out << "scores    ";
+    if (p.softcap > 0) out << " softcap " << p.softcap;
+    if (p.has_alibi) out << " alibi";
+    if (p.has_bias) out << " bias " << name_of(p.bias_dtype);
+    if (p.has_sinks) out << " sinks";
+    out << '\n';
 }
 
 void describe_bound(std::ostream& out, const Problem& p) {

@@ -107,7 +107,9 @@ Verdict verify(CaseData& data) {
     return verdict;
 }
 
-CheckResult check_case(const Case& c, foveal_backend backend) {
+foveal_status call_forward(const foveal_forward_args& args) { return foveal_forward(&args, nullptr); }
+
+CheckResult check_case(const Case& c, foveal_backend backend, const Forward& forward) {
     CheckResult result;
     const foveal_forward_args shapes = shape_args(c, backend);
     const foveal_status supported = foveal_supports(&shapes);
@@ -123,7 +125,7 @@ CheckResult check_case(const Case& c, foveal_backend backend) {
     }
     try {
         const std::unique_ptr<CaseData> data = make_case_data(c, backend);
-        const foveal_status status = foveal_forward(&data->args(), nullptr);
+        const foveal_status status = forward(data->args());
         if (status != FOVEAL_OK) {
             result.message = std::string(foveal_status_name(status)) + ": " + foveal_last_error() + "\n" + rerun;
             return result;

@@ -1,6 +1,7 @@
 // Runs a case on a backend and judges the result.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "case_data.hpp"
@@ -17,8 +18,12 @@ struct CheckResult {
     bool passed() const { return status == Status::kPass; }
 };
 
+// foveal_forward, or what a test puts in its place.
+using Forward = std::function<foveal_status(const foveal_forward_args&)>;
+foveal_status call_forward(const foveal_forward_args& args);
+
 // Allocates, fills, runs once and verifies. backend: cpu or sm90.
-CheckResult check_case(const Case& c, foveal_backend backend);
+CheckResult check_case(const Case& c, foveal_backend backend, const Forward& forward = call_forward);
 
 // Judges what data's outputs hold after a run of its args. Large cases are checked on sampled rows and scanned whole.
 Verdict verify(CaseData& data);

@@ -18,6 +18,8 @@ void Exp(const float* x, float scale, int bias, float* y) {
     hn::StoreU(ScaledExp(scale, bias)(hn::LoadU(F32(), x)), F32(), y);
 }
 
+void Tanh(const float* x, float* y) { hn::StoreU(tanh_of(hn::LoadU(F32(), x)), F32(), y); }
+
 void Round(const float* x, int shift, float smallest_normal, float* y) {
     hn::StoreU(RoundMantissa(shift, smallest_normal)(hn::LoadU(F32(), x)), F32(), y);
 }
@@ -42,6 +44,7 @@ namespace foveal::cpu {
 
 HWY_EXPORT(VectorLanes);
 HWY_EXPORT(Exp);
+HWY_EXPORT(Tanh);
 HWY_EXPORT(Round);
 HWY_EXPORT(HasFma);
 
@@ -128,6 +131,47 @@ TEST(CpuExp, SpecialValues) {
         EXPECT_EQ(exp_of(-88.0f, 1.0f, 0), 0.0f) << "below 2^-126";
         EXPECT_GT(exp_of(-87.0f, 1.0f, 0), 0.0f);
         EXPECT_EQ(exp_of(-1e30f, 1e-33f, 0), 0.999000490f) << "the scale counts, not x alone";
+    });
+}
+
+TEST(CpuExp, TanhErrorIsBelowOneAndAHalfUlp) {
+    for_each_target([] {
+        double worst = 0;
+        float worst_x = 0;
+        for_negative_floats(
+            97,
+            [](const float* x, float* y) {
+                HWY_DYNAMIC_DISPATCH(Tanh)
+                (x, y);
+            },
+            [&](float x, float y) {
+                if (x > -0x1p-126f) return;  // subnormal: rounded to what there is
+                const double exact = std::tanh(double{x});
+                const double error = std::abs(double{y} - exact) / std::abs(exact);
+                if (error > worst) {
+                    worst = error;
+                    worst_x = x;
+                }
+            });
+        EXPECT_LT(worst, std::exp2(-22.5)) << "at " << worst_x;
+        EXPECT_GT(worst, 0x1p-25) << "nothing was measured";
+    });
+}
+
+TEST(CpuExp, TanhOfSpecialValues) {
+    for_each_target([] {
+        const auto tanh_at = [](float x) {
+            std::vector<float> values(static_cast<size_t>(HWY_DYNAMIC_DISPATCH(VectorLanes)()), x);
+            HWY_DYNAMIC_DISPATCH(Tanh)(values.data(), values.data());
+            return values[0];
+        };
+        EXPECT_EQ(tanh_at(0.0f), 0.0f);
+        EXPECT_EQ(tanh_at(kInfinity), 1.0f);
+        EXPECT_EQ(tanh_at(-kInfinity), -1.0f);
+        EXPECT_EQ(tanh_at(1e30f), 1.0f);
+        EXPECT_EQ(tanh_at(-std::numeric_limits<float>::max()), -1.0f);
+        EXPECT_TRUE(std::isnan(tanh_at(std::numeric_limits<float>::quiet_NaN())));
+        for (const float x : {1e-30f, 0.1f, 0.5f, 3.0f, 20.0f}) EXPECT_EQ(tanh_at(-x), -tanh_at(x)) << x;
     });
 }
 

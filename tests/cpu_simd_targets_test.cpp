@@ -28,6 +28,13 @@ std::vector<std::string> case_texts() {
             texts.push_back(shape + " " + dtype);
         }
     }
+    for (const std::string dtype : {"f32", "bf16", "f16"}) {
+        for (const std::string options :
+             {"softcap3", "alibi_b", "sinks1", "bias=b1", "bias_f32=1h bias_inf", "mask=bh", "chunk70 causal",
+              "softcap5 alibi sinks bias=bh bias_inf mask=11 chunk90 left60", "alibi scale-0.5", "mask=1h scale0"}) {
+            texts.push_back("b2 sq67 sk130 hq6 hk2 d40 dv20 lse " + dtype + " " + options);
+        }
+    }
     for (const std::string shape :
          {"d64 h2 s150 vmax f32", "d64 h2 s150 vmax bf16", "d64 h2 s320 sink60@mid bf16", "d64 h2 s320 sink20@last f16",
           "d64 h2 s320 grow2 causal bf16", "d64 h2 s150 flat f16"}) {

@@ -16,6 +16,8 @@ TEST_F(Gpu, CorrectnessSuite) { run_suite("correctness", kSm90); }
 
 TEST_F(Gpu, CornerSuite) { run_suite("corner", kSm90); }
 
+TEST_F(Gpu, GridSuite) { run_suite("grid", kSm90); }
+
 void expect_right(const std::string& text) {
     const CheckResult result = check_case(parse_case(text), kSm90);
     EXPECT_TRUE(result.passed()) << text << "\n" << result.message;

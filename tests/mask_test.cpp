@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "sm90/mask.hpp"
@@ -12,6 +13,7 @@ namespace foveal {
 namespace {
 
 constexpr int32_t kWidths[] = {0, 1, 2, 5, kUnlimitedWidth};
+constexpr int32_t kChunks[] = {0, 1, 3, 4, 20, kUnlimitedWidth};
 constexpr int32_t kMaxLengthQ = 9;
 constexpr int32_t kMaxLengthK = 13;
 
@@ -20,7 +22,10 @@ bool is_visible(Window window, int64_t len_q, int64_t len_k, int64_t i, int64_t 
     const int64_t off = window.top_left ? 0 : len_k - len_q;
     const bool left_ok = window.left == kUnlimitedWidth || i + off - window.left <= j;
     const bool right_ok = window.right == kUnlimitedWidth || j <= i + off + window.right;
-    return 0 <= j && j < len_k && left_ok && right_ok;
+    // Floored: a position before the first key lies in a chunk of its own kind.
+    const int64_t chunk = window.chunk;
+    const bool chunk_ok = chunk == 0 || (i + off >= 0 && (i + off) / chunk == j / chunk);
+    return 0 <= j && j < len_k && left_ok && right_ok && chunk_ok;
 }
 
 struct Shape {
@@ -29,7 +34,8 @@ struct Shape {
 
     std::string text() const {
         return "left " + std::to_string(window.left) + " right " + std::to_string(window.right) + " top_left " +
-               std::to_string(window.top_left) + " len_q " + std::to_string(len_q) + " len_k " + std::to_string(len_k);
+               std::to_string(window.top_left) + " chunk " + std::to_string(window.chunk) + " len_q " +
+               std::to_string(len_q) + " len_k " + std::to_string(len_k);
     }
     bool sees(int32_t i, int32_t j) const { return is_visible(window, len_q, len_k, i, j); }
 };
@@ -39,9 +45,11 @@ std::vector<Shape> small_shapes() {
     for (const bool top_left : {false, true}) {
         for (const int32_t left : kWidths) {
             for (const int32_t right : kWidths) {
-                for (int32_t len_q = 1; len_q <= kMaxLengthQ; ++len_q) {
-                    for (int32_t len_k = 0; len_k <= kMaxLengthK; ++len_k) {
-                        shapes.push_back({{left, right, top_left}, len_q, len_k});
+                for (const int32_t chunk : kChunks) {
+                    for (int32_t len_q = 1; len_q <= kMaxLengthQ; ++len_q) {
+                        for (int32_t len_k = 0; len_k <= kMaxLengthK; ++len_k) {
+                            shapes.push_back({{left, right, top_left, chunk}, len_q, len_k});
+                        }
                     }
                 }
             }
@@ -104,19 +112,23 @@ TEST(Mask, TilesVisitExactlyTheBlocksThatTheySee) {
 }
 
 // The real tiles, at lengths around their edges.
+void expect_exact_tiles(const Shape& shape) {
+    for (const int32_t tile : {64, 128, 192}) {
+        for (int32_t begin = 0; begin < shape.len_q; begin += tile) {
+            for (const int32_t block : {64, 128}) {
+                expect_exact_blocks(shape, {begin, min_i32(begin + tile, shape.len_q)}, block);
+            }
+        }
+    }
+}
+
 TEST(Mask, TilesOfTheKernels) {
     for (const bool top_left : {false, true}) {
-        for (const int32_t right : {0, kUnlimitedWidth}) {
+        for (const auto& [right, chunk] : {std::pair{0, 0}, {kUnlimitedWidth, 0}, {0, 64}, {kUnlimitedWidth, 100}}) {
             for (const int32_t len_q : {1, 63, 64, 65, 127, 128, 129, 200, 257}) {
                 for (const int32_t len_k : {0, 1, 63, 64, 65, 127, 128, 129, 300}) {
-                    const Shape shape{{kUnlimitedWidth, right, top_left}, len_q, len_k};
-                    for (const int32_t tile : {64, 128, 192}) {
-                        for (int32_t begin = 0; begin < len_q; begin += tile) {
-                            expect_exact_blocks(shape, {begin, min_i32(begin + tile, len_q)}, 64);
-                            expect_exact_blocks(shape, {begin, min_i32(begin + tile, len_q)}, 128);
-                            if (HasFatalFailure()) return;
-                        }
-                    }
+                    expect_exact_tiles({{kUnlimitedWidth, right, top_left, chunk}, len_q, len_k});
+                    if (HasFatalFailure()) return;
                 }
             }
         }
@@ -124,19 +136,23 @@ TEST(Mask, TilesOfTheKernels) {
 }
 
 // No 32-bit sum overflows at the largest lengths and widths that validate() lets through.
+void expect_exact_corners(const Shape& shape) {
+    const Band band = band_of(shape.window, shape.len_q, shape.len_k);
+    for (const int32_t i : {0, shape.len_q / 2, shape.len_q - 1}) {
+        for (const int32_t j : {0, shape.len_k / 2, shape.len_k - 1}) {
+            ASSERT_EQ(visible_keys(band, i).contains(j), shape.sees(i, j)) << shape.text() << " i " << i << " j " << j;
+        }
+    }
+}
+
 TEST(Mask, LargestLengthsAndWidths) {
     constexpr int32_t kLongest = kMaxSequenceLength;
     for (const bool top_left : {false, true}) {
         for (const int32_t left : {0, kUnlimitedWidth - 1, kUnlimitedWidth}) {
             for (const int32_t right : {0, kUnlimitedWidth - 1, kUnlimitedWidth}) {
-                for (const auto& [len_q, len_k] : {std::pair{kLongest, kLongest}, {1, kLongest}, {kLongest, 1}}) {
-                    const Shape shape{{left, right, top_left}, len_q, len_k};
-                    const Band band = band_of(shape.window, len_q, len_k);
-                    for (const int32_t i : {0, len_q / 2, len_q - 1}) {
-                        for (const int32_t j : {0, len_k / 2, len_k - 1}) {
-                            ASSERT_EQ(visible_keys(band, i).contains(j), shape.sees(i, j))
-                                << shape.text() << " i " << i << " j " << j;
-                        }
+                for (const int32_t chunk : {0, 1, kLongest / 2, kUnlimitedWidth}) {
+                    for (const auto& [len_q, len_k] : {std::pair{kLongest, kLongest}, {1, kLongest}, {kLongest, 1}}) {
+                        expect_exact_corners({{left, right, top_left, chunk}, len_q, len_k});
                     }
                 }
             }
@@ -158,19 +174,24 @@ void expect_exact_positions(const Shape& shape, int32_t row, int32_t first_key, 
     }
 }
 
+void expect_exact_threads(const Shape& shape) {
+    for (int32_t row = 0; row < shape.len_q; row += 1 + shape.len_q / 40) {
+        for (const int32_t block : {64, 128}) {
+            for (int32_t first = 0; first < shape.len_k; first += block) {
+                expect_exact_positions(shape, row, first, block);
+            }
+        }
+    }
+}
+
 TEST(Mask, PositionsOfAThread) {
     for (const bool top_left : {false, true}) {
         for (const int32_t left : {0, 3, 70, kUnlimitedWidth}) {
             for (const int32_t right : {0, 5, 64, kUnlimitedWidth}) {
-                for (const auto& [len_q, len_k] : {std::pair{1, 1}, {1, 300}, {130, 257}, {257, 130}, {200, 64}}) {
-                    const Shape shape{{left, right, top_left}, len_q, len_k};
-                    for (int32_t row = 0; row < len_q; row += 1 + len_q / 40) {
-                        for (const int32_t block : {64, 128}) {
-                            for (int32_t first = 0; first < len_k; first += block) {
-                                expect_exact_positions(shape, row, first, block);
-                                if (HasFatalFailure()) return;
-                            }
-                        }
+                for (const int32_t chunk : {0, 50}) {
+                    for (const auto& [len_q, len_k] : {std::pair{1, 1}, {1, 300}, {130, 257}, {257, 130}, {200, 64}}) {
+                        expect_exact_threads({{left, right, top_left, chunk}, len_q, len_k});
+                        if (HasFatalFailure()) return;
                     }
                 }
             }

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "check.hpp"
+#include "grid.hpp"
 
 namespace foveal_testing {
 namespace {
@@ -88,6 +89,20 @@ void add_varlen(List& list, const Text& head_dim, const std::vector<Text>& types
     }
 }
 
+// Every multiple of 8 that sm90 has a tile for, and some pairs of their own for q and v; the types take turns.
+void add_head_dims(List& list, const std::vector<Text>& types) {
+    std::vector<Text> dims;
+    for (int d = 8; d <= 256; d += 8) dims.push_back("d" + std::to_string(d));
+    for (const Text dim : {"d512", "d192 dv128", "d128 dv192", "d64 dv128", "d128 dv64", "d40 dv24", "d8 dv256",
+                           "d256 dv8", "d96 dv160", "d72 dv136", "d256 dv128", "d200 dv248"})
+        dims.push_back(dim);
+    for (size_t n = 0; n < dims.size(); ++n) {
+        const Text tail = " hq4 hk2 " + dims[n] + " ";
+        list.add_each("b2 sq200 sk300" + tail + types[n % types.size()], {"full", "causal lse"});
+        list.add("varlen qlens=5,70,130 klens=64,7,300" + tail + types[(n + 1) % types.size()] + " causal pad");
+    }
+}
+
 std::vector<Case> correctness(const std::vector<Text>& types, bool every_type) {
     List list;
     for (const Text head_dim : {"d128", "d64"}) {
@@ -95,6 +110,7 @@ std::vector<Case> correctness(const std::vector<Text>& types, bool every_type) {
         add_heads(list, head_dim, types);
         add_varlen(list, head_dim, types);
     }
+    add_head_dims(list, types);
     return list.take();
 }
 
@@ -172,7 +188,68 @@ void add_distributions(List& list, const Text& shape) {
                   {"causal", "sink60@mid causal", "sink60@last full", "grow20 causal", "sd10 full"});
 }
 
-std::vector<Case> corner(const std::vector<Text>& types) {
+// Each option of the scores under the plain masks, and all of them together.
+void add_score_options(List& list, const Text& shape) {
+    for (const Text option : {"softcap30",
+                              "softcap2",
+                              "alibi",
+                              "alibi_b",
+                              "sinks",
+                              "sinks5",
+                              "sinks-5",
+                              "bias=bh",
+                              "bias=b1",
+                              "bias=1h",
+                              "bias=11",
+                              "mask=bh",
+                              "mask=b1",
+                              "mask=1h",
+                              "mask=11",
+                              "bias=bh bias_inf",
+                              "bias_f32=b1",
+                              "bias_f32=1h bias_inf",
+                              "softcap5 alibi",
+                              "alibi bias=bh",
+                              "softcap5 sinks mask=bh",
+                              "sinks bias=b1 bias_inf",
+                              "softcap5 alibi_b sinks bias=bh bias_inf mask=1h"}) {
+        list.add_each("b2 sq200 sk330 " + shape + " lse " + option, {"full", "causal"});
+        list.add("b2 sq330 sk200 " + shape + " causal " + option);
+        list.add("b3 sq130 sk201 " + shape + " lse pad left70 right20 used_q=130,1,77 used_k=201,0,130 " + option);
+    }
+    for (const Text option : {"softcap30", "alibi", "alibi_b", "sinks", "softcap5 alibi_b sinks1"}) {
+        list.add_each("varlen qlens=5,0,70,300 klens=64,3,7,130 " + shape + " lse " + option,
+                      {"full", "causal", "causal topleft", "left33 right2", "chunk50 causal"});
+    }
+    for (const Text type_free : {"softcap30", "alibi", "sinks", "mask=11", "bias=11"}) {
+        list.add_each("b2 sq100 sk150 " + shape + " lse " + type_free,
+                      {"scale-0.1", "scale0", "flat", "sink60@mid causal"});
+    }
+}
+
+void add_chunks(List& list, const Text& shape) {
+    list.add_each("b2 sq200 sk330 " + shape + " lse",
+                  {"chunk1", "chunk64", "chunk65 causal", "chunk128 topleft", "chunk100 left70 right20", "chunk1000"});
+    list.add_each("b2 sq330 sk200 " + shape + " lse", {"chunk64 causal", "chunk100", "chunk90 causal topleft"});
+    list.add("varlen qlens=5,0,70,300 klens=64,3,7,130 " + shape + " lse chunk33 causal");
+}
+
+void add_packed(List& list, const Text& shape) {
+    list.add_each("b3 s130 " + shape + " lse qkv", {"full", "causal", "pad causal", "bhsd"});
+    list.add_each("varlen qlens=64,0,70,9 klens=64,0,70,9 " + shape + " lse qkv", {"full", "causal", "pad causal"});
+}
+
+// Logits at the ends of the range of the type's products, with and without the options.
+void add_extremes(List& list, const Text& shape, const Text& type) {
+    const Text far = type == "f16" ? "1e4" : "1e30";
+    for (const Text option : {"full", "softcap30", "alibi", "sinks", "bias=11 bias_inf", "mask=11"}) {
+        list.add_each("b1 sq70 sk330 " + shape + " " + option,
+                      {"lse sd" + far, "lse sink" + far + "@mid", "lse sink-" + far + "@0"});
+        list.add("b1 sq70 sk330 " + shape + " flat sd" + far + " " + option);  // no lse: products cancel in it
+    }
+}
+
+std::vector<Case> corner(const std::vector<Text>& types, bool gpu) {
     List list;
     for (const Text& type : types) {
         for (const Text head_dim : {"d128", "d64"}) {
@@ -183,6 +260,11 @@ std::vector<Case> corner(const std::vector<Text>& types) {
             add_windows(list, shape);
             add_scales(list, shape);
             add_distributions(list, shape);
+            if (!gpu && head_dim == "d128") continue;  // on the CPU no option knows the head dimension
+            add_score_options(list, shape);
+            add_chunks(list, shape);
+            add_packed(list, shape);
+            add_extremes(list, shape, type);
         }
     }
     // Shapes for the CPU alone: odd channels, d_v of its own.
@@ -244,7 +326,8 @@ const std::vector<std::pair<Text, std::function<std::vector<Case>(bool gpu)>>>& 
     static const std::vector<Text> cpu_types = {"bf16", "f16", "f32"};
     static const std::vector<std::pair<Text, std::function<std::vector<Case>(bool)>>> table = {
         {"correctness", [](bool gpu) { return correctness(gpu ? gpu_types : cpu_types, gpu); }},
-        {"corner", [](bool gpu) { return corner(gpu ? gpu_types : cpu_types); }},
+        {"corner", [](bool gpu) { return corner(gpu ? gpu_types : cpu_types, gpu); }},
+        {"grid", [](bool gpu) { return grid(gpu ? FOVEAL_BACKEND_SM90 : FOVEAL_BACKEND_CPU); }},
         {"seed", [](bool gpu) { return gpu ? seed_table() : seed_cpu(); }},
         {"single", [](bool gpu) { return single(gpu); }},
         {"mha", [](bool gpu) { return equal_tokens(gpu, "h16", "h4", "d128"); }},
@@ -253,7 +336,7 @@ const std::vector<std::pair<Text, std::function<std::vector<Case>(bool gpu)>>>& 
     return table;
 }
 
-bool is_check_list(const Text& name) { return name == "correctness" || name == "corner"; }
+bool is_check_list(const Text& name) { return name == "correctness" || name == "corner" || name == "grid"; }
 
 void leave_out_expensive(Suite& suite) {
     const size_t all = suite.cases.size();
@@ -261,6 +344,8 @@ void leave_out_expensive(Suite& suite) {
     const size_t gone = all - suite.cases.size();
     if (suite.name == "correctness")
         suite.left_out = "the types take turns over the lengths (sm90 runs each length in each); ";
+    if (suite.name == "corner") suite.left_out = "the options of the scores at d128; ";
+    if (suite.name == "grid") suite.left_out = "some of the coverings, and the pairs that cost more than 1 GFLOP; ";
     if (gone > 0) suite.left_out += std::to_string(gone) + " cases of more than 2 GFLOP";
 }
 

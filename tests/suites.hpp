@@ -15,7 +15,7 @@ struct Suite {
     std::string left_out;  // what of the full list this backend does not run, and why; "" if nothing
 };
 
-// "correctness" and "corner" are for checking, "seed", "single", "mha" and "d64" for timing.
+// "correctness", "corner" and "grid" are for checking, "seed", "single", "mha" and "d64" for timing.
 const std::vector<std::string>& suite_names();
 
 // The list for a backend (cpu or sm90): the CPU gets reduced lengths. Throws CaseError for an unknown name.
