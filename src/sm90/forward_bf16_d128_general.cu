@@ -2,6 +2,6 @@
 
 namespace foveal::sm90 {
 
-template const void* forward_kernel<ForwardInstance<DType::bf16, 2, ForwardVariant::general>>();
+template const void* forward_kernel<ForwardInstance<DType::bf16, 3, ForwardVariant::general>>();
 
 }  // namespace foveal::sm90

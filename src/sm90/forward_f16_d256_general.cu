@@ -2,6 +2,6 @@
 
 namespace foveal::sm90 {
 
-template const void* forward_kernel<ForwardInstance<DType::f16, 4, ForwardVariant::general>>();
+template const void* forward_kernel<ForwardInstance<DType::f16, 5, ForwardVariant::general>>();
 
 }  // namespace foveal::sm90

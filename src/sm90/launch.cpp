@@ -33,17 +33,17 @@ constexpr ForwardKernel kernel() {
 constexpr ForwardKernel kForwardKernels[] = {
     kernel<DType::bf16, 0, ForwardVariant::plain>(),   kernel<DType::bf16, 1, ForwardVariant::lse>(),
     kernel<DType::bf16, 1, ForwardVariant::general>(), kernel<DType::bf16, 2, ForwardVariant::plain>(),
-    kernel<DType::bf16, 2, ForwardVariant::lse>(),     kernel<DType::bf16, 2, ForwardVariant::general>(),
-    kernel<DType::bf16, 3, ForwardVariant::plain>(),   kernel<DType::bf16, 3, ForwardVariant::general>(),
-    kernel<DType::bf16, 4, ForwardVariant::plain>(),   kernel<DType::bf16, 4, ForwardVariant::lse>(),
-    kernel<DType::bf16, 4, ForwardVariant::general>(), kernel<DType::bf16, 5, ForwardVariant::plain>(),
-    kernel<DType::bf16, 5, ForwardVariant::general>(), kernel<DType::f16, 0, ForwardVariant::plain>(),
+    kernel<DType::bf16, 2, ForwardVariant::lse>(),     kernel<DType::bf16, 3, ForwardVariant::general>(),
+    kernel<DType::bf16, 4, ForwardVariant::plain>(),   kernel<DType::bf16, 4, ForwardVariant::general>(),
+    kernel<DType::bf16, 5, ForwardVariant::plain>(),   kernel<DType::bf16, 5, ForwardVariant::lse>(),
+    kernel<DType::bf16, 5, ForwardVariant::general>(), kernel<DType::bf16, 6, ForwardVariant::plain>(),
+    kernel<DType::bf16, 6, ForwardVariant::general>(), kernel<DType::f16, 0, ForwardVariant::plain>(),
     kernel<DType::f16, 1, ForwardVariant::lse>(),      kernel<DType::f16, 1, ForwardVariant::general>(),
     kernel<DType::f16, 2, ForwardVariant::plain>(),    kernel<DType::f16, 2, ForwardVariant::lse>(),
-    kernel<DType::f16, 2, ForwardVariant::general>(),  kernel<DType::f16, 3, ForwardVariant::plain>(),
     kernel<DType::f16, 3, ForwardVariant::general>(),  kernel<DType::f16, 4, ForwardVariant::plain>(),
-    kernel<DType::f16, 4, ForwardVariant::lse>(),      kernel<DType::f16, 4, ForwardVariant::general>(),
-    kernel<DType::f16, 5, ForwardVariant::plain>(),    kernel<DType::f16, 5, ForwardVariant::general>(),
+    kernel<DType::f16, 4, ForwardVariant::general>(),  kernel<DType::f16, 5, ForwardVariant::plain>(),
+    kernel<DType::f16, 5, ForwardVariant::lse>(),      kernel<DType::f16, 5, ForwardVariant::general>(),
+    kernel<DType::f16, 6, ForwardVariant::plain>(),    kernel<DType::f16, 6, ForwardVariant::general>(),
 };
 
 std::atomic<unsigned long long*> rescale_counter{nullptr};
