@@ -46,8 +46,8 @@ const char* const kShapes[] = {"b2 s1000 hq4 hk2 d128 bf16 lse", "b2 s1000 hq4 h
 TEST_F(Gpu, TheReferenceIsKeptOnOrdinaryInputs) {
     for (const std::string shape : kShapes) {
         for (const std::string kind :
-             {" full", " causal", " causal sd0.3", " causal flat", " causal sink60@0", " full sink200@0", " causal softcap30",
-              " causal alibi", " causal sinks", " causal sinks40"}) {
+             {" full", " causal", " causal sd0.3", " causal flat", " causal sink60@0", " full sink200@0",
+              " causal softcap30", " causal alibi", " causal sinks", " causal sinks40"}) {
             EXPECT_EQ(rescales_of(shape + kind), 0u) << shape << kind;
         }
     }
