@@ -133,13 +133,20 @@ const void* data_of(const Argument& a, int64_t alignment_bytes) {
 int64_t stride_or_zero(const foveal_tensor& t, int i) { return t.shape[i] > 1 ? t.stride[i] : 0; }
 
 Strides strides_of(const foveal_tensor& t) {
+    if (Argument{"", t}.empty()) return {};
     const int row = t.rank == 4 ? 1 : 0;
     return {t.rank == 4 ? stride_or_zero(t, 0) : 0, stride_or_zero(t, row), stride_or_zero(t, row + 1)};
 }
 
 Strides lse_strides_of(const foveal_tensor& t) {
+    if (Argument{"", t}.empty()) return {};
     const int head = t.rank == 3 ? 1 : 0;
     return {t.rank == 3 ? stride_or_zero(t, 0) : 0, 1, stride_or_zero(t, head)};
+}
+
+Strides score_strides_of(const foveal_tensor& t) {
+    if (Argument{"", t}.empty()) return {};
+    return {stride_or_zero(t, 0), stride_or_zero(t, 2), stride_or_zero(t, 1)};
 }
 
 }  // namespace foveal

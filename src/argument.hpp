@@ -42,7 +42,9 @@ void check_strided(const Argument& a);
 const void* data_of(const Argument& a, int64_t alignment_bytes);
 
 int64_t stride_or_zero(const foveal_tensor& t, int i);  // 0 where the dimension has size 1
-Strides strides_of(const foveal_tensor& t);             // [b, s, h, d] or, varlen, [total, h, d]
-Strides lse_strides_of(const foveal_tensor& t);         // [b, h, s] or, varlen, [h, total]
+// All 0 where there is no element: the pointer may be null then, and nothing may be added to it.
+Strides strides_of(const foveal_tensor& t);        // [b, s, h, d] or, varlen, [total, h, d]
+Strides lse_strides_of(const foveal_tensor& t);    // [b, h, s] or, varlen, [h, total]
+Strides score_strides_of(const foveal_tensor& t);  // [b, h, s_q, s_k]
 
 }  // namespace foveal

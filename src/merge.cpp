@@ -97,7 +97,7 @@ MergePart part_of(const Argument& out, const Argument& lse) {
     MergePart part;
     part.out = const_cast<void*>(data_of(out, element_bytes(out.tensor.dtype)));
     part.lse = static_cast<float*>(const_cast<void*>(data_of(lse, element_bytes(FOVEAL_F32))));
-    if (!out.empty()) part.out_stride = strides_of(out.tensor);  // nothing is added to a null pointer
+    part.out_stride = strides_of(out.tensor);
     if (lse.present()) part.lse_stride = lse_strides_of(lse.tensor);
     return part;
 }

@@ -9,11 +9,6 @@
 namespace foveal {
 namespace {
 
-// [b, h, s_q, s_k]
-Strides score_strides_of(const foveal_tensor& t) {
-    return {stride_or_zero(t, 0), stride_or_zero(t, 2), stride_or_zero(t, 1)};
-}
-
 void check_lengths_vector(const Argument& a, int64_t entries, const char* meaning) {
     require_rank(a, 1, "a vector of lengths");
     require_dtype(a, FOVEAL_I32, a.name);
@@ -185,7 +180,7 @@ Problem validate(const foveal_forward_args& args) {
     p.has_seqused_q = args.seqused_q.rank != 0;
     p.has_seqused_k = args.seqused_k.rank != 0;
     p.wants_lse = args.lse.rank != 0;
-    p.batch = varlen ? args.cu_seqlens_q.shape[0] - 1 : args.q.shape[0];
+    p.batch = varlen ? std::max<int64_t>(args.cu_seqlens_q.shape[0], 0) - 1 : args.q.shape[0];
     check_lengths(args, varlen, p.batch);
     check_agreement(args, varlen);
     check_score_options(args, varlen, p.batch);

@@ -141,6 +141,10 @@ static void test_good_calls(void) {
     args.seqused_k = vector_of(used_k, kBatch);
     expect_works("varlen with seqused", &args);
     args = dense();
+    args.k.shape[1] = args.v.shape[1] = 0;
+    args.k.data = args.v.data = NULL;
+    expect_works("no keys, and no memory for them", &args);
+    args = dense();
     args.backend = FOVEAL_BACKEND_AUTO;
     expect_works("backend auto on host memory", &args);
 }
@@ -265,6 +269,8 @@ static void test_lengths(void) {
     expect_invalid("rank 2 cu_seqlens_k", &args, "cu_seqlens_k.rank;2");
     args = varlen(), args.cu_seqlens_q.shape[0] = args.cu_seqlens_k.shape[0] = 0;
     expect_invalid("empty cu_seqlens", &args, "cu_seqlens_q.shape[0];0");
+    args = varlen(), args.cu_seqlens_q.shape[0] = args.cu_seqlens_k.shape[0] = INT64_MIN;
+    expect_invalid("the most negative number of cu_seqlens", &args, "cu_seqlens_q.shape[0];-9223372036854775808");
     args = varlen(), args.cu_seqlens_k.rank = 0;
     expect_invalid("cu_seqlens_q alone", &args, "cu_seqlens_k;absent");
     args = varlen(), args.cu_seqlens_q.rank = 0;
