@@ -2,6 +2,7 @@
 #pragma once
 
 #include "foveal/foveal.h"
+#include "merge.hpp"
 #include "plan.hpp"
 #include "problem.hpp"
 
@@ -9,13 +10,15 @@ namespace foveal {
 
 bool backend_built(foveal_backend backend);
 
-// AUTO becomes cpu or sm90: the environment variable FOVEAL_BACKEND if set, else where q's memory lies.
-foveal_backend resolve_backend(const foveal_forward_args& args);
+// AUTO becomes cpu or sm90: the environment variable FOVEAL_BACKEND if set, else where the operation's first input
+// lies.
+foveal_backend resolve_backend(foveal_backend asked, const void* first_input);
 
 // Throws Error(UNSUPPORTED), naming the argument, if the backend cannot do the problem exactly. No device is asked.
 void check_supported(const Problem& problem, foveal_backend backend);
 
 // Computes. `stream` must be null for the CPU.
 void launch(const Plan& plan, const Pointers& pointers, void* stream);
+void launch(const Merge& merge, foveal_backend backend, void* stream);
 
 }  // namespace foveal

@@ -9,6 +9,7 @@
 
 #include "backend.hpp"
 #include "foveal/foveal.h"
+#include "merge.hpp"
 #include "plan.hpp"
 #include "problem.hpp"
 #if FOVEAL_HAS_CUDA
@@ -61,26 +62,31 @@ T& required(T* pointer, const char* name) {
 
 // The caller's structure may be of another version. This one is the first, so none is smaller; a larger one may only
 // carry zeros where this version knows nothing.
-void check_struct_size(const foveal_forward_args& args) {
-    if (args.struct_size < sizeof(foveal_forward_args))
+void check_struct_size(const void* args, uint32_t size, size_t known_size, const char* init) {
+    const auto name = [size] { return "args.struct_size is " + std::to_string(size); };
+    if (size < known_size)
         throw Error(FOVEAL_INVALID_ARGUMENT,
-                    "args.struct_size is " + std::to_string(args.struct_size) + "; it must be at least " +
-                        std::to_string(sizeof(foveal_forward_args)) + " (call foveal_forward_args_init)");
+                    name() + "; it must be at least " + std::to_string(known_size) + " (call " + init + ")");
     constexpr uint32_t kMaxStructSize = 1u << 16;
-    if (args.struct_size > kMaxStructSize)
-        throw Error(FOVEAL_INVALID_ARGUMENT,
-                    "args.struct_size is " + std::to_string(args.struct_size) + "; no version is that large");
-    const auto* bytes = reinterpret_cast<const unsigned char*>(&args);
-    for (size_t i = sizeof(foveal_forward_args); i < args.struct_size; ++i)
+    if (size > kMaxStructSize) throw Error(FOVEAL_INVALID_ARGUMENT, name() + "; no version is that large");
+    const auto* bytes = static_cast<const unsigned char*>(args);
+    for (size_t i = known_size; i < size; ++i)
         if (bytes[i] != 0)
-            throw Error(FOVEAL_UNSUPPORTED, "args.struct_size is " + std::to_string(args.struct_size) + " and byte " +
-                                                std::to_string(i) + " is set: an option of a later version of foveal");
+            throw Error(FOVEAL_UNSUPPORTED,
+                        name() + " and byte " + std::to_string(i) + " is set: an option of a later version of foveal");
+}
+
+template <class Args>
+const Args& checked(const Args* args, const char* init) {
+    check_struct_size(args, required(args, "args").struct_size, sizeof(Args), init);
+    return *args;
 }
 
 const foveal_forward_args& checked(const foveal_forward_args* args) {
-    check_struct_size(required(args, "args"));
-    return *args;
+    return checked(args, "foveal_forward_args_init");
 }
+
+const foveal_merge_args& checked(const foveal_merge_args* args) { return checked(args, "foveal_merge_args_init"); }
 
 Plan plan_for_device(const Problem& problem, foveal_backend backend, int32_t device) {
     foveal::DeviceTraits traits;
@@ -118,7 +124,7 @@ void forward(const foveal_forward_args& args, void* stream) {
     thread_local PlanCache cache;
     const Problem problem = foveal::validate(args);
     const foveal::Pointers pointers = foveal::pointers_of(args, problem);
-    const foveal_backend backend = foveal::resolve_backend(args);
+    const foveal_backend backend = foveal::resolve_backend(args.backend, args.q.data);
     foveal::check_supported(problem, backend);
     foveal::launch(cache.find_or_make(problem, backend, device_of(backend, stream)), pointers, stream);
 }
@@ -200,6 +206,20 @@ size_t foveal_plan_workspace_bytes(const foveal_plan*) { return 0; }
 
 foveal_status foveal_plan_launch(const foveal_plan* plan, const foveal_forward_args* args, void* stream) {
     return guarded([&] { launch(required(plan, "plan").plan, checked(args), stream); });
+}
+
+void foveal_merge_args_init(foveal_merge_args* args) {
+    if (args == nullptr) return;
+    std::memset(args, 0, sizeof *args);
+    args->struct_size = sizeof *args;
+    args->backend = FOVEAL_BACKEND_AUTO;
+}
+
+foveal_status foveal_merge(const foveal_merge_args* args, void* stream) {
+    return guarded([&] {
+        const foveal::Merge merge = foveal::validate(checked(args));
+        foveal::launch(merge, foveal::resolve_backend(args->backend, args->outs[0].data), stream);
+    });
 }
 
 const char* foveal_last_error(void) { return last_error.c_str(); }

@@ -2,148 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <initializer_list>
-#include <limits>
-#include <set>
 #include <utility>
+
+#include "argument.hpp"
 
 namespace foveal {
 namespace {
-
-[[noreturn]] void refuse(const std::string& message) { throw Error(FOVEAL_INVALID_ARGUMENT, message); }
-
-std::string text_of(foveal_dtype dtype) {
-    switch (dtype) {
-        case FOVEAL_F32:
-            return "f32";
-        case FOVEAL_BF16:
-            return "bf16";
-        case FOVEAL_F16:
-            return "f16";
-        case FOVEAL_I32:
-            return "i32";
-        case FOVEAL_BOOL:
-            return "bool";
-        default:
-            return "unknown dtype " + std::to_string(dtype);
-    }
-}
-
-int64_t element_bytes(foveal_dtype dtype) {
-    return dtype == FOVEAL_BOOL ? 1 : dtype == FOVEAL_F32 || dtype == FOVEAL_I32 ? 4 : 2;
-}
-
-// A tensor argument and the name that messages call it by.
-struct Argument {
-    const char* name;
-    const foveal_tensor& tensor;
-
-    bool present() const { return tensor.rank != 0; }
-    std::string dim(int i) const { return std::string(name) + ".shape[" + std::to_string(i) + "]"; }
-    std::string stride(int i) const { return std::string(name) + ".stride[" + std::to_string(i) + "]"; }
-    bool empty() const {
-        return std::any_of(tensor.shape, tensor.shape + tensor.rank, [](int64_t n) { return n == 0; });
-    }
-};
-
-void require_rank(const Argument& a, int rank, const char* layout) {
-    if (a.tensor.rank != rank)
-        refuse(std::string(a.name) + ".rank is " + std::to_string(a.tensor.rank) + "; " + layout + " needs " +
-               std::to_string(rank));
-}
-
-void require_dtype(const Argument& a, foveal_dtype dtype, const char* why) {
-    if (a.tensor.dtype != dtype)
-        refuse(std::string(a.name) + ".dtype is " + text_of(a.tensor.dtype) + "; " + why + " needs " + text_of(dtype));
-}
-
-void require_dim(const Argument& a, int i, int64_t expected, const char* same_as) {
-    if (a.tensor.shape[i] != expected)
-        refuse(a.dim(i) + " is " + std::to_string(a.tensor.shape[i]) + " but " + same_as + " is " +
-               std::to_string(expected));
-}
-
-// Neither the number of bytes nor the byte offset of the last element overflows 64 bits.
-void require_addressable(const Argument& a) {
-    int64_t bytes = element_bytes(a.tensor.dtype), offset = 0;
-    for (int i = 0; i < a.tensor.rank; ++i)
-        if (__builtin_mul_overflow(bytes, a.tensor.shape[i], &bytes))
-            refuse(std::string(a.name) + ": the product of its shape overflows 64 bits at " + a.dim(i) + " = " +
-                   std::to_string(a.tensor.shape[i]));
-    for (int i = 0; i < a.tensor.rank; ++i) {
-        int64_t reach = 0;
-        bool overflow = __builtin_mul_overflow(std::max<int64_t>(a.tensor.shape[i] - 1, 0), a.tensor.stride[i], &reach);
-        overflow |= __builtin_mul_overflow(reach, element_bytes(a.tensor.dtype), &reach);
-        overflow |= __builtin_add_overflow(offset, reach, &offset);
-        if (overflow)
-            refuse(std::string(a.name) + ": its elements lie beyond 64 bits; the strides up to " + a.stride(i) + " = " +
-                   std::to_string(a.tensor.stride[i]) + " reach too far");
-    }
-}
-
-void require_strides(const Argument& a) {
-    const int last = a.tensor.rank - 1;
-    for (int i = 0; i < a.tensor.rank; ++i) {
-        const int64_t n = a.tensor.shape[i], stride = a.tensor.stride[i];
-        if (n <= 1) continue;
-        if (i == last && stride != 1)
-            refuse(a.stride(i) + " is " + std::to_string(stride) + "; the last dimension's must be 1");
-        if (stride <= 0)
-            refuse(a.stride(i) + " is " + std::to_string(stride) + "; it must be positive where " + a.dim(i) + " is " +
-                   std::to_string(n));
-    }
-}
-
-void require_shape(const Argument& a) {
-    for (int i = 0; i < a.tensor.rank; ++i)
-        if (a.tensor.shape[i] < 0)
-            refuse(a.dim(i) + " is " + std::to_string(a.tensor.shape[i]) + "; a length is not negative");
-}
-
-// A tensor that is written must not lie on itself: sorted by stride, each dimension steps over the whole previous one.
-void require_no_overlap(const Argument& a) {
-    std::set<std::pair<int64_t, int>> order;  // (stride, dimension)
-    for (int i = 0; i < a.tensor.rank; ++i)
-        if (a.tensor.shape[i] > 1) order.emplace(a.tensor.stride[i], i);
-    int64_t reach = 1;
-    for (const auto& [stride, i] : order) {
-        if (stride < reach)
-            refuse(a.stride(i) + " is " + std::to_string(stride) + " but the dimensions inside it span " +
-                   std::to_string(reach) + " elements: " + a.name + " would overlap itself");
-        reach += stride * (a.tensor.shape[i] - 1);
-    }
-}
-
-void check_strided(const Argument& a) {
-    require_shape(a);
-    require_strides(a);
-    require_addressable(a);
-}
-
-void require_known_rank(const Argument& a) {
-    if (a.tensor.rank < 0 || a.tensor.rank > FOVEAL_MAX_RANK)
-        refuse(std::string(a.name) + ".rank is " + std::to_string(a.tensor.rank) + "; ranks are 0 (absent) to " +
-               std::to_string(FOVEAL_MAX_RANK));
-}
-
-int64_t stride_or_zero(const foveal_tensor& t, int i) { return t.shape[i] > 1 ? t.stride[i] : 0; }
-
-// [b, s, h, d] or, varlen, [total, h, d].
-Strides strides_of(const foveal_tensor& t) {
-    const int row = t.rank == 4 ? 1 : 0;
-    return {t.rank == 4 ? stride_or_zero(t, 0) : 0, stride_or_zero(t, row), stride_or_zero(t, row + 1)};
-}
-
-// [b, h, s_q, s_k]
-Strides score_strides_of(const foveal_tensor& t) {
-    return {stride_or_zero(t, 0), stride_or_zero(t, 2), stride_or_zero(t, 1)};
-}
-
-// [b, h, s] or, varlen, [h, total].
-Strides lse_strides_of(const foveal_tensor& t) {
-    const int head = t.rank == 3 ? 1 : 0;
-    return {t.rank == 3 ? stride_or_zero(t, 0) : 0, 1, stride_or_zero(t, head)};
-}
 
 void check_lengths_vector(const Argument& a, int64_t entries, const char* meaning) {
     require_rank(a, 1, "a vector of lengths");
@@ -159,9 +23,7 @@ void check_row_count(const std::string& name, int64_t n) {
 }
 
 void check_options(const foveal_forward_args& args) {
-    if (args.backend != FOVEAL_BACKEND_AUTO && args.backend != FOVEAL_BACKEND_CPU &&
-        args.backend != FOVEAL_BACKEND_SM90)
-        refuse("backend is " + std::to_string(args.backend) + "; known are 0 (auto), 1 (cpu) and 2 (sm90)");
+    require_known_backend(args.backend);
     if (args.alignment != FOVEAL_BOTTOM_RIGHT && args.alignment != FOVEAL_TOP_LEFT)
         refuse("alignment is " + std::to_string(args.alignment) + "; known are 0 (bottom-right) and 1 (top-left)");
     if (std::isinf(args.scale)) refuse("scale is infinite; it must be finite, or NaN for 1/sqrt(d)");
@@ -211,7 +73,7 @@ void check_head_values(const Argument& a, const foveal_forward_args& args, int64
 // A value for each score: [b or 1, h_q or 1, s_q, s_k].
 void check_score_matrix(const Argument& a, const foveal_forward_args& args, bool varlen) {
     if (!a.present()) return;
-    if (varlen) refuse(std::string(a.name) + " is present; it needs the dense form, and cu_seqlens are present");
+    if (varlen) refuse(a.text() + " is present; it needs the dense form, and cu_seqlens are present");
     require_rank(a, 4, "a value for each score");
     if (a.tensor.shape[0] != 1) require_dim(a, 0, args.q.shape[0], "q.shape[0] (or 1)");
     if (a.tensor.shape[1] != 1) require_dim(a, 1, args.q.shape[2], "q.shape[2] (or 1)");
@@ -276,16 +138,6 @@ void check_sizes(const Problem& p) {
     check_row_count(p.varlen ? "k.shape[0]" : "k.shape[1]", p.rows_k);
 }
 
-const void* data_of(const Argument& a, int64_t alignment_bytes) {
-    if (!a.present()) return nullptr;
-    if (a.tensor.data == nullptr && !a.empty())
-        refuse(std::string(a.name) + ".data is NULL but the tensor has elements");
-    if (reinterpret_cast<uintptr_t>(a.tensor.data) % static_cast<uintptr_t>(alignment_bytes) != 0)
-        refuse(std::string(a.name) + ".data is not aligned to its element of " + std::to_string(alignment_bytes) +
-               " bytes");
-    return a.tensor.data;
-}
-
 }  // namespace
 
 int64_t bytes_of(DType dtype) { return element_bytes(static_cast<foveal_dtype>(dtype)); }
@@ -328,7 +180,7 @@ Problem validate(const foveal_forward_args& args) {
     p.has_seqused_q = args.seqused_q.rank != 0;
     p.has_seqused_k = args.seqused_k.rank != 0;
     p.wants_lse = args.lse.rank != 0;
-    p.batch = varlen ? args.cu_seqlens_q.shape[0] - 1 : args.q.shape[0];
+    p.batch = varlen ? std::max<int64_t>(args.cu_seqlens_q.shape[0], 0) - 1 : args.q.shape[0];
     check_lengths(args, varlen, p.batch);
     check_agreement(args, varlen);
     check_score_options(args, varlen, p.batch);

@@ -129,6 +129,9 @@ TEST_F(Cpu, InfoTellsVersionMachineAndSupport) {
     EXPECT_SAYS(info, "\nSIMD ");
     EXPECT_SAYS(info, "  cpu   bf16  dense, varlen");
     EXPECT_EQ(info.says("sm90  not in this build"), foveal_backend_built(FOVEAL_BACKEND_SM90) == 0) << info.output;
+    const Result table = foveal("info --markdown");
+    EXPECT_STATUS(table, 0);
+    EXPECT_EQ(table.output.rfind("| | CPU | Hopper (sm_90a) |\n|---|---|---|\n", 0), 0u) << table.output;
 }
 
 TEST_F(Cpu, PlanNeedsNoGpu) {

@@ -7,12 +7,14 @@
 #ifndef FOVEAL_FOVEAL_HPP
 #define FOVEAL_FOVEAL_HPP
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <limits>
 #include <memory>
 #include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -136,6 +138,48 @@ inline void forward(const Tensor& q, const Tensor& k, const Tensor& v, const Ten
                     const ForwardOptions& options = {}, void* stream = nullptr) {
     const foveal_forward_args args = forward_args(q, k, v, out, options);
     check(foveal_forward(&args, stream));
+}
+
+// A partial result: attention over some of the keys, as forward() gives it with a log-sum-exp.
+struct Part {
+    Tensor out;  // [b, s_q, h_q, d_v] or [total_q, h_q, d_v]
+    Tensor lse;  // f32 [b, h_q, s_q] or [h_q, total_q]
+};
+
+struct MergeOptions {
+    Tensor lse = {};  // where the merged log-sum-exp goes, if it is wanted
+    Backend backend = Backend::automatic;
+};
+
+// out (and options.lse) from partial results over disjoint sets of keys: as attention over all of them. out may be one
+// of the parts' (and options.lse likewise).
+inline void merge(std::span<const Part> parts, const Tensor& out, const MergeOptions& options = {},
+                  void* stream = nullptr) {
+    if (parts.size() > FOVEAL_MAX_MERGE_PARTS)
+        throw Error(FOVEAL_INVALID_ARGUMENT, "there are " + std::to_string(parts.size()) +
+                                                 " parts; one call merges at most " +
+                                                 std::to_string(FOVEAL_MAX_MERGE_PARTS));
+    std::array<foveal_tensor, FOVEAL_MAX_MERGE_PARTS> outs, lses;
+    for (size_t n = 0; n < parts.size(); ++n) {
+        outs[n] = parts[n].out;
+        lses[n] = parts[n].lse;
+    }
+    foveal_merge_args args;
+    foveal_merge_args_init(&args);
+    args.backend = static_cast<foveal_backend>(options.backend);
+    args.parts = static_cast<int32_t>(parts.size());
+    args.outs = outs.data();
+    args.lses = lses.data();
+    args.out = out;
+    args.lse = options.lse;
+    check(foveal_merge(&args, stream));
+}
+
+// The same of two.
+inline void merge(const Part& a, const Part& b, const Tensor& out, const MergeOptions& options = {},
+                  void* stream = nullptr) {
+    const Part parts[] = {a, b};
+    merge(parts, out, options, stream);
 }
 
 // Would forward() accept these shapes and options? If not, *reason (may be null) says why.

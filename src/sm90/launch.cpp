@@ -8,6 +8,7 @@
 #include <mutex>
 #include <string>
 
+#include "device.hpp"
 #include "forward_kernel.hpp"
 #include "forward_params.hpp"
 #include "tiles.hpp"
@@ -47,32 +48,6 @@ constexpr ForwardKernel kForwardKernels[] = {
 };
 
 std::atomic<unsigned long long*> rescale_counter{nullptr};
-
-void check(cudaError_t status, const char* what) {
-    if (status == cudaSuccess) return;
-    cudaGetLastError();  // an error of ours is not left for the caller's next call
-    throw Error(FOVEAL_CUDA_ERROR, std::string(what) + ": " + cudaGetErrorString(status));
-}
-
-// The current device for as long as this lives; the caller's comes back.
-class CurrentDevice {
-   public:
-    explicit CurrentDevice(int32_t device) {
-        check(cudaGetDevice(&previous_), "cudaGetDevice");
-        if (previous_ == device) return;
-        check(cudaSetDevice(device), "cudaSetDevice");
-        changed_ = true;
-    }
-    ~CurrentDevice() {
-        if (changed_) cudaSetDevice(previous_);
-    }
-    CurrentDevice(const CurrentDevice&) = delete;
-    CurrentDevice& operator=(const CurrentDevice&) = delete;
-
-   private:
-    int previous_ = 0;
-    bool changed_ = false;
-};
 
 struct DeviceState {
     std::once_flag once;

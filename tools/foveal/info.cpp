@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "case_data.hpp"
 #include "commands.hpp"
 #include "machine.hpp"
+#include "support_table.hpp"
 
 namespace foveal_tool {
 namespace {
@@ -132,7 +134,9 @@ void info() {
 void add_info(CLI::App& app) {
     CLI::App* command = app.add_subcommand("info", "Print the version, this machine, and what is supported");
     command->footer("The table asks the library about each combination; it needs no GPU.\nExample:\n  foveal info");
-    command->callback(info);
+    const auto markdown = std::make_shared<bool>(false);
+    command->add_flag("--markdown", *markdown, "Print the README's table of what is supported, and no more");
+    command->callback([markdown] { *markdown ? fmt::print("{}", support_markdown()) : info(); });
 }
 
 }  // namespace foveal_tool

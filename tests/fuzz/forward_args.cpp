@@ -1,0 +1,152 @@
+// Fuzzes what stands before every forward call: validation, support, planning on both backends; and runs what is small
+// on the CPU. Nothing may crash, hang or read a byte that belongs to no tensor.
+#include <cstring>
+#include <initializer_list>
+#include <limits>
+
+#include "drawn_tensor.hpp"
+
+namespace {
+
+using namespace foveal_fuzz;
+
+struct Dimensions {
+    int64_t batch, rows_q, rows_k, heads_q, heads_k, head_dim, head_dim_v;
+    bool varlen;
+    foveal_dtype dtype;
+};
+
+Dimensions draw_dimensions(FuzzedDataProvider& bytes) {
+    Dimensions d{};
+    d.varlen = bytes.ConsumeBool();
+    d.dtype = bytes.PickValueInArray<foveal_dtype>({FOVEAL_F32, FOVEAL_BF16, FOVEAL_F16});
+    d.batch = draw_size(bytes);
+    d.rows_q = draw_size(bytes);
+    d.rows_k = draw_size(bytes);
+    d.heads_k = bytes.ConsumeBool() ? 1 : draw_size(bytes);
+    if (__builtin_mul_overflow(d.heads_k, bytes.ConsumeIntegralInRange<int64_t>(1, 4), &d.heads_q)) d.heads_q = 1;
+    d.head_dim = bytes.ConsumeBool() ? 8 * bytes.ConsumeIntegralInRange<int64_t>(1, 64) : draw_size(bytes);
+    d.head_dim_v = bytes.ConsumeBool() ? d.head_dim : draw_size(bytes);
+    return d;
+}
+
+void draw_tensors(FuzzedDataProvider& bytes, const Dimensions& d, foveal_forward_args& args) {
+    const auto rows = [&](int64_t n, int64_t heads, int64_t channels) {
+        return d.varlen ? std::vector{n, heads, channels} : std::vector{d.batch, n, heads, channels};
+    };
+    args.q = draw_tensor(bytes, d.dtype, rows(d.rows_q, d.heads_q, d.head_dim));
+    args.k = draw_tensor(bytes, d.dtype, rows(d.rows_k, d.heads_k, d.head_dim));
+    args.v = draw_tensor(bytes, d.dtype, rows(d.rows_k, d.heads_k, d.head_dim_v));
+    args.out = draw_tensor(bytes, d.dtype, rows(d.rows_q, d.heads_q, d.head_dim_v));
+    if (bytes.ConsumeBool())
+        args.lse = draw_tensor(bytes, FOVEAL_F32,
+                               d.varlen ? std::vector{d.heads_q, d.rows_q} : std::vector{d.batch, d.heads_q, d.rows_q});
+    int64_t ends = 0;
+    if (__builtin_add_overflow(d.batch, 1, &ends)) ends = d.batch;
+    if (d.varlen) args.cu_seqlens_q = draw_tensor(bytes, FOVEAL_I32, {ends});
+    if (d.varlen) args.cu_seqlens_k = draw_tensor(bytes, FOVEAL_I32, {ends});
+    if (bytes.ConsumeBool()) args.seqused_q = draw_tensor(bytes, FOVEAL_I32, {d.batch});
+    if (bytes.ConsumeBool()) args.seqused_k = draw_tensor(bytes, FOVEAL_I32, {d.batch});
+}
+
+void draw_scores(FuzzedDataProvider& bytes, const Dimensions& d, foveal_forward_args& args) {
+    const auto matrix = [&] {
+        return std::vector{bytes.ConsumeBool() ? d.batch : 1, bytes.ConsumeBool() ? d.heads_q : 1, d.rows_q, d.rows_k};
+    };
+    if (bytes.ConsumeBool())
+        args.alibi_slopes = draw_tensor(bytes, FOVEAL_F32,
+                                        bytes.ConsumeBool() ? std::vector{d.heads_q} : std::vector{d.batch, d.heads_q});
+    if (bytes.ConsumeBool()) args.sinks = draw_tensor(bytes, FOVEAL_F32, {d.heads_q});
+    if (bytes.ConsumeIntegralInRange<int>(0, 3) == 0)
+        args.bias = draw_tensor(bytes, bytes.ConsumeBool() ? d.dtype : FOVEAL_F32, matrix());
+    if (bytes.ConsumeIntegralInRange<int>(0, 3) == 0) args.mask = draw_tensor(bytes, FOVEAL_BOOL, matrix());
+}
+
+float draw_float(FuzzedDataProvider& bytes) {
+    const auto bits = bytes.ConsumeIntegral<uint32_t>();
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+void draw_options(FuzzedDataProvider& bytes, foveal_forward_args& args) {
+    if (bytes.ConsumeBool()) args.scale = bytes.ConsumeBool() ? 0.25f : draw_float(bytes);
+    if (bytes.ConsumeBool()) args.alignment = bytes.ConsumeIntegralInRange<int32_t>(-1, 2);
+    if (bytes.ConsumeBool()) args.window_left = bytes.ConsumeBool() ? draw_size(bytes) : draw_any(bytes);
+    if (bytes.ConsumeBool()) args.window_right = bytes.ConsumeBool() ? draw_size(bytes) : draw_any(bytes);
+    if (bytes.ConsumeIntegralInRange<int>(0, 3) == 0) args.chunk = draw_any(bytes);
+    if (bytes.ConsumeIntegralInRange<int>(0, 3) == 0) args.softcap = bytes.ConsumeBool() ? 30.0f : draw_float(bytes);
+}
+
+foveal_tensor* tensors_of(foveal_forward_args& args, size_t i) {
+    foveal_tensor* all[] = {&args.q,
+                            &args.k,
+                            &args.v,
+                            &args.out,
+                            &args.lse,
+                            &args.cu_seqlens_q,
+                            &args.cu_seqlens_k,
+                            &args.seqused_q,
+                            &args.seqused_k,
+                            &args.alibi_slopes,
+                            &args.sinks,
+                            &args.bias,
+                            &args.mask};
+    return i < std::size(all) ? all[i] : nullptr;
+}
+constexpr size_t kTensors = 13;
+
+// The plan's text walks over all rows; many take long without showing anything new.
+constexpr int64_t kMaxDescribedRows = 1 << 16;
+
+void plan(foveal_forward_args args, foveal_backend backend) {
+    args.backend = backend;
+    foveal_plan* plan = nullptr;
+    if (foveal_plan_create(&args, -1, &plan) != FOVEAL_OK) return;
+    char text[256];
+    if (args.q.shape[args.q.rank == 4 ? 1 : 0] <= kMaxDescribedRows)
+        foveal_plan_describe(plan, text, sizeof text, nullptr);
+    foveal_plan_destroy(plan);
+}
+
+// Multiply-adds of a small run.
+constexpr double kMaxWork = 1e6;
+
+bool small(foveal_forward_args& args) {
+    double work = 1;
+    for (const int i : {0, 1, 2, 3}) work *= args.q.rank > i ? static_cast<double>(args.q.shape[i]) + 1 : 1;
+    work *= static_cast<double>(args.k.shape[args.k.rank == 4 ? 1 : 0]) + 1;
+    work *= 1 + static_cast<double>(args.v.shape[args.v.rank - 1]) / static_cast<double>(args.q.shape[args.q.rank - 1]);
+    bool fits = work <= kMaxWork;
+    for (size_t i = 0; i < kTensors; ++i) fits = fits && Memory::fits(*tensors_of(args, i));
+    return fits;
+}
+
+void run(FuzzedDataProvider& bytes, foveal_forward_args args) {
+    Memory memory;
+    for (size_t i = 0; i < kTensors; ++i) memory.attach(bytes, *tensors_of(args, i));
+    args.backend = FOVEAL_BACKEND_CPU;
+    foveal_forward(&args, nullptr);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+    FuzzedDataProvider bytes(data, size);
+    foveal_forward_args args;
+    foveal_forward_args_init(&args);
+    const Dimensions dimensions = draw_dimensions(bytes);
+    draw_tensors(bytes, dimensions, args);
+    draw_options(bytes, args);
+    if (bytes.ConsumeBool()) draw_scores(bytes, dimensions, args);
+    for (int n = bytes.ConsumeIntegralInRange<int>(-3, 3); n > 0; --n)
+        spoil(bytes, *tensors_of(args, bytes.ConsumeIntegralInRange<size_t>(0, kTensors - 1)));
+
+    args.backend = bytes.ConsumeIntegralInRange<int32_t>(-1, 3);
+    foveal_supports(&args);
+    plan(args, FOVEAL_BACKEND_SM90);
+    plan(args, FOVEAL_BACKEND_CPU);
+    args.backend = FOVEAL_BACKEND_CPU;
+    if (foveal_supports(&args) == FOVEAL_OK && small(args)) run(bytes, args);
+    return 0;
+}

@@ -1,0 +1,159 @@
+#include "support_table.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <functional>
+#include <vector>
+
+#include "case_data.hpp"
+
+namespace foveal_tool {
+namespace {
+
+using Texts = std::vector<std::string>;
+
+constexpr foveal_backend kBackends[] = {FOVEAL_BACKEND_CPU, FOVEAL_BACKEND_SM90};
+constexpr const char* kTypes[] = {"f32", "bf16", "f16"};
+constexpr int kUsualDims[] = {64, 128, 192, 256, 512};  // that options are asked for with
+constexpr int kLargestDim = 1024;                       // that is asked for
+
+bool supports(foveal_backend backend, const std::string& words) {
+    const foveal_forward_args args = foveal_testing::shape_args(foveal_testing::parse_case(words), backend);
+    return foveal_supports(&args) == FOVEAL_OK;
+}
+
+std::string dense(const std::string& options) { return "b2 s256 hq4 hk2 " + options; }
+std::string varlen(const std::string& options) { return "varlen qlens=256,0,100 klens=256,7,300 hq4 hk2 " + options; }
+
+// The problem `words`, of this type and these head dimensions.
+std::string of_dims(const std::string& words, const std::string& type, int dim, int dim_v) {
+    return fmt::format("{} {} d{} dv{}", words, type, dim, dim_v);
+}
+
+Texts types_of(foveal_backend backend) {
+    Texts types;
+    for (const char* type : kTypes)
+        if (supports(backend, of_dims(dense("full"), type, 128, 128))) types.push_back(type);
+    return types;
+}
+
+bool dims_supported(foveal_backend backend, int dim, int dim_v) {
+    const Texts types = types_of(backend);
+    return std::all_of(types.begin(), types.end(), [&](const std::string& type) {
+        return supports(backend, of_dims(dense("full"), type, dim, dim_v));
+    });
+}
+
+std::string types_text(foveal_backend backend) { return fmt::format("{}", fmt::join(types_of(backend), ", ")); }
+
+// "any", "multiples of 8 up to 256", or a list.
+std::string dims_text(foveal_backend backend) {
+    std::vector<int> dims;
+    for (int dim = 1; dim <= kLargestDim; ++dim)
+        if (dims_supported(backend, dim, dim)) dims.push_back(dim);
+    if (dims.empty()) return "none";
+    if (dims.size() == kLargestDim) return "any";
+    for (size_t i = 0; i < dims.size(); ++i)
+        if (dims[i] != static_cast<int>(i + 1) * dims.front()) return fmt::format("{}", fmt::join(dims, ", "));
+    return fmt::format("multiples of {} up to {}", dims.front(), dims.back());
+}
+
+// Of the usual dimensions, and two small ones.
+std::string dims_v_text(foveal_backend backend) {
+    std::vector<int> dims = {8, 72};
+    dims.insert(dims.end(), std::begin(kUsualDims), std::end(kUsualDims));
+    Texts pairs;
+    size_t asked = 0;
+    for (const int dim : dims) {
+        for (const int dim_v : dims) {
+            if (dim == dim_v) continue;
+            ++asked;
+            if (dims_supported(backend, dim, dim_v)) pairs.push_back(fmt::format("{}/{}", dim, dim_v));
+        }
+    }
+    return pairs.empty() ? "no" : pairs.size() == asked ? "yes" : fmt::format("{}", fmt::join(pairs, ", "));
+}
+
+// "yes", "no", or the dimensions with which all of the problems are supported, of every type.
+std::string answer(foveal_backend backend, const Texts& problems) {
+    std::vector<int> dims;
+    for (const int dim : kUsualDims) {
+        bool all = dims_supported(backend, dim, dim);
+        for (const std::string& type : types_of(backend))
+            for (const std::string& words : problems) all = all && supports(backend, of_dims(words, type, dim, dim));
+        if (all) dims.push_back(dim);
+    }
+    if (dims.empty()) return "no";
+    if (dims.size() == std::size(kUsualDims)) return "yes";
+    return fmt::format("d {}", fmt::join(dims, ", "));
+}
+
+// A row of the table and the problems that it stands for.
+struct Row {
+    const char* title;
+    Texts problems;
+};
+
+std::vector<Row> rows() {
+    const std::string scores = "softcap30 alibi sinks left64 right32 chunk128 lse";
+    return {
+        {"dense, varlen, used lengths",
+         {dense("full"), varlen("full"), dense("used_q=9,256 used_k=0,3"), varlen("used_q=200,0,7 used_k=256,7,0")}},
+        {"any ratio h_q / h_k", {"s256 h4", "s256 hq5 hk1", "s256 hq6 hk2", "s256 hq64 hk8", "s256 hq71 hk1"}},
+        {"causal, windows; bottom-right or top-left",
+         {dense("causal"), dense("causal topleft"), dense("left64 right32"), varlen("left9 topleft")}},
+        {"attention chunks", {dense("chunk128"), varlen("causal chunk100")}},
+        {"softcap", {dense("softcap30"), varlen("softcap30")}},
+        {"ALiBi slopes, [h_q] or [b, h_q]", {dense("alibi"), varlen("alibi_b")}},
+        {"sinks", {dense("sinks"), varlen("sinks")}},
+        {"additive bias, in the element type or f32 (dense)",
+         {dense("bias=bh"), dense("bias=11"), dense("bias_f32=b1"), dense("bias_f32=1h")}},
+        {"boolean mask (dense)", {dense("mask=bh"), dense("mask=11")}},
+        {"all of these together", {dense(scores + " bias=bh mask=b1"), varlen(scores)}},
+        {"log-sum-exp", {dense("lse"), varlen("causal lse")}},
+        {"[b, s, h, d], [b, h, s, d], packed QKV, padding; without a copy",
+         {dense("bhsd"), dense("qkv"), dense("pad"), dense("pad bhsd")}},
+    };
+}
+
+// Strides of q and k in elements, of a problem in a padded buffer.
+std::string strides_text(foveal_backend backend, int64_t row_stride, int64_t batch_stride) {
+    bool all = true;
+    for (const std::string& type : types_of(backend)) {
+        foveal_forward_args args =
+            foveal_testing::shape_args(foveal_testing::parse_case(of_dims(dense("full"), type, 64, 64)), backend);
+        for (foveal_tensor* t : {&args.q, &args.k}) {
+            t->stride[0] = batch_stride;
+            t->stride[1] = row_stride;
+        }
+        all = all && foveal_supports(&args) == FOVEAL_OK;
+    }
+    return all ? "yes" : "no";
+}
+
+std::string line(const std::string& title, const std::function<std::string(foveal_backend)>& cell) {
+    std::string text = "| " + title + " |";
+    for (const foveal_backend backend : kBackends) text += " " + cell(backend) + " |";
+    return text + "\n";
+}
+
+}  // namespace
+
+std::string support_markdown() {
+    std::string table = "| | CPU | Hopper (sm_90a) |\n|---|---|---|\n";
+    table += line("element types", types_text);
+    table += line("head dimension d = d_v", dims_text);
+    table += line("d_v other than d", dims_v_text);
+    for (const Row& row : rows())
+        table += line(row.title, [&row](foveal_backend backend) { return answer(backend, row.problems); });
+    const int64_t row = 4 * 64, batch = 256 * row;
+    table +=
+        line("strides beyond 32 bits", [&](foveal_backend backend) { return strides_text(backend, row, 1LL << 33); });
+    table += line("strides that are no multiple of 16 bytes",
+                  [&](foveal_backend backend) { return strides_text(backend, row + 1, 2 * batch + 1); });
+    return table;
+}
+
+}  // namespace foveal_tool
