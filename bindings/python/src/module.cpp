@@ -119,27 +119,29 @@ NB_MODULE(_foveal, module) {
     define_errors(module);
     define_host_buffer(module);
 
-    module.def("attention", attention, "q"_a, "k"_a, "v"_a, nb::kw_only(), "scale"_a = nb::none(), "causal"_a = false,
-               "window"_a = nb::none(), "align"_a = "bottom_right", "softcap"_a = 0.0, "chunk"_a = 0,
-               "alibi_slopes"_a = nb::none(), "sinks"_a = nb::none(), "bias"_a = nb::none(), "mask"_a = nb::none(),
-               "seqused_q"_a = nb::none(), "seqused_k"_a = nb::none(), "return_lse"_a = false, "out"_a = nb::none(),
+    module.def("attention", attention, "q"_a.none(), "k"_a.none(), "v"_a.none(), nb::kw_only(), "scale"_a = nb::none(),
+               "causal"_a = false, "window"_a = nb::none(), "align"_a = "bottom_right", "softcap"_a = 0.0,
+               "chunk"_a = 0, "alibi_slopes"_a = nb::none(), "sinks"_a = nb::none(), "bias"_a = nb::none(),
+               "mask"_a = nb::none(), "seqused_q"_a = nb::none(), "seqused_k"_a = nb::none(), "return_lse"_a = false,
+               "out"_a = nb::none(),
                nb::sig("def attention(q, k, v, *, scale=None, causal=False, window=(None, None), align='bottom_right', "
                        "softcap=0.0, chunk=0, alibi_slopes=None, sinks=None, bias=None, mask=None, seqused_q=None, "
                        "seqused_k=None, return_lse=False, out=None)"),
                kAttentionDoc);
 
     module.def(
-        "attention_varlen", attention_varlen, "q"_a, "k"_a, "v"_a, "cu_seqlens_q"_a, "cu_seqlens_k"_a, nb::kw_only(),
-        "scale"_a = nb::none(), "causal"_a = false, "window"_a = nb::none(), "align"_a = "bottom_right",
-        "softcap"_a = 0.0, "chunk"_a = 0, "alibi_slopes"_a = nb::none(), "sinks"_a = nb::none(),
-        "seqused_q"_a = nb::none(), "seqused_k"_a = nb::none(), "return_lse"_a = false, "out"_a = nb::none(),
+        "attention_varlen", attention_varlen, "q"_a.none(), "k"_a.none(), "v"_a.none(), "cu_seqlens_q"_a.none(),
+        "cu_seqlens_k"_a.none(), nb::kw_only(), "scale"_a = nb::none(), "causal"_a = false, "window"_a = nb::none(),
+        "align"_a = "bottom_right", "softcap"_a = 0.0, "chunk"_a = 0, "alibi_slopes"_a = nb::none(),
+        "sinks"_a = nb::none(), "seqused_q"_a = nb::none(), "seqused_k"_a = nb::none(), "return_lse"_a = false,
+        "out"_a = nb::none(),
         nb::sig("def attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, *, scale=None, causal=False, "
                 "window=(None, None), align='bottom_right', softcap=0.0, chunk=0, alibi_slopes=None, sinks=None, "
                 "seqused_q=None, seqused_k=None, return_lse=False, out=None)"),
         kVarlenDoc);
 
-    module.def("merge", merge, "outs"_a, "lses"_a, nb::kw_only(), "out"_a = nb::none(), "lse"_a = nb::none(),
-               nb::sig("def merge(outs, lses, *, out=None, lse=None)"), kMergeDoc);
+    module.def("merge", merge, "outs"_a.none(), "lses"_a.none(), nb::kw_only(), "out"_a = nb::none(),
+               "lse"_a = nb::none(), nb::sig("def merge(outs, lses, *, out=None, lse=None)"), kMergeDoc);
 
     nb::class_<Support>(module, "Support", "The answer of supports(): true or false, and the reason.")
         .def("__bool__", [](const Support& answer) { return answer.reason.empty(); })
@@ -155,7 +157,7 @@ NB_MODULE(_foveal, module) {
         .def_prop_ro("workspace_bytes", &Plan::workspace_bytes, "Bytes of device memory that a launch needs.");
 
     module.def(
-        "supports", supports, "q"_a, "k"_a, "v"_a, nb::kw_only(), "cu_seqlens_q"_a = nb::none(),
+        "supports", supports, "q"_a.none(), "k"_a.none(), "v"_a.none(), nb::kw_only(), "cu_seqlens_q"_a = nb::none(),
         "cu_seqlens_k"_a = nb::none(), "scale"_a = nb::none(), "causal"_a = false, "window"_a = nb::none(),
         "align"_a = "bottom_right", "softcap"_a = 0.0, "chunk"_a = 0, "alibi_slopes"_a = nb::none(),
         "sinks"_a = nb::none(), "bias"_a = nb::none(), "mask"_a = nb::none(), "seqused_q"_a = nb::none(),
@@ -166,11 +168,11 @@ NB_MODULE(_foveal, module) {
         kSupportsDoc);
 
     module.def(
-        "plan", plan, "q"_a, "k"_a, "v"_a, nb::kw_only(), "cu_seqlens_q"_a = nb::none(), "cu_seqlens_k"_a = nb::none(),
-        "scale"_a = nb::none(), "causal"_a = false, "window"_a = nb::none(), "align"_a = "bottom_right",
-        "softcap"_a = 0.0, "chunk"_a = 0, "alibi_slopes"_a = nb::none(), "sinks"_a = nb::none(), "bias"_a = nb::none(),
-        "mask"_a = nb::none(), "seqused_q"_a = nb::none(), "seqused_k"_a = nb::none(), "return_lse"_a = false,
-        "backend"_a = nb::none(),
+        "plan", plan, "q"_a.none(), "k"_a.none(), "v"_a.none(), nb::kw_only(), "cu_seqlens_q"_a = nb::none(),
+        "cu_seqlens_k"_a = nb::none(), "scale"_a = nb::none(), "causal"_a = false, "window"_a = nb::none(),
+        "align"_a = "bottom_right", "softcap"_a = 0.0, "chunk"_a = 0, "alibi_slopes"_a = nb::none(),
+        "sinks"_a = nb::none(), "bias"_a = nb::none(), "mask"_a = nb::none(), "seqused_q"_a = nb::none(),
+        "seqused_k"_a = nb::none(), "return_lse"_a = false, "backend"_a = nb::none(),
         nb::sig("def plan(q, k, v, *, cu_seqlens_q=None, cu_seqlens_k=None, scale=None, causal=False, "
                 "window=(None, None), align='bottom_right', softcap=0.0, chunk=0, alibi_slopes=None, sinks=None, "
                 "bias=None, mask=None, seqused_q=None, seqused_k=None, return_lse=False, backend=None)"),

@@ -156,7 +156,8 @@ void Borrowed::take(const dlpack::Tensor& tensor, const char* name) {
     view.dtype = dtype_of(tensor.dtype, name);
     view.rank = tensor.rank;
     std::copy_n(tensor.shape, view.rank, view.shape);
-    if (tensor.strides != nullptr) {
+    const bool empty = std::find(view.shape, view.shape + view.rank, 0) != view.shape + view.rank;
+    if (tensor.strides != nullptr && !empty) {  // without elements, libraries write strides as they like
         std::copy_n(tensor.strides, view.rank, view.stride);
     } else {
         pack_strides(view);
