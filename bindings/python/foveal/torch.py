@@ -11,9 +11,8 @@ operators, otherwise foveal's own functions, which cost less host time. No backw
 gradient raises foveal.UnsupportedError.
 """
 
-import torch
-
 import foveal
+import torch
 
 __all__ = ["attention", "attention_varlen"]
 

@@ -1,9 +1,8 @@
 """foveal.merge: attention over parts of the keys, merged, is attention over all."""
 
+import foveal
 import numpy as np
 import pytest
-
-import foveal
 
 
 def parts(dtype=np.float32, splits=(0, 10, 11, 40)):

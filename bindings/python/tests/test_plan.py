@@ -1,9 +1,8 @@
 """foveal.supports and foveal.plan: answers without data, and without a GPU."""
 
+import foveal
 import numpy as np
 import pytest
-
-import foveal
 
 Q, KV = ((1, 4096, 32, 128), "bfloat16"), ((1, 4096, 8, 128), "bfloat16")
 

@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch", reason="SKIPPED: no PyTorch")
 
 import foveal  # noqa: E402
 import foveal.torch  # noqa: E402
-import torch._dynamo.testing  # noqa: E402
+from torch._dynamo.testing import CompileCounter  # noqa: E402
 
 
 def tensors(device, b=2, s_q=40, s_k=56, h_q=4, h_k=2, d=64):
@@ -43,7 +43,7 @@ def test_compile_with_dynamic_shapes(device):
         return out + 1, lse
 
     torch._dynamo.reset()
-    graphs = torch._dynamo.testing.CompileCounter()
+    graphs = CompileCounter()
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=graphs)
     for s in (40, 41, 56, 72):
         q, k, v = tensors(device, s_q=s, s_k=s + 3)

@@ -25,7 +25,11 @@ SIZE = {
 MODELS = {  # configuration, its own options, a reference that knows all of them
     "llama": ("LlamaConfig", {}, "sdpa"),
     "mistral": ("MistralConfig", {"sliding_window": 12}, "sdpa"),
-    "gemma2": ("Gemma2Config", {"sliding_window": 12, "attn_logit_softcapping": 5.0, "query_pre_attn_scalar": 64}, "eager"),
+    "gemma2": (
+        "Gemma2Config",
+        {"sliding_window": 12, "attn_logit_softcapping": 5.0, "query_pre_attn_scalar": 64},
+        "eager",
+    ),
     "gpt_oss": ("GptOssConfig", {"sliding_window": 12, "num_local_experts": 2, "num_experts_per_tok": 1}, "eager"),
 }
 

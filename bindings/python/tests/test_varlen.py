@@ -1,9 +1,8 @@
 """foveal.attention_varlen: each sequence is what foveal.attention makes of it alone."""
 
+import foveal
 import numpy as np
 import pytest
-
-import foveal
 
 LENGTHS_Q, LENGTHS_K = [5, 0, 33, 64], [9, 4, 33, 0]
 
@@ -19,7 +18,10 @@ def inputs(dtype=np.float32, h_q=4, h_k=2, d=16):
     return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
 
 
-@pytest.mark.parametrize("options", [{}, {"causal": True}, {"window": (4, 2)}, {"causal": True, "softcap": 3.0}], ids=str)
+OPTIONS = [{}, {"causal": True}, {"window": (4, 2)}, {"causal": True, "softcap": 3.0}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_each_sequence_alone(options):
     q, k, v = inputs()
     cu_q, cu_k = offsets(LENGTHS_Q), offsets(LENGTHS_K)

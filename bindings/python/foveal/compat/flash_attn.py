@@ -1,7 +1,7 @@
 """flash_attn_func and flash_attn_varlen_func with the signatures of FlashAttention-3, computed by foveal.
 
-Arguments that change the result are honoured or raise foveal.UnsupportedError by name. Those that only steer
-FlashAttention's scheduling (pack_gqa, deterministic: foveal always is) are accepted, max_seqlen_* too: foveal needs none.
+Arguments that change the result are honoured or raise foveal.UnsupportedError by name. Accepted are those that only
+steer FlashAttention's scheduling (pack_gqa; deterministic, which foveal always is) and max_seqlen_*: foveal needs none.
 """
 
 from foveal import UnsupportedError
@@ -10,11 +10,14 @@ from foveal.torch import attention, attention_varlen
 __all__ = ["flash_attn_func", "flash_attn_varlen_func"]
 
 
-def _refuse(**arguments):
-    """arguments: name = (value, the values that mean nothing is asked for)."""
-    for name, (value, neutral) in arguments.items():
-        if not any(value is n or (n is not None and value == n) for n in neutral):
-            raise UnsupportedError(f"{name} is {value!r}; foveal supports {' or '.join(map(repr, neutral))}")
+def _refuse(num_splits, sm_margin, **tensors):
+    for name, value in tensors.items():
+        if value is not None:
+            raise UnsupportedError(f"{name} is {value!r}; foveal supports None")
+    if num_splits not in (0, 1):
+        raise UnsupportedError(f"num_splits is {num_splits}; foveal supports 0 and 1")
+    if sm_margin != 0:
+        raise UnsupportedError(f"sm_margin is {sm_margin}; foveal supports 0")
 
 
 def _options(softmax_scale, causal, window_size, attention_chunk, softcap):
@@ -50,10 +53,9 @@ def flash_attn_func(
     """q [b, s_q, h_q, d], k [b, s_k, h_k, d], v [b, s_k, h_k, d_v] -> out [b, s_q, h_q, d_v].
 
     return_attn_probs: (out, lse), lse float32 [b, h_q, s_q]. window_size: keys left and right of the position, -1: no
-    limit. Raises foveal.UnsupportedError for qv, *_descale, num_splits > 1 and sm_margin, otherwise as foveal.attention.
+    limit. Raises foveal.UnsupportedError for qv, *_descale, num_splits > 1 and sm_margin; else as foveal.attention.
     """
-    _refuse(qv=(qv, [None]), q_descale=(q_descale, [None]), k_descale=(k_descale, [None]), v_descale=(v_descale, [None]))
-    _refuse(num_splits=(num_splits, [0, 1]), sm_margin=(sm_margin, [0]))
+    _refuse(num_splits, sm_margin, qv=qv, q_descale=q_descale, k_descale=k_descale, v_descale=v_descale)
     options = _options(softmax_scale, causal, window_size, attention_chunk, softcap)
     return attention(q, k, v, return_lse=bool(return_attn_probs), **options)
 
@@ -88,8 +90,7 @@ def flash_attn_varlen_func(
     cu_seqlens_q, cu_seqlens_k: int32 [b + 1]. max_seqlen_q and max_seqlen_k are not needed and not looked at.
     return_attn_probs: (out, lse), lse float32 [h_q, total_q]. Raises as flash_attn_func.
     """
-    _refuse(qv=(qv, [None]), q_descale=(q_descale, [None]), k_descale=(k_descale, [None]), v_descale=(v_descale, [None]))
-    _refuse(num_splits=(num_splits, [0, 1]), sm_margin=(sm_margin, [0]))
+    _refuse(num_splits, sm_margin, qv=qv, q_descale=q_descale, k_descale=k_descale, v_descale=v_descale)
     options = _options(softmax_scale, causal, window_size, attention_chunk, softcap)
     return attention_varlen(
         q,

@@ -4,17 +4,16 @@
     foveal.compat.transformers.register()
     model = AutoModelForCausalLM.from_pretrained(..., attn_implementation="foveal", dtype=torch.bfloat16)
 
-Masks are those that transformers makes for "sdpa": boolean, or none where the layer is plainly causal; none either where
-a window slides over a batch without padding. Sliding windows, soft caps and attention sinks go to the kernel. What foveal cannot honour raises foveal.UnsupportedError: dropout,
-output_attentions, and gradients (no backward yet).
+Masks are those that transformers makes for "sdpa": boolean, or none where the layer is plainly causal. There is none
+either where a window slides over a batch without padding. Sliding windows, soft caps and attention sinks go to the
+kernel. What foveal cannot honour raises foveal.UnsupportedError: dropout, output_attentions, and gradients.
 """
 
 import torch
-from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-
 from foveal import UnsupportedError
 from foveal.torch import attention, attention_varlen
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 __all__ = ["attention_forward", "register"]
 
@@ -30,9 +29,9 @@ def attention_mask_for(q_length, kv_length, attention_mask=None, local_size=None
     config = rest.get("config")
     slides = local_size is not None and getattr(config, "sliding_window", None) == local_size
     chunks = getattr(config, "attention_chunk_size", None) == local_size
-    if slides and not chunks and allow_is_causal_skip and q_length == kv_length and not torch.compiler.is_compiling():
-        if attention_mask is None or bool(attention_mask.all()):
-            return None
+    may_skip = slides and not chunks and allow_is_causal_skip and q_length == kv_length
+    if may_skip and not torch.compiler.is_compiling() and (attention_mask is None or bool(attention_mask.all())):
+        return None
     return sdpa_mask(
         q_length=q_length,
         kv_length=kv_length,
@@ -87,9 +86,10 @@ def attention_forward(
     position_bias=None,
     **kwargs,
 ):
-    """query [b, h_q, s_q, d], key and value [b, h_k, s_k, ·] -> (out [b, s_q, h_q, d_v], None): transformers' interface.
+    """query [b, h_q, s_q, d], key and value [b, h_k, s_k, ·] -> (out [b, s_q, h_q, d_v], None).
 
-    sliding_window: a query sees itself and sliding_window - 1 keys before. softcap: bound of the scores. s_aux: sinks [h_q].
+    sliding_window: a query sees itself and sliding_window - 1 keys before. softcap: bound of the scores.
+    s_aux: sinks [h_q].
     """
     if dropout:
         raise UnsupportedError(f"dropout is {dropout}; foveal supports 0")
