@@ -19,15 +19,22 @@ def _rows(s, device):
     return torch.cat([rows[:EDGE_ROWS], rows[middle : middle + EDGE_ROWS], rows[-EDGE_ROWS:]])
 
 
-def _plain(scores, values, dtype):
-    """The textbook forward in the case's precision. bf16, f16: P and the output are rounded. f32: sums of float32."""
+def _plain_16(scores, values, dtype):
+    """The textbook forward with P and the output rounded to 16 bits."""
     p = torch.exp(scores - scores.amax(-1, keepdim=True))
-    if dtype != torch.float32:
-        return ((p.to(dtype).double() @ values) / p.sum(-1, keepdim=True)).to(dtype).double()
-    p, values = p.float(), values.float()
-    out, total = p.new_zeros(p.shape[0], values.shape[1]), p.new_zeros(p.shape[0], 1)
-    for j in range(len(values)):  # one key after the other: a matrix product would sum in blocks
-        out += p[:, j : j + 1] * values[j]
+    return ((p.to(dtype).double() @ values) / p.sum(-1, keepdim=True)).to(dtype).double()
+
+
+def _plain_32(q, k, v, scale, hidden):
+    """The textbook forward in float32, term after term: a matrix product would sum in blocks. hidden: bool, like scores."""
+    scores = q.new_zeros(len(q), len(k))
+    for c in range(q.shape[1]):
+        scores += q[:, c : c + 1] * k[:, c]
+    scores = (scores * scale).masked_fill_(hidden, float("-inf"))
+    p = torch.exp(scores - scores.amax(-1, keepdim=True))
+    out, total = q.new_zeros(len(q), v.shape[1]), q.new_zeros(len(q), 1)
+    for j in range(len(k)):
+        out += p[:, j : j + 1] * v[j]
         total += p[:, j : j + 1]
     return (out / total).double()
 
@@ -45,21 +52,24 @@ class Reference:
             sequence = [x[span] if case.varlen else x[i] for x in (q, k, v)]
             rows = _rows(case.lengths[i], q.device)
             kv = head // (case.heads_q // case.heads_k)
-            scores = sequence[0][rows, head].double() @ sequence[1][:, kv].double().T / case.head_dim**0.5
-            distance = torch.arange(case.lengths[i], device=q.device)[None, :] - rows[:, None]
-            left, right = case.window
-            if left is not None:
-                scores.masked_fill_(distance < -left, float("-inf"))
-            if right is not None:
-                scores.masked_fill_(distance > right, float("-inf"))
-            p = torch.exp(scores - scores.amax(-1, keepdim=True))
-            total = p.sum(-1, keepdim=True)
-            values = sequence[2][:, kv].double()
-            self.parts.append((i, first, rows, head, p @ values / total))
-            plain.append(_plain(scores, values, case.dtype))
+            one = sequence[0][rows, head], sequence[1][:, kv], sequence[2][:, kv]
+            q64, k64, v64 = (x.double() for x in one)
+            hidden = self._hidden(case, rows, case.lengths[i])
+            scale = case.head_dim**-0.5
+            scores = (q64 @ k64.T * scale).masked_fill_(hidden, float("-inf"))
+            self.parts.append((i, first, rows, head, torch.softmax(scores, -1) @ v64))
+            f32 = case.dtype == torch.float32
+            plain.append(_plain_32(*one, scale, hidden) if f32 else _plain_16(scores, v64, case.dtype))
         self.plain_error = self._error(plain)
         expected = torch.cat([part[-1].flatten() for part in self.parts])
         self.rounding = (expected.to(case.dtype).double() - expected).abs().max().item()
+
+    @staticmethod
+    def _hidden(case, rows, keys):
+        """bool [rows, keys]: which keys a row does not see."""
+        distance = torch.arange(keys, device=rows.device)[None, :] - rows[:, None]
+        left, right = (keys if side is None else side for side in case.window)
+        return (distance < -left) | (distance > right)
 
     def _error(self, actual):
         """(largest, relative in the Frobenius norm)"""
