@@ -26,7 +26,7 @@ def _plain_16(scores, values, dtype):
 
 
 def _plain_32(q, k, v, scale, hidden):
-    """The textbook forward in float32, term after term: a matrix product would sum in blocks. hidden: bool, like scores."""
+    """The textbook forward in float32, term after term, for a matrix product sums in blocks. hidden: bool."""
     scores = q.new_zeros(len(q), len(k))
     for c in range(q.shape[1]):
         scores += q[:, c : c + 1] * k[:, c]
