@@ -56,12 +56,12 @@ def style_of(name, names):
 
 
 def short(case):
-    """The case without what all rows of a chart share."""
+    """The case, with the number of sequences in place of their lengths."""
     if case.startswith("varlen"):
         lengths = [int(n) for n in re.search(r"qlens=([\d,]+)", case)[1].split(",")]
         rest = [t for t in case.split()[1:] if "=" not in t]
-        return f"varlen b{len(lengths)} " + " ".join(t for t in rest if t not in ("bf16",))
-    return " ".join(t for t in case.split() if t not in ("bf16",))
+        return f"varlen b{len(lengths)} " + " ".join(rest)
+    return case
 
 
 def common_tokens(rows):
@@ -121,7 +121,7 @@ def _title(axes, suite, what):
     shared = suite.shared_text()
     axes.set_title(f"{suite.title}: {what}", loc="left", fontweight="bold", pad=22)
     text = f"{shared} · {suite.place()}" if shared else suite.place()
-    axes.text(0, 1.02, text, transform=axes.transAxes, fontsize=8, color="#555555")
+    axes.annotate(text, (0, 1), (0, 7), "axes fraction", textcoords="offset points", fontsize=8, color="#555555")
 
 
 def throughput(suite):
@@ -180,7 +180,7 @@ def ratio(suite):
         text = f"{value:.3f} of {style_of(name, suite.names)[2]}"
         axes.text(max(value, 1) + 0.015, i, text, va="center", fontsize=8)
     axes.set_yticks(range(len(rows)), [suite.label(row) for row in rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, max(1.45, max(ratios) + 0.45))
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("time of foveal ÷ time of the best peer; below 1: foveal is faster")
@@ -191,27 +191,23 @@ def ratio(suite):
 
 
 def joules(suite):
-    """Energy of a forward, relative to foveal's; a group of bars a row."""
+    """Energy of a forward, relative to foveal's; a row of marks a case."""
     rows = [row for row in suite.rows if row.get("joules", {}).get("foveal")]
     names = [name for name in suite.names if any(name in row["joules"] for row in rows)]
     if not rows or len(names) < 2:
         return None
-    height = 0.8 / len(names)
-    figure, axes = plt.subplots(figsize=(7.4, 1.5 + 0.17 * len(rows) * len(names) + 0.1 * len(rows)))
-    for k, name in enumerate(names):
-        colour, _, label = style_of(name, names)
-        present = [(i, row["joules"][name]) for i, row in enumerate(rows) if name in row["joules"]]
-        values = [joule / rows[i]["joules"]["foveal"] for i, joule in present]
-        places = [i + (k - (len(names) - 1) / 2) * height for i, _ in present]
-        axes.barh(places, values, height=0.92 * height, color=colour, label=label)
-        for place, value, (_, joule) in zip(places, values, present, strict=True):
-            axes.text(value + 0.012, place, f"{joule:.3g} J", va="center", fontsize=7)
-    axes.set_yticks(range(len(rows)), [suite.label(row) for row in rows])
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
-    most = max(j / row["joules"]["foveal"] for row in rows for j in row["joules"].values())
-    axes.set_xlim(0, 1.15 * most)
-    axes.set_xlabel("joules a forward ÷ foveal's, each implementation alone")
+    figure, axes = plt.subplots(figsize=(7.4, 1.6 + 0.34 * len(rows)))
+    for name in names:
+        colour, marker, label = style_of(name, names)
+        points = [
+            (row["joules"][name] / row["joules"]["foveal"], i) for i, row in enumerate(rows) if name in row["joules"]
+        ]
+        axes.scatter(*zip(*points, strict=True), color=colour, marker=marker, s=48, label=label, zorder=3)
+    axes.axvline(1, color="#333333", linewidth=1)
+    labels = [f"{suite.label(row)}   {row['joules']['foveal']:.3g} J" for row in rows]
+    axes.set_yticks(range(len(rows)), labels)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel("joules a forward ÷ foveal's (given at the left), each implementation alone")
     _title(axes, suite, "energy of a forward")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.tight_layout()
@@ -244,7 +240,8 @@ def table(suite):
 
 
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;font-size:13px;margin:1em 0}td,th{padding:3px 9px;border-bottom:1px solid #ddd;text-align:right}
+table{border-collapse:collapse;font-size:13px;margin:1em 0}
+td,th{padding:3px 9px;border-bottom:1px solid #ddd;text-align:right}
 td:first-child,th:first-child{text-align:left}img{max-width:100%}small{color:#666}"""
 
 
