@@ -1,5 +1,7 @@
 """torch.ops.foveal.*: opcheck, torch.compile with dynamic shapes, CUDA graphs, gradients."""
 
+import shutil
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="SKIPPED: no PyTorch")
@@ -52,7 +54,18 @@ def test_compile_with_dynamic_shapes(device):
     assert graphs.frame_count == 1
 
 
+def need_inductor(device):
+    from torch.utils._triton import has_triton
+
+    if device == "cuda" and not has_triton():
+        pytest.skip("SKIPPED: no Triton")
+    if shutil.which("g++") is None:
+        pytest.skip("SKIPPED: no C++ compiler for TorchInductor")
+
+
 def test_inductor(device):
+    need_inductor(device)
+
     def layer(q, k, v):
         return foveal.torch.attention(q * 2, k, v, causal=True) + 1
 
@@ -116,6 +129,8 @@ def test_cuda_graph():
 
 @pytest.mark.gpu
 def test_compile_with_cuda_graphs():
+    need_inductor("cuda")
+
     def layer(q, k, v):
         return foveal.torch.attention(q, k, v, causal=True) * 2
 
