@@ -1,251 +1,341 @@
 #!/usr/bin/env python3
-"""foveal beside its peers on one GPU: the same tensors, one process, interleaved, in an order shuffled every round.
+"""foveal beside its peers: the same tensors, one process, interleaved, in an order shuffled every round.
 
-    python3 bench/compare.py --library build/lib/libfoveal.so --json results.json [CASE ...]
+    python3 bench/compare.py --suite seed --suite single --write bench/results/h200
+    python3 bench/compare.py --library old=a/libfoveal.so --library new=b/libfoveal.so "b1 s4096 h16 d128 bf16 causal"
+    python3 bench/compare.py --device cpu --suite cpu --write bench/results/cpu
 
-Peers: cuDNN through PyTorch's SDPA, and FlashAttention-3 where `fa3_fwd_interface` can be imported (wheel fa3-fwd).
-Each implementation's output is checked once a case on sampled heads against float64; exit status 1 if foveal is wrong.
-Short calls are repeated inside a CUDA graph, so that no host time is measured. Times are medians of CUDA events.
+Every implementation's output is checked once a case on sampled heads against float64; exit status 1 if foveal is wrong.
+On a GPU, short calls are repeated inside a CUDA graph, so that no host time is measured, and times are those of CUDA
+events. Joules: each implementation alone for a while, by the device's energy counter. Needs the package (pip install .)
+and PyTorch; peers are compared if they can be imported.
 """
 
 import argparse
+import itertools
 import json
+import os
+import pathlib
+import platform
 import random
 import re
 import statistics
 import subprocess
 import sys
-import threading
 import time
 
+import foveal
+import implementations
 import torch
+from cases import QUICK, SUITES, Case
+from reference import Reference
+from telemetry import Telemetry
 
-from foveal_ctypes import Foveal
-
-SUITES = {
-    "seed": [f"b{b} s{s} hq32 hk8 d128 bf16 causal" for b, s in ((128, 128), (128, 512), (128, 1024), (128, 2048), (32, 4096), (128, 8192))],
-    "single": [f"b1 s{s} hq32 hk8 d128 bf16 causal" for s in (1024, 4096, 16384, 65536)],
-    "bars": [f"b{b} s{s} hq32 hk8 d128 bf16 causal" for b, s in ((1, 16384), (128, 1024), (128, 128))],
-    "mha": [f"b{b} s{s} h16 d128 bf16 {mask}" for b, s in ((32, 512), (16, 1024), (8, 2048), (4, 4096), (2, 8192), (1, 16384)) for mask in ("causal", "full")],
-    "d64": [f"b{b} s{s} h32 d64 bf16 {mask}" for b, s in ((32, 512), (16, 1024), (4, 4096), (1, 16384)) for mask in ("causal", "full")],
-}
 SAMPLE_SECONDS = 2e-3  # one timed sample lasts at least this long
+CASE_SECONDS = 6.0  # and all samples of a case about this long at most
 PEAK_FLOPS, PEAK_BYTES = 791e12, 4.27e12  # H200, measured: docs/performance-log.md
 
 
-class Case:
-    """The subset of the tool's case text that peers support: dense b, s, hq, hk, d, dtype, causal or full."""
+class Progress:
+    """A bar on a terminal, nothing elsewhere."""
 
-    def __init__(self, text):
-        self.text = text
-        tokens = text.split()
-        number = lambda name, default=None: next((int(t[len(name):]) for t in tokens if re.fullmatch(name + r"\d+", t)), default)
-        self.batch, self.rows, self.head_dim = number("b", 1), number("s"), number("d", 128)
-        self.heads_q = number("hq", number("h"))
-        self.heads_k = number("hk", number("h"))
-        self.dtype = torch.float16 if "f16" in tokens else torch.bfloat16
-        self.causal = "causal" in tokens
+    def __init__(self, total):
+        self.total, self.done, self.shown = total, 0, sys.stderr.isatty()
 
-    @property
-    def flops(self):
-        pairs = self.rows * (self.rows + 1) // 2 if self.causal else self.rows**2
-        return 4 * self.batch * self.heads_q * pairs * self.head_dim
+    def show(self, text):
+        if self.shown:
+            filled = 30 * self.done // max(self.total, 1)
+            bar = "#" * filled + "." * (30 - filled)
+            print(f"\r\033[K[{bar}] {self.done}/{self.total} {text}", end="", file=sys.stderr, flush=True)
 
-    @property
-    def bytes(self):
-        return 2 * self.batch * self.rows * self.head_dim * 2 * (self.heads_q + self.heads_k)
-
-    def tensors(self, logit_sd=1.0):
-        shape = lambda heads: (self.batch, self.rows, heads, self.head_dim)
-        normal = lambda heads: torch.randn(shape(heads), dtype=self.dtype, device="cuda")
-        q = normal(self.heads_q)
-        return q * logit_sd if logit_sd != 1.0 else q, normal(self.heads_k), normal(self.heads_k)
+    def clear(self):
+        if self.shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-class Telemetry(threading.Thread):
-    """SM clock and watts while `on`, every 20 ms."""
+class Gpu:
+    """Times in CUDA events; `repeats` calls of a sample lie in one graph."""
+
+    name = "cuda"
 
     def __init__(self):
-        super().__init__(daemon=True)
-        self.on, self.clocks, self.watts = False, [], []
-        try:
-            import pynvml
+        properties = torch.cuda.get_device_properties(0)
+        self.telemetry = Telemetry(getattr(properties, "uuid", None))
+        if self.telemetry.nvml is None:
+            print(f"no clocks, watts or joules: {self.telemetry.why_not}", file=sys.stderr)
+        self.about = {"gpu": properties.name, "driver": self.telemetry.driver(), "cuda": torch.version.cuda}
 
-            pynvml.nvmlInit()
-            self.nvml, self.handle = pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)
-            self.start()
-        except Exception as error:  # no NVML: the columns stay empty
-            print(f"no NVML: {error}", file=sys.stderr)
+    def estimate(self, case):
+        return max(case.flops / 600e12, case.bytes / 3e12, 1e-5)
 
-    def run(self):
-        while True:
-            if self.on:
-                self.clocks.append(self.nvml.nvmlDeviceGetClockInfo(self.handle, self.nvml.NVML_CLOCK_SM))
-                self.watts.append(self.nvml.nvmlDeviceGetPowerUsage(self.handle) / 1e3)
-            time.sleep(0.02)
+    synchronize = staticmethod(torch.cuda.synchronize)
 
-    def take(self):
-        mean = lambda xs: round(statistics.fmean(xs)) if xs else None
-        result = mean(self.clocks), mean(self.watts)
-        self.clocks, self.watts = [], []
-        return result
-
-
-def implementations(case, libraries, q, k, v):
-    """name -> (call(), output() as [b, s, h, d])."""
-    found = {}
-    for name, library in libraries.items():
-        out = torch.full_like(q, float("nan"))
-        args = library.prepare(q, k, v, out, case.causal)
-        call = lambda library=library, args=args: library.forward(args, torch.cuda.current_stream().cuda_stream)
-        found[name] = call, (lambda out=out: out)
-
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    views = [x.transpose(1, 2) for x in (q, k, v)]
-    result = {}
-
-    def cudnn():
-        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-            result["cudnn"] = torch.nn.functional.scaled_dot_product_attention(*views, is_causal=case.causal, enable_gqa=case.heads_q != case.heads_k)
-
-    found["cudnn"] = cudnn, lambda: result["cudnn"].transpose(1, 2)
-    try:
-        import fa3_fwd_interface
-
-        def fa3():
-            result["fa3"] = fa3_fwd_interface.flash_attn_func(q, k, v, causal=case.causal)
-
-        def fa3_out():
-            return result["fa3"][0] if isinstance(result["fa3"], tuple) else result["fa3"]
-
-        if case.dtype == torch.bfloat16:
-            found["fa3"] = fa3, fa3_out
-    except ImportError:
-        pass
-    return found
-
-
-def reference_error(case, out, q, k, v):
-    """Relative Frobenius error against float64 on sampled (batch, head) pairs; inf if an element is not finite."""
-    squares = reference_squares = 0.0
-    rows = torch.arange(case.rows, device=q.device)
-    chosen = rows if case.rows <= 2048 else torch.cat([rows[:128], rows[case.rows // 2 : case.rows // 2 + 128], rows[-128:]])
-    for b, h in {(0, 0), (case.batch - 1, case.heads_q - 1), (case.batch // 2, case.heads_q // 3)}:
-        kv = h // (case.heads_q // case.heads_k)
-        scores = q[b, chosen, h].double() @ k[b, :, kv].double().T / case.head_dim**0.5
-        if case.causal:
-            scores.masked_fill_(rows[None, :] > chosen[:, None], float("-inf"))
-        expected = torch.softmax(scores, -1) @ v[b, :, kv].double()
-        squares += (out[b, chosen, h].double() - expected).square().sum().item()
-        reference_squares += expected.square().sum().item()
-    finite = all(torch.isfinite(part).all().item() for part in out.split(max(1, 2**28 // out[0].numel())))
-    return (squares / reference_squares) ** 0.5 if finite else float("inf")
-
-
-def timed(call, repeats):
-    """Milliseconds-per-call events; repeats > 1: inside a graph."""
-    if repeats == 1:
-        return call
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(repeats):
+    def sampled(self, call, repeats):
+        if repeats == 1:
+            return call
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
             call()
-    return graph.replay
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(repeats):
+                call()
+        return graph.replay
 
-
-def measure(case, libraries, telemetry, rounds, warmup_seconds, logit_sd):
-    q, k, v = case.tensors(logit_sd)
-    found = implementations(case, libraries, q, k, v)
-    errors, working = {}, {}
-    for name, (call, output) in list(found.items()):
-        try:
-            call()
-            torch.cuda.synchronize()
-            errors[name] = reference_error(case, output(), q, k, v)
-            working[name] = call
-        except Exception as error:
-            if name in libraries:
-                raise
-            print(f"{name} cannot do {case.text}: {str(error).splitlines()[0][:100]}", file=sys.stderr)
-    estimate = case.flops / 600e12
-    repeats = max(1, round(SAMPLE_SECONDS / max(estimate, 2e-5)))
-    calls = {name: timed(call, repeats) for name, call in working.items()}
-    end = time.time() + warmup_seconds
-    while time.time() < end:
-        for call in calls.values():
-            call()
-        torch.cuda.synchronize()
-    samples = {name: [] for name in calls}
-    rounds = max(5, min(rounds, int(6.0 / (estimate * repeats * len(calls)))))
-    telemetry.on = True
-    for _ in range(rounds):
+    def round(self, samples):
+        """Seconds of each sample, one after the other on the device."""
         events = []
-        for name in random.sample(sorted(calls), len(calls)):
-            begin, finish = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        for name, sample in samples:
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record()
-            calls[name]()
-            finish.record()
-            events.append((name, begin, finish))
+            sample()
+            end.record()
+            events.append((name, begin, end))
         torch.cuda.synchronize()
-        for name, begin, finish in events:
-            samples[name].append(begin.elapsed_time(finish) * 1e3 / repeats)
-    telemetry.on = False
-    clock, watts = telemetry.take()
-    median = {name: statistics.median(xs) for name, xs in samples.items()}
-    quartiles = {name: statistics.quantiles(xs, n=4) for name, xs in samples.items()}
-    return {
-        "case": case.text, "flops": case.flops, "bytes": case.bytes, "rounds": rounds,
-        "us": {name: round(x, 2) for name, x in median.items()},
-        "spread_pct": {name: round(100 * (xs[2] - xs[0]) / median[name], 2) for name, xs in quartiles.items()},
-        "sm_mhz": clock, "watts": watts, "rel_err": errors,
-    }  # fmt: skip
+        return [(name, begin.elapsed_time(end) * 1e-3) for name, begin, end in events]
+
+    def free(self):
+        torch.cuda.empty_cache()
 
 
-def main():
+class Cpu:
+    name = "cpu"
+
+    def __init__(self):
+        self.telemetry = Telemetry()
+        info = pathlib.Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
+        field = re.search(r"model name\s*: (.*)", info)
+        model = field[1] if field else platform.machine()
+        self.about = {"gpu": None, "cpu": model, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+    def estimate(self, case):
+        return max(case.flops / 100e9, 1e-5)
+
+    def synchronize(self):
+        pass
+
+    def sampled(self, call, repeats):
+        def sample():
+            for _ in range(repeats):
+                call()
+
+        return sample if repeats > 1 else call
+
+    def round(self, samples):
+        times = []
+        for name, sample in samples:
+            begin = time.perf_counter()
+            sample()
+            times.append((name, time.perf_counter() - begin))
+        return times
+
+    def free(self):
+        pass
+
+
+def checked_calls(case, builds, device, options, tensors):
+    """name -> call of everyone who can do the case, and name -> error."""
+    reference = Reference(case, *tensors)
+    makers = {name: lambda *a, path=path: implementations.foveal_build(path, *a) for name, path in builds.items()}
+    makers |= {n: make for n, make in implementations.PEERS[device.name].items() if n not in options.without}
+    calls, errors = {}, {}
+    for name, make in makers.items():
+        try:
+            call = make(case, *tensors)
+            errors[name] = reference.error_of(call())
+            calls[name] = call
+        except Exception as error:  # peers fail in their own ways
+            if name in builds:
+                raise
+            if not isinstance(error, implementations.NotMeasured) or options.verbose:
+                print(f"    {name} is left out: {(str(error) or repr(error)).splitlines()[0][:120]}", file=sys.stderr)
+    return reference, calls, errors
+
+
+def alone(calls, device, seconds, repeats):
+    """Microseconds and joules a forward of each implementation alone, in blocks of `seconds` in alternating order."""
+    times, energies = {name: [] for name in calls}, {name: [] for name in calls}
+    for name in [*calls, *reversed(calls)]:
+        for _ in range(2):
+            calls[name]()
+        device.synchronize()
+        joules, begin, count = device.telemetry.joules(), time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - begin) < seconds:
+            calls[name]()
+            device.synchronize()
+            count += repeats
+        if joules is not None:
+            energies[name].append((device.telemetry.joules() - joules) / count)
+        times[name].append(1e6 * elapsed / count)
+    mean = lambda table: {name: statistics.fmean(xs) for name, xs in table.items() if xs}  # noqa: E731
+    return mean(times), mean(energies)
+
+
+def measure(case, builds, device, options):
+    tensors = case.tensors(device.name, options.logit_sd)
+    reference, calls, errors = checked_calls(case, builds, device, options, tensors)
+    device.synchronize()
+    repeats = max(1, round(SAMPLE_SECONDS / device.estimate(case)))
+    samples = {name: device.sampled(call, repeats) for name, call in calls.items()}
+    end = time.perf_counter() + options.warmup
+    for sample in itertools.cycle(samples.values()):
+        sample()
+        device.synchronize()
+        if time.perf_counter() > end:
+            break
+    sample_s = max(statistics.fmean(t for _, t in device.round(samples.items())), 1e-6)
+    rounds = max(5, min(options.rounds, int(CASE_SECONDS / (sample_s * len(samples)))))
+    seconds = {name: [] for name in samples}
+    device.telemetry.take()
+    device.telemetry.on = True
+    for _ in range(rounds):
+        for name, time_s in device.round(random.sample(sorted(samples.items()), len(samples))):
+            seconds[name].append(time_s / repeats)
+    device.telemetry.on = False
+    clock, watts = device.telemetry.take()
+    row = {"case": case.text, "flops": case.flops, "bytes": case.bytes, "rounds": rounds, "us": {}, "spread_pct": {}}
+    for name, times in seconds.items():
+        low, middle, high = statistics.quantiles(times, n=4)
+        row["us"][name] = round(1e6 * middle, 2)
+        row["spread_pct"][name] = round(100 * (high - low) / middle, 2)
+    if options.joules > 0 and device.telemetry.joules() is not None or options.alone:
+        block = options.alone or options.joules
+        alone_us, joules = alone(samples, device, block, repeats)
+        if options.alone:
+            row["alone_us"] = {name: round(us, 2) for name, us in alone_us.items()}
+        row["joules"] = {name: float(f"{joule:.4g}") for name, joule in joules.items()}
+    main = next(iter(builds))
+    row |= {"sm_mhz": clock, "watts": watts, "max_err": errors[main][0], "ref_err": reference.plain_error[0],
+            "rel_err": {name: error[1] for name, error in errors.items()},
+            "max_errs": {name: error[0] for name, error in errors.items()},
+            "ref_rel_err": reference.plain_error[1]}  # fmt: skip
+    wrong = [name for name in errors if not reference.accepts(errors[name])]
+    return row, wrong
+
+
+def best_peer(row, builds):
+    return min((us for name, us in row["us"].items() if name not in builds), default=None)
+
+
+def print_row(row, wrong, builds):
+    on_gpu = row["sm_mhz"] is not None
+    bound = max(row["flops"] / PEAK_FLOPS, row["bytes"] / PEAK_BYTES) * 1e6
+    clock = f"   {row['sm_mhz']} MHz {row['watts']} W   bound {bound:.1f} us" if on_gpu else ""
+    print(f"{row['case']}{clock}   plain err {row['ref_rel_err']:.2e} max {row['ref_err']:.1e}")
+    peer = best_peer(row, builds)
+    for name, us in sorted(row["us"].items(), key=lambda item: item[1]):
+        rate = row["flops"] / us / 1e6
+        text = f"    {name:12} {us:11.1f} us +-{row['spread_pct'][name]:4.1f}%  "
+        text += f"{rate:7.1f} TFLOP/s" if on_gpu else f"{1e3 * rate:7.1f} GFLOP/s"
+        text += f"  err {row['rel_err'][name]:.2e} max {row['max_errs'][name]:.1e}"
+        if name in row.get("joules", {}):
+            text += f"  {row['joules'][name]:.4g} J"
+        if "alone_us" in row:
+            text += f"  alone {row['alone_us'][name]:.1f} us"
+        if name in builds and peer:
+            text += f"  {us / peer:.3f} of the best peer"
+        print(text + ("  WRONG" if name in wrong else ""), flush=True)
+
+
+def print_overhead(device):
+    """Host time of a call on a tiny problem, from Python: what the caller waits."""
+    q = torch.randn(1, 64, 1, 64, dtype=torch.bfloat16, device=device.name)
+    x = q.transpose(1, 2)
+    out = torch.empty_like(q)
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    calls = {
+        "foveal.attention": lambda: foveal.attention(q, q, q, causal=True),
+        "foveal.attention, out given": lambda: foveal.attention(q, q, q, causal=True, out=out),
+        "PyTorch's SDPA": lambda: sdpa(x, x, x, is_causal=True),
+    }
+    work = "" if device.name == "cuda" else ", with the work"
+    print(f"host time of a call from Python, b1 s64 h1 d64 bf16 causal{work}:")
+    result = {}
+    for name, call in calls.items():
+        times = []
+        for _ in range(40):
+            device.synchronize()
+            begin = time.perf_counter()
+            for _ in range(50):
+                call()
+            times.append((time.perf_counter() - begin) / 50)
+        device.synchronize()
+        result[name] = round(1e6 * statistics.median(times), 2)
+        print(f"    {name:28} {result[name]:7.2f} us")
+    return result
+
+
+def write(path, name, rows, device, options, overhead):
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    document = {"suite": name, **device.about, "commit": options.commit or head, "date": time.strftime("%Y-%m-%d"),
+                "command": " ".join(sys.argv), "logit_sd": options.logit_sd, "rounds": options.rounds,
+                "python_call_us": overhead, "rows": rows}  # fmt: skip
+    os.makedirs(path, exist_ok=True)
+    with open(os.path.join(path, f"{name}{'_alone' if options.alone else ''}.json"), "w") as file:
+        json.dump(document, file, indent=1)
+        file.write("\n")
+
+
+def parsed():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE")
     parser.add_argument("--suite", action="append", default=[], choices=SUITES)
-    parser.add_argument("--library", action="append", required=True, help="path, or NAME=path to compare several builds")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--library", action="append", default=[], metavar="[NAME=]PATH",
+                        help="a libfoveal.so to measure in place of the package's own; several with names")  # fmt: skip
+    parser.add_argument("--without", action="append", default=[], metavar="PEER")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--warmup", type=float, default=1.0, help="seconds a case")
-    parser.add_argument("--logit-sd", type=float, default=1.0)
-    parser.add_argument("--commit", default=None, help="of the code measured; default: git's HEAD here")
-    parser.add_argument("--json")
+    parser.add_argument("--joules", type=float, default=0.5, help="seconds that each implementation runs alone, twice")
+    parser.add_argument("--alone", type=float, default=0.0, metavar="SECONDS",
+                        help="also time each implementation alone in blocks of so many seconds")  # fmt: skip
+    parser.add_argument("--logit-sd", type=float, default=1.0, help="standard deviation of the logits")
+    parser.add_argument("--quick", action="store_true", help="fewer rows and rounds, no joules")
+    parser.add_argument("--commit", help="of the code measured; default: git's HEAD here")
+    parser.add_argument("--write", metavar="FOLDER", help="write FOLDER/SUITE.json, or FOLDER/cases.json")
+    parser.add_argument("--verbose", action="store_true", help="also say which peers are not installed")
     options = parser.parse_args()
-    libraries = dict(entry.split("=", 1) if "=" in entry else ("foveal", entry) for entry in options.library)
-    libraries = {name: Foveal(path) for name, path in libraries.items()}
-    cases = [Case(text) for text in options.cases + [c for suite in options.suite for c in SUITES[suite]]]
-    telemetry, rows, wrong = Telemetry(), [], False
-    for case in cases:
-        torch.cuda.empty_cache()
-        row = measure(case, libraries, telemetry, options.rounds, options.warmup, options.logit_sd)
-        rows.append(row)
-        peers = [us for name, us in row["us"].items() if name not in libraries]
-        bound = max(row["flops"] / PEAK_FLOPS, row["bytes"] / PEAK_BYTES) * 1e6
-        print(f"{case.text}   {row['sm_mhz']} MHz {row['watts']} W  bound {bound:.1f} us")
-        for name, us in sorted(row["us"].items(), key=lambda item: item[1]):
-            ratio = f"{us / min(peers):.3f} of best peer" if peers and name in libraries else ""
-            print(f"    {name:12} {us:10.1f} us +-{row['spread_pct'][name]:4.1f}% {row['flops'] / us / 1e6:7.1f} TFLOP/s  err {row['rel_err'][name]:.2e}  {ratio}", flush=True)
-        peer_error = min((row["rel_err"][name] for name in row["us"] if name not in libraries), default=3e-3)
-        wrong |= any(not row["rel_err"][name] <= 1.2 * peer_error for name in libraries)
-    if options.json:
-        commit = options.commit or subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-        properties = torch.cuda.get_device_properties(0)
-        driver = telemetry.nvml.nvmlSystemGetDriverVersion() if hasattr(telemetry, "nvml") else None
-        document = {"suite": "+".join(options.suite) or "cases", "gpu": properties.name, "driver": driver, "cuda": torch.version.cuda,
-                    "commit": commit, "date": time.strftime("%Y-%m-%d"), "command": " ".join(sys.argv), "logit_sd": options.logit_sd,
-                    "rows": rows}  # fmt: skip
-        with open(options.json, "w") as file:
-            json.dump(document, file, indent=1)
-    if wrong:
-        print("foveal's error is more than 1.2 times the best peer's")
-    return 1 if wrong else 0
+    if options.quick:
+        options.rounds, options.warmup, options.joules = min(options.rounds, 10), 0.2, 0.0
+    if not options.suite and not options.cases:
+        options.suite = ["cpu"] if options.device == "cpu" else ["seed"]
+    return options
+
+
+def main():
+    options = parsed()
+    device = Gpu() if options.device == "cuda" else Cpu()
+    builds = dict(entry.split("=", 1) if "=" in entry else ("foveal", entry) for entry in options.library)
+    builds = builds or {"foveal": ""}
+    suites = {name: SUITES[name][: QUICK.get(name) if options.quick else None] for name in options.suite}
+    if options.cases:
+        suites["cases"] = options.cases
+    overhead = print_overhead(device)
+    progress = Progress(sum(map(len, suites.values())))
+    any_wrong, ratios = False, []
+    for suite, texts in suites.items():
+        rows = []
+        for text in texts:
+            progress.show(text[:80])
+            device.free()
+            row, wrong = measure(Case(text), builds, device, options)
+            progress.done += 1
+            progress.clear()
+            print_row(row, wrong, builds)
+            rows.append(row)
+            any_wrong |= any(name in builds for name in wrong)
+            if (peer := best_peer(row, builds)) is not None:
+                ratios.append(row["us"][next(iter(builds))] / peer)
+        if options.write:
+            write(options.write, suite, rows, device, options, overhead)
+    if ratios:
+        mean = statistics.geometric_mean(ratios)
+        print(f"geometric mean over {len(ratios)} rows: {mean:.3f} of the best peer's time")
+    if any_wrong:
+        print("foveal is WRONG above: its error is beyond the contract's tolerance (1.10)")
+    return 1 if any_wrong else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,121 @@
+"""Who is compared: each entry makes, from a case and its tensors, a call and a way to look at the call's result.
+
+Names: foveal (or the names given with --library), and the peers cudnn, fa2 (both through PyTorch), torch_cpu, fa3 (the
+wheel fa3-fwd), flashinfer. A peer that cannot do a case, or is not there, raises; the caller says so.
+"""
+
+import foveal
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+
+class NotMeasured(Exception):
+    """This implementation is not there, or has no way to compute the case."""
+
+
+def foveal_build(path, case, q, k, v):
+    """libfoveal.so at `path`; "": the package's own."""
+    out = torch.full((*q.shape[:-1], v.shape[-1]), float("nan"), dtype=q.dtype, device=q.device)
+    options = {"causal": case.causal, "window": case.window, "out": out}
+    attention, arguments = foveal.attention, (q, k, v)
+    if case.varlen:
+        offsets = case.offsets(q.device)
+        attention, arguments = foveal.attention_varlen, (q, k, v, offsets, offsets)
+    if not path:
+        return lambda: attention(*arguments, **options)
+
+    def call():
+        before = foveal.use_library(path)
+        try:
+            return attention(*arguments, **options)
+        finally:
+            foveal.use_library(before)
+
+    return call
+
+
+def _sdpa_arguments(case, q, k, v):
+    if case.varlen or case.window[0] is not None:
+        raise NotMeasured("PyTorch's SDPA has neither varlen nor windows")
+    views = [x.transpose(1, 2) for x in (q, k, v)]
+    return views, {"is_causal": case.causal, "enable_gqa": case.heads_q != case.heads_k}
+
+
+def _sdpa(backend, case, q, k, v):
+    views, options = _sdpa_arguments(case, q, k, v)
+
+    def call():
+        with sdpa_kernel(backend):
+            return scaled_dot_product_attention(*views, **options).transpose(1, 2)
+
+    return call
+
+
+def cudnn(case, q, k, v):
+    return _sdpa(SDPBackend.CUDNN_ATTENTION, case, q, k, v)
+
+
+def fa2(case, q, k, v):
+    if not case.varlen and case.window[0] is None:
+        return _sdpa(SDPBackend.FLASH_ATTENTION, case, q, k, v)
+    if case.head_dim != case.head_dim_v:
+        raise NotMeasured("FlashAttention-2 needs d = d_v")
+    offsets = case.offsets(q.device)
+    longest = max(case.lengths)
+    packed = [x if case.varlen else x.flatten(0, 1) for x in (q, k, v)]
+    window = {"window_size_left": case.window[0], "window_size_right": 0 if case.causal else case.window[1]}
+    options = window if case.window[0] is not None else {}
+
+    def call():
+        out = torch.ops.aten._flash_attention_forward(
+            *packed, offsets, offsets, longest, longest, 0.0, case.causal, False, **options
+        )[0]
+        return out.view(*q.shape[:-1], v.shape[-1])
+
+    return call
+
+
+def torch_cpu(case, q, k, v):
+    views, options = _sdpa_arguments(case, q, k, v)
+    return lambda: scaled_dot_product_attention(*views, **options).transpose(1, 2)
+
+
+def fa3(case, q, k, v):
+    try:
+        import fa3_fwd_interface
+    except ImportError as error:
+        raise NotMeasured("fa3-fwd is not installed") from error
+    if case.dtype != torch.bfloat16:
+        raise NotMeasured("fa3-fwd knows bf16 only")
+    window = tuple(-1 if side is None else side for side in case.window)
+    options = {"causal": case.causal} | ({"window_size": window} if case.window[0] is not None else {})
+    first = lambda result: result[0] if isinstance(result, tuple) else result  # noqa: E731
+    if not case.varlen:
+        return lambda: first(fa3_fwd_interface.flash_attn_func(q, k, v, **options))
+    offsets, longest = case.offsets(q.device), max(case.lengths)
+    return lambda: first(
+        fa3_fwd_interface.flash_attn_varlen_func(q, k, v, offsets, offsets, longest, longest, **options)
+    )
+
+
+def flashinfer(case, q, k, v):
+    try:
+        import flashinfer as library
+    except ImportError as error:
+        raise NotMeasured("flashinfer is not installed") from error
+    workspace = torch.empty(256 << 20, dtype=torch.uint8, device=q.device)
+    wrapper = library.BatchPrefillWithRaggedKVCacheWrapper(workspace, "NHD")
+    offsets = case.offsets(q.device)
+    wrapper.plan(
+        offsets, offsets, case.heads_q, case.heads_k, case.head_dim, head_dim_vo=case.head_dim_v, causal=case.causal,
+        window_left=-1 if case.window[0] is None else case.window[0], q_data_type=q.dtype, kv_data_type=k.dtype,
+    )  # fmt: skip
+    packed = [x if case.varlen else x.flatten(0, 1) for x in (q, k, v)]
+    return lambda: wrapper.run(*packed).view(*q.shape[:-1], v.shape[-1])
+
+
+PEERS = {
+    "cuda": {"cudnn": cudnn, "fa2": fa2, "fa3": fa3, "flashinfer": flashinfer},
+    "cpu": {"torch_cpu": torch_cpu},
+}

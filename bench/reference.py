@@ -1,0 +1,91 @@
+"""What a case's output should be, in float64 on sampled heads and rows, and how wrong an output is."""
+
+import torch
+
+SAMPLED_HEADS = 3
+EDGE_ROWS = 128  # of a long sequence: so many at its start, middle and end
+
+
+def _samples(case):
+    """(sequence, head) pairs: first, last, and one between."""
+    return sorted({(0, 0), (case.batch - 1, case.heads_q - 1), (case.batch // 2, case.heads_q // 3)})[:SAMPLED_HEADS]
+
+
+def _rows(s, device):
+    rows = torch.arange(s, device=device)
+    if s <= 16 * EDGE_ROWS:
+        return rows
+    middle = s // 2
+    return torch.cat([rows[:EDGE_ROWS], rows[middle : middle + EDGE_ROWS], rows[-EDGE_ROWS:]])
+
+
+def _plain_16(scores, values, dtype):
+    """The textbook forward with P and the output rounded to 16 bits."""
+    p = torch.exp(scores - scores.amax(-1, keepdim=True))
+    return ((p.to(dtype).double() @ values) / p.sum(-1, keepdim=True)).to(dtype).double()
+
+
+def _plain_32(q, k, v, scale, hidden):
+    """The textbook forward in float32, term after term, for a matrix product sums in blocks. hidden: bool."""
+    scores = q.new_zeros(len(q), len(k))
+    for c in range(q.shape[1]):
+        scores += q[:, c : c + 1] * k[:, c]
+    scores = (scores * scale).masked_fill_(hidden, float("-inf"))
+    p = torch.exp(scores - scores.amax(-1, keepdim=True))
+    out, total = q.new_zeros(len(q), v.shape[1]), q.new_zeros(len(q), 1)
+    for j in range(len(k)):
+        out += p[:, j : j + 1] * v[j]
+        total += p[:, j : j + 1]
+    return (out / total).double()
+
+
+class Reference:
+    """Sampled rows in float64, and computed plainly in the case's precision."""
+
+    def __init__(self, case, q, k, v):
+        self.case = case
+        self.parts = []  # (sequence, first row of the sequence if packed, rows, head, expected)
+        plain = []
+        for i, head in _samples(case):
+            first = sum(case.lengths[:i])
+            span = slice(first, first + case.lengths[i])
+            sequence = [x[span] if case.varlen else x[i] for x in (q, k, v)]
+            rows = _rows(case.lengths[i], q.device)
+            kv = head // (case.heads_q // case.heads_k)
+            one = sequence[0][rows, head], sequence[1][:, kv], sequence[2][:, kv]
+            q64, k64, v64 = (x.double() for x in one)
+            hidden = self._hidden(case, rows, case.lengths[i])
+            scale = case.head_dim**-0.5
+            scores = (q64 @ k64.T * scale).masked_fill_(hidden, float("-inf"))
+            self.parts.append((i, first, rows, head, torch.softmax(scores, -1) @ v64))
+            f32 = case.dtype == torch.float32
+            plain.append(_plain_32(*one, scale, hidden) if f32 else _plain_16(scores, v64, case.dtype))
+        self.plain_error = self._error(plain)
+        expected = torch.cat([part[-1].flatten() for part in self.parts])
+        self.rounding = (expected.to(case.dtype).double() - expected).abs().max().item()
+
+    @staticmethod
+    def _hidden(case, rows, keys):
+        """bool [rows, keys]: which keys a row does not see."""
+        distance = torch.arange(keys, device=rows.device)[None, :] - rows[:, None]
+        left, right = (keys if side is None else side for side in case.window)
+        return (distance < -left) | (distance > right)
+
+    def _error(self, actual):
+        """(largest, relative in the Frobenius norm)"""
+        expected = torch.cat([part[-1].flatten() for part in self.parts])
+        difference = torch.cat([x.flatten() for x in actual]) - expected
+        return difference.abs().max().item(), (difference.norm() / expected.norm()).item()
+
+    def error_of(self, out):
+        """(largest, relative) error of out; infinite if an element anywhere is not finite."""
+        for piece in out.flatten(0, -3).split(max(1, 2**28 // max(out[..., 0, 0].numel(), 1))):
+            if not torch.isfinite(piece).all():
+                return float("inf"), float("inf")
+        pick = lambda i, first, rows, head: out[first + rows, head] if self.case.varlen else out[i, rows, head]  # noqa: E731
+        return self._error([pick(*part[:-1]).double() for part in self.parts])
+
+    def accepts(self, error):
+        """The contract's tolerance (1.10)."""
+        largest, relative = error
+        return largest <= 2 * self.plain_error[0] + self.rounding and relative <= 1.2 * self.plain_error[1]

@@ -1,0 +1,49 @@
+"""foveal: fused attention for NVIDIA Hopper GPUs and for CPUs.
+
+    out = foveal.attention(q, k, v, causal=True)
+
+Tensors of PyTorch, NumPy, CuPy and JAX are used where they lie. PyTorch's dispatcher: `import foveal.torch`.
+FlashAttention's functions: `foveal.compat.flash_attn`. Hugging Face transformers: `foveal.compat.transformers`.
+"""
+
+import os as _os
+
+from foveal._foveal import (
+    CudaError,
+    Error,
+    InvalidArgument,
+    NoDeviceError,
+    OutOfMemoryError,
+    Plan,
+    Support,
+    UnsupportedError,
+    attention,
+    attention_varlen,
+    backends,
+    merge,
+    plan,
+    supports,
+    use_library,
+    version,
+)
+
+if _os.environ.get("FOVEAL_LIBRARY"):
+    use_library(_os.environ["FOVEAL_LIBRARY"])
+
+__version__ = version()
+__all__ = [
+    "CudaError",
+    "Error",
+    "InvalidArgument",
+    "NoDeviceError",
+    "OutOfMemoryError",
+    "Plan",
+    "Support",
+    "UnsupportedError",
+    "attention",
+    "attention_varlen",
+    "backends",
+    "merge",
+    "plan",
+    "supports",
+]

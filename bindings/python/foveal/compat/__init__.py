@@ -1,0 +1,1 @@
+"""foveal under the interfaces of other libraries."""

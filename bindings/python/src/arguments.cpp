@@ -1,0 +1,294 @@
+#include "arguments.hpp"
+
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "errors.hpp"
+#include "library.hpp"
+
+namespace foveal::python {
+namespace {
+
+std::string quoted(nb::handle value) { return string_of(nb::repr(value)); }
+
+std::string text_of(dlpack::Device device) {
+    return device.type == dlpack::kCpu ? "the CPU" : "cuda:" + std::to_string(device.id);
+}
+
+double number(nb::handle value, const char* name) {
+    const double result = PyFloat_AsDouble(value.ptr());
+    if (result != -1.0 || PyErr_Occurred() == nullptr) return result;
+    PyErr_Clear();
+    raise_type_error(std::string(name) + " is " + quoted(value) + "; it must be a number");
+}
+
+int64_t integer(nb::handle value, const char* name) {
+    const nb::object index = nb::steal(PyNumber_Index(value.ptr()));
+    const int64_t result = index.is_valid() ? PyLong_AsLongLong(index.ptr()) : -1;
+    if (result != -1 || PyErr_Occurred() == nullptr) return result;
+    PyErr_Clear();
+    raise_type_error(std::string(name) + " is " + quoted(value) + "; it must be an integer of 64 bits");
+}
+
+// None: unlimited.
+int64_t window_side(nb::handle value, const char* name) {
+    if (value.is_none()) return FOVEAL_UNLIMITED;
+    const int64_t width = integer(value, name);
+    if (width < 0)
+        refuse(std::string(name) + " is " + std::to_string(width) + "; it must be >= 0, or None for no limit");
+    return width;
+}
+
+foveal_alignment alignment_of(nb::handle align) {
+    const char* const text = PyUnicode_Check(align.ptr()) ? PyUnicode_AsUTF8AndSize(align.ptr(), nullptr) : nullptr;
+    if (text != nullptr && std::strcmp(text, "bottom_right") == 0) return FOVEAL_BOTTOM_RIGHT;
+    if (text != nullptr && std::strcmp(text, "top_left") == 0) return FOVEAL_TOP_LEFT;
+    refuse("align is " + quoted(align) + "; known are \"bottom_right\" and \"top_left\"");
+}
+
+foveal_backend backend_on(dlpack::Device device) {
+    return device.type == dlpack::kCpu ? FOVEAL_BACKEND_CPU : FOVEAL_BACKEND_SM90;
+}
+
+void require_same_device(const Borrowed& tensor, const char* name, const Borrowed& q, const char* q_name) {
+    if (tensor.type != nullptr && q.type != nullptr && tensor.device != q.device)
+        refuse(std::string(name) + " is on " + text_of(tensor.device) + " but " + q_name + " is on " +
+               text_of(q.device));
+}
+
+void require_writable(const Borrowed& tensor, const char* name) {
+    if (tensor.type != nullptr && tensor.type->framework == Framework::jax)
+        raise(FOVEAL_UNSUPPORTED, std::string(name) + " is a JAX array; those cannot be written to");
+    if (tensor.read_only) refuse(std::string(name) + " is read-only");
+}
+
+// A dimension that a framework has expanded (stride 0) is one that is shared: size 1 to the C ABI.
+void fold_expanded(foveal_tensor& view, int dim, int64_t expanded_size) {
+    if (view.rank == FOVEAL_MAX_RANK && view.shape[dim] == expanded_size && view.stride[dim] == 0) view.shape[dim] = 1;
+}
+
+void shape_view(foveal_tensor& view, foveal_dtype dtype, std::initializer_list<int64_t> shape) {
+    view = {};
+    view.dtype = dtype;
+    for (const int64_t n : shape) view.shape[view.rank++] = n;
+    pack_strides(view);
+}
+
+// Runs `call` on the current stream of the library that `q` comes from.
+template <typename Call>
+void launch_for(const Borrowed& q, Call&& call) {
+    const CurrentDevice guard(*q.type, q.device);
+    void* const stream = current_stream(*q.type, q.device);
+    foveal_status status;
+    {
+        const nb::gil_scoped_release released;
+        status = call(stream);
+    }
+    check(status);
+}
+
+}  // namespace
+
+bool boolean(nb::handle value, const char* name) {
+    if (value.ptr() == Py_True) return true;
+    if (value.ptr() == Py_False) return false;
+    raise_type_error(std::string(name) + " is " + quoted(value) + "; it must be True or False");
+}
+
+ForwardArguments::ForwardArguments(nb::handle q, nb::handle k, nb::handle v, nb::handle cu_seqlens_q,
+                                   nb::handle cu_seqlens_k, const Options& options, Form form)
+    : form_(form),
+      objects_{q, k, v, options.bias, options.sinks, options.alibi_slopes},
+      q_(q.ptr(), "q", form),
+      k_(k.ptr(), "k", form),
+      v_(v.ptr(), "v", form) {
+    library.forward_args_init(&args_);
+    require_same_device(k_, "k", q_, "q");
+    require_same_device(v_, "v", q_, "q");
+    args_.q = q_.view;
+    args_.k = k_.view;
+    args_.v = v_.view;
+    add(args_.cu_seqlens_q, cu_seqlens_q_, cu_seqlens_q, "cu_seqlens_q");
+    add(args_.cu_seqlens_k, cu_seqlens_k_, cu_seqlens_k, "cu_seqlens_k");
+    add(args_.seqused_q, seqused_q_, options.seqused_q, "seqused_q");
+    add(args_.seqused_k, seqused_k_, options.seqused_k, "seqused_k");
+    add(args_.alibi_slopes, alibi_slopes_, options.alibi_slopes, "alibi_slopes");
+    add(args_.sinks, sinks_, options.sinks, "sinks");
+    add(args_.bias, bias_, options.bias, "bias");
+    add(args_.mask, mask_, options.mask, "mask");
+    for (foveal_tensor* const scores : {&args_.bias, &args_.mask}) {
+        fold_expanded(*scores, 0, args_.q.shape[0]);
+        fold_expanded(*scores, 1, args_.q.shape[2]);
+    }
+    set_numbers(options);
+}
+
+void ForwardArguments::add(foveal_tensor& slot, std::optional<Borrowed>& borrowed, nb::handle object,
+                           const char* name) {
+    if (!object.is_valid() || object.is_none()) return;
+    borrowed.emplace(object.ptr(), name, form_);
+    require_same_device(*borrowed, name, q_, "q");
+    slot = borrowed->view;
+}
+
+void ForwardArguments::set_numbers(const Options& options) {
+    if (!options.scale.is_none()) {
+        args_.scale = static_cast<float>(number(options.scale, "scale"));
+        if (std::isnan(args_.scale)) refuse("scale is nan; it must be finite, or None for 1/sqrt(d)");
+    }
+    args_.softcap = static_cast<float>(number(options.softcap, "softcap"));
+    args_.chunk = options.chunk.is_none() ? 0 : integer(options.chunk, "chunk");
+    args_.alignment = alignment_of(options.align);
+    set_window(options.window, boolean(options.causal, "causal"));
+}
+
+void ForwardArguments::set_window(nb::handle window, bool causal) {
+    if (!window.is_none()) {
+        if (PySequence_Check(window.ptr()) == 0 || PySequence_Size(window.ptr()) != 2) {
+            PyErr_Clear();
+            raise_type_error("window is " + quoted(window) + "; it must be a pair (left, right) of integers or None");
+        }
+        args_.window_left = window_side(nb::object(window[0]), "window[0]");
+        args_.window_right = window_side(nb::object(window[1]), "window[1]");
+    }
+    if (!causal) return;
+    if (args_.window_right > 0)
+        refuse("window[1] is " + std::to_string(args_.window_right) + " and causal is True, which means 0");
+    args_.window_right = 0;
+}
+
+void ForwardArguments::set_backend(nb::handle backend) {
+    if (backend.is_valid() && !backend.is_none()) {
+        const std::string name = string_of(backend);
+        if (name != "cpu" && name != "sm90") refuse("backend is \"" + name + "\"; known are \"cpu\" and \"sm90\"");
+        args_.backend = name == "cpu" ? FOVEAL_BACKEND_CPU : FOVEAL_BACKEND_SM90;
+    } else if (q_.type != nullptr) {
+        args_.backend = backend_on(q_.device);
+    }
+}
+
+// Only as far as q and v have the rank that it takes: what they lack, the library says.
+void ForwardArguments::shape_results(bool wants_lse) {
+    const foveal_tensor &q = args_.q, &v = args_.v;
+    const bool varlen = args_.cu_seqlens_q.rank != 0;
+    const int32_t rank = varlen ? 3 : 4;
+    if (q.rank != rank || v.rank != rank)
+        refuse(std::string(q.rank != rank ? "q" : "v") + " has rank " +
+               std::to_string(q.rank != rank ? q.rank : v.rank) + "; " +
+               (varlen ? "attention_varlen needs 3: [total, heads, d]" : "attention needs 4: [b, s, heads, d]"));
+    if (varlen) {
+        shape_view(args_.out, q.dtype, {q.shape[0], q.shape[1], v.shape[2]});
+        if (wants_lse) shape_view(args_.lse, FOVEAL_F32, {q.shape[1], q.shape[0]});
+    } else {
+        shape_view(args_.out, q.dtype, {q.shape[0], q.shape[1], q.shape[2], v.shape[3]});
+        if (wants_lse) shape_view(args_.lse, FOVEAL_F32, {q.shape[0], q.shape[2], q.shape[1]});
+    }
+}
+
+void ForwardArguments::describe_results(bool wants_lse) { shape_results(wants_lse); }
+
+void ForwardArguments::set_results(nb::handle out, bool wants_lse) {
+    shape_results(wants_lse);
+    PyObject* const q = objects_[0].ptr();
+    out_is_new_ = out.is_none();
+    out_object_ = out_is_new_ ? new_tensor(*q_.type, q, q_.device, q_.view, args_.out, true) : nb::borrow(out);
+    out_.emplace(out_object_.ptr(), "out");
+    if (!out_is_new_) {
+        require_writable(*out_, "out");
+        require_same_device(*out_, "out", q_, "q");
+    }
+    args_.out = out_->view;
+    if (!wants_lse) return;
+    lse_object_ = new_tensor(*q_.type, q, q_.device, q_.view, args_.lse, false);
+    lse_.emplace(lse_object_.ptr(), "lse");
+    args_.lse = lse_->view;
+}
+
+void ForwardArguments::refuse_gradients() const {
+    constexpr std::array kNames{"q", "k", "v", "bias", "sinks", "alibi_slopes"};
+    const Borrowed* const tensors[]{&q_,
+                                    &k_,
+                                    &v_,
+                                    bias_ ? &*bias_ : nullptr,
+                                    sinks_ ? &*sinks_ : nullptr,
+                                    alibi_slopes_ ? &*alibi_slopes_ : nullptr};
+    for (size_t i = 0; i < kNames.size(); ++i)
+        if (tensors[i] != nullptr) refuse_gradient(*tensors[i]->type, objects_[i].ptr(), kNames[i]);
+}
+
+void ForwardArguments::launch() {
+    launch_for(q_, [&](void* stream) { return library.forward(&args_, stream); });
+}
+
+nb::object ForwardArguments::result(bool wants_lse) const {
+    const nb::object out = out_is_new_ ? returned_form(*q_.type, out_object_) : out_object_;
+    if (!wants_lse) return out;
+    return nb::make_tuple(out, returned_form(*q_.type, lse_object_));
+}
+
+nb::object merge(nb::handle outs, nb::handle lses, nb::handle out, nb::handle lse) {
+    const auto count = [](nb::handle parts, const char* name) {
+        const Py_ssize_t size = PySequence_Size(parts.ptr());
+        if (size >= 0) return size;
+        PyErr_Clear();
+        raise_type_error(std::string(name) + " is " + quoted(parts) + "; it must be a sequence of tensors");
+    };
+    const Py_ssize_t parts = count(outs, "outs");
+    if (parts < 1 || parts > FOVEAL_MAX_MERGE_PARTS)
+        refuse("outs has " + std::to_string(parts) + " parts; 1 to " + std::to_string(FOVEAL_MAX_MERGE_PARTS) +
+               " can be merged in one call");
+    if (count(lses, "lses") != parts)
+        refuse("lses has " + std::to_string(count(lses, "lses")) + " parts but outs has " + std::to_string(parts));
+
+    std::vector<nb::object> objects;
+    std::array<std::optional<Borrowed>, FOVEAL_MAX_MERGE_PARTS> out_parts, lse_parts;
+    std::array<foveal_tensor, FOVEAL_MAX_MERGE_PARTS> out_views{}, lse_views{};
+    for (Py_ssize_t i = 0; i < parts; ++i) {
+        const auto n = static_cast<size_t>(i);
+        const std::string names[]{"outs[" + std::to_string(i) + "]", "lses[" + std::to_string(i) + "]"};
+        objects.push_back(nb::object(outs[n]));
+        out_parts[n].emplace(objects.back().ptr(), names[0].c_str());
+        refuse_gradient(*out_parts[n]->type, objects.back().ptr(), names[0].c_str());
+        objects.push_back(nb::object(lses[n]));
+        lse_parts[n].emplace(objects.back().ptr(), names[1].c_str());
+        refuse_gradient(*lse_parts[n]->type, objects.back().ptr(), names[1].c_str());
+        require_same_device(*out_parts[n], names[0].c_str(), *out_parts[0], "outs[0]");
+        require_same_device(*lse_parts[n], names[1].c_str(), *out_parts[0], "outs[0]");
+        out_views[n] = out_parts[n]->view;
+        lse_views[n] = lse_parts[n]->view;
+    }
+
+    if (library.merge == nullptr) raise(FOVEAL_UNSUPPORTED, "this build of libfoveal has no merge");
+    const Borrowed& first = *out_parts[0];
+    foveal_merge_args args;
+    library.merge_args_init(&args);
+    args.backend = backend_on(first.device);
+    args.parts = static_cast<int32_t>(parts);
+    args.outs = out_views.data();
+    args.lses = lse_views.data();
+    // New, or the caller's.
+    const auto result = [&](nb::handle given, const char* name, const foveal_tensor& like, bool dtype_of_first,
+                            std::optional<Borrowed>& borrowed, foveal_tensor& slot) {
+        foveal_tensor view = like;
+        pack_strides(view);
+        nb::object object =
+            given.is_none() ? new_tensor(*first.type, objects[0].ptr(), first.device, first.view, view, dtype_of_first)
+                            : nb::borrow(given);
+        borrowed.emplace(object.ptr(), name);
+        if (!given.is_none()) require_writable(*borrowed, name);
+        require_same_device(*borrowed, name, first, "outs[0]");
+        slot = borrowed->view;
+        return object;
+    };
+    std::optional<Borrowed> out_tensor, lse_tensor;
+    const nb::object out_object = result(out, "out", first.view, true, out_tensor, args.out);
+    const nb::object lse_object = result(lse, "lse", lse_views[0], false, lse_tensor, args.lse);
+    launch_for(first, [&](void* stream) { return library.merge(&args, stream); });
+    return nb::make_tuple(out.is_none() ? returned_form(*first.type, out_object) : out_object,
+                          lse.is_none() ? returned_form(*first.type, lse_object) : lse_object);
+}
+
+}  // namespace foveal::python

@@ -1,0 +1,67 @@
+#include "library.hpp"
+
+#include <dlfcn.h>
+
+#include <map>
+
+#include "errors.hpp"
+
+#pragma weak foveal_merge_args_init
+#pragma weak foveal_merge
+
+namespace foveal::python {
+namespace {
+
+Library beside() {
+    return {"",
+            foveal_forward_args_init,
+            foveal_forward,
+            foveal_supports,
+            foveal_plan_create,
+            foveal_plan_destroy,
+            foveal_plan_describe,
+            foveal_plan_workspace_bytes,
+            foveal_merge_args_init,
+            foveal_merge,
+            foveal_last_error,
+            foveal_version,
+            foveal_backend_built};
+}
+
+Library load(const std::string& path) {
+    void* const handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (handle == nullptr) refuse("library cannot be loaded: " + std::string(dlerror()));
+    Library loaded{path};
+    const auto find = [&](auto& function, const char* name, bool required = true) {
+        function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(handle, name));
+        if (required && function == nullptr) refuse("library " + path + " has no " + name);
+    };
+    find(loaded.forward_args_init, "foveal_forward_args_init");
+    find(loaded.forward, "foveal_forward");
+    find(loaded.supports, "foveal_supports");
+    find(loaded.plan_create, "foveal_plan_create");
+    find(loaded.plan_destroy, "foveal_plan_destroy");
+    find(loaded.plan_describe, "foveal_plan_describe");
+    find(loaded.plan_workspace_bytes, "foveal_plan_workspace_bytes");
+    find(loaded.merge_args_init, "foveal_merge_args_init", false);
+    find(loaded.merge, "foveal_merge", false);
+    find(loaded.last_error, "foveal_last_error");
+    find(loaded.version, "foveal_version");
+    find(loaded.backend_built, "foveal_backend_built");
+    return loaded;
+}
+
+}  // namespace
+
+Library library = beside();
+
+std::string use_library(const std::string& path) {
+    static std::map<std::string, Library> builds{{"", beside()}};
+    auto build = builds.find(path);
+    if (build == builds.end()) build = builds.emplace(path, load(path)).first;
+    std::string before = library.path;
+    library = build->second;
+    return before;
+}
+
+}  // namespace foveal::python

@@ -1,0 +1,135 @@
+"""attn_implementation="foveal" in Hugging Face transformers, on small randomly initialised models."""
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="SKIPPED: no PyTorch")
+transformers = pytest.importorskip("transformers", reason="SKIPPED: no transformers")
+
+import foveal  # noqa: E402
+import foveal.compat.transformers  # noqa: E402
+
+foveal.compat.transformers.register()
+
+SIZE = {
+    "vocab_size": 320,
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+}
+
+MODELS = {  # configuration, its own options, a reference that knows all of them
+    "llama": ("LlamaConfig", {}, "sdpa"),
+    "mistral": ("MistralConfig", {"sliding_window": 12}, "sdpa"),
+    "gemma2": (
+        "Gemma2Config",
+        {"sliding_window": 12, "attn_logit_softcapping": 5.0, "query_pre_attn_scalar": 64},
+        "eager",
+    ),
+    "gpt_oss": ("GptOssConfig", {"sliding_window": 12, "num_local_experts": 2, "num_experts_per_tok": 1}, "eager"),
+}
+
+
+def model_of(name, device, implementation, dtype):
+    torch.manual_seed(0)
+    config_class, options, _ = MODELS[name]
+    config = getattr(transformers, config_class)(**SIZE, **options)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=implementation, dtype=dtype)
+    for parameter_name, parameter in model.named_parameters():
+        if "sinks" in parameter_name:
+            torch.nn.init.normal_(parameter)
+        elif parameter.dim() > 1:  # sharp enough that the attention matters
+            torch.nn.init.normal_(parameter, std=0.08)
+    return model.to(device).eval()
+
+
+def batch(device, padding):
+    torch.manual_seed(1)
+    ids = torch.randint(1, 320, (3, 40), device=device)
+    seen = torch.ones_like(ids)
+    if padding == "left":
+        seen[0, :11] = seen[1, :3] = 0
+    elif padding == "right":
+        seen[0, -11:] = seen[2, -3:] = 0
+    return {"input_ids": ids, "attention_mask": seen}
+
+
+def logits(model, inputs):
+    with torch.no_grad():
+        return model(**inputs).logits.float()[inputs["attention_mask"].bool()]
+
+
+def supported_or_skip(call):
+    try:
+        return call()
+    except foveal.UnsupportedError as error:
+        pytest.skip(f"SKIPPED: sm90: {error}")
+
+
+@pytest.mark.parametrize("padding", ["none", "left", "right"])
+@pytest.mark.parametrize("name", MODELS)
+def test_logits(name, padding, device):
+    inputs = batch(device, padding)
+    reference = MODELS[name][2]
+    exact = logits(model_of(name, device, reference, torch.float32), inputs)
+    expected = logits(model_of(name, device, reference, torch.bfloat16), inputs)
+    model = model_of(name, device, "foveal", torch.bfloat16)
+    actual = logits(model, inputs) if device == "cpu" else supported_or_skip(lambda: logits(model, inputs))
+    # In bf16, foveal is no further from float32 than transformers' own attention is, but for chance.
+    assert torch.isfinite(actual).all()
+    error, own_error = ((x - exact).norm() / exact.norm() for x in (actual, expected))
+    assert error <= 1.25 * own_error, (error, own_error)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_is_exact_in_float32(name):
+    for padding in ("none", "left"):
+        inputs = batch("cpu", padding)
+        expected = logits(model_of(name, "cpu", MODELS[name][2], torch.float32), inputs)
+        actual = logits(model_of(name, "cpu", "foveal", torch.float32), inputs)
+        torch.testing.assert_close(actual, expected, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_generation(name, cache):
+    inputs = batch("cpu", "left")
+    options = {"max_new_tokens": 20, "do_sample": False, "cache_implementation": cache, "disable_compile": True}
+    with torch.no_grad():
+        expected = model_of(name, "cpu", MODELS[name][2], torch.float32).generate(**inputs, **options)
+        actual = model_of(name, "cpu", "foveal", torch.float32).generate(**inputs, **options)
+    assert torch.equal(actual, expected)
+
+
+def test_the_function_is_called(monkeypatch):
+    calls = []
+    attention = foveal.compat.transformers.attention
+    monkeypatch.setattr(foveal.compat.transformers, "attention", lambda *a, **k: calls.append(k) or attention(*a, **k))
+    logits(model_of("mistral", "cpu", "foveal", torch.float32), batch("cpu", "none"))
+    assert [call["window"] for call in calls] == [(11, 0), (11, 0)] and all(call["mask"] is None for call in calls)
+
+
+def test_a_packed_batch_does_not_leak():
+    model = model_of("llama", "cpu", "foveal", torch.float32)
+    ids = batch("cpu", "none")["input_ids"][:1]
+    positions = torch.cat([torch.arange(15), torch.arange(25)])[None]
+    with torch.no_grad():
+        packed = model(input_ids=ids, position_ids=positions, use_cache=False).logits
+        alone = model(input_ids=ids[:, 15:]).logits
+    torch.testing.assert_close(packed[:, 15:], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_the_unsupported_raises_by_name():
+    q = torch.zeros(1, 2, 4, 16)
+    module = torch.nn.Module()
+    forward = foveal.compat.transformers.attention_forward
+    with pytest.raises(foveal.UnsupportedError, match="dropout is 0.1"):
+        forward(module, q, q, q, None, dropout=0.1)
+    with pytest.raises(foveal.UnsupportedError, match="output_attentions"):
+        forward(module, q, q, q, None, output_attentions=True)
+    with pytest.raises(foveal.UnsupportedError, match="gradient"):
+        model_of("llama", "cpu", "foveal", torch.float32)(**batch("cpu", "none"))
