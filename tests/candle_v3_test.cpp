@@ -182,7 +182,7 @@ using Literals = std::vector<std::vector<float>>;
 constexpr size_t kLiteralChannels[] = {0, 1, 31, 62, 63};
 
 // Equal up to the rounding of four digits and one unit in the last place of f16.
-void expect_near(const CandleProblem& p, CandleData& data, const Literals& literals) {
+void expect_literals(const CandleProblem& p, CandleData& data, const Literals& literals) {
     const std::vector<float> out = data.out.values();  // [s, h, d]
     const auto rows = static_cast<size_t>(p.sequences.front().q), heads = static_cast<size_t>(p.heads_q);
     for (size_t n = 0; n < literals.size(); ++n) {
@@ -204,28 +204,12 @@ class CandleV3 : public testing::TestWithParam<foveal_backend> {
     }
     foveal_backend backend() const { return GetParam(); }
 
-    // Calls, and judges the result. What the backend does not do (yet) is noted.
+    // Calls, and judges the result.
     void expect_right(const CandleProblem& p, CandleData& data, bool use_gqa_packing = false) {
-        try {
-            call(p, data, use_gqa_packing);
-        } catch (const foveal::Error& error) {
-            if (error.status() != FOVEAL_UNSUPPORTED) throw;
-            unsupported_ = error.what();
-            return;
-        }
+        call(p, data, use_gqa_packing);
         EXPECT_EQ(judged(p, data), "");
         EXPECT_TRUE(data.out.surroundings_untouched());
     }
-
-    void expect_literals(const CandleProblem& p, CandleData& data, const Literals& literals) {
-        if (unsupported_.empty()) expect_near(p, data, literals);
-    }
-
-    void TearDown() override {
-        if (!unsupported_.empty()) GTEST_SKIP() << "SKIPPED in part: " << unsupported_;
-    }
-
-    std::string unsupported_;
 };
 
 INSTANTIATE_TEST_SUITE_P(Cpu, CandleV3, testing::Values(FOVEAL_BACKEND_CPU));
