@@ -579,9 +579,9 @@ TEST(Contract_1_9, Sm90NamesWhatItRefuses) {
     const auto shape = [](const std::string& text) { return shape_args(parse_case(text), FOVEAL_BACKEND_SM90); };
     expect_refusal(shape("s64 h2 d128 f32"), {"f32"});
     expect_refusal(shape("s64 h2 d7 bf16"), {"7"});
-    expect_refusal(shape("s64 h2 d264 bf16"), {"264"});
-    expect_refusal(shape("s64 h2 d128 dv264 bf16"), {"264"});
-    expect_refusal(shape("s64 h2 d512 dv64 bf16"), {"head dimension"});
+    expect_refusal(shape("s64 h2 d128 dv36 bf16"), {"36"});
+    expect_refusal(shape("s64 h2 d520 bf16"), {"520"});
+    expect_refusal(shape("s64 h2 d128 dv520 bf16"), {"520"});
     foveal_forward_args odd = shape("s64 h2 d128 bf16");
     odd.k.stride[1] += 1;
     odd.k.stride[0] += 64;

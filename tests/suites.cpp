@@ -93,8 +93,9 @@ void add_varlen(List& list, const Text& head_dim, const std::vector<Text>& types
 void add_head_dims(List& list, const std::vector<Text>& types) {
     std::vector<Text> dims;
     for (int d = 8; d <= 256; d += 8) dims.push_back("d" + std::to_string(d));
-    for (const Text dim : {"d512", "d192 dv128", "d128 dv192", "d64 dv128", "d128 dv64", "d40 dv24", "d8 dv256",
-                           "d256 dv8", "d96 dv160", "d72 dv136", "d256 dv128", "d200 dv248"})
+    for (const Text dim :
+         {"d264", "d384", "d512", "d512 dv64", "d64 dv512", "d320 dv456", "d192 dv128", "d128 dv192", "d64 dv128",
+          "d128 dv64", "d40 dv24", "d8 dv256", "d256 dv8", "d96 dv160", "d72 dv136", "d256 dv128", "d200 dv248"})
         dims.push_back(dim);
     for (size_t n = 0; n < dims.size(); ++n) {
         const Text tail = " hq4 hk2 " + dims[n] + " ";

@@ -7,7 +7,6 @@
 #endif
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 #include "cpu/exp.hpp"
@@ -29,16 +28,11 @@ inline HWY_NOINLINE void scale_scores(float* s, int64_t count, float scale) {
 // s = cap * tanh(scale * s / cap)
 inline HWY_NOINLINE void cap_scores(float* s, int64_t count, float scale, float cap) {
     const F32 d;
-    // One factor, or two where their product would leave the range of float. Finite even for the smallest cap: a score
-    // of 0 stays 0.
-    constexpr float kLargest = std::numeric_limits<float>::max();
-    const float quotient = scale / cap;
-    const bool one_factor = std::isnormal(quotient);
-    const VecF32 factor = hn::Set(d, one_factor ? quotient : scale);
-    const VecF32 factor_2 = hn::Set(d, one_factor ? 1.0f : std::min(1 / cap, kLargest));
+    const VecF32 factor = hn::Set(d, scale);
     const VecF32 limit = hn::Set(d, cap);
     for (int64_t i = 0; i < count; i += lanes()) {
-        const VecF32 x = hn::Mul(hn::Mul(hn::Load(d, s + i), factor), factor_2);
+        // A rounded 1/cap, or scale/cap, would be off for all scores alike.
+        const VecF32 x = hn::Div(hn::Mul(hn::Load(d, s + i), factor), limit);
         hn::Store(hn::Mul(limit, tanh_of(x)), d, s + i);
     }
 }
