@@ -1,8 +1,8 @@
 """Who is compared: each entry makes, from a case and its tensors, a call and a way to look at the call's result.
 
 Names: foveal (or the names given with --library), and the peers cudnn, fa2 and, where d > 256, efficient (all through
-PyTorch's SDPA), torch_cpu, fa3 (the wheel fa3-fwd), flashinfer. A peer that cannot do a case, or is not there, raises; the
-caller says so.
+PyTorch's SDPA), torch_cpu, fa3 (the wheel fa3-fwd), flashinfer. A peer that cannot do a case, or is not there, raises;
+the caller says so.
 """
 
 import foveal
