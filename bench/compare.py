@@ -154,18 +154,20 @@ def checked_calls(case, builds, device, options, tensors):
     return reference, calls, errors
 
 
-def alone(calls, device, seconds, repeats):
+def alone(calls, device, seconds, repeats, sample_s):
     """Microseconds and joules a forward of each implementation alone, in blocks of `seconds` in alternating order."""
     times, energies = {name: [] for name in calls}, {name: [] for name in calls}
+    ahead = max(1, round(0.05 / sample_s))  # samples between two waits for the device
     for name in [*calls, *reversed(calls)]:
         for _ in range(2):
             calls[name]()
         device.synchronize()
         joules, begin, count = device.telemetry.joules(), time.perf_counter(), 0
         while (elapsed := time.perf_counter() - begin) < seconds:
-            calls[name]()
+            for _ in range(ahead):
+                calls[name]()
             device.synchronize()
-            count += repeats
+            count += repeats * ahead
         if joules is not None:
             energies[name].append((device.telemetry.joules() - joules) / count)
         times[name].append(1e6 * elapsed / count)
@@ -202,7 +204,7 @@ def measure(case, builds, device, options):
         row["spread_pct"][name] = round(100 * (high - low) / middle, 2)
     if options.joules > 0 and device.telemetry.joules() is not None or options.alone:
         block = options.alone or options.joules
-        alone_us, joules = alone(samples, device, block, repeats)
+        alone_us, joules = alone(samples, device, block, repeats, sample_s)
         if options.alone:
             row["alone_us"] = {name: round(us, 2) for name, us in alone_us.items()}
         row["joules"] = {name: float(f"{joule:.4g}") for name, joule in joules.items()}

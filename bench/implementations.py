@@ -1,7 +1,8 @@
 """Who is compared: each entry makes, from a case and its tensors, a call and a way to look at the call's result.
 
-Names: foveal (or the names given with --library), and the peers cudnn, fa2 (both through PyTorch), torch_cpu, fa3 (the
-wheel fa3-fwd), flashinfer. A peer that cannot do a case, or is not there, raises; the caller says so.
+Names: foveal (or the names given with --library), and the peers cudnn, fa2 and, where d > 256, efficient (all through
+PyTorch's SDPA), torch_cpu, fa3 (the wheel fa3-fwd), flashinfer. A peer that cannot do a case, or is not there, raises;
+the caller says so.
 """
 
 import foveal
@@ -54,6 +55,12 @@ def _sdpa(backend, case, q, k, v):
 
 def cudnn(case, q, k, v):
     return _sdpa(SDPBackend.CUDNN_ATTENTION, case, q, k, v)
+
+
+def efficient(case, q, k, v):
+    if case.head_dim <= 256 or case.heads_q != case.heads_k:
+        raise NotMeasured("the others are faster, or it knows no grouped heads")
+    return _sdpa(SDPBackend.EFFICIENT_ATTENTION, case, q, k, v)
 
 
 def fa2(case, q, k, v):
@@ -116,6 +123,6 @@ def flashinfer(case, q, k, v):
 
 
 PEERS = {
-    "cuda": {"cudnn": cudnn, "fa2": fa2, "fa3": fa3, "flashinfer": flashinfer},
+    "cuda": {"cudnn": cudnn, "fa2": fa2, "efficient": efficient, "fa3": fa3, "flashinfer": flashinfer},
     "cpu": {"torch_cpu": torch_cpu},
 }

@@ -27,10 +27,11 @@ STYLES = {
     "fa3": ("#0072B2", "s", "FlashAttention-3"),
     "cudnn": ("#009E73", "^", "cuDNN"),
     "fa2": ("#CC79A7", "v", "FlashAttention-2"),
+    "efficient": ("#E69F00", "P", "PyTorch's memory-efficient"),
     "flashinfer": ("#56B4E9", "D", "FlashInfer"),
     "torch_cpu": ("#0072B2", "s", "PyTorch's SDPA"),
 }
-SPARE_COLOURS = ["#E69F00", "#000000", "#F0E442"]
+SPARE_COLOURS = ["#000000", "#F0E442", "#999999"]
 PEAK_FLOPS, PEAK_BYTES = 791e12, 4.27e12  # H200, sustained: docs/performance-log.md
 
 plt.rcParams.update(

@@ -21,8 +21,10 @@ class Telemetry(threading.Thread):
         try:
             nvml = ctypes.CDLL("libnvidia-ml.so.1")
             self.handle = ctypes.c_void_p()
-            name = f"GPU-{device_uuid}".encode()
-            if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetHandleByUUID(name, ctypes.byref(self.handle)):
+            name, handle = f"GPU-{device_uuid}".encode(), ctypes.byref(self.handle)
+            if nvml.nvmlInit_v2() or (
+                nvml.nvmlDeviceGetHandleByUUID(name, handle) and nvml.nvmlDeviceGetHandleByIndex_v2(0, handle)
+            ):
                 raise OSError("NVML does not know the device")
             self.nvml = nvml
             self.start()

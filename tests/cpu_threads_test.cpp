@@ -2,16 +2,21 @@
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cfenv>
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <mutex>
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -97,6 +102,53 @@ TEST(CpuThreads, ACallWithinACall) {
     std::atomic<int> inner{0};
     parallel_for(4, 4, [&](int64_t) { parallel_for(10, 4, [&](int64_t) { ++inner; }); });
     EXPECT_EQ(inner.load(), 40);
+}
+
+// Voluntary context switches of this process's workers so far: how often they went to sleep.
+int64_t sleeps_of_workers() {
+    int64_t sleeps = 0;
+    for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+        std::ifstream status(task.path() / "status");
+        std::string line;
+        bool worker = false;
+        while (std::getline(status, line)) {
+            if (line == "Name:\tfoveal") worker = true;
+            const std::string_view counter = "voluntary_ctxt_switches:";
+            if (worker && line.starts_with(counter)) sleeps += std::stoll(line.substr(counter.size()));
+        }
+    }
+    return sleeps;
+}
+
+TEST(CpuThreads, OneCallAfterTheOtherFindsThemAwake) {
+    constexpr int kCalls = 400;
+    int64_t fewest = kCalls;
+    // A machine that is busy with something else may put them to sleep.
+    for (int attempt = 0; attempt < 20 && fewest > kCalls / 4; ++attempt) {
+        parallel_for(2, 2, [](int64_t) {});
+        const int64_t before = sleeps_of_workers();
+        for (int call = 0; call < kCalls; ++call) {
+            std::atomic<int> arrived{0};
+            parallel_for(2, 2, [&](int64_t) {  // both threads take part
+                ++arrived;
+                while (arrived < 2) std::this_thread::yield();
+            });
+        }
+        fewest = std::min(fewest, sleeps_of_workers() - before);
+    }
+    EXPECT_LE(fewest, kCalls / 4);
+}
+
+TEST(CpuThreads, WithoutWorkTheySleep) {
+    parallel_for(4, 4, [](int64_t) {});
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    timespec before{}, after{};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+    const double used_s =
+        static_cast<double>(after.tv_sec - before.tv_sec) + 1e-9 * static_cast<double>(after.tv_nsec - before.tv_nsec);
+    EXPECT_LT(used_s, 0.05);
 }
 
 TEST(CpuThreads, AChildOfForkHasItsOwn) {

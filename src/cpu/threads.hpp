@@ -1,4 +1,5 @@
-// The library's threads: a pool that starts with the first call which wants it and sleeps between calls.
+// The library's threads: a pool that starts with the first call which wants it. Between calls its threads sleep, after
+// they have looked for the next one for 50 us.
 //
 // Any number of threads may call parallel_for at once: each caller works on its own job and idle workers join the
 // oldest job that still wants help, so a process never runs more workers than the largest call asked for.

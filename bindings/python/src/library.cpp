@@ -6,9 +6,6 @@
 
 #include "errors.hpp"
 
-#pragma weak foveal_merge_args_init
-#pragma weak foveal_merge
-
 namespace foveal::python {
 namespace {
 
@@ -43,7 +40,7 @@ Library load(const std::string& path) {
     find(loaded.plan_destroy, "foveal_plan_destroy");
     find(loaded.plan_describe, "foveal_plan_describe");
     find(loaded.plan_workspace_bytes, "foveal_plan_workspace_bytes");
-    find(loaded.merge_args_init, "foveal_merge_args_init", false);
+    find(loaded.merge_args_init, "foveal_merge_args_init", false);  // builds before 2026-11-24 have no merge
     find(loaded.merge, "foveal_merge", false);
     find(loaded.last_error, "foveal_last_error");
     find(loaded.version, "foveal_version");

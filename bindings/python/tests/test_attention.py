@@ -98,6 +98,18 @@ def test_jax(dtype):
         foveal.attention(*(jax.numpy.asarray(x) for x in (q, k, v)), out=out)
 
 
+@pytest.mark.gpu
+def test_cupy():
+    cupy = pytest.importorskip("cupy", reason="SKIPPED: no CuPy")
+    arrays = inputs(np.float16, d=64)
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        q, k, v = (cupy.asarray(x) for x in arrays)
+        out, lse = foveal.attention(q, k, v, causal=True, return_lse=True)
+        stream.synchronize()
+    assert isinstance(out, cupy.ndarray) and out.dtype == np.float16
+    oracle.assert_close(out.get(), *arrays, np.float16, lse=lse.get(), causal=True)
+
+
 def test_torch_result_is_its_own_memory():
     torch = pytest.importorskip("torch", reason="SKIPPED: no PyTorch")
     q, k, v = (torch.from_numpy(x) for x in inputs())

@@ -30,7 +30,7 @@ MODELS = {  # configuration, its own options, a reference that knows all of them
         {"sliding_window": 12, "attn_logit_softcapping": 5.0, "query_pre_attn_scalar": 64},
         "eager",
     ),
-    "gpt_oss": ("GptOssConfig", {"sliding_window": 12, "num_local_experts": 2, "num_experts_per_tok": 1}, "eager"),
+    "gpt_oss": ("GptOssConfig", {"sliding_window": 12, "num_local_experts": 1, "num_experts_per_tok": 1}, "eager"),
 }
 
 
@@ -38,13 +38,15 @@ def model_of(name, device, implementation, dtype):
     torch.manual_seed(0)
     config_class, options, _ = MODELS[name]
     config = getattr(transformers, config_class)(**SIZE, **options)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=implementation, dtype=dtype)
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation=implementation, dtype=torch.float32
+    )
     for parameter_name, parameter in model.named_parameters():
         if "sinks" in parameter_name:
             torch.nn.init.normal_(parameter)
         elif parameter.dim() > 1:  # sharp enough that the attention matters
             torch.nn.init.normal_(parameter, std=0.08)
-    return model.to(device).eval()
+    return model.to(device, dtype).eval()  # random numbers differ between types: drawn in float32
 
 
 def batch(device, padding):
@@ -82,7 +84,7 @@ def test_logits(name, padding, device):
     # In bf16, foveal is no further from float32 than transformers' own attention is, but for chance.
     assert torch.isfinite(actual).all()
     error, own_error = ((x - exact).norm() / exact.norm() for x in (actual, expected))
-    assert error <= 1.25 * own_error, (error, own_error)
+    assert own_error < 0.1 and error <= 1.25 * own_error, (error, own_error)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -95,9 +97,9 @@ def test_it_is_exact_in_float32(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("cache", ["dynamic", "static"])
-def test_generation(name, cache):
-    inputs = batch("cpu", "left")
+@pytest.mark.parametrize("cache, padding", [("dynamic", "left"), ("static", "left"), ("static", "none")])
+def test_generation(name, cache, padding):
+    inputs = batch("cpu", padding)
     options = {"max_new_tokens": 20, "do_sample": False, "cache_implementation": cache, "disable_compile": True}
     with torch.no_grad():
         expected = model_of(name, "cpu", MODELS[name][2], torch.float32).generate(**inputs, **options)
