@@ -76,6 +76,7 @@ void describe_bound(std::ostream& out, const Problem& p) {
 void describe_sm90(std::ostream& out, const Plan& plan) {
     const sm90::ForwardTileEntry& entry = sm90::kForwardTiles[plan.forward.choice.tile_index];
     const sm90::ForwardTile& tile = entry.tile;
+    const sm90::ForwardConfig config{plan.problem.dtype, tile, plan.forward.choice.variant};
     out << "kernel     sm90 forward, " << name_of(plan.problem.dtype) << ", d up to " << tile.head_dim << ", d_v up to "
         << tile.head_dim_v << ", " << sm90::name_of(plan.forward.choice.variant) << '\n'
         << "tile       " << tile.rows() << " rows (" << tile.consumers << " warpgroups "
@@ -84,7 +85,7 @@ void describe_sm90(std::ostream& out, const Plan& plan) {
         << "grid       " << plan.forward.grid << " CTAs of " << tile.threads() << " threads on " << plan.traits.sms
         << " SMs\n"
         << "shared     " << sm90::shared_bytes(tile) << " bytes a CTA\n"
-        << "registers  " << tile.producer_registers << " a producer thread, " << tile.consumer_registers
+        << "registers  " << tile.producer_registers << " a producer thread, " << config.consumer_registers()
         << " a consumer thread\n"
         << "order      sections of " << plan.forward.section_keys << " keys, "
         << (plan.forward.last_rows_first ? "last" : "first") << " rows first, busiest CTA at " << plan.forward.imbalance

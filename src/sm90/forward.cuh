@@ -82,7 +82,8 @@ __device__ __forceinline__ void produce_k(Shared<kConfig>& shared, const Forward
     WorkCursor<kConfig> cursor(params);
     RingPosition<kTile.stages> ring;
     for (Work work = cursor.next(); work.valid; work = cursor.next())
-        for (int32_t block = work.blocks.visit.begin; block < work.blocks.visit.end; ++block, ring.advance()) {
+        for (int32_t step = work.blocks.visit.begin; step < work.blocks.visit.end; ++step, ring.advance()) {
+            const int32_t block = block_of_step<kConfig>(params, work.blocks, step);
             ptx::mbarrier_wait(shared.k_free[ring.slot], ring.parity ^ 1);
             if (ptx::elect_sync())
                 load_tile<kTile.keys, kTile.head_dim>(shared.k[ring.slot], maps.k, shared.k_full[ring.slot],
@@ -112,8 +113,8 @@ __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const Forward
     RingPosition<kTile.stages> ring;
     RingPosition<1> landing;
     for (Work work = cursor.next(); work.valid; work = cursor.next())
-        for (int32_t block = work.blocks.visit.begin; block < work.blocks.visit.end; ++block, ring.advance()) {
-            const int32_t row = block * kTile.keys;
+        for (int32_t step = work.blocks.visit.begin; step < work.blocks.visit.end; ++step, ring.advance()) {
+            const int32_t row = block_of_step<kConfig>(params, work.blocks, step) * kTile.keys;
             // The copy engine fills with zeros past the tensor, but not past the sequence.
             const bool has_stray_rows =
                 row + kTile.keys > work.band.len_k && work.first_k + work.band.len_k < params.mapped_rows_k;
@@ -134,14 +135,14 @@ __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const Forward
         }
 }
 
-// The head's values that options need, for the consumers.
+// The head's own values, for the consumers.
 template <ForwardConfig kConfig>
-__device__ __forceinline__ void look_up_head(Work& work, const ScoreOptions& options) {
-    constexpr float kLog2E = 1.44269504088896f;
-    work.slope_log2 = options.alibi_slopes == nullptr
-                          ? 0.0f
-                          : kLog2E * options.alibi_slopes[work.sequence * options.alibi_batch_stride + work.head_q];
-    work.sink = options.sinks == nullptr ? -INFINITY : options.sinks[work.head_q];
+__device__ __forceinline__ void look_up_head(Work& work, const ForwardParams& params) {
+    work.sink = params.sinks == nullptr ? -INFINITY : params.sinks[work.head_q];
+    if constexpr (kConfig.has_options())
+        if (params.scores.alibi_slopes != nullptr)
+            work.slope =
+                params.scores.alibi_slopes[work.sequence * params.scores.alibi_batch_stride + work.head_q];
 }
 
 template <ForwardConfig kConfig>
@@ -154,8 +155,7 @@ __device__ __forceinline__ void produce_q(Shared<kConfig>& shared, const Forward
     for (bool more = true; more; ring.advance(), slots.advance()) {
         Work work = cursor.next();
         more = work.valid;
-        if constexpr (kConfig.general())
-            if (more) look_up_head<kConfig>(work, params.scores);
+        if (more) look_up_head<kConfig>(work, params);
         for (int32_t w = 0; w < kTile.query_tiles(); ++w) {
             ptx::mbarrier_wait(shared.q_free[ring.slot][w], ring.parity ^ 1);
             if (ptx::elect_sync()) {
@@ -183,6 +183,7 @@ class Consumer {
     static constexpr int32_t kChunks = Products::kChunks;
     // wgmmas before the end of P V at which the turn is passed
     static constexpr int32_t kEarlyChunks = kChunks - kTile.first_chunks < 2 ? kChunks - kTile.first_chunks : 2;
+    static constexpr float kLog2E = 1.44269504088896f;
     static constexpr int32_t kOutPanels = kTile.out_columns() / kPanelColumns;
     static constexpr int32_t kTurnThreads = 2 * kWarpgroupThreads;
     static constexpr int32_t kFirstTurnBarrier = 1;  // 0 is __syncthreads'
@@ -208,8 +209,8 @@ class Consumer {
         first_scores(blocks);
         for (;;) {
             bool accumulate = false;
-            for (int32_t block = blocks.visit.begin + 1; block < blocks.visit.end; ++block, accumulate = true)
-                step(blocks, block, accumulate);
+            for (int32_t i = blocks.visit.begin + 1; i < blocks.visit.end; ++i, accumulate = true)
+                step(blocks, i, accumulate);
             if constexpr (kTile.query_buffers > 1) free_queries();
             await_staging();
             const int32_t finished = work_slots_.slot;
@@ -242,14 +243,14 @@ class Consumer {
         free_single_queries(last);
     }
 
-    // One block inside a tile.
-    __device__ __forceinline__ void step(BlockRange& blocks, int32_t block, bool accumulate) {
+    // One block inside a tile, the i-th of blocks.visit.
+    __device__ __forceinline__ void step(BlockRange& blocks, int32_t i, bool accumulate) {
         const int32_t v_slot = values_.slot;
-        scores_beside_output(accumulate, block + 1 == blocks.visit.end);
-        finish_scores(blocks, block);
+        scores_beside_output(accumulate, i + 1 == blocks.visit.end);
+        finish_scores(blocks, i);
         softmax_.shift(s_);
         const auto before = softmax_.sums();
-        exponentials_beside_output(v_slot, block + 1 < blocks.visit.end);
+        exponentials_beside_output(v_slot, i + 1 < blocks.visit.end);
         if (__any_sync(~0u, softmax_.add(p_))) {
             softmax_.rescale(s_, p_, o_, before);
             if (softmax_.far(scale_log2())) blocks.unmasked = {0, 0};
@@ -297,10 +298,11 @@ class Consumer {
 
     // Masks, and options if there are any. The tile's band and row are read where they are needed, and not kept in
     // registers.
-    __device__ __forceinline__ void finish_scores(const BlockRange& blocks, int32_t block) {
+    __device__ __forceinline__ void finish_scores(const BlockRange& blocks, int32_t i) {
         const Work& work = shared_.work[work_slots_.slot];
+        const int32_t block = block_of_step<kConfig>(params_, blocks, i);
         const int32_t first_key = block * kTile.keys;
-        if constexpr (kConfig.general()) {
+        if constexpr (kConfig.has_options()) {
             const int32_t lane = ptx::lane_id();
             Scores<kConfig>(params_, work, work.row + first_row() + lane / 4, first_key, lane).apply(s_);
         }
@@ -308,7 +310,7 @@ class Consumer {
             const int32_t lane = ptx::lane_id();
             softmax_.mask(s_, known_band<kConfig>(work.band), work.row + first_row() + lane / 4, first_key, lane);
             // Far tiles pass here for every block, so that the others need not ask.
-            if (block != blocks.visit.begin && softmax_.far(scale_log2())) softmax_.scale_scores(s_, scale_log2());
+            if (i != blocks.visit.begin && softmax_.far(scale_log2())) softmax_.scale_scores(s_, scale_log2());
         }
     }
 
@@ -324,7 +326,7 @@ class Consumer {
     }
 
     // What the scores still have to be multiplied by.
-    __device__ __forceinline__ float scale_log2() const { return kConfig.general() ? 1.0f : params_.scale_log2; }
+    __device__ __forceinline__ float scale_log2() const { return kConfig.has_options() ? kLog2E : params_.scale_log2; }
 
     // This warp's first row of the tile, and this warpgroup's first column of the output.
     __device__ __forceinline__ int32_t first_row() const { return query_tile_ * kWarpgroupRows + warp_ * kWarpRows; }
@@ -402,11 +404,10 @@ class Consumer {
 
     // Factors that turn O into the output; writes the log-sum-exp.
     __device__ __forceinline__ RowScale finish_rows(int32_t slot) {
-        constexpr float kLog2E = 1.44269504088896f;
         const Work& work = shared_.work[slot];
-        const float sink = kConfig.general() ? work.sink : -INFINITY;
+        const float sink = work.sink;
         const RowScale scale{{softmax_.normaliser(0, sink * kLog2E), softmax_.normaliser(1, sink * kLog2E)}};
-        if constexpr (kConfig.sums_exactly()) {
+        if constexpr (kConfig.has_lse()) {
             // Of warpgroups that share rows, one writes.
             if (params_.lse != nullptr && (!kTile.shares_rows || warpgroup_ == 0)) {
                 const float lse[2] = {softmax_.log_sum_exp(0, sink), softmax_.log_sum_exp(1, sink)};
@@ -496,7 +497,7 @@ __global__ void __launch_bounds__(Instance::kConfig.tile.threads(), 1)
         ptx::setmaxnreg_dec<kConfig.tile.producer_registers>();
         produce<kConfig>(shared, maps, params);
     } else {
-        ptx::setmaxnreg_inc<kConfig.tile.consumer_registers>();
+        ptx::setmaxnreg_inc<kConfig.consumer_registers()>();
         Consumer<kConfig>(shared, maps, params, warpgroup - 1).run();
     }
 }

@@ -13,13 +13,16 @@ struct ScoreMatrix {
     int64_t batch_stride, row_stride, head_stride;
 };
 
-// What only the general variant reads.
+// What only the variants with options read (scores.cuh).
 struct ScoreOptions {
-    float capped_log2;          // softcap * log2(e); 0: no softcap
-    float cap_argument;         // scale / softcap
+    float scale;
+    float softcap;       // 0: none
+    float cap_argument;  // scale / softcap
+    float cap[4];        // coefficients in (q.k)^2 of softcap * tanh(scale * q.k / softcap) / q.k
+    float cap_end;       // |q.k| up to which they hold
+    bool last_keys_first;       // K/V blocks in descending order
     const float* alibi_slopes;  // [h_q] or [b, h_q], or null
     int64_t alibi_batch_stride;
-    const float* sinks;  // [h_q] or null
     ScoreMatrix bias;
     bool bias_is_f32;  // else of q's type
     ScoreMatrix mask;  // bytes
@@ -49,6 +52,7 @@ struct ForwardParams {
     int64_t lse_batch_stride, lse_head_stride;
 
     int32_t head_dim_v;  // columns of `out` that exist
+    const float* sinks;  // [h_q] or null
     ScoreOptions scores;
 
     unsigned long long* rescales;  // tests: counts the warps that corrected their softmax reference; else null

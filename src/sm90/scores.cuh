@@ -1,7 +1,8 @@
 // What a score is beyond scale * q.k under a window (contract 1.2): softcap, ALiBi, bias, boolean mask. Only the
-// general variant of the kernel comes here; all of it happens in the registers that hold Q K^T, before the softmax.
+// variants with options come here; all of it happens in the registers that hold Q K^T, before the softmax.
 //
-// Scores are held in base 2: x * log2(e).
+// Scores are in natural units, as the contract has them: in base 2 those near the end of f16 would be rounded to
+// coarser steps than the reference's.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -29,13 +30,15 @@ class Scores {
     // From q.k to the score.
     __device__ __forceinline__ void apply(float (&s)[kScores]) const {
         const ScoreOptions& options = params_.scores;
-        if (options.capped_log2 > 0) {
+        if (options.softcap > 0) {
             cap(s);
+            if (options.alibi_slopes != nullptr) subtract_distances(s, 1.0f);
+        } else if (options.alibi_slopes != nullptr) {
+            subtract_distances(s, options.scale);
         } else {
 #pragma unroll
-            for (int32_t i = 0; i < kScores; ++i) s[i] *= params_.scale_log2;
+            for (int32_t i = 0; i < kScores; ++i) s[i] *= options.scale;
         }
-        if (options.alibi_slopes != nullptr) subtract_distances(s);
         if (options.bias.data != nullptr) {
             if (options.bias_is_f32)
                 add_bias<float>(s);
@@ -52,42 +55,35 @@ class Scores {
     static __device__ constexpr int32_t row_of(int32_t i) { return (i >> 1 & 1) * 8; }
     static __device__ constexpr int32_t column_of(int32_t i) { return (i >> 2) * 8 + (i & 1); }
 
-    // c * tanh(x / c). Below kPolynomialEnd, where the scores of a trained model lie, tanh(y) = y P(y^2) with a
-    // relative error of 6e-7 (minimax, Remez), on the FMA pipe; a block that reaches beyond takes two more MUFU
-    // operations a score, which would cost more than a second exponential everywhere.
+    // c * tanh(x / c). Up to |x / c| = 0.5, where the scores of a trained model lie, by a polynomial on the FMA pipe
+    // (launch.cpp); a block that reaches beyond takes two more MUFU operations a score, which would cost more than a
+    // second exponential everywhere.
     __device__ __forceinline__ void cap(float (&s)[kScores]) const {
-        constexpr float kPolynomialEnd = 0.75f;
-        const float to_argument = params_.scores.cap_argument, capped = params_.scores.capped_log2;
+        const ScoreOptions& options = params_.scores;
         float largest = 0.0f;
 #pragma unroll
         for (int32_t i = 0; i < kScores; ++i) largest = fmaxf(largest, fabsf(s[i]));
-        if (__any_sync(~0u, largest * fabsf(to_argument) > kPolynomialEnd)) {
+        if (__any_sync(~0u, largest > options.cap_end)) {
+            const float to_exponent = options.cap_argument * (2 * kLog2E), twice = 2 * options.softcap;
 #pragma unroll
-            for (int32_t i = 0; i < kScores; ++i) {
-                const float e = ptx::ex2(s[i] * to_argument * (2 * kLog2E));  // tanh(y) = 1 - 2 / (1 + exp(2 y))
-                s[i] = capped - 2 * capped * __fdividef(1.0f, 1.0f + e);
-            }
+            for (int32_t i = 0; i < kScores; ++i)  // tanh(y) = 1 - 2 / (1 + exp(2 y))
+                s[i] = options.softcap - twice * __fdividef(1.0f, 1.0f + ptx::ex2(s[i] * to_exponent));
         } else {
-            const float scale = capped * to_argument;
 #pragma unroll
             for (int32_t i = 0; i < kScores; ++i) {
-                const float y = s[i] * to_argument, u = y * y;
-                float p = fmaf(u, 0.012929632f, -0.050056303f);
-                p = fmaf(u, p, 0.13258983f);
-                p = fmaf(u, p, -0.33328252f);
-                p = fmaf(u, p, 0.99999943f);
-                s[i] *= scale * p;
+                const float u = s[i] * s[i];
+                s[i] *= fmaf(u, fmaf(u, fmaf(u, options.cap[3], options.cap[2]), options.cap[1]), options.cap[0]);
             }
         }
     }
 
-    // ALiBi: slope * |i + off - j|.
-    __device__ __forceinline__ void subtract_distances(float (&s)[kScores]) const {
-        const float slope = work_.slope_log2;
+    // ALiBi: factor * s - slope * |i + off - j|.
+    __device__ __forceinline__ void subtract_distances(float (&s)[kScores], float factor) const {
+        const float slope = work_.slope;
         const auto distance = static_cast<float>(row_ + work_.band.off - first_key_);
 #pragma unroll
         for (int32_t i = 0; i < kScores; ++i)
-            s[i] -= slope * fabsf(distance + static_cast<float>(row_of(i) - column_of(i)));
+            s[i] = fmaf(s[i], factor, -slope * fabsf(distance + static_cast<float>(row_of(i) - column_of(i))));
     }
 
     // Elements of `matrix` for this tile's head, from the thread's first row and column on.
@@ -110,7 +106,7 @@ class Scores {
         for (int32_t i = 0; i < kScores; ++i)
             if (inside(i)) {
                 const T b = bias[(row_of(i) == 0 ? 0 : next_row) + column_of(i)];
-                s[i] = fmaf(static_cast<float>(b), kLog2E, s[i]);
+                s[i] += static_cast<float>(b);
             }
     }
 

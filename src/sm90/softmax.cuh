@@ -9,8 +9,8 @@
 // The sum that normalises O is the sum of P as rounded for the second product: numerator and denominator then carry the
 // same rounding, which matters as soon as the largest P is not exactly 1. The log-sum-exp needs the unrounded sum.
 //
-// Scores are held in base 2: t = scale * log2(e) * q.k - reference - kShift. (General variant: scores.cuh has scaled
-// them, and `scale_log2` is 1 here.)
+// Scores are held in base 2: t = scale * log2(e) * q.k - reference - kShift. (With options scores.cuh has made
+// them, and only log2(e) is left.)
 #pragma once
 
 #include <cuda_bf16.h>
@@ -71,7 +71,7 @@ __device__ __forceinline__ float row_max(float x) {
 template <ForwardConfig kConfig>
 struct Softmax {
     static constexpr int32_t kKeys = kConfig.tile.keys;
-    static constexpr bool kLse = kConfig.sums_exactly();
+    static constexpr bool kLse = kConfig.has_lse();
     using Format = Rounded<kConfig.dtype>;
     using Pair = typename Format::Pair;
     static constexpr int32_t kScores = kKeys / 2;   // of a thread in a block
@@ -200,8 +200,7 @@ struct Softmax {
 
     // 1 / denominator of the whole row, 0 for a row that saw no key. sink_log2: a sink's logit in base 2, -inf: none.
     __device__ __forceinline__ float normaliser(int32_t r, float sink_log2) const {
-        float total = row_sum(sum[r]);
-        if constexpr (kConfig.general()) total += ptx::ex2(sink_log2 + minus_reference[r]);
+        const float total = row_sum(sum[r]) + ptx::ex2(sink_log2 + minus_reference[r]);
         return total == 0.0f ? 0.0f : __fdividef(1.0f, total);
     }
 
@@ -209,7 +208,6 @@ struct Softmax {
     // row that saw no key.
     __device__ __forceinline__ float log_sum_exp(int32_t r, float sink) const {
         const float keys = kLn2 * (__log2f(row_sum(exact_sum[r])) - minus_reference[r]);
-        if constexpr (!kConfig.general()) return keys;
         const float larger = fmaxf(keys, sink), smaller = fminf(keys, sink);
         return smaller == -INFINITY ? larger : larger + log1pf(__expf(smaller - larger));
     }

@@ -56,21 +56,27 @@ void check_tile_count(const Problem& p, const ForwardTile& tile) {
 }  // namespace
 
 const char* name_of(ForwardVariant variant) {
-    return variant == ForwardVariant::plain ? "plain"
-           : variant == ForwardVariant::lse ? "with log-sum-exp"
-                                            : "with options";
+    switch (variant) {
+        case ForwardVariant::plain:
+            return "plain";
+        case ForwardVariant::lse:
+            return "with log-sum-exp";
+        case ForwardVariant::options:
+            return "with score options";
+        case ForwardVariant::options_lse:
+            return "with score options and log-sum-exp";
+    }
+    return "unknown";
 }
 
 ForwardChoice choice_of(const Problem& p) {
     // Multiplying by a scale that is not positive would not keep the order of the scores, nor a mask's -inf.
-    const bool plain_scores =
-        !p.modifies_scores() && !p.has_sinks && p.chunk == 0 && p.scale >= std::numeric_limits<float>::min();
-    const ForwardVariant needed = !plain_scores ? ForwardVariant::general
-                                  : p.wants_lse ? ForwardVariant::lse
-                                                : ForwardVariant::plain;
+    const bool options = p.modifies_scores() || p.chunk > 0 || !(p.scale >= std::numeric_limits<float>::min());
+    const ForwardVariant needed = options ? (p.wants_lse ? ForwardVariant::options_lse : ForwardVariant::options)
+                                          : (p.wants_lse ? ForwardVariant::lse : ForwardVariant::plain);
     for (int32_t i = 0; const auto& entry : kForwardTiles) {
         if (p.head_dim <= entry.tile.head_dim && p.head_dim_v <= entry.tile.head_dim_v)
-            for (const ForwardVariant variant : {needed, ForwardVariant::general})
+            for (const ForwardVariant variant : {needed, ForwardVariant::options_lse})
                 if (entry.serves(variant)) return {i, variant};
         ++i;
     }

@@ -27,7 +27,7 @@ struct ForwardTile {
     int32_t staged_panels;  // of a warpgroup's O that are in shared memory at once, on their way out
     int32_t first_chunks;   // 16-key chunks of P*V whose registers are free before the rest has run
     int32_t producer_registers;  // a thread
-    int32_t consumer_registers;  // a thread
+    int32_t consumer_registers;  // a thread; with options kOptionsRegisters
 
     FOVEAL_HOST_DEVICE constexpr int32_t query_tiles() const { return shares_rows ? 1 : consumers; }
     FOVEAL_HOST_DEVICE constexpr int32_t rows() const { return query_tiles() * kWarpgroupRows; }
@@ -50,16 +50,17 @@ FOVEAL_HOST_DEVICE constexpr int32_t shared_bytes(const ForwardTile& tile) {
            tile.stages * (tile.k_bytes() + tile.v_bytes()) + tile.consumers * tile.staging_bytes() + kBarriersAndWork;
 }
 
-// What a kernel can do beyond scale * q.k > 0 under a window, without a log-sum-exp.
+// What a kernel can do beyond a positive scale, a window and sinks.
 enum class ForwardVariant : int32_t {
     plain,
-    lse,     // the log-sum-exp too
-    general  // every option (scores.cuh), and the log-sum-exp if it is asked for
+    lse,         // the log-sum-exp
+    options,     // every option of the scores (scores.cuh)
+    options_lse  // both
 };
 
 constexpr int32_t bit_of(ForwardVariant variant) { return 1 << static_cast<int32_t>(variant); }
 inline constexpr int32_t kPlain = bit_of(ForwardVariant::plain), kLse = bit_of(ForwardVariant::lse),
-                         kGeneral = bit_of(ForwardVariant::general);
+                         kOptions = bit_of(ForwardVariant::options), kOptionsLse = bit_of(ForwardVariant::options_lse);
 
 struct ForwardTileEntry {
     ForwardTile tile;
@@ -69,20 +70,23 @@ struct ForwardTileEntry {
     constexpr bool serves(ForwardVariant variant) const { return (variants & bit_of(variant)) != 0; }
 };
 
-// In ascending order: a problem gets the first that is large enough for its head dimensions and serves its variant.
+// In ascending order: a problem gets the first that is large enough for its head dimensions and serves its variant, or
+// one that can do more. (d 256 and 192 without options but with a log-sum-exp, say, lose a few per cent that way.)
 // clang-format off
 inline constexpr ForwardTileEntry kForwardTiles[] = {
     {{64, 64, 3, false, 128, 4, 2, 1, 1, 32, 160}, kPlain, "registers: 3 * 128 * 160 + 128 * 32 = 65536"},
-    {{64, 64, 2, false, 128, 5, 2, 1, 1, 40, 232}, kLse | kGeneral, "registers: unrounded sums need 4 more than 160"},
-    // 216, not 232: ptxas (13.0) fills the 16 more with exponentials moved ahead of the wait for P V, so that V is
-    // released late and P moved twice (0.985 in place of 0.92 of FA3's time at b1 s16384, H200, 2026-11-24).
-    {{128, 128, 2, false, 128, 2, 2, 2, 1, 40, 216}, kPlain | kLse, "shared memory: Q 64, K 64, V 64, O 32 of 227 KiB"},
-    {{128, 128, 2, false, 128, 2, 2, 2, 1, 40, 232}, kGeneral, "shared memory: Q 64, K 64, V 64, O 32 of 227 KiB"},
-    {{192, 128, 2, false, 128, 2, 1, 1, 1, 40, 232}, kPlain | kGeneral, "shared memory: Q 48, K 96, V 64, O 16 of 227 KiB"},
-    {{256, 256, 2, false, 64, 2, 1, 2, 1, 40, 232}, kPlain | kLse | kGeneral, "shared memory: Q 64, K 64, V 64, O 32 of 227 KiB"},
-    {{512, 512, 2, true, 32, 2, 1, 2, 1, 40, 232}, kPlain | kGeneral, "shared memory: Q 64, K 64, V 64, O 32 of 227 KiB"},
+    {{64, 64, 2, false, 128, 5, 2, 1, 1, 40, 216}, kLse | kOptions | kOptionsLse, "registers: unrounded sums need 4 more than 160"},
+    {{128, 128, 2, false, 128, 2, 2, 2, 1, 40, 216}, kPlain | kLse | kOptions | kOptionsLse, "shared memory: Q 64, K 64, V 64, O 32 of 227 KiB"},
+    {{192, 128, 2, false, 128, 2, 1, 1, 1, 40, 216}, kPlain | kOptionsLse, "shared memory: Q 48, K 96, V 64, O 16 of 227 KiB"},
+    {{256, 256, 2, false, 64, 2, 1, 2, 1, 40, 216}, kPlain | kLse | kOptionsLse, "shared memory: Q 64, K 64, V 64, O 32 of 227 KiB"},
+    {{512, 512, 2, true, 32, 2, 1, 2, 1, 40, 216}, kPlain | kOptionsLse, "shared memory: Q 64, K 64, V 64, O 32 of 227 KiB"},
 };
 // clang-format on
+
+// 216 a consumer thread where 232 could be had: ptxas (13.0) fills the 16 more with exponentials moved ahead of the wait
+// for P V, so that V is released late and P moved twice (d 128: 0.985 in place of 0.92 of FA3's time at b1 s16384, H200,
+// 2026-11-24). The variants with options spill with less.
+inline constexpr int32_t kOptionsRegisters = 232;
 
 // What the kernel is instantiated for.
 struct ForwardConfig {
@@ -90,8 +94,15 @@ struct ForwardConfig {
     ForwardTile tile;
     ForwardVariant variant;
 
-    FOVEAL_HOST_DEVICE constexpr bool general() const { return variant == ForwardVariant::general; }
-    FOVEAL_HOST_DEVICE constexpr bool sums_exactly() const { return variant != ForwardVariant::plain; }
+    FOVEAL_HOST_DEVICE constexpr int32_t consumer_registers() const {
+        return has_options() ? kOptionsRegisters : tile.consumer_registers;
+    }
+    FOVEAL_HOST_DEVICE constexpr bool has_options() const {
+        return variant == ForwardVariant::options || variant == ForwardVariant::options_lse;
+    }
+    FOVEAL_HOST_DEVICE constexpr bool has_lse() const {
+        return variant == ForwardVariant::lse || variant == ForwardVariant::options_lse;
+    }
 };
 
 // The same as a type: nvcc 13.0 writes host stubs that do not compile for a __global__ template whose argument is a

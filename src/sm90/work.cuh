@@ -20,17 +20,25 @@ struct Work {
     int32_t head_k;
     int32_t row;  // of the sequence: the tile's first
     int32_t len_q;
-    float slope_log2;  // general variant: the head's ALiBi slope * log2(e), and its sink (-inf: none)
-    float sink;
+    float sink;   // of the head; -inf: none
+    float slope;  // ALiBi; variants with options
     Band band;
     BlockRange blocks;
 };
 
-// The band as the variants that know no chunks see it: no registers for what is always 0.
+// The band as the variants without options see it: no registers for what is always 0.
 template <ForwardConfig kConfig>
 __device__ __forceinline__ Band known_band(Band band) {
-    if constexpr (!kConfig.general()) band.chunk = 0;
+    if constexpr (!kConfig.has_options()) band.chunk = 0;
     return band;
+}
+
+// The K/V block that a tile visits in step `step` of [visit.begin, visit.end).
+template <ForwardConfig kConfig>
+__device__ __forceinline__ int32_t block_of_step(const ForwardParams& params, const BlockRange& blocks, int32_t step) {
+    if constexpr (kConfig.has_options())
+        if (params.scores.last_keys_first) return blocks.visit.begin + blocks.visit.end - 1 - step;
+    return step;
 }
 
 // Used by a whole, converged warp.

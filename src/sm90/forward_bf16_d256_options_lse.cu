@@ -1,0 +1,7 @@
+#include "forward.cuh"
+
+namespace foveal::sm90 {
+
+template const void* forward_kernel<ForwardInstance<DType::bf16, 4, ForwardVariant::options_lse>>();
+
+}  // namespace foveal::sm90
