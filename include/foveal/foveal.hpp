@@ -34,7 +34,13 @@ class Error : public std::runtime_error {
     foveal_status status_;
 };
 
-enum class DType : foveal_dtype { f32 = FOVEAL_F32, bf16 = FOVEAL_BF16, f16 = FOVEAL_F16, i32 = FOVEAL_I32 };
+enum class DType : foveal_dtype {
+    f32 = FOVEAL_F32,
+    bf16 = FOVEAL_BF16,
+    f16 = FOVEAL_F16,
+    i32 = FOVEAL_I32,
+    boolean = FOVEAL_BOOL
+};
 enum class Backend : foveal_backend {
     automatic = FOVEAL_BACKEND_AUTO,
     cpu = FOVEAL_BACKEND_CPU,
@@ -100,6 +106,12 @@ struct ForwardOptions {
     Tensor cu_seqlens_k = {};
     Tensor seqused_q = {};  // i32 [b]
     Tensor seqused_k = {};
+    int64_t chunk = 0;         // attention chunks of so many positions; 0: none
+    float softcap = 0;         // c: scores become c * tanh(x / c); 0: none
+    Tensor alibi_slopes = {};  // f32 [h_q] or [b, h_q]
+    Tensor sinks = {};         // f32 [h_q]
+    Tensor bias = {};          // dense: [b or 1, h_q or 1, s_q, s_k], the type of q or f32
+    Tensor mask = {};          // dense: DType::boolean, shaped likewise; false hides
     Backend backend = Backend::automatic;
 };
 
@@ -120,6 +132,12 @@ inline foveal_forward_args forward_args(const Tensor& q, const Tensor& k, const 
     args.cu_seqlens_k = options.cu_seqlens_k;
     args.seqused_q = options.seqused_q;
     args.seqused_k = options.seqused_k;
+    args.chunk = options.chunk;
+    args.softcap = options.softcap;
+    args.alibi_slopes = options.alibi_slopes;
+    args.sinks = options.sinks;
+    args.bias = options.bias;
+    args.mask = options.mask;
     args.backend = static_cast<foveal_backend>(options.backend);
     args.alignment = static_cast<foveal_alignment>(options.alignment);
     args.scale = options.scale.value_or(std::numeric_limits<float>::quiet_NaN());

@@ -141,8 +141,7 @@ __device__ __forceinline__ void look_up_head(Work& work, const ForwardParams& pa
     work.sink = params.sinks == nullptr ? -INFINITY : params.sinks[work.head_q];
     if constexpr (kConfig.has_options())
         if (params.scores.alibi_slopes != nullptr)
-            work.slope =
-                params.scores.alibi_slopes[work.sequence * params.scores.alibi_batch_stride + work.head_q];
+            work.slope = params.scores.alibi_slopes[work.sequence * params.scores.alibi_batch_stride + work.head_q];
 }
 
 template <ForwardConfig kConfig>

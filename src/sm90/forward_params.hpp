@@ -16,10 +16,10 @@ struct ScoreMatrix {
 // What only the variants with options read (scores.cuh).
 struct ScoreOptions {
     float scale;
-    float softcap;       // 0: none
-    float cap_argument;  // scale / softcap
-    float cap[4];        // coefficients in (q.k)^2 of softcap * tanh(scale * q.k / softcap) / q.k
-    float cap_end;       // |q.k| up to which they hold
+    float softcap;              // 0: none
+    float cap_argument;         // scale / softcap
+    float cap[4];               // coefficients in (q.k)^2 of softcap * tanh(scale * q.k / softcap) / q.k
+    float cap_end;              // |q.k| up to which they hold
     bool last_keys_first;       // K/V blocks in descending order
     const float* alibi_slopes;  // [h_q] or [b, h_q], or null
     int64_t alibi_batch_stride;

@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <cmath>
+#include <iterator>
 #include <mutex>
 #include <string>
 
@@ -72,6 +73,9 @@ std::atomic<unsigned long long*> rescale_counter{nullptr};
 struct DeviceState {
     std::once_flag once;
     DeviceTraits traits;
+    // Of kForwardKernels. The driver launches these 0.2-0.4 us faster than the runtime launches their symbols (H200,
+    // 2026-11-24).
+    std::array<CUfunction, std::size(kForwardKernels)> functions;
 };
 
 int32_t attribute(cudaDeviceAttr name, int32_t device) {
@@ -89,10 +93,13 @@ void set_up_device(int32_t device, DeviceState& state) {
                                           "; the sm90 backend needs 9.0");
     state.traits = {attribute(cudaDevAttrMultiProcessorCount, device), attribute(cudaDevAttrL2CacheSize, device)};
     const CurrentDevice current(device);
-    for (const ForwardKernel& kernel : kForwardKernels)
+    for (size_t i = 0; i < std::size(kForwardKernels); ++i) {
+        const ForwardKernel& kernel = kForwardKernels[i];
         check(cudaFuncSetAttribute(kernel.address(), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    shared_bytes(kForwardTiles[kernel.choice.tile_index].tile)),
               "cudaFuncSetAttribute");
+        check(cudaGetFuncBySymbol(&state.functions[i], kernel.address()), "cudaGetFuncBySymbol");
+    }
 }
 
 // The driver's functions that the runtime has no equal for, looked up once.
@@ -103,6 +110,7 @@ struct Driver {
     decltype(&cuCtxPushCurrent) push_context;
     decltype(&cuCtxPopCurrent) pop_context;
     decltype(&cuCtxGetDevice) current_device;
+    decltype(&cuLaunchKernelEx) launch_kernel;
 };
 
 template <typename Function>
@@ -123,6 +131,7 @@ const Driver& driver() {
         find_entry("cuCtxPushCurrent", d.push_context);
         find_entry("cuCtxPopCurrent", d.pop_context);
         find_entry("cuCtxGetDevice", d.current_device);
+        find_entry("cuLaunchKernelEx", d.launch_kernel);
         return d;
     }();
     return entries;
@@ -229,10 +238,22 @@ ForwardParams params_of(const Plan& plan, const Pointers& pointers) {
     return params;
 }
 
-const void* kernel_of(const Plan& plan) {
-    for (const ForwardKernel& kernel : kForwardKernels)
-        if (kernel.dtype == plan.problem.dtype && kernel.choice == plan.forward.choice) return kernel.address();
+size_t kernel_index_of(const Plan& plan) {
+    for (size_t i = 0; i < std::size(kForwardKernels); ++i)
+        if (kForwardKernels[i].dtype == plan.problem.dtype && kForwardKernels[i].choice == plan.forward.choice)
+            return i;
     throw Error(FOVEAL_INTERNAL_ERROR, "no sm90 forward kernel for this plan");
+}
+
+// The first call for a device sets it up.
+DeviceState& state_of(int32_t device) {
+    static std::array<DeviceState, kMaxDevices> states;
+    if (device < 0 || device >= kMaxDevices)
+        throw Error(FOVEAL_NO_DEVICE,
+                    "device " + std::to_string(device) + " is not one of 0 to " + std::to_string(kMaxDevices - 1));
+    DeviceState& state = states[static_cast<size_t>(device)];
+    std::call_once(state.once, [&] { set_up_device(device, state); });
+    return state;
 }
 
 }  // namespace
@@ -269,21 +290,13 @@ int32_t device_of(void* stream) {
     return device;
 }
 
-const DeviceTraits& traits_of(int32_t device) {
-    static std::array<DeviceState, kMaxDevices> states;
-    if (device < 0 || device >= kMaxDevices)
-        throw Error(FOVEAL_NO_DEVICE,
-                    "device " + std::to_string(device) + " is not one of 0 to " + std::to_string(kMaxDevices - 1));
-    DeviceState& state = states[static_cast<size_t>(device)];
-    std::call_once(state.once, [&] { set_up_device(device, state); });
-    return state.traits;
-}
+const DeviceTraits& traits_of(int32_t device) { return state_of(device).traits; }
 
 void launch_forward(const Plan& plan, const Pointers& pointers, void* stream) {
     if (plan.forward.grid == 0) return;
     const Problem& p = plan.problem;
     const ForwardTile& tile = kForwardTiles[plan.forward.choice.tile_index].tile;
-    traits_of(plan.device);
+    const DeviceState& state = state_of(plan.device);
     const CurrentDevice current(plan.device);
 
     const int64_t maps = p.varlen ? 1 : p.batch;
@@ -300,12 +313,14 @@ void launch_forward(const Plan& plan, const Pointers& pointers, void* stream) {
     ForwardParams params = params_of(plan, pointers);
     void* arguments[] = {&q, &k, &v, &out, &params};
 
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(plan.forward.grid));
-    config.blockDim = dim3(static_cast<unsigned>(tile.threads()));
-    config.dynamicSmemBytes = static_cast<size_t>(shared_bytes(tile));
-    config.stream = static_cast<cudaStream_t>(stream);
-    check(cudaLaunchKernelExC(&config, kernel_of(plan), arguments), "launch of the sm90 forward kernel");
+    CUlaunchConfig config{};
+    config.gridDimX = static_cast<unsigned>(plan.forward.grid);
+    config.blockDimX = static_cast<unsigned>(tile.threads());
+    config.gridDimY = config.gridDimZ = config.blockDimY = config.blockDimZ = 1;
+    config.sharedMemBytes = static_cast<unsigned>(shared_bytes(tile));
+    config.hStream = static_cast<CUstream>(stream);
+    check(driver().launch_kernel(&config, state.functions[kernel_index_of(plan)], arguments, nullptr),
+          "launch of the sm90 forward kernel");
 }
 
 void set_rescale_counter(unsigned long long* counter) { rescale_counter.store(counter, std::memory_order_relaxed); }

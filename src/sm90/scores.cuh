@@ -105,8 +105,8 @@ class Scores {
 #pragma unroll
         for (int32_t i = 0; i < kScores; ++i)
             if (inside(i)) {
-                const T b = bias[(row_of(i) == 0 ? 0 : next_row) + column_of(i)];
-                s[i] += static_cast<float>(b);
+                const auto b = static_cast<float>(bias[(row_of(i) == 0 ? 0 : next_row) + column_of(i)]);
+                s[i] = b == -INFINITY ? b : s[i] + b;  // hides the key, whatever its score
             }
     }
 

@@ -83,9 +83,9 @@ inline constexpr ForwardTileEntry kForwardTiles[] = {
 };
 // clang-format on
 
-// 216 a consumer thread where 232 could be had: ptxas (13.0) fills the 16 more with exponentials moved ahead of the wait
-// for P V, so that V is released late and P moved twice (d 128: 0.985 in place of 0.92 of FA3's time at b1 s16384, H200,
-// 2026-11-24). The variants with options spill with less.
+// 216 a consumer thread where 232 could be had: ptxas (13.0) fills the 16 more with exponentials moved ahead of the
+// wait for P V, so that V is released late and P moved twice (d 128: 0.985 in place of 0.92 of FA3's time at b1 s16384,
+// H200, 2026-11-24). The variants with options spill with less.
 inline constexpr int32_t kOptionsRegisters = 232;
 
 // What the kernel is instantiated for.
