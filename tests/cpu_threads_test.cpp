@@ -120,13 +120,25 @@ int64_t sleeps_of_workers() {
     return sleeps;
 }
 
+// How often the scheduler has taken the CPU from any thread of this process: it does so where others want it too.
+int64_t preemptions() {
+    int64_t count = 0;
+    for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+        std::ifstream status(task.path() / "status");
+        const std::string_view counter = "nonvoluntary_ctxt_switches:";
+        for (std::string line; std::getline(status, line);)
+            if (line.starts_with(counter)) count += std::stoll(line.substr(counter.size()));
+    }
+    return count;
+}
+
 TEST(CpuThreads, OneCallAfterTheOtherFindsThemAwake) {
     constexpr int kCalls = 400;
     int64_t fewest = kCalls;
-    // A machine that is busy with something else may put them to sleep.
-    for (int attempt = 0; attempt < 20 && fewest > kCalls / 4; ++attempt) {
+    bool undisturbed = false;
+    for (int attempt = 0; attempt < 50 && fewest > kCalls / 4; ++attempt) {
         parallel_for(2, 2, [](int64_t) {});
-        const int64_t before = sleeps_of_workers();
+        const int64_t before = sleeps_of_workers(), preempted = preemptions();
         for (int call = 0; call < kCalls; ++call) {
             std::atomic<int> arrived{0};
             parallel_for(2, 2, [&](int64_t) {  // both threads take part
@@ -135,7 +147,9 @@ TEST(CpuThreads, OneCallAfterTheOtherFindsThemAwake) {
             });
         }
         fewest = std::min(fewest, sleeps_of_workers() - before);
+        undisturbed |= preemptions() == preempted;
     }
+    if (fewest > kCalls / 4 && !undisturbed) GTEST_SKIP() << "SKIPPED: the CPUs are busy with something else";
     EXPECT_LE(fewest, kCalls / 4);
 }
 
