@@ -31,7 +31,6 @@ from cases import QUICK, SUITES, Case
 from reference import Reference
 from telemetry import Telemetry
 
-SAMPLE_SECONDS = 2e-3  # one timed sample lasts at least this long
 CASE_SECONDS = 6.0  # and all samples of a case about this long at most
 PEAK_FLOPS, PEAK_BYTES = 791e12, 4.27e12  # H200, measured: docs/performance-log.md
 
@@ -57,6 +56,7 @@ class Gpu:
     """Times in CUDA events; `repeats` calls of a sample lie in one graph."""
 
     name = "cuda"
+    sample_seconds = 2e-3  # one timed sample lasts at least this long
 
     def __init__(self):
         properties = torch.cuda.get_device_properties(0)
@@ -102,6 +102,7 @@ class Gpu:
 
 class Cpu:
     name = "cpu"
+    sample_seconds = 30e-3  # PyTorch's threads spin for milliseconds after their work, in the way of who comes next
 
     def __init__(self):
         self.telemetry = Telemetry()
@@ -179,7 +180,7 @@ def measure(case, builds, device, options):
     tensors = case.tensors(device.name, options.logit_sd)
     reference, calls, errors = checked_calls(case, builds, device, options, tensors)
     device.synchronize()
-    repeats = max(1, round(SAMPLE_SECONDS / device.estimate(case)))
+    repeats = max(1, round(device.sample_seconds / device.estimate(case)))
     samples = {name: device.sampled(call, repeats) for name, call in calls.items()}
     end = time.perf_counter() + options.warmup
     for sample in itertools.cycle(samples.values()):
