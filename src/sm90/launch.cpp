@@ -36,6 +36,7 @@ constexpr ForwardKernel kernel() {
 // clang-format off
 constexpr ForwardKernel kForwardKernels[] = {
     kernel<DType::bf16, 0, ForwardVariant::plain>(),
+    kernel<DType::bf16, 1, ForwardVariant::plain>(),
     kernel<DType::bf16, 1, ForwardVariant::lse>(),
     kernel<DType::bf16, 1, ForwardVariant::options>(),
     kernel<DType::bf16, 1, ForwardVariant::options_lse>(),
@@ -51,6 +52,7 @@ constexpr ForwardKernel kForwardKernels[] = {
     kernel<DType::bf16, 5, ForwardVariant::plain>(),
     kernel<DType::bf16, 5, ForwardVariant::options_lse>(),
     kernel<DType::f16, 0, ForwardVariant::plain>(),
+    kernel<DType::f16, 1, ForwardVariant::plain>(),
     kernel<DType::f16, 1, ForwardVariant::lse>(),
     kernel<DType::f16, 1, ForwardVariant::options>(),
     kernel<DType::f16, 1, ForwardVariant::options_lse>(),

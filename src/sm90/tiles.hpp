@@ -70,12 +70,13 @@ struct ForwardTileEntry {
     constexpr bool serves(ForwardVariant variant) const { return (variants & bit_of(variant)) != 0; }
 };
 
-// In ascending order: a problem gets the first that is large enough for its head dimensions and serves its variant, or
-// one that can do more. (d 256 and 192 without options but with a log-sum-exp, say, lose a few per cent that way.)
+// In ascending order: a problem gets (choice_of() in support.cpp) the first that is large enough for its head
+// dimensions and serves its variant, or one that can do more. (d 256 and 192 without options but with a log-sum-exp,
+// say, lose a few per cent that way.)
 // clang-format off
 inline constexpr ForwardTileEntry kForwardTiles[] = {
     {{64, 64, 3, false, 128, 4, 2, 1, 1, 32, 160}, kPlain, "registers: 3 * 128 * 160 + 128 * 32 = 65536"},
-    {{64, 64, 2, false, 128, 5, 2, 1, 1, 40, 216}, kLse | kOptions | kOptionsLse, "registers: unrounded sums need 4 more than 160"},
+    {{64, 64, 2, false, 128, 5, 2, 1, 1, 40, 216}, kPlain | kLse | kOptions | kOptionsLse, "registers: unrounded sums need 4 more than 160"},
     {{128, 128, 2, false, 128, 2, 2, 2, 1, 40, 216}, kPlain | kLse | kOptions | kOptionsLse, "shared memory: Q 64, K 64, V 64, O 32 of 227 KiB"},
     {{192, 128, 2, false, 128, 2, 1, 1, 1, 40, 216}, kPlain | kOptionsLse, "shared memory: Q 48, K 96, V 64, O 16 of 227 KiB"},
     {{256, 256, 2, false, 64, 2, 1, 2, 1, 40, 216}, kPlain | kLse | kOptionsLse, "shared memory: Q 64, K 64, V 64, O 32 of 227 KiB"},
