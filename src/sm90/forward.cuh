@@ -1,4 +1,5 @@
-// The forward kernel: one CTA an SM walks its tiles; a tile is 64 query rows of one head for each consumer warpgroup.
+// The forward kernel: one CTA an SM walks its tiles; a tile is 64 query rows of one head for each consumer warpgroup
+// (at d 512: 64 rows for both, and half of the output's columns for each).
 //
 // Schedule (docs/forward.md has the same as a picture):
 //   [producer, warp K]  1. for every tile, for every K block: wait until free; load.
@@ -7,12 +8,13 @@
 //   [consumer]          4. wait for the K block and for the V block before it; take the turn on the tensor cores.
 //   [consumer]          5. issue S = Q K^T of this block, then O += P V of the block before, in two groups; two
 //                          wgmmas before the end pass the turn to the next warpgroup.
-//   [consumer]          6. S done: release K; mask; S becomes exponents.
-//   [consumer]          7. first group of P V done: its registers take the first half of the new P.
-//   [consumer]          8. P V done: release V; the other half of P; sums; rescale in the rare case.
+//   [consumer]          6. S done: release K (and after a tile's last block a single Q buffer); options; mask; S
+//                          becomes exponents.
+//   [consumer]          7. first group of P V done: its registers take the first of the new P.
+//   [consumer]          8. P V done: release V; the rest of P; sums; rescale in the rare case.
 //   [consumer]          9. at a tile's end, 5 issues the next tile's first Q K^T together with this tile's last P V,
 //   and
-//                          after 8 the finished O goes through shared memory to global, so the tensor cores never idle.
+//                          after 8 the finished O goes through shared memory to global: the tensor cores never idle.
 #pragma once
 
 #include "epilogue.cuh"
