@@ -84,7 +84,7 @@ OrderChoice choose_order(const Problem& p, int32_t rows, int32_t keys, int32_t g
     };
     // Where all row blocks visit the same keys nothing is gained by longest first: one KV head after the other, so that
     // the CTAs that run side by side read as few keys as can be. (The study: b16 s1024 h8 d256 full 215 -> 196 us.)
-    if (!last_rows_first && !p.varlen) {
+    if (!p.window().limited() && !p.varlen) {
         const auto one_unit = static_cast<int32_t>(p.rows_k);
         const bool few = order_of(p, rows, one_unit, false).tiles() <= kMaxSimulatedTiles;
         return {one_unit, few ? order_imbalance(p, rows, keys, grid, one_unit, false) : 1.0};

@@ -1,0 +1,63 @@
+// The plan's heuristics: which kernel a problem gets, and in which order its tiles go. No GPU is needed.
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+
+#include "case.hpp"
+#include "case_data.hpp"
+
+namespace foveal_testing {
+namespace {
+
+// The text of the plan for a generic H200.
+std::string plan_of(const std::string& text) {
+    const foveal_forward_args args = shape_args(parse_case(text), FOVEAL_BACKEND_SM90);
+    foveal_plan* plan = nullptr;
+    EXPECT_EQ(foveal_plan_create(&args, -1, &plan), FOVEAL_OK) << text << ": " << foveal_last_error();
+    const std::unique_ptr<foveal_plan, decltype(&foveal_plan_destroy)> owner(plan, &foveal_plan_destroy);
+    char description[4096] = "";
+    EXPECT_EQ(foveal_plan_describe(plan, description, sizeof description, nullptr), FOVEAL_OK);
+    return description;
+}
+
+void expect_plan(const std::string& text, const std::string& words) {
+    const std::string plan = plan_of(text);
+    EXPECT_NE(plan.find(words), std::string::npos) << text << " lacks '" << words << "':\n" << plan;
+}
+
+TEST(Plan, TheSmallestTileThatHoldsTheHeadDimensions) {
+    expect_plan("s512 h2 d8 bf16", "d up to 64, d_v up to 64, plain");
+    expect_plan("s512 h2 d64 dv72 bf16", "d up to 128, d_v up to 128, plain");
+    expect_plan("s512 h2 d136 dv128 f16", "d up to 192, d_v up to 128, plain");
+    expect_plan("s512 h2 d192 bf16", "d up to 256, d_v up to 256, plain");
+    expect_plan("s512 h2 d256 dv264 bf16", "d up to 512, d_v up to 512, plain");
+}
+
+TEST(Plan, OnlyOptionsPayForOptions) {
+    for (const std::string plain : {"causal", "full", "left5 right3 topleft", "sinks causal", "scale2"})
+        expect_plan("s512 h2 d128 bf16 " + plain, "d_v up to 128, plain");
+    for (const std::string option : {"softcap30", "alibi", "bias=bh", "mask=bh", "chunk64", "scale0", "scale-1"})
+        expect_plan("s512 h2 d128 bf16 " + option, "d_v up to 128, with score options\n");
+    expect_plan("s512 h2 d128 bf16 sinks lse", "d_v up to 128, with log-sum-exp");
+    expect_plan("s512 h2 d128 bf16 alibi lse", "with score options and log-sum-exp");
+    // Where there is no kernel of its own, one that can do more.
+    expect_plan("s512 h2 d192 dv128 bf16 lse", "d up to 192, d_v up to 128, with score options and log-sum-exp");
+    expect_plan("s512 h2 d256 bf16 alibi", "d up to 256, d_v up to 256, with score options and log-sum-exp");
+}
+
+TEST(Plan, ShortCausalRowsOfD64GetNarrowTiles) {
+    expect_plan("b16 s1024 h32 d64 bf16 causal", "tile       128 rows");
+    expect_plan("b8 s2048 h32 d64 bf16 causal", "tile       192 rows");
+    expect_plan("b16 s1024 h32 d64 bf16 full", "tile       192 rows");
+}
+
+TEST(Plan, WithoutAMaskOneHeadGoesAfterTheOther) {
+    expect_plan("b16 s1024 h16 d128 bf16 full", "sections of 1024 keys, first rows first");
+    for (const std::string mask : {"causal", "left100"})
+        EXPECT_EQ(plan_of("b16 s1024 h16 d128 bf16 " + mask).find("sections of 1024 keys"), std::string::npos) << mask;
+    expect_plan("b16 s1024 h16 d128 bf16 causal", "last rows first");
+}
+
+}  // namespace
+}  // namespace foveal_testing
