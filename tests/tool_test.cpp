@@ -85,7 +85,7 @@ class Sm90 : public Tool {
    protected:
     static constexpr const char* kBackend = "sm90";
     void SetUp() override {
-        if (!has_sm90_device()) GTEST_SKIP() << "no Hopper GPU";
+        if (!has_sm90_device()) GTEST_SKIP() << "SKIPPED: no sm90 device";
     }
 };
 
