@@ -138,6 +138,41 @@ void check_sizes(const Problem& p) {
     check_row_count(p.varlen ? "k.shape[0]" : "k.shape[1]", p.rows_k);
 }
 
+void require_known_ranks(const foveal_forward_args& args) {
+    for (const Argument& a : {Argument{"q", args.q},
+                              {"k", args.k},
+                              {"v", args.v},
+                              {"out", args.out},
+                              {"lse", args.lse},
+                              {"cu_seqlens_q", args.cu_seqlens_q},
+                              {"cu_seqlens_k", args.cu_seqlens_k},
+                              {"seqused_q", args.seqused_q},
+                              {"seqused_k", args.seqused_k},
+                              {"alibi_slopes", args.alibi_slopes},
+                              {"sinks", args.sinks},
+                              {"bias", args.bias},
+                              {"mask", args.mask}})
+        require_known_rank(a);
+}
+
+// The validated options, and strides of the tensors that belong to them.
+void take_options(const foveal_forward_args& args, Problem& p) {
+    p.scale =
+        std::isnan(args.scale) ? static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.head_dim))) : args.scale;
+    p.window_left = args.window_left;
+    p.window_right = args.window_right;
+    p.alignment = args.alignment;
+    p.chunk = args.chunk;
+    p.softcap = args.softcap;
+    p.has_alibi = args.alibi_slopes.rank != 0;
+    if (args.alibi_slopes.rank == 2) p.alibi_batch_stride = stride_or_zero(args.alibi_slopes, 0);
+    p.has_sinks = args.sinks.rank != 0;
+    p.has_bias = args.bias.rank != 0;
+    if (p.has_bias) p.bias_dtype = static_cast<DType>(args.bias.dtype), p.bias = score_strides_of(args.bias);
+    p.has_mask = args.mask.rank != 0;
+    if (p.has_mask) p.mask = score_strides_of(args.mask);
+}
+
 }  // namespace
 
 int64_t bytes_of(DType dtype) { return element_bytes(static_cast<foveal_dtype>(dtype)); }
@@ -153,20 +188,7 @@ Window Problem::window() const {
 }
 
 Problem validate(const foveal_forward_args& args) {
-    for (const Argument& a : {Argument{"q", args.q},
-                              {"k", args.k},
-                              {"v", args.v},
-                              {"out", args.out},
-                              {"lse", args.lse},
-                              {"cu_seqlens_q", args.cu_seqlens_q},
-                              {"cu_seqlens_k", args.cu_seqlens_k},
-                              {"seqused_q", args.seqused_q},
-                              {"seqused_k", args.seqused_k},
-                              {"alibi_slopes", args.alibi_slopes},
-                              {"sinks", args.sinks},
-                              {"bias", args.bias},
-                              {"mask", args.mask}})
-        require_known_rank(a);
+    require_known_ranks(args);
     check_options(args);
     const bool varlen = args.cu_seqlens_q.rank != 0;
     if (varlen != (args.cu_seqlens_k.rank != 0))
@@ -197,20 +219,7 @@ Problem validate(const foveal_forward_args& args) {
     p.v = strides_of(args.v);
     p.out = strides_of(args.out);
     if (p.wants_lse) p.lse = lse_strides_of(args.lse);
-    p.scale =
-        std::isnan(args.scale) ? static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.head_dim))) : args.scale;
-    p.window_left = args.window_left;
-    p.window_right = args.window_right;
-    p.alignment = args.alignment;
-    p.chunk = args.chunk;
-    p.softcap = args.softcap;
-    p.has_alibi = args.alibi_slopes.rank != 0;
-    if (args.alibi_slopes.rank == 2) p.alibi_batch_stride = stride_or_zero(args.alibi_slopes, 0);
-    p.has_sinks = args.sinks.rank != 0;
-    p.has_bias = args.bias.rank != 0;
-    if (p.has_bias) p.bias_dtype = static_cast<DType>(args.bias.dtype), p.bias = score_strides_of(args.bias);
-    p.has_mask = args.mask.rank != 0;
-    if (p.has_mask) p.mask = score_strides_of(args.mask);
+    take_options(args, p);
     return p;
 }
 

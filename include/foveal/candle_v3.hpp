@@ -50,12 +50,13 @@ struct Options {
 
 inline void forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out, float softmax_scale,
                     const Options& options, void* stream) {
-    foveal_forward_args args = forward_args(q, k, v, out, {.scale = softmax_scale});
+    foveal_forward_args args = forward_args(q, k, v, out,
+                                            {.scale = softmax_scale,
+                                             .cu_seqlens_q = options.seqlens_q,
+                                             .cu_seqlens_k = options.seqlens_k,
+                                             .alibi_slopes = options.alibi_slopes});
     args.window_left = width_of(options.window.left);
     args.window_right = width_of(options.window.right);
-    args.alibi_slopes = options.alibi_slopes;
-    args.cu_seqlens_q = options.seqlens_q;
-    args.cu_seqlens_k = options.seqlens_k;
     check(foveal_forward(&args, stream));
 }
 

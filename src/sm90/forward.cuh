@@ -184,7 +184,6 @@ class Consumer {
     static constexpr int32_t kChunks = Products::kChunks;
     // wgmmas before the end of P V at which the turn is passed
     static constexpr int32_t kEarlyChunks = kChunks - kTile.first_chunks < 2 ? kChunks - kTile.first_chunks : 2;
-    static constexpr float kLog2E = 1.44269504088896f;
     static constexpr int32_t kOutPanels = kTile.out_columns() / kPanelColumns;
     static constexpr int32_t kTurnThreads = 2 * kWarpgroupThreads;
     static constexpr int32_t kFirstTurnBarrier = 1;  // 0 is __syncthreads'
@@ -327,7 +326,9 @@ class Consumer {
     }
 
     // What the scores still have to be multiplied by.
-    __device__ __forceinline__ float scale_log2() const { return kConfig.has_options() ? kLog2E : params_.scale_log2; }
+    __device__ __forceinline__ float scale_log2() const {
+        return kConfig.has_options() ? static_cast<float>(kLog2E) : params_.scale_log2;
+    }
 
     // This warp's first row of the tile, and this warpgroup's first column of the output.
     __device__ __forceinline__ int32_t first_row() const { return query_tile_ * kWarpgroupRows + warp_ * kWarpRows; }
@@ -407,7 +408,8 @@ class Consumer {
     __device__ __forceinline__ RowScale finish_rows(int32_t slot) {
         const Work& work = shared_.work[slot];
         const float sink = work.sink;
-        const RowScale scale{{softmax_.normaliser(0, sink * kLog2E), softmax_.normaliser(1, sink * kLog2E)}};
+        constexpr auto kToBase2 = static_cast<float>(kLog2E);
+        const RowScale scale{{softmax_.normaliser(0, sink * kToBase2), softmax_.normaliser(1, sink * kToBase2)}};
         if constexpr (kConfig.has_lse()) {
             // Of warpgroups that share rows, one writes.
             if (params_.lse != nullptr && (!kTile.shares_rows || warpgroup_ == 0)) {

@@ -7,6 +7,8 @@
 
 namespace foveal::sm90 {
 
+inline constexpr double kLog2E = 1.4426950408889634;  // exponents are in base 2
+
 // A matrix with a value for each score, [b|1, h_q|1, s_q, s_k]; strides in elements, 0 where a dimension is shared.
 struct ScoreMatrix {
     const void* data;  // null: absent

@@ -19,7 +19,6 @@ namespace foveal::sm90 {
 namespace {
 
 constexpr int32_t kMaxDevices = 64;
-constexpr double kLog2E = 1.4426950408889634;
 
 // One row a Config; a problem that matches none was refused by check_supported().
 struct ForwardKernel {

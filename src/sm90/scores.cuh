@@ -18,7 +18,6 @@ namespace foveal::sm90 {
 template <ForwardConfig kConfig>
 class Scores {
     static constexpr int32_t kScores = kConfig.tile.keys / 2;  // of a thread in a block
-    static constexpr float kLog2E = 1.44269504088896f;
 
    public:
     // The thread's scores are those of rows `row` and `row` + 8 of the sequence against keys from first_key on, in the
@@ -64,7 +63,8 @@ class Scores {
 #pragma unroll
         for (int32_t i = 0; i < kScores; ++i) largest = fmaxf(largest, fabsf(s[i]));
         if (__any_sync(~0u, largest > options.cap_end)) {
-            const float to_exponent = options.cap_argument * (2 * kLog2E), twice = 2 * options.softcap;
+            const float to_exponent = options.cap_argument * static_cast<float>(2 * kLog2E),
+                        twice = 2 * options.softcap;
 #pragma unroll
             for (int32_t i = 0; i < kScores; ++i)  // tanh(y) = 1 - 2 / (1 + exp(2 y))
                 s[i] = options.softcap - twice * __fdividef(1.0f, 1.0f + ptx::ex2(s[i] * to_exponent));

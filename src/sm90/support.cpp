@@ -53,16 +53,13 @@ void check_tile_count(const Problem& p, const ForwardTile& tile) {
                std::to_string(p.heads_q) + " heads: more than 2^30 tiles, which the sm90 backend does not support");
 }
 
-}  // namespace
-
-namespace {
-
 // 192 rows against 128 keys compute a third more scores than 128 rows do where the diagonal cuts most blocks. Time of
 // 128 rows over that of 192 (H200, 2026-11-24, d 64, h 32, causal): s512 0.89, s1024 0.88, s2048 1.04, s4096 1.07;
 // full: 1.03.
-bool prefers_narrow_tiles(const Problem& p) {
+bool too_tall(const ForwardTile& tile, const Problem& p) {
+    constexpr int32_t kNarrow = 128;
     constexpr int64_t kMostRows = 1536;
-    return !p.varlen && p.window().right < kUnlimitedWidth && p.rows_q <= kMostRows;
+    return tile.rows() > kNarrow && !p.varlen && p.window().right < kUnlimitedWidth && p.rows_q <= kMostRows;
 }
 
 }  // namespace
@@ -87,8 +84,7 @@ ForwardChoice choice_of(const Problem& p) {
     const ForwardVariant needed = options ? (p.wants_lse ? ForwardVariant::options_lse : ForwardVariant::options)
                                           : (p.wants_lse ? ForwardVariant::lse : ForwardVariant::plain);
     for (int32_t i = 0; const auto& entry : kForwardTiles) {
-        const bool too_tall = entry.tile.rows() > 128 && prefers_narrow_tiles(p);
-        if (p.head_dim <= entry.tile.head_dim && p.head_dim_v <= entry.tile.head_dim_v && !too_tall)
+        if (p.head_dim <= entry.tile.head_dim && p.head_dim_v <= entry.tile.head_dim_v && !too_tall(entry.tile, p))
             for (const ForwardVariant variant : {needed, ForwardVariant::options_lse})
                 if (entry.serves(variant)) return {i, variant};
         ++i;
