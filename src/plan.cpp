@@ -85,7 +85,7 @@ void describe_sm90(std::ostream& out, const Plan& plan) {
         << "grid       " << plan.forward.grid << " CTAs of " << tile.threads() << " threads on " << plan.traits.sms
         << " SMs\n"
         << "shared     " << sm90::shared_bytes(tile) << " bytes a CTA\n"
-        << "registers  " << tile.producer_registers << " a producer thread, " << config.consumer_registers()
+        << "registers  " << tile.producer_registers << " a producer thread, " << config.tile.consumer_registers
         << " a consumer thread\n"
         << "order      sections of " << plan.forward.section_keys << " keys, "
         << (plan.forward.last_rows_first ? "last" : "first") << " rows first, busiest CTA at " << plan.forward.imbalance

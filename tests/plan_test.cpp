@@ -46,10 +46,12 @@ TEST(Plan, OnlyOptionsPayForOptions) {
     expect_plan("s512 h2 d256 bf16 alibi", "d up to 256, d_v up to 256, with score options and log-sum-exp");
 }
 
-TEST(Plan, ShortCausalRowsOfD64GetNarrowTiles) {
-    expect_plan("b16 s1024 h32 d64 bf16 causal", "tile       128 rows");
-    expect_plan("b8 s2048 h32 d64 bf16 causal", "tile       192 rows");
-    expect_plan("b16 s1024 h32 d64 bf16 full", "tile       192 rows");
+TEST(Plan, LongFullRowsOfD64GetThreeWarpgroups) {
+    expect_plan("b16 s1024 h32 d64 bf16 causal", "tile       256 rows");
+    expect_plan("s16384 h32 d64 bf16 causal", "tile       256 rows");
+    expect_plan("s16384 h32 d64 bf16 full", "tile       192 rows");
+    expect_plan("s16384 h32 d64 bf16 full lse", "tile       256 rows");
+    expect_plan("s512 h2 d64 bf16 softcap30", "tile       128 rows");
 }
 
 TEST(Plan, WithoutAMaskOneHeadGoesAfterTheOther) {

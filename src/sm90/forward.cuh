@@ -31,6 +31,7 @@
 
 namespace foveal::sm90 {
 
+inline constexpr int32_t kOnesRows = 16;  // k of one wgmma
 inline constexpr int32_t kWorkSlots = 4;  // published tiles; a slot is reused when its Q buffer was freed twice
 
 template <ForwardConfig kConfig>
@@ -45,6 +46,8 @@ struct Shared {
     uint64_t v_full[kTile.stages], v_free[kTile.stages];
     uint64_t v_landed;  // a V block that still has rows to be zeroed
     Work work[kWorkSlots];
+    OwnWork own_work[kWorkSlots][kTile.has_own_blocks() ? kTile.query_tiles() : 1];
+    alignas(kTile.sums_in_product ? 1024 : 2) uint16_t ones[kTile.sums_in_product ? kOnesRows * kPanelColumns : 1];
 };
 
 // A position in a ring of buffers. A buffer is full in the phase `parity`, and free before it in the other.
@@ -85,7 +88,7 @@ __device__ __forceinline__ void produce_k(Shared<kConfig>& shared, const Forward
     RingPosition<kTile.stages> ring;
     for (Work work = cursor.next(); work.valid; work = cursor.next())
         for (int32_t step = work.blocks.visit.begin; step < work.blocks.visit.end; ++step, ring.advance()) {
-            const int32_t block = block_of_step<kConfig>(params, work.blocks, step);
+            const int32_t block = block_of_step<kConfig>(params, work.blocks.visit, step);
             ptx::mbarrier_wait(shared.k_free[ring.slot], ring.parity ^ 1);
             if (ptx::elect_sync())
                 load_tile<kTile.keys, kTile.head_dim>(shared.k[ring.slot], maps.k, shared.k_full[ring.slot],
@@ -116,7 +119,7 @@ __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const Forward
     RingPosition<1> landing;
     for (Work work = cursor.next(); work.valid; work = cursor.next())
         for (int32_t step = work.blocks.visit.begin; step < work.blocks.visit.end; ++step, ring.advance()) {
-            const int32_t row = block_of_step<kConfig>(params, work.blocks, step) * kTile.keys;
+            const int32_t row = block_of_step<kConfig>(params, work.blocks.visit, step) * kTile.keys;
             // The copy engine fills with zeros past the tensor, but not past the sequence.
             const bool has_stray_rows =
                 row + kTile.keys > work.band.len_k && work.first_k + work.band.len_k < params.mapped_rows_k;
@@ -146,6 +149,22 @@ __device__ __forceinline__ void look_up_head(Work& work, const ForwardParams& pa
             work.slope = params.scores.alibi_slopes[work.sequence * params.scores.alibi_batch_stride + work.head_q];
 }
 
+// Of the tile's w-th 64 rows. Their blocks may differ from the tile's by fewer at either end than the ring is long, or
+// the warpgroups would wait for each other for ever. A window moves with the rows, so they do, if rows past the
+// sequence's end count as its last; chunks jump, so there all rows get the tile's blocks.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ OwnWork own_work(const ForwardParams& params, const Work& work, int32_t w) {
+    if (known_band<kConfig>(work.band).chunk != 0) return {work.blocks, 0, 0};
+    const int32_t begin = min_i32(work.row + w * kWarpgroupRows, work.len_q - 1);
+    const int32_t end = min_i32(begin + kWarpgroupRows, work.len_q);
+    const Range tile = work.blocks.visit;
+    BlockRange blocks = kv_range(work.band, {begin, end}, kConfig.tile.keys);
+    if (blocks.visit.size() == 0) blocks = {{tile.begin, tile.begin + 1}, {0, 0}};
+    const int32_t below = blocks.visit.begin - tile.begin, above = tile.end - blocks.visit.end;
+    const bool ascending = block_of_step<kConfig>(params, tile, tile.begin) == tile.begin;
+    return {blocks, ascending ? below : above, ascending ? above : below};
+}
+
 template <ForwardConfig kConfig>
 __device__ __forceinline__ void produce_q(Shared<kConfig>& shared, const ForwardMaps& maps,
                                           const ForwardParams& params) {
@@ -161,6 +180,8 @@ __device__ __forceinline__ void produce_q(Shared<kConfig>& shared, const Forward
             ptx::mbarrier_wait(shared.q_free[ring.slot][w], ring.parity ^ 1);
             if (ptx::elect_sync()) {
                 if (w == 0) shared.work[slots.slot] = work;
+                if constexpr (kTile.has_own_blocks())
+                    shared.own_work[slots.slot][w] = own_work<kConfig>(params, work, w);
                 uint64_t& full = shared.q_full[ring.slot][w];
                 if (more)
                     load_tile<kWarpgroupRows, kTile.head_dim>(shared.q[ring.slot][w], maps.q, full,
@@ -184,6 +205,7 @@ class Consumer {
     static constexpr int32_t kChunks = Products::kChunks;
     // wgmmas before the end of P V at which the turn is passed
     static constexpr int32_t kEarlyChunks = kChunks - kTile.first_chunks < 2 ? kChunks - kTile.first_chunks : 2;
+    using Exponentials = float[kTile.early_chunks > 0 ? kTile.early_chunks * 8 : 1];
     static constexpr int32_t kOutPanels = kTile.out_columns() / kPanelColumns;
     static constexpr int32_t kTurnThreads = 2 * kWarpgroupThreads;
     static constexpr int32_t kFirstTurnBarrier = 1;  // 0 is __syncthreads'
@@ -195,48 +217,60 @@ class Consumer {
           maps_(maps),
           params_(params),
           warpgroup_(warpgroup),
-          lane_(static_cast<int32_t>(threadIdx.x) % 32),
           warp_(uniform(static_cast<int32_t>(threadIdx.x) % kWarpgroupThreads / 32)),
           query_tile_(kTile.shares_rows ? 0 : warpgroup),
           q_descriptor_(descriptor_low(shared.q[0][query_tile_], 0)),
           k_descriptor_(descriptor_low(shared.k[0], 0)),
-          v_descriptor_(descriptor_low(shared.v[0] + first_column() * kTile.keys, Products::kKeyPanelBytes)) {}
+          v_descriptor_(descriptor_low(
+              shared.v[0] + first_column() * kTile.keys,
+              kTile.sums_in_product ? static_cast<uint32_t>(offsetof(Shared<kConfig>, ones) - offsetof(Shared<kConfig>, v))
+                                    : Products::kKeyPanelBytes)) {}
 
     __device__ __forceinline__ void run() {
         BlockRange blocks;
         if (!next_tile(blocks)) return;
         if (warpgroup_ == kTile.consumers - 1) pass_turn_of(kTile.consumers - 1);  // warpgroup 0 begins
+        const RingPosition<kTile.stages> start = keys_;
+        skip_keys(steps_before());
         first_scores(blocks);
+        skip_values(start, steps_before());
         for (;;) {
-            bool accumulate = false;
-            for (int32_t i = blocks.visit.begin + 1; i < blocks.visit.end; ++i, accumulate = true)
-                step(blocks, i, accumulate);
+            for (int32_t i = blocks.visit.begin + 1; i < blocks.visit.end; ++i) step(blocks, i);
             if constexpr (kTile.query_buffers > 1) free_queries();
-            await_staging();
+            const bool accumulate = blocks.visit.size() > 1;
             const int32_t finished = work_slots_.slot;
+            RingPosition<kTile.stages> next_values = values_;
+            next_values.advance();
+            int32_t skipped = steps_after();
+            skip_keys(skipped);
             queries_.advance();
             work_slots_.advance();
             if (!next_tile(blocks)) {
                 last_output(finished, accumulate);
+                skip_values(next_values, skipped);
                 break;
             }
+            skip_keys(steps_before());
+            skipped += steps_before();
+            ptx::mbarrier_wait(shared_.k_full[keys_.slot], keys_.parity);
             boundary(blocks, finished, accumulate);
+            skip_values(next_values, skipped);
         }
         if (warpgroup_ == 0) take_turn_of(0);  // the one that the last warpgroup passed on
         ptx::bulk_wait_group();
     }
 
    private:
-    // 4-6: both products issued, the scores there; the output is still under way. last: block of its tile.
+    // 4-6: both products issued, the scores there; the output is still under way. The K block is known to be there.
+    // last: block of its tile.
     __device__ __forceinline__ void scores_beside_output(bool accumulate, bool last) {
-        const int32_t k_slot = keys_.slot, v_slot = values_.slot;
-        ptx::mbarrier_wait(shared_.k_full[k_slot], keys_.parity);
-        ptx::mbarrier_wait(shared_.v_full[v_slot], values_.parity);
+        const int32_t k_slot = keys_.slot;
+        ptx::mbarrier_wait(shared_.v_full[values_.slot], values_.parity);
         take_turn();
         issue_scores(k_slot);
-        issue_output(v_slot, accumulate);
+        issue_output(values_.slot, accumulate);
+        values_ = keys_;
         keys_.advance();
-        values_.advance();
         ptx::wgmma_wait_group<2>();
         ptx::pin(s_);
         release(shared_.k_free[k_slot]);
@@ -244,29 +278,39 @@ class Consumer {
     }
 
     // One block inside a tile, the i-th of blocks.visit.
-    __device__ __forceinline__ void step(BlockRange& blocks, int32_t i, bool accumulate) {
+    __device__ __forceinline__ void step(BlockRange& blocks, int32_t i) {
         const int32_t v_slot = values_.slot;
-        scores_beside_output(accumulate, i + 1 == blocks.visit.end);
+        scores_beside_output(i > blocks.visit.begin + 1, i + 1 == blocks.visit.end);
         finish_scores(blocks, i);
         softmax_.shift(s_);
-        const auto before = softmax_.sums();
-        exponentials_beside_output(v_slot, i + 1 < blocks.visit.end);
-        if (__any_sync(~0u, softmax_.add(p_))) {
+        const RowTotals before = softmax_.totals();
+        Exponentials early;
+        first_exponentials(early, i + 1 < blocks.visit.end);
+        finish_output(v_slot);
+        if (__any_sync(~0u, last_exponentials<false>(early))) {
             softmax_.rescale(s_, p_, o_, before);
             if (softmax_.far(scale_log2())) blocks.unmasked = {0, 0};
-            if (params_.rescales != nullptr && lane_ == 0) atomicAdd(params_.rescales, 1ull);
+            if (params_.rescales != nullptr && ptx::lane_id() == 0) atomicAdd(params_.rescales, 1ull);
         }
     }
 
-    // 9: the first block of a tile beside the last output of the one in slot `finished`.
+    // 9: the first block of a tile beside the last output of the one in slot `finished`, which is rounded and staged
+    // while the exponentials run.
     __device__ __forceinline__ void boundary(BlockRange& blocks, int32_t finished, bool accumulate) {
         const int32_t v_slot = values_.slot;
         scores_beside_output(accumulate, blocks.visit.size() <= 1);
-        const RowScale finish = finish_rows(finished);
+        const RowTotals ended = softmax_.totals();
+        RowScale scale;
+        if constexpr (!kTile.sums_in_product) scale = finish_rows(ended, finished);
         start_rows(blocks);
-        exponentials_beside_output(v_slot, blocks.visit.size() > 1);
-        softmax_.add(p_);
-        store(finish, finished);
+        Exponentials early;
+        first_exponentials(early, blocks.visit.size() > 1);
+        await_staging();
+        finish_output(v_slot);
+        if constexpr (kTile.sums_in_product) scale = finish_rows(ended, finished);
+        stage<0>(scale);
+        last_exponentials<true>(early);
+        store(scale, finished);
     }
 
     __device__ __forceinline__ void first_scores(BlockRange& blocks) {
@@ -275,6 +319,7 @@ class Consumer {
         take_turn();
         issue_scores(k_slot);
         pass_turn();
+        values_ = keys_;
         keys_.advance();
         ptx::wgmma_wait_group<0>();
         ptx::pin(s_);
@@ -282,25 +327,47 @@ class Consumer {
         free_single_queries(blocks.visit.size() <= 1);
         start_rows(blocks);
         softmax_.template probabilities<0, kChunks>(s_, p_);
-        softmax_.add(p_);
+        softmax_.add_first(p_);
+        if (blocks.visit.size() > 1) ptx::mbarrier_wait(shared_.k_full[keys_.slot], keys_.parity);
     }
 
     __device__ __forceinline__ void last_output(int32_t finished, bool accumulate) {
-        const int32_t v_slot = values_.slot;
-        ptx::mbarrier_wait(shared_.v_full[v_slot], values_.parity);
+        ptx::mbarrier_wait(shared_.v_full[values_.slot], values_.parity);
         take_turn();
-        issue_output(v_slot, accumulate);
-        const RowScale finish = finish_rows(finished);
-        ptx::wgmma_wait_group<0>();
-        ptx::pin(o_);
-        store(finish, finished);
+        issue_output(values_.slot, accumulate);
+        await_staging();
+        finish_output(values_.slot);
+        const RowScale scale = finish_rows(softmax_.totals(), finished);
+        stage<0>(scale);
+        store(scale, finished);
+    }
+
+    // Blocks of the tile that only other warpgroups need. They are waited for, so that this warpgroup is never further
+    // ahead than the ring is long.
+    __device__ __forceinline__ void skip_keys(int32_t count) {
+        if constexpr (kTile.has_own_blocks())
+            for (; count > 0; --count, keys_.advance()) {
+                ptx::mbarrier_wait(shared_.k_full[keys_.slot], keys_.parity);
+                take_turn();
+                pass_turn();
+                release(shared_.k_free[keys_.slot]);
+                __syncwarp();
+            }
+    }
+    __device__ __forceinline__ void skip_values(RingPosition<kTile.stages> from, int32_t count) {
+        if constexpr (kTile.has_own_blocks())
+            for (; count > 0; --count, from.advance()) {
+                ptx::mbarrier_wait(shared_.v_full[from.slot], from.parity);
+                release(shared_.v_free[from.slot]);
+                __syncwarp();
+            }
     }
 
     // Masks, and options if there are any. The tile's band and row are read where they are needed, and not kept in
     // registers.
     __device__ __forceinline__ void finish_scores(const BlockRange& blocks, int32_t i) {
         const Work& work = shared_.work[work_slots_.slot];
-        const int32_t block = block_of_step<kConfig>(params_, blocks, i);
+        const int32_t block = block_of_step<kConfig>(params_, blocks.visit, i);
         const int32_t first_key = block * kTile.keys;
         if constexpr (kConfig.has_options()) {
             const int32_t lane = ptx::lane_id();
@@ -336,20 +403,39 @@ class Consumer {
         return kTile.shares_rows ? warpgroup_ * kTile.out_columns() : 0;
     }
 
-    // 7, 8: the new P takes the registers of the old one as the output product leaves them.
-    __device__ __forceinline__ void exponentials_beside_output(int32_t v_slot, bool more_blocks) {
+    // 7: the new P takes the registers of the old one as the output product leaves them; some more exponentials wait in
+    // registers of their own.
+    __device__ __forceinline__ void first_exponentials(Exponentials& early, bool more_blocks) {
         ptx::pin(s_);
         ptx::wgmma_wait_group<1>();
         softmax_.template probabilities<0, kTile.first_chunks>(s_, p_);
 #pragma unroll
         for (int32_t c = 0; c < kTile.first_chunks; ++c) ptx::pin(p_[c]);
-        // Not needed before the next step. But without a branch here ptxas (13.0) moves the exponentials above behind
-        // the wait below: 1.001 instead of 0.931 of the best peer's time at b1 s16384 (H200, 2026-11-23).
+        softmax_.template exponentials<kTile.first_chunks, kTile.early_chunks>(s_, early);
+        ptx::pin(early);
+        // The next step needs it. Here it costs no time, and without a branch here ptxas (13.0) moves the exponentials
+        // above behind the wait below: 1.001 instead of 0.931 of the best peer's time at b1 s16384 (H200, 2026-11-23).
         if (more_blocks) ptx::mbarrier_wait(shared_.k_full[keys_.slot], keys_.parity);
+    }
+
+    // 8: the output of a block is there.
+    __device__ __forceinline__ void finish_output(int32_t v_slot) {
         ptx::wgmma_wait_group<0>();
         ptx::pin(o_);
         release(shared_.v_free[v_slot]);
-        softmax_.template probabilities<kTile.first_chunks, kChunks>(s_, p_);
+    }
+
+    // The rest of P, and its sums. true: a row has left its range.
+    template <bool kFirstBlock>
+    __device__ __forceinline__ bool last_exponentials(const Exponentials& early) {
+        // Always so. Without a branch ptxas (13.0) moves exponentials ahead of the wait above, with their P in other
+        // registers, and so needs up to 31 moves more a block.
+        if (params_.group <= 0) return false;
+        softmax_.template round<kTile.first_chunks, kTile.early_chunks>(early, p_);
+        softmax_.template probabilities<kTile.first_chunks + kTile.early_chunks, kChunks>(s_, p_);
+        if constexpr (!kFirstBlock) return softmax_.add(p_, o_);
+        softmax_.add_first(p_);
+        return false;
     }
 
     __device__ __forceinline__ void issue_scores(int32_t k_slot) {
@@ -363,7 +449,7 @@ class Consumer {
     }
 
     __device__ __forceinline__ void issue_output(int32_t v_slot, bool accumulate) {
-        const uint32_t v = v_descriptor_ + static_cast<uint32_t>(v_slot) * (kTile.v_bytes() / kDescriptorUnit);
+        const uint32_t v = Products::advance(v_descriptor_, static_cast<uint32_t>(v_slot * kTile.v_bytes()));
         ptx::wgmma_fence();
         Products::template output<0, kTile.first_chunks>(o_, p_, v, accumulate);
         ptx::wgmma_commit_group();
@@ -377,14 +463,16 @@ class Consumer {
     __device__ __forceinline__ void take_turn() { take_turn_of(warpgroup_); }
     __device__ __forceinline__ void pass_turn() { pass_turn_of(warpgroup_); }
     static __device__ __forceinline__ void take_turn_of(int32_t warpgroup) {
-        ptx::barrier_sync(kFirstTurnBarrier + warpgroup, kTurnThreads);
+        if constexpr (kTile.takes_turns) ptx::barrier_sync(kFirstTurnBarrier + warpgroup, kTurnThreads);
     }
     static __device__ __forceinline__ void pass_turn_of(int32_t warpgroup) {
-        ptx::barrier_arrive(kFirstTurnBarrier + (warpgroup + 1 == kTile.consumers ? 0 : warpgroup + 1), kTurnThreads);
+        if constexpr (kTile.takes_turns)
+            ptx::barrier_arrive(kFirstTurnBarrier + (warpgroup + 1 == kTile.consumers ? 0 : warpgroup + 1),
+                                kTurnThreads);
     }
 
     __device__ __forceinline__ void release(uint64_t& free) {
-        if (lane_ == 0) ptx::mbarrier_arrive(free);
+        if (ptx::elect_sync()) ptx::mbarrier_arrive(free);
     }
 
     // Every thread for itself: with Q go the reads of the tile's Work, which are ordinary ones of each thread.
@@ -395,25 +483,38 @@ class Consumer {
             if (last_block) free_queries();
     }
 
+    // Of this warpgroup, in the tile that it is at.
+    __device__ __forceinline__ const OwnWork& own_work() const {
+        return shared_.own_work[work_slots_.slot][query_tile_];
+    }
+    __device__ __forceinline__ int32_t steps_before() const {
+        return kTile.has_own_blocks() ? own_work().steps_before : 0;
+    }
+    __device__ __forceinline__ int32_t steps_after() const {
+        return kTile.has_own_blocks() ? own_work().steps_after : 0;
+    }
+
     // Waits for the next tile's Q. false: there is none.
     __device__ __forceinline__ bool next_tile(BlockRange& blocks) {
         ptx::mbarrier_wait(shared_.q_full[queries_.slot][query_tile_], queries_.parity);
         const Work& work = shared_.work[work_slots_.slot];
-        blocks.visit = {uniform(work.blocks.visit.begin), uniform(work.blocks.visit.end)};
-        blocks.unmasked = {uniform(work.blocks.unmasked.begin), uniform(work.blocks.unmasked.end)};
+        const BlockRange& own = kTile.has_own_blocks() ? own_work().blocks : work.blocks;
+        blocks.visit = {uniform(own.visit.begin), uniform(own.visit.end)};
+        blocks.unmasked = {uniform(own.unmasked.begin), uniform(own.unmasked.end)};
         return uniform(static_cast<int32_t>(work.valid)) != 0;
     }
 
     // Factors that turn O into the output; writes the log-sum-exp.
-    __device__ __forceinline__ RowScale finish_rows(int32_t slot) {
+    __device__ __forceinline__ RowScale finish_rows(const RowTotals& totals, int32_t slot) {
         const Work& work = shared_.work[slot];
         const float sink = work.sink;
         constexpr auto kToBase2 = static_cast<float>(kLog2E);
-        const RowScale scale{{softmax_.normaliser(0, sink * kToBase2), softmax_.normaliser(1, sink * kToBase2)}};
+        const RowScale scale{{softmax_.normaliser(totals, o_, 0, sink * kToBase2),
+                              softmax_.normaliser(totals, o_, 1, sink * kToBase2)}};
         if constexpr (kConfig.has_lse()) {
             // Of warpgroups that share rows, one writes.
             if (params_.lse != nullptr && (!kTile.shares_rows || warpgroup_ == 0)) {
-                const float lse[2] = {softmax_.log_sum_exp(0, sink), softmax_.log_sum_exp(1, sink)};
+                const float lse[2] = {softmax_.log_sum_exp(totals, 0, sink), softmax_.log_sum_exp(totals, 1, sink)};
                 store_lse(params_, work, first_row(), ptx::lane_id(), lse);
             }
         }
@@ -426,24 +527,33 @@ class Consumer {
         __syncwarp();
     }
 
+    // Panels of O from kFirst on to shared memory, as many as fit ...
+    template <int32_t kFirst>
+    __device__ __forceinline__ void stage(RowScale scale) {
+        stage_panels<kConfig.dtype, kFirst, kTile.staged_panels>(shared_.out[warpgroup_], warp_, ptx::lane_id(), o_,
+                                                                 scale);
+    }
+
+    // ... and from there, then the others, to global memory.
     template <int32_t kFirst = 0>
     __device__ __forceinline__ void store(RowScale scale, int32_t slot) {
-        uint16_t* staging = shared_.out[warpgroup_];
-        if constexpr (kFirst > 0) await_staging();
-        const int32_t lane = ptx::lane_id();
-        stage_panels<kConfig.dtype, kFirst, kTile.staged_panels>(staging, warp_, lane, o_, scale);
-        store_panels<kTile.staged_panels>(staging, warp_, lane, maps_.out, params_, shared_.work[slot], first_row(),
-                                          first_column() + kFirst * kPanelColumns);
-        if constexpr (kFirst + kTile.staged_panels < kOutPanels) store<kFirst + kTile.staged_panels>(scale, slot);
+        store_panels<kTile.staged_panels>(shared_.out[warpgroup_], warp_, ptx::lane_id(), maps_.out, params_,
+                                          shared_.work[slot], first_row(), first_column() + kFirst * kPanelColumns);
+        if constexpr (kFirst + kTile.staged_panels < kOutPanels) {
+            await_staging();
+            stage<kFirst + kTile.staged_panels>(scale);
+            store<kFirst + kTile.staged_panels>(scale, slot);
+        }
     }
 
     Shared<kConfig>& shared_;
     const ForwardMaps& maps_;
     const ForwardParams& params_;
-    const int32_t warpgroup_, lane_, warp_;
+    const int32_t warpgroup_, warp_;
     const int32_t query_tile_;  // which of the CTA's 64-row tiles of Q is this warpgroup's
     const uint32_t q_descriptor_, k_descriptor_, v_descriptor_;
-    RingPosition<kTile.stages> keys_, values_;
+    RingPosition<kTile.stages> keys_;    // of the next block
+    RingPosition<kTile.stages> values_;  // of the block whose P is in p_
     RingPosition<kTile.query_buffers> queries_;
     RingPosition<kWorkSlots> work_slots_;
     Softmax<kConfig> softmax_;
@@ -474,6 +584,11 @@ __device__ __forceinline__ void set_up(Shared<kConfig>& shared) {
         ptx::mbarrier_init(shared.v_landed, 1);
         ptx::fence_mbarrier_init();
     }
+    if constexpr (kTile.sums_in_product) {
+        for (auto i = static_cast<int32_t>(threadIdx.x); i < kOnesRows * kPanelColumns; i += kTile.threads())
+            shared.ones[i] = Rounded<kConfig.dtype>::kOneBits;
+        ptx::fence_proxy_async();
+    }
     __syncthreads();
 }
 
@@ -500,7 +615,7 @@ __global__ void __launch_bounds__(Instance::kConfig.tile.threads(), 1)
         ptx::setmaxnreg_dec<kConfig.tile.producer_registers>();
         produce<kConfig>(shared, maps, params);
     } else {
-        ptx::setmaxnreg_inc<kConfig.consumer_registers()>();
+        ptx::setmaxnreg_inc<kConfig.tile.consumer_registers>();
         Consumer<kConfig>(shared, maps, params, warpgroup - 1).run();
     }
 }

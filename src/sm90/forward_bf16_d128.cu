@@ -2,7 +2,7 @@
 
 namespace foveal::sm90 {
 
-template const void* forward_kernel<ForwardInstance<DType::bf16, 2, ForwardVariant::plain>>();
-template const void* forward_kernel<ForwardInstance<DType::bf16, 2, ForwardVariant::lse>>();
+template const void* forward_kernel<ForwardInstance<DType::bf16, kTileD128, ForwardVariant::plain>>();
+template const void* forward_kernel<ForwardInstance<DType::bf16, kTileD128, ForwardVariant::lse>>();
 
 }  // namespace foveal::sm90

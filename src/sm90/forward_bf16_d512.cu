@@ -2,6 +2,6 @@
 
 namespace foveal::sm90 {
 
-template const void* forward_kernel<ForwardInstance<DType::bf16, 5, ForwardVariant::plain>>();
+template const void* forward_kernel<ForwardInstance<DType::bf16, kTileD512, ForwardVariant::plain>>();
 
 }  // namespace foveal::sm90

@@ -2,6 +2,6 @@
 
 namespace foveal::sm90 {
 
-template const void* forward_kernel<ForwardInstance<DType::bf16, 1, ForwardVariant::options>>();
+template const void* forward_kernel<ForwardInstance<DType::bf16, kTileD64Options, ForwardVariant::options>>();
 
 }  // namespace foveal::sm90

@@ -2,6 +2,6 @@
 
 namespace foveal::sm90 {
 
-template const void* forward_kernel<ForwardInstance<DType::f16, 2, ForwardVariant::options>>();
+template const void* forward_kernel<ForwardInstance<DType::f16, kTileD128, ForwardVariant::options>>();
 
 }  // namespace foveal::sm90

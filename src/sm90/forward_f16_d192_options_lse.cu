@@ -2,6 +2,6 @@
 
 namespace foveal::sm90 {
 
-template const void* forward_kernel<ForwardInstance<DType::f16, 3, ForwardVariant::options_lse>>();
+template const void* forward_kernel<ForwardInstance<DType::f16, kTileD192, ForwardVariant::options_lse>>();
 
 }  // namespace foveal::sm90

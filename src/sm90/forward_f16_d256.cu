@@ -2,7 +2,7 @@
 
 namespace foveal::sm90 {
 
-template const void* forward_kernel<ForwardInstance<DType::f16, 4, ForwardVariant::plain>>();
-template const void* forward_kernel<ForwardInstance<DType::f16, 4, ForwardVariant::lse>>();
+template const void* forward_kernel<ForwardInstance<DType::f16, kTileD256, ForwardVariant::plain>>();
+template const void* forward_kernel<ForwardInstance<DType::f16, kTileD256, ForwardVariant::lse>>();
 
 }  // namespace foveal::sm90

@@ -2,8 +2,8 @@
 
 namespace foveal::sm90 {
 
-template const void* forward_kernel<ForwardInstance<DType::f16, 0, ForwardVariant::plain>>();
-template const void* forward_kernel<ForwardInstance<DType::f16, 1, ForwardVariant::plain>>();
-template const void* forward_kernel<ForwardInstance<DType::f16, 1, ForwardVariant::lse>>();
+template const void* forward_kernel<ForwardInstance<DType::f16, kTileD64, ForwardVariant::plain>>();
+template const void* forward_kernel<ForwardInstance<DType::f16, kTileD64, ForwardVariant::lse>>();
+template const void* forward_kernel<ForwardInstance<DType::f16, kTileD64Long, ForwardVariant::plain>>();
 
 }  // namespace foveal::sm90

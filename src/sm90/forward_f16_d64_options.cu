@@ -2,6 +2,6 @@
 
 namespace foveal::sm90 {
 
-template const void* forward_kernel<ForwardInstance<DType::f16, 1, ForwardVariant::options>>();
+template const void* forward_kernel<ForwardInstance<DType::f16, kTileD64Options, ForwardVariant::options>>();
 
 }  // namespace foveal::sm90

@@ -34,7 +34,7 @@ __device__ __forceinline__ uint64_t descriptor(uint32_t low) {
 template <ForwardConfig kConfig>
 struct Gemm {
     static constexpr ForwardTile kTile = kConfig.tile;
-    static constexpr int32_t kOut = kTile.out_columns() / 2;  // accumulators a thread
+    static constexpr int32_t kOut = kTile.accumulators();
     static constexpr int32_t kScores = kTile.keys / 2;
     static constexpr int32_t kChunks = kTile.keys / 16;
     static constexpr uint32_t kKeyPanelBytes = static_cast<uint32_t>(kTile.keys) * 128;
@@ -53,6 +53,12 @@ struct Gemm {
         ptx::wgmma_commit_group();
     }
 
+    // `v` moved on by `bytes`. The columns of ones stay where they are, so the distance to them shrinks by as much.
+    static __device__ __forceinline__ uint32_t advance(uint32_t v, uint32_t bytes) {
+        const uint32_t units = bytes / kDescriptorUnit;
+        return v + units - (kTile.sums_in_product ? units << 16 : 0);
+    }
+
     // O += P V, or O = P V, over chunks [kBegin, kEnd) of 16 keys, as part of a group. v: low word of the descriptor.
     template <int32_t kBegin, int32_t kEnd>
     static __device__ __forceinline__ void output(float (&o)[kOut], const uint32_t (&p)[kChunks][4], uint32_t v,
@@ -60,7 +66,7 @@ struct Gemm {
 #pragma unroll
         for (int32_t c = kBegin; c < kEnd; ++c)
             ptx::wgmma_rs_mn<kConfig.dtype>(
-                o, p[c], descriptor(v + static_cast<uint32_t>(c) * 16 * 128 / kDescriptorUnit), accumulate || c != 0);
+                o, p[c], descriptor(advance(v, static_cast<uint32_t>(c) * 16 * 128)), accumulate || c != 0);
     }
 };
 

@@ -1,16 +1,17 @@
 // The softmax of one warpgroup's 64 rows over the K/V blocks it visits, one block at a time.
 //
 // Every row has a reference, set to its maximum when the first block is seen; the exponent of a score is its distance
-// from the reference, less kShift. The reference is not followed: as long as the row's sum stays below kLimit, no
-// later score can have come near the end of the format's range, and neither the maximum nor a rescaling of O is needed.
-// The rare row that leaves this range is caught by one comparison a block and set anew, O included, before its P is
+// from the reference, less kShift. The reference is not followed: as long as P stays below a limit, no later score can
+// have come near the end of the format's range, and neither the maximum nor a rescaling of O is needed. The rare row
+// that leaves this range is caught by one comparison and one vote a block and set anew, O included, before its P is
 // used: rescale(). So every input is handled by the same code in one pass, and no block pays for a maximum.
 //
 // The sum that normalises O is the sum of P as rounded for the second product: numerator and denominator then carry the
-// same rounding, which matters as soon as the largest P is not exactly 1. The log-sum-exp needs the unrounded sum.
+// same rounding, which matters as soon as the largest P is not exactly 1. Either the product sums (columns of ones
+// beside V), or the threads do. The log-sum-exp needs the unrounded sum.
 //
-// Scores are held in base 2: t = scale * log2(e) * q.k - reference - kShift. (With options scores.cuh has made
-// them, and only log2(e) is left.)
+// Exponents are in base 2: scale * log2(e) * q.k - reference - kShift. (With options scores.cuh has made the scores,
+// and only log2(e) is left.)
 #pragma once
 
 #include <cuda_bf16.h>
@@ -23,18 +24,21 @@
 
 namespace foveal::sm90 {
 
+// How far a row may grow before it is corrected: limits of its sum, of a far row's (below) where the threads sum, and,
+// where the product sums, of its P (bits of the 16-bit number).
 template <DType kType>
 struct Rounded;
 
-// bf16 has the exponents of fp32. A row may grow by 53 bits (37 nats) before it is corrected, its sum stays below 1, so
+// bf16 has the exponents of fp32. A row may grow by 48 bits (33 nats) before it is corrected, its sum stays below 1, so
 // that O is finite even where V is at the end of bf16's range, and the 70 bits between 2^-56 and 2^-126 hold every key
 // that counts. (24: 1.13 of FA3's time in place of 0.92 at logits of standard deviation 10; docs/performance-log.md.)
 template <>
 struct Rounded<DType::bf16> {
     using Pair = __nv_bfloat162;
+    static constexpr uint16_t kOneBits = 0x3F80;
     static constexpr float kShift = 56.0f;
-    static constexpr float kLimit = 0.125f;
-    static constexpr float kFarLimit = 0x1p20f;
+    static constexpr float kSumLimit = 0.125f, kFarSumLimit = 0x1p20f;
+    static constexpr uint32_t kLimitBits = (127 - 8) << 7;
     static constexpr bool kLimitsWholeRow = true;
     static __device__ __forceinline__ Pair pack(float a, float b) { return __floats2bfloat162_rn(a, b); }
     // A bf16 is the upper half of an fp32. (__bfloat1622float2 takes two more instructions, nvcc 13.0.)
@@ -44,14 +48,15 @@ struct Rounded<DType::bf16> {
     }
 };
 
-// f16 ends at 65504: the largest P starts at 1, as precise as f16 can be, and the sum of a block must not pass 2^13.
-// O cannot overflow fp32, so the sum of the whole row is free.
+// f16 ends at 65504: the largest P starts at 1, as precise as f16 can be, and neither a P nor the sum of a block must
+// pass 2^13. O cannot overflow fp32, so the sum of the whole row is free.
 template <>
 struct Rounded<DType::f16> {
     using Pair = __half2;
+    static constexpr uint16_t kOneBits = 0x3C00;
     static constexpr float kShift = 0.0f;
-    static constexpr float kLimit = 8192.0f;
-    static constexpr float kFarLimit = kLimit;
+    static constexpr float kSumLimit = 8192.0f, kFarSumLimit = kSumLimit;
+    static constexpr uint32_t kLimitBits = (15 + 13) << 10;
     static constexpr bool kLimitsWholeRow = false;
     static __device__ __forceinline__ Pair pack(float a, float b) { return __floats2half2_rn(a, b); }
     static __device__ __forceinline__ float2 unpack(Pair x) { return __half22float2(x); }
@@ -67,24 +72,39 @@ __device__ __forceinline__ float row_max(float x) {
     return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
 }
 
+// What a row is normalised by, when it has ended.
+struct RowTotals {
+    float minus_reference[2];
+    float sum[2];        // of the rounded P; this thread's columns, unless the product sums
+    float exact_sum[2];  // of the unrounded P, this thread's columns; only with a log-sum-exp
+};
+
 // The rows of one thread: two, 8 apart. kKeys: keys a block. Arrays over r are indexed by row.
 template <ForwardConfig kConfig>
 struct Softmax {
-    static constexpr int32_t kKeys = kConfig.tile.keys;
+    static constexpr ForwardTile kTile = kConfig.tile;
+    static constexpr int32_t kKeys = kTile.keys;
     static constexpr bool kLse = kConfig.has_lse();
+    static constexpr bool kSumsInProduct = kTile.sums_in_product;
     using Format = Rounded<kConfig.dtype>;
     using Pair = typename Format::Pair;
     static constexpr int32_t kScores = kKeys / 2;   // of a thread in a block
     static constexpr int32_t kChunks = kKeys / 16;  // k of one wgmma is 16 keys
+    static constexpr int32_t kOut = kTile.accumulators();
     static constexpr float kLn2 = 0.693147180559945f;
     // Scores beyond it ("far") are spaced more widely than an exponent may be off. Their reference is exactly one of
     // them, without kShift, which would be lost in it; and they are scaled before it is subtracted, since an fma would
     // leave the rounding of the reference as an exponent.
     static constexpr float kFar = 0x1p22f;
+    static constexpr float kLimit = Format::kSumLimit;
+    // Added to a pair of P, carries into the sign of one beyond its limit; for a thread with a row that has seen no key,
+    // of any.
+    static constexpr uint32_t kSigns = 0x80008000, kMargin = kSigns - 0x00010001 * (Format::kLimitBits + 1);
 
     float minus_reference[2];  // -(reference + kShift); 0 while the row has seen no key
-    float limit[2];            // -1 while the row has seen no key: any sum passes it
-    float sum[2];              // of the rounded P, this thread's columns
+    float limit[2];            // of a row's sum; -1 while it has seen no key: any sum passes it; unless the product sums
+    uint32_t margin;           // kMargin or kSigns; if the product sums
+    float sum[2];              // of the rounded P, this thread's columns; unless the product sums
     float exact_sum[2];        // of the unrounded P; only if kLse
     float scale;               // what shift() multiplies by; 1 where a row of the warp is far
 
@@ -105,15 +125,17 @@ struct Softmax {
     // A new tile: the references from its first block's scores, which are still to be multiplied by scale_log2.
     __device__ __forceinline__ void start(const float (&s)[kScores], float scale_log2) {
         bool far = false;
+        margin = kMargin;
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
             const float top = row_max(thread_max(s, r)) * scale_log2;
             const bool unseen = top == -INFINITY, is_far = fabsf(top) > kFar && !unseen;
             minus_reference[r] = unseen ? 0.0f : -top - (is_far ? 0.0f : Format::kShift);
-            limit[r] = unseen ? -1.0f : is_far ? Format::kFarLimit : Format::kLimit;
+            limit[r] = unseen ? -1.0f : is_far ? Format::kFarSumLimit : kLimit;
             sum[r] = 0.0f;
             exact_sum[r] = 0.0f;
             far |= is_far;
+            if (unseen) margin = kSigns;
         }
         scale = __any_sync(~0u, far) ? 1.0f : scale_log2;
     }
@@ -145,15 +167,53 @@ struct Softmax {
             }
     }
 
-    // The sums before a block, from which rescale() starts again.
-    struct Sums {
-        float rounded[2];
-        float exact[2];
-    };
-    __device__ __forceinline__ Sums sums() const { return {{sum[0], sum[1]}, {exact_sum[0], exact_sum[1]}}; }
+    // The same in two steps: exponentials of chunks [kBegin, kBegin + kCount), and P from them.
+    template <int32_t kBegin, int32_t kCount, int32_t kSize>
+    __device__ __forceinline__ void exponentials(const float (&t)[kScores], float (&e)[kSize]) {
+#pragma unroll
+        for (int32_t i = 0; i < 8 * kCount; ++i) {
+            e[i] = ptx::ex2(t[8 * kBegin + i]);
+            if constexpr (kLse) exact_sum[(i >> 1) & 1] += e[i];
+        }
+    }
+    template <int32_t kBegin, int32_t kCount, int32_t kSize>
+    static __device__ __forceinline__ void round(const float (&e)[kSize], uint32_t (&p)[kChunks][4]) {
+#pragma unroll
+        for (int32_t i = 0; i < 4 * kCount; ++i) {
+            const Pair pair = Format::pack(e[2 * i], e[2 * i + 1]);
+            p[kBegin + i / 4][i % 4] = reinterpret_cast<const uint32_t&>(pair);
+        }
+    }
 
-    // Adds the block's P to the sums; true if a row of this thread has left its range.
-    __device__ __forceinline__ bool add(const uint32_t (&p)[kChunks][4]) {
+    // The totals of the rows as they stand. With sums in the product they are o's, and those of P V up to here.
+    __device__ __forceinline__ RowTotals totals() const {
+        return {{minus_reference[0], minus_reference[1]}, {sum[0], sum[1]}, {exact_sum[0], exact_sum[1]}};
+    }
+    static __device__ __forceinline__ float product_sum(const float (&o)[kOut], int32_t r) {
+        return o[kTile.out_columns() / 2 + 2 * r];
+    }
+
+    // Adds a tile's first block.
+    __device__ __forceinline__ void add_first(const uint32_t (&p)[kChunks][4]) {
+        if constexpr (!kSumsInProduct) {
+#pragma unroll
+            for (int32_t r = 0; r < 2; ++r) sum[r] = block_sum(p, r);
+        }
+    }
+
+    // Adds the block's P to the sums; true if a row of this thread has left its range. o: P V of the blocks before.
+    // 16-bit numbers that are not negative are in the order of their bits.
+    __device__ __forceinline__ bool add(const uint32_t (&p)[kChunks][4], const float (&o)[kOut]) {
+        if constexpr (kSumsInProduct) {
+            uint32_t largest = p[0][0];
+#pragma unroll
+            for (int32_t c = 0; c < kChunks; ++c) {
+                largest = __vimax3_u16x2(largest, p[c][1], p[c][2]);
+                largest = __vimax3_u16x2(largest, p[c][3], p[min_i32(c + 1, kChunks - 1)][0]);
+            }
+            return ((largest + margin) & kSigns) != 0 ||
+                   (Format::kLimitsWholeRow && (product_sum(o, 0) > kLimit || product_sum(o, 1) > kLimit));
+        }
         bool out_of_range = false;
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
@@ -164,50 +224,62 @@ struct Softmax {
         return out_of_range;
     }
 
-    // New references, from this block's maxima, for the rows of this warp that have left their range; O and the sums
-    // follow, and t and P of the block are computed anew. kOut: accumulators of O a thread.
-    template <int32_t kOut>
+    // New references for the rows of this warp that have left their range: this block's maximum, or the sum so far, as
+    // if it were a key, where that is more. O and the sums follow, and t and P of the block are computed anew. before:
+    // the totals without this block.
     __device__ __forceinline__ void rescale(float (&t)[kScores], uint32_t (&p)[kChunks][4], float (&o)[kOut],
-                                            const Sums& before) {
+                                            const RowTotals& before) {
         float factor[2];
+        bool any_unseen = false;
+        const uint32_t quad = 0xfu << (threadIdx.x % 32 & ~3u);
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
-            const bool mine = (Format::kLimitsWholeRow ? sum[r] : block_sum(p, r)) > limit[r];
-            const uint32_t quad = 0xfu << (threadIdx.x % 32 & ~3u);
+            // A row does not move for the sake of another: its result must not depend on what that one holds.
+            const bool mine = left_range(p, o, r);
+            const bool needed = (__ballot_sync(~0u, mine) & quad) != 0;
             const float top = row_max(thread_max(t, r));
             const bool is_far = fabsf(minus_reference[r] - top) > kFar;
-            const float distance = top + (is_far ? 0.0f : Format::kShift);
-            const bool needed = (__ballot_sync(~0u, mine) & quad) != 0;
-            const bool unseen = limit[r] < 0;
-            const bool moves = needed && top != -INFINITY && (unseen || distance > 0);
+            const bool unseen = is_unseen(o, r);
+            float distance = top + (is_far ? 0.0f : Format::kShift);
+            if constexpr (kSumsInProduct)
+                if (!is_far && product_sum(o, r) > Format::kSumLimit)
+                    distance = fmaxf(distance, __log2f(product_sum(o, r)) + Format::kShift);
+            const bool moves = needed && distance > -INFINITY && (unseen || distance > 0);
             const float step = moves ? distance : 0.0f;
             factor[r] = moves && !unseen ? ptx::ex2(-step) : 1.0f;
             minus_reference[r] -= step;
-            if (moves) limit[r] = is_far ? Format::kFarLimit : Format::kLimit;
+            if (moves) limit[r] = is_far ? Format::kFarSumLimit : kLimit;
+            any_unseen |= unseen && !moves;
             if (__any_sync(~0u, moves && is_far)) scale = 1.0f;
-            sum[r] = before.rounded[r] * factor[r];
-            exact_sum[r] = before.exact[r] * factor[r];
+            sum[r] = before.sum[r] * factor[r];
+            exact_sum[r] = before.exact_sum[r] * factor[r];
 #pragma unroll
             for (int32_t i = 0; i < kScores; ++i)
                 if (((i >> 1) & 1) == r) t[i] -= step;
         }
+        margin = any_unseen ? kSigns : kMargin;
 #pragma unroll
         for (int32_t i = 0; i < kOut; ++i) o[i] *= factor[(i >> 1) & 1];
         probabilities<0, kChunks>(t, p);
+        if constexpr (!kSumsInProduct) {
 #pragma unroll
-        for (int32_t r = 0; r < 2; ++r) sum[r] += block_sum(p, r);
+            for (int32_t r = 0; r < 2; ++r) sum[r] += block_sum(p, r);
+        }
     }
 
-    // 1 / denominator of the whole row, 0 for a row that saw no key. sink_log2: a sink's logit in base 2, -inf: none.
-    __device__ __forceinline__ float normaliser(int32_t r, float sink_log2) const {
-        const float total = row_sum(sum[r]) + ptx::ex2(sink_log2 + minus_reference[r]);
+    // 1 / denominator of the whole row, 0 for a row that saw no key. o: of the whole row. sink_log2: a sink's logit in
+    // base 2, -inf: none.
+    static __device__ __forceinline__ float normaliser(const RowTotals& row, const float (&o)[kOut], int32_t r,
+                                                       float sink_log2) {
+        const float keys = kSumsInProduct ? product_sum(o, r) : row_sum(row.sum[r]);
+        const float total = keys + ptx::ex2(sink_log2 + row.minus_reference[r]);
         return total == 0.0f ? 0.0f : __fdividef(1.0f, total);
     }
 
     // Natural logarithm of the row's sum of exponentials, the sink's (natural units, -inf: none) included; -inf for a
     // row that saw no key.
-    __device__ __forceinline__ float log_sum_exp(int32_t r, float sink) const {
-        const float keys = kLn2 * (__log2f(row_sum(exact_sum[r])) - minus_reference[r]);
+    static __device__ __forceinline__ float log_sum_exp(const RowTotals& row, int32_t r, float sink) {
+        const float keys = kLn2 * (__log2f(row_sum(row.exact_sum[r])) - row.minus_reference[r]);
         const float larger = fmaxf(keys, sink), smaller = fminf(keys, sink);
         return smaller == -INFINITY ? larger : larger + log1pf(__expf(smaller - larger));
     }
@@ -219,6 +291,22 @@ struct Softmax {
         for (int32_t i = 0; i < kScores; ++i)
             if (((i >> 1) & 1) == r) top = fmaxf(top, s[i]);
         return top;
+    }
+
+    // A row that has seen a key has a sum.
+    __device__ __forceinline__ bool is_unseen(const float (&o)[kOut], int32_t r) const {
+        return kSumsInProduct ? product_sum(o, r) == 0.0f : limit[r] < 0;
+    }
+
+    // What add() found, of one row.
+    __device__ __forceinline__ bool left_range(const uint32_t (&p)[kChunks][4], const float (&o)[kOut],
+                                               int32_t r) const {
+        if constexpr (!kSumsInProduct) return (Format::kLimitsWholeRow ? sum[r] : block_sum(p, r)) > limit[r];
+        uint32_t largest = 0;
+#pragma unroll
+        for (int32_t c = 0; c < kChunks; ++c) largest = __vimax3_u16x2(largest, p[c][r], p[c][r + 2]);
+        return ((largest + kMargin) & kSigns) != 0 || (Format::kLimitsWholeRow && product_sum(o, r) > kLimit) ||
+               is_unseen(o, r);
     }
 
     // P is added packed, once, before fp32: a key with the one half a block away, because keys that dominate a row

@@ -53,13 +53,12 @@ void check_tile_count(const Problem& p, const ForwardTile& tile) {
                std::to_string(p.heads_q) + " heads: more than 2^30 tiles, which the sm90 backend does not support");
 }
 
-// 192 rows against 128 keys compute a third more scores than 128 rows do where the diagonal cuts most blocks. Time of
-// 128 rows over that of 192 (H200, 2026-11-24, d 64, h 32, causal): s512 0.89, s1024 0.88, s2048 1.04, s4096 1.07;
-// full: 1.03.
-bool too_tall(const ForwardTile& tile, const Problem& p) {
-    constexpr int32_t kNarrow = 128;
-    constexpr int64_t kMostRows = 1536;
-    return tile.rows() > kNarrow && !p.varlen && p.window().right < kUnlimitedWidth && p.rows_q <= kMostRows;
+// Four warpgroups with blocks of 64 keys fill the tensor cores best; three with blocks of 128 need fewer instructions a
+// score. Time of three over four (H200, 2026-11-25, d 64, h 32, full): s512 1.10, s4096 1.03, s16384 0.96; causal s16384
+// 1.00.
+bool too_long(int32_t tile_index, const Problem& p) {
+    constexpr int64_t kLongRow = 16384;
+    return tile_index == kTileD64 && !p.varlen && !p.window().limited() && p.rows_k >= kLongRow && !p.wants_lse;
 }
 
 }  // namespace
@@ -84,7 +83,7 @@ ForwardChoice choice_of(const Problem& p) {
     const ForwardVariant needed = options ? (p.wants_lse ? ForwardVariant::options_lse : ForwardVariant::options)
                                           : (p.wants_lse ? ForwardVariant::lse : ForwardVariant::plain);
     for (int32_t i = 0; const auto& entry : kForwardTiles) {
-        if (p.head_dim <= entry.tile.head_dim && p.head_dim_v <= entry.tile.head_dim_v && !too_tall(entry.tile, p))
+        if (p.head_dim <= entry.tile.head_dim && p.head_dim_v <= entry.tile.head_dim_v && !too_long(i, p))
             for (const ForwardVariant variant : {needed, ForwardVariant::options_lse})
                 if (entry.serves(variant)) return {i, variant};
         ++i;

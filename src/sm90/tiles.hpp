@@ -20,20 +20,28 @@ struct ForwardTile {
     int32_t head_dim;       // columns of Q and K
     int32_t head_dim_v;     // columns of V and O
     int32_t consumers;      // warpgroups that compute
+    bool takes_turns;       // the consumers take the tensor cores in turn; else as the hardware has it
     bool shares_rows;       // the consumers share 64 query rows and split O's columns; else each has 64 rows of its own
+    bool sums_in_product;   // P V has eight columns more, of ones in place of V, which are the rows' sums
     int32_t keys;           // keys a K/V block
     int32_t stages;         // K blocks, and V blocks, in flight
     int32_t query_buffers;  // 2: the next tile's Q is loaded while this one is computed; 1: in its last step
     int32_t staged_panels;  // of a warpgroup's O that are in shared memory at once, on their way out
     int32_t first_chunks;   // 16-key chunks of P*V whose registers are free before the rest has run
+    int32_t early_chunks;   // the next chunks, whose exponentials are taken before P*V has run
     int32_t producer_registers;  // a thread
-    int32_t consumer_registers;  // a thread; with options kOptionsRegisters
+    int32_t consumer_registers;
 
     FOVEAL_HOST_DEVICE constexpr int32_t query_tiles() const { return shares_rows ? 1 : consumers; }
     FOVEAL_HOST_DEVICE constexpr int32_t rows() const { return query_tiles() * kWarpgroupRows; }
     FOVEAL_HOST_DEVICE constexpr int32_t out_columns() const {  // a warpgroup
         return shares_rows ? head_dim_v / consumers : head_dim_v;
     }
+    FOVEAL_HOST_DEVICE constexpr int32_t accumulators() const {  // of P V, a thread
+        return out_columns() / 2 + (sums_in_product ? 4 : 0);
+    }
+    // Warpgroups of one tile may need different K/V blocks.
+    FOVEAL_HOST_DEVICE constexpr bool has_own_blocks() const { return !shares_rows && rows() > keys; }
     FOVEAL_HOST_DEVICE constexpr int32_t threads() const { return (consumers + 1) * kWarpgroupThreads; }
     FOVEAL_HOST_DEVICE constexpr int32_t query_bytes() const { return kWarpgroupRows * head_dim * 2; }
     FOVEAL_HOST_DEVICE constexpr int32_t k_bytes() const { return keys * head_dim * 2; }
@@ -43,9 +51,9 @@ struct ForwardTile {
     }
 };
 
-// Of a CTA: Q, K, V, O, barriers and published tiles. forward.cuh checks that its struct is no larger.
+// Of a CTA: Q, K, V, O, ones, barriers and published tiles. forward.cuh checks that its struct is no larger.
 FOVEAL_HOST_DEVICE constexpr int32_t shared_bytes(const ForwardTile& tile) {
-    constexpr int32_t kBarriersAndWork = 1024;
+    const int32_t kBarriersAndWork = tile.sums_in_product ? 4096 : 1024;
     return tile.query_buffers * tile.query_tiles() * tile.query_bytes() +
            tile.stages * (tile.k_bytes() + tile.v_bytes()) + tile.consumers * tile.staging_bytes() + kBarriersAndWork;
 }
@@ -70,40 +78,48 @@ struct ForwardTileEntry {
     constexpr bool serves(ForwardVariant variant) const { return (variants & bit_of(variant)) != 0; }
 };
 
+// Indices into kForwardTiles.
+enum ForwardTileIndex : int32_t {
+    kTileD64,
+    kTileD64Long,
+    kTileD64Options,
+    kTileD128,
+    kTileD192,
+    kTileD256,
+    kTileD512,
+    kTileCount
+};
+
 // In ascending order: a problem gets (choice_of() in support.cpp) the first that is large enough for its head
 // dimensions and serves its variant, or one that can do more. (d 256 and 192 without options but with a log-sum-exp,
 // say, lose a few per cent that way.)
 // clang-format off
-inline constexpr ForwardTileEntry kForwardTiles[] = {
-    //  d, d_v, consumers, shares_rows, keys, stages, query_buffers, staged_panels, first_chunks, registers
-    {{ 64,  64, 3, false, 128, 4, 2, 1, 1, 32, 160}, kPlain,
+inline constexpr ForwardTileEntry kForwardTiles[kTileCount] = {
+    //  d, d_v, consumers, takes_turns, shares_rows, sums_in_product, keys, stages, query_buffers, staged_panels,
+    //  first_chunks, early_chunks, registers
+    {{ 64,  64, 4, false, false, true,  64, 6, 2, 1, 1, 1, 32, 112}, kPlain | kLse,
+     "registers: 4 * 128 * 112 + 128 * 32 = 640 * 96"},
+    {{ 64,  64, 3, true,  false, true, 128, 4, 2, 1, 1, 2, 32, 160}, kPlain,
      "registers: 3 * 128 * 160 + 128 * 32 = 65536"},
-    {{ 64,  64, 2, false, 128, 5, 2, 1, 1, 40, 216}, kPlain | kLse | kOptions | kOptionsLse,
-     "registers: the unrounded sums need 4 more than 160"},
-    {{128, 128, 2, false, 128, 2, 2, 2, 1, 40, 216}, kPlain | kLse | kOptions | kOptionsLse,
+    {{ 64,  64, 2, true,  false, false, 128, 5, 2, 1, 1, 3, 40, 232}, kOptions | kOptionsLse,
+     "registers: options need more than 160"},
+    {{128, 128, 2, true,  false, false, 128, 2, 2, 2, 1, 3, 40, 232}, kPlain | kLse | kOptions | kOptionsLse,
      "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
-    {{192, 128, 2, false, 128, 2, 1, 1, 1, 40, 216}, kPlain | kOptionsLse,
+    {{192, 128, 2, true,  false, false, 128, 2, 1, 1, 1, 3, 40, 232}, kPlain | kOptionsLse,
      "shared memory: Q 48, K 96, V 64 and O 16 of 227 KiB"},
-    {{256, 256, 2, false,  64, 2, 1, 2, 1, 40, 216}, kPlain | kLse | kOptionsLse,
+    {{256, 256, 2, true,  false, false,  64, 2, 1, 2, 1, 1, 40, 232}, kPlain | kLse | kOptionsLse,
      "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
-    {{512, 512, 2, true,   32, 2, 1, 2, 1, 40, 216}, kPlain | kOptionsLse,
+    {{512, 512, 2, true,  true,  false,  32, 2, 1, 2, 1, 0, 40, 232}, kPlain | kOptionsLse,
      "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
 };
 // clang-format on
 
-// 216 a consumer thread where 232 could be had: ptxas (13.0) fills the 16 more with exponentials moved ahead of the
-// wait for P V, so that V is released late and P moved twice (d 128: 0.985 in place of 0.92 of FA3's time at b1 s16384,
-// H200, 2026-11-24). The variants with options spill with less.
-inline constexpr int32_t kOptionsRegisters = 232;
-
 // A CTA has the SM to itself. setmaxnreg deals out what the launch was given: a multiple of 8 registers a thread.
 constexpr bool fits_sm(const ForwardTileEntry& entry) {
     const ForwardTile& tile = entry.tile;
-    const bool has_options = entry.serves(ForwardVariant::options) || entry.serves(ForwardVariant::options_lse);
-    const int32_t consumer = has_options ? kOptionsRegisters : tile.consumer_registers;
     const int32_t given = kRegistersPerSm / tile.threads() / 8 * 8 * tile.threads();
     return shared_bytes(tile) <= kMaxSharedBytes &&
-           kWarpgroupThreads * (tile.producer_registers + tile.consumers * consumer) <= given;
+           kWarpgroupThreads * (tile.producer_registers + tile.consumers * tile.consumer_registers) <= given;
 }
 static_assert([] {
     for (const ForwardTileEntry& entry : kForwardTiles)
@@ -117,9 +133,6 @@ struct ForwardConfig {
     ForwardTile tile;
     ForwardVariant variant;
 
-    FOVEAL_HOST_DEVICE constexpr int32_t consumer_registers() const {
-        return has_options() ? kOptionsRegisters : tile.consumer_registers;
-    }
     FOVEAL_HOST_DEVICE constexpr bool has_options() const {
         return variant == ForwardVariant::options || variant == ForwardVariant::options_lse;
     }

@@ -26,6 +26,12 @@ struct Work {
     BlockRange blocks;
 };
 
+// What 64 rows of a tile need of it, at least one block.
+struct OwnWork {
+    BlockRange blocks;
+    int32_t steps_before, steps_after;  // of the tile, that only other rows need
+};
+
 // The band as the variants without options see it: no registers for what is always 0.
 template <ForwardConfig kConfig>
 __device__ __forceinline__ Band known_band(Band band) {
@@ -33,11 +39,11 @@ __device__ __forceinline__ Band known_band(Band band) {
     return band;
 }
 
-// The K/V block that a tile visits in step `step` of [visit.begin, visit.end).
+// The K/V block that is visited in step `step` of [visit.begin, visit.end).
 template <ForwardConfig kConfig>
-__device__ __forceinline__ int32_t block_of_step(const ForwardParams& params, const BlockRange& blocks, int32_t step) {
+__device__ __forceinline__ int32_t block_of_step(const ForwardParams& params, Range visit, int32_t step) {
     if constexpr (kConfig.has_options())
-        if (params.scores.last_keys_first) return blocks.visit.begin + blocks.visit.end - 1 - step;
+        if (params.scores.last_keys_first) return visit.begin + visit.end - 1 - step;
     return step;
 }
 

@@ -44,6 +44,8 @@ __device__ __forceinline__ void pin(uint32_t (&x)[4]) {
         "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]),  \
         "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), \
         "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+#define FOVEAL_WGMMA_D36 FOVEAL_WGMMA_D32 ", %32, %33, %34, %35"
+#define FOVEAL_WGMMA_OUT36(d) FOVEAL_WGMMA_OUT32(d), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35])
 #define FOVEAL_WGMMA_D64                                                               \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
@@ -133,6 +135,28 @@ __device__ __forceinline__ void wgmma_m64n64k16_f16_rs_mn(float (&d)[32], const 
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int32_t>(accumulate)));
 }
 
+// wgmma.mma_async.m64n72k16.f32.bf16.bf16: A from registers, B from shared memory, MN-major.
+__device__ __forceinline__ void wgmma_m64n72k16_bf16_rs_mn(float (&d)[36], const uint32_t (&a)[4], uint64_t b,
+                                                           bool accumulate) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %41, 0;"
+        "wgmma.mma_async.sync.aligned.m64n72k16.f32.bf16.bf16 {" FOVEAL_WGMMA_D36
+        "}, {%36, %37, %38, %39}, %40, p, 1, 1, 1;}"
+        : FOVEAL_WGMMA_OUT36(d)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int32_t>(accumulate)));
+}
+
+// wgmma.mma_async.m64n72k16.f32.f16.f16: A from registers, B from shared memory, MN-major.
+__device__ __forceinline__ void wgmma_m64n72k16_f16_rs_mn(float (&d)[36], const uint32_t (&a)[4], uint64_t b,
+                                                          bool accumulate) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %41, 0;"
+        "wgmma.mma_async.sync.aligned.m64n72k16.f32.f16.f16 {" FOVEAL_WGMMA_D36
+        "}, {%36, %37, %38, %39}, %40, p, 1, 1, 1;}"
+        : FOVEAL_WGMMA_OUT36(d)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int32_t>(accumulate)));
+}
+
 // wgmma.mma_async.m64n128k16.f32.bf16.bf16: A and B from shared memory, both k-major.
 __device__ __forceinline__ void wgmma_m64n128k16_bf16_ss(float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
     asm volatile(
@@ -218,6 +242,8 @@ __device__ __forceinline__ void wgmma_m64n256k16_f16_rs_mn(float (&d)[128], cons
 #undef FOVEAL_WGMMA_OUT16
 #undef FOVEAL_WGMMA_OUT128
 #undef FOVEAL_WGMMA_D32
+#undef FOVEAL_WGMMA_D36
+#undef FOVEAL_WGMMA_OUT36
 #undef FOVEAL_WGMMA_D64
 #undef FOVEAL_WGMMA_OUT32
 #undef FOVEAL_WGMMA_OUT64
@@ -238,10 +264,12 @@ __device__ __forceinline__ void wgmma_ss(float (&d)[kCount], uint64_t a, uint64_
 // D += A * B with A in registers and B in shared memory, MN-major.
 template <DType kType, int kCount>
 __device__ __forceinline__ void wgmma_rs_mn(float (&d)[kCount], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
-    static_assert(kCount == 32 || kCount == 64 || kCount == 128);
+    static_assert(kCount == 32 || kCount == 36 || kCount == 64 || kCount == 128);
     constexpr bool kBf16 = kType == DType::bf16;
     if constexpr (kCount == 32 && kBf16) wgmma_m64n64k16_bf16_rs_mn(d, a, b, accumulate);
     if constexpr (kCount == 32 && !kBf16) wgmma_m64n64k16_f16_rs_mn(d, a, b, accumulate);
+    if constexpr (kCount == 36 && kBf16) wgmma_m64n72k16_bf16_rs_mn(d, a, b, accumulate);
+    if constexpr (kCount == 36 && !kBf16) wgmma_m64n72k16_f16_rs_mn(d, a, b, accumulate);
     if constexpr (kCount == 64 && kBf16) wgmma_m64n128k16_bf16_rs_mn(d, a, b, accumulate);
     if constexpr (kCount == 64 && !kBf16) wgmma_m64n128k16_f16_rs_mn(d, a, b, accumulate);
     if constexpr (kCount == 128 && kBf16) wgmma_m64n256k16_bf16_rs_mn(d, a, b, accumulate);
