@@ -221,10 +221,10 @@ class Consumer {
           query_tile_(kTile.shares_rows ? 0 : warpgroup),
           q_descriptor_(descriptor_low(shared.q[0][query_tile_], 0)),
           k_descriptor_(descriptor_low(shared.k[0], 0)),
-          v_descriptor_(descriptor_low(
-              shared.v[0] + first_column() * kTile.keys,
-              kTile.sums_in_product ? static_cast<uint32_t>(offsetof(Shared<kConfig>, ones) - offsetof(Shared<kConfig>, v))
-                                    : Products::kKeyPanelBytes)) {}
+          v_descriptor_(descriptor_low(shared.v[0] + first_column() * kTile.keys,
+                                       kTile.sums_in_product ? static_cast<uint32_t>(offsetof(Shared<kConfig>, ones) -
+                                                                                     offsetof(Shared<kConfig>, v))
+                                                             : Products::kKeyPanelBytes)) {}
 
     __device__ __forceinline__ void run() {
         BlockRange blocks;
@@ -509,8 +509,8 @@ class Consumer {
         const Work& work = shared_.work[slot];
         const float sink = work.sink;
         constexpr auto kToBase2 = static_cast<float>(kLog2E);
-        const RowScale scale{{softmax_.normaliser(totals, o_, 0, sink * kToBase2),
-                              softmax_.normaliser(totals, o_, 1, sink * kToBase2)}};
+        const RowScale scale{
+            {softmax_.normaliser(totals, o_, 0, sink * kToBase2), softmax_.normaliser(totals, o_, 1, sink * kToBase2)}};
         if constexpr (kConfig.has_lse()) {
             // Of warpgroups that share rows, one writes.
             if (params_.lse != nullptr && (!kTile.shares_rows || warpgroup_ == 0)) {

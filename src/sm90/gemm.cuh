@@ -65,8 +65,8 @@ struct Gemm {
                                                   bool accumulate) {
 #pragma unroll
         for (int32_t c = kBegin; c < kEnd; ++c)
-            ptx::wgmma_rs_mn<kConfig.dtype>(
-                o, p[c], descriptor(advance(v, static_cast<uint32_t>(c) * 16 * 128)), accumulate || c != 0);
+            ptx::wgmma_rs_mn<kConfig.dtype>(o, p[c], descriptor(advance(v, static_cast<uint32_t>(c) * 16 * 128)),
+                                            accumulate || c != 0);
     }
 };
 

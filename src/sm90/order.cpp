@@ -1,6 +1,7 @@
 #include "order.hpp"
 
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "schedule.hpp"
@@ -8,13 +9,14 @@
 namespace foveal::sm90 {
 namespace {
 
-// A tile costs its K/V blocks and a part of one for its start and end (measured on the study's kernels, H200,
-// 2026-11-23: hopper-notes, schedule_sim.py).
-constexpr double kTileOverheadBlocks = 0.4;
+// A tile costs its K/V blocks and, for its start and end, as much as so many keys (measured on the study's kernels,
+// H200, 2026-11-23: hopper-notes, schedule_sim.py).
+constexpr double kTileOverheadKeys = 50;
 
 // K and V that live in L2 while a section is computed. Larger sections than 33 MB were never better on an H200 unless
 // they held the whole problem (same notes).
-constexpr int32_t kSectionMegabytes[] = {28, 33, 24, 20, 17, 13};
+constexpr int32_t kLargestSection = 33;
+constexpr int32_t kSectionMegabytes[] = {28, kLargestSection, 24, 20, 17, 13};
 constexpr int32_t kWholeProblem = kMaxSequenceLength;
 
 // Above this many tiles a CTA walks so many that no candidate is unbalanced, and simulating them would cost a
@@ -32,15 +34,15 @@ TileOrder order_of(const Problem& p, int32_t rows, int32_t section_keys, bool la
             section_units(section_keys, static_cast<int32_t>(p.rows_k), units), last_rows_first};
 }
 
-// K/V blocks of every row block.
-std::vector<double> blocks_of_rows(const Problem& p, int32_t rows, int32_t keys) {
+// Keys that the K/V blocks of every row block hold, and the overhead.
+std::vector<double> costs_of_rows(const Problem& p, int32_t rows, int32_t keys) {
     const Band band = band_of(p.window(), static_cast<int32_t>(p.rows_q), static_cast<int32_t>(p.rows_k));
-    std::vector<double> blocks;
+    std::vector<double> costs;
     for (int32_t row = 0; row < p.rows_q; row += rows) {
         const Range tile{row, std::min(row + rows, static_cast<int32_t>(p.rows_q))};
-        blocks.push_back(std::max(1, kv_range(band, tile, keys).visit.size()));
+        costs.push_back(std::max(1, kv_range(band, tile, keys).visit.size()) * keys + kTileOverheadKeys);
     }
-    return blocks;
+    return costs;
 }
 
 int64_t bytes_of_key(const Problem& p) { return (p.head_dim + p.head_dim_v) * bytes_of(p.dtype); }
@@ -56,14 +58,15 @@ double dram_bytes(const Problem& p, const TileOrder& order, int32_t grid, double
     return turns * units_a_turn * mean_keys * static_cast<double>(bytes_of_key(p));
 }
 
-double imbalance_of(const TileOrder& order, const std::vector<double>& blocks, int32_t grid) {
+// costs: of each row block.
+double imbalance_of(const TileOrder& order, const std::vector<double>& costs, int32_t grid) {
     std::vector<double> load(static_cast<size_t>(grid), 0.0);
     double total = 0;
     for (int32_t turn = 0; turn * grid < order.tiles(); ++turn)
         for (int32_t cta = 0; cta < grid; ++cta) {
             const int32_t t = serpentine(turn, cta, grid);
             if (t >= order.tiles()) continue;
-            const double cost = blocks[static_cast<size_t>(tile_place(order, t).row_block)] + kTileOverheadBlocks;
+            const double cost = costs[static_cast<size_t>(tile_place(order, t).row_block)];
             load[static_cast<size_t>(cta)] += cost;
             total += cost;
         }
@@ -74,7 +77,7 @@ double imbalance_of(const TileOrder& order, const std::vector<double>& blocks, i
 
 double order_imbalance(const Problem& problem, int32_t rows, int32_t keys, int32_t grid, int32_t section_keys,
                        bool last_rows_first) {
-    return imbalance_of(order_of(problem, rows, section_keys, last_rows_first), blocks_of_rows(problem, rows, keys),
+    return imbalance_of(order_of(problem, rows, section_keys, last_rows_first), costs_of_rows(problem, rows, keys),
                         grid);
 }
 
@@ -92,24 +95,31 @@ OrderChoice choose_order(const Problem& p, int32_t rows, int32_t keys, int32_t g
     const int32_t usual = keys_of_megabytes(kSectionMegabytes[0]);
     if (p.varlen || order_of(p, rows, usual, last_rows_first).tiles() > kMaxSimulatedTiles) return {usual, 1.0};
 
-    const std::vector<double> blocks = blocks_of_rows(p, rows, keys);
-    double mean_blocks = 0;
-    for (const double n : blocks) mean_blocks += n / static_cast<double>(blocks.size());
-    const double pairs = mean_blocks * keys * static_cast<double>(p.batch * p.heads_q * p.rows_q);
+    const std::vector<double> costs = costs_of_rows(p, rows, keys);
+    double mean_keys = -kTileOverheadKeys;
+    for (const double cost : costs) mean_keys += cost / static_cast<double>(costs.size());
+    const double pairs = mean_keys * static_cast<double>(p.batch * p.heads_q * p.rows_q);
     const double compute_seconds = pairs * 2 * static_cast<double>(p.head_dim + p.head_dim_v) / kFlopsPerSecond;
 
     OrderChoice best{usual, 1.0};
     double best_seconds = 1e300;
     const auto consider = [&](int32_t section_keys) {
         const TileOrder order = order_of(p, rows, section_keys, last_rows_first);
-        const double imbalance = imbalance_of(order, blocks, grid);
-        const double dram_seconds = dram_bytes(p, order, grid, mean_blocks * keys) / kSustainedBytesPerSecond;
+        const double imbalance = imbalance_of(order, costs, grid);
+        const double dram_seconds = dram_bytes(p, order, grid, mean_keys) / kSustainedBytesPerSecond;
         const double seconds = std::max(compute_seconds * imbalance + kVisibleDramShare * dram_seconds, dram_seconds);
         if (seconds >= best_seconds) return;
         best_seconds = seconds;
         best = {section_keys, imbalance};
     };
     for (const int32_t megabytes : kSectionMegabytes) consider(keys_of_megabytes(megabytes));
+    // Sections of whole turns of the grid, or of thirds of them, leave no CTA without a tile at their ends.
+    const int32_t row_blocks = order_of(p, rows, usual, last_rows_first).row_blocks;
+    const int32_t turn_units = grid / std::gcd(grid, static_cast<int32_t>(p.group()) * row_blocks);
+    for (const int32_t thirds : {6, 3, 2, 1})
+        if (const int64_t section_keys = p.rows_k * (turn_units * thirds / 3);
+            section_keys > 0 && section_keys <= keys_of_megabytes(kLargestSection))
+            consider(static_cast<int32_t>(section_keys));
     consider(kWholeProblem);
     return best;
 }

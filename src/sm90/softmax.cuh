@@ -97,16 +97,16 @@ struct Softmax {
     // leave the rounding of the reference as an exponent.
     static constexpr float kFar = 0x1p22f;
     static constexpr float kLimit = Format::kSumLimit;
-    // Added to a pair of P, carries into the sign of one beyond its limit; for a thread with a row that has seen no key,
-    // of any.
+    // Added to a pair of P, carries into the sign of one beyond its limit; for a thread with a row that has seen no
+    // key, of any.
     static constexpr uint32_t kSigns = 0x80008000, kMargin = kSigns - 0x00010001 * (Format::kLimitBits + 1);
 
     float minus_reference[2];  // -(reference + kShift); 0 while the row has seen no key
-    float limit[2];            // of a row's sum; -1 while it has seen no key: any sum passes it; unless the product sums
-    uint32_t margin;           // kMargin or kSigns; if the product sums
-    float sum[2];              // of the rounded P, this thread's columns; unless the product sums
-    float exact_sum[2];        // of the unrounded P; only if kLse
-    float scale;               // what shift() multiplies by; 1 where a row of the warp is far
+    float limit[2];      // of a row's sum; -1 while it has seen no key: any sum passes it; unless the product sums
+    uint32_t margin;     // kMargin or kSigns; if the product sums
+    float sum[2];        // of the rounded P, this thread's columns; unless the product sums
+    float exact_sum[2];  // of the unrounded P; only if kLse
+    float scale;         // what shift() multiplies by; 1 where a row of the warp is far
 
     // Scores of keys that a row does not see become -inf.
     static __device__ __forceinline__ void mask(float (&s)[kScores], Band band, int32_t row, int32_t first_key,

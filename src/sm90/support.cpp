@@ -54,8 +54,8 @@ void check_tile_count(const Problem& p, const ForwardTile& tile) {
 }
 
 // Four warpgroups with blocks of 64 keys fill the tensor cores best; three with blocks of 128 need fewer instructions a
-// score. Time of three over four (H200, 2026-11-25, d 64, h 32, full): s512 1.10, s4096 1.03, s16384 0.96; causal s16384
-// 1.00.
+// score. Time of three over four (H200, 2026-11-25, d 64, h 32, full): s512 1.10, s4096 1.03, s16384 0.96; causal
+// s16384 1.00.
 bool too_long(int32_t tile_index, const Problem& p) {
     constexpr int64_t kLongRow = 16384;
     return tile_index == kTileD64 && !p.varlen && !p.window().limited() && p.rows_k >= kLongRow && !p.wants_lse;
