@@ -169,7 +169,7 @@ template <DType kType, int kColumns, bool kFromShared>
 __global__ void __launch_bounds__(128)
     multiply(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap b_map, const uint16_t* a,
              float* d) {
-    constexpr int kPanels = kFromShared ? 1 : kColumns / kPanel, kRowsB = kFromShared ? kColumns : 64;
+    constexpr int kPanels = kFromShared ? 1 : (kColumns + kPanel - 1) / kPanel, kRowsB = kFromShared ? kColumns : 64;
     __shared__ alignas(1024) uint16_t a_tile[kRows * kPanel], b_tile[kPanels][kRowsB * kPanel];
     __shared__ uint64_t loaded;
     const int lane = static_cast<int>(threadIdx.x) % 32, row = static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4;
@@ -229,6 +229,7 @@ void check_multiplies() {
     check_multiply<kType, 64, true>();
     check_multiply<kType, 128, true>();
     check_multiply<kType, 64, false>();
+    check_multiply<kType, 72, false>();
     check_multiply<kType, 128, false>();
     check_multiply<kType, 256, false>();
 }

@@ -5,198 +5,34 @@
 //   [producer, warp K]  1. for every tile, for every K block: wait until free; load.
 //   [producer, warp V]  2. the same for V; rows of a block that belong to another sequence are zeroed (0 * NaN).
 //   [producer, warp Q]  3. for every tile: wait for a free Q buffer; publish the tile; load Q.
-//   [consumer]          4. wait for the K block and for the V block before it; take the turn on the tensor cores.
+//   [consumer]          4. wait for the V block of the K/V block before; take the turn on the tensor cores.
 //   [consumer]          5. issue S = Q K^T of this block, then O += P V of the block before, in two groups; two
 //                          wgmmas before the end pass the turn to the next warpgroup.
 //   [consumer]          6. S done: release K (and after a tile's last block a single Q buffer); options; mask; S
 //                          becomes exponents.
-//   [consumer]          7. first group of P V done: its registers take the first of the new P.
+//   [consumer]          7. first group of P V done: its registers take the first of the new P; some more exponentials
+//                          wait in registers of their own; wait for the next K block.
 //   [consumer]          8. P V done: release V; the rest of P; sums; rescale in the rare case.
-//   [consumer]          9. at a tile's end, 5 issues the next tile's first Q K^T together with this tile's last P V,
-//   and
-//                          after 8 the finished O goes through shared memory to global: the tensor cores never idle.
+//   [consumer]          9. at a tile's end, 5 issues the next tile's first Q K^T together with this tile's last P V;
+//                          the finished O is rounded and staged under the new exponentials and goes out after them.
+//   [consumer]         10. blocks that only other rows of the tile need: wait for them, release them.
 #pragma once
 
 #include "epilogue.cuh"
 #include "forward_kernel.hpp"
 #include "forward_params.hpp"
 #include "gemm.cuh"
+#include "producer.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/tensor_copy.cuh"
 #include "ptx/warp.cuh"
 #include "scores.cuh"
+#include "shared.cuh"
 #include "softmax.cuh"
 #include "tiles.hpp"
 #include "work.cuh"
 
 namespace foveal::sm90 {
-
-inline constexpr int32_t kOnesRows = 16;  // k of one wgmma
-inline constexpr int32_t kWorkSlots = 4;  // published tiles; a slot is reused when its Q buffer was freed twice
-
-template <ForwardConfig kConfig>
-struct Shared {
-    static constexpr ForwardTile kTile = kConfig.tile;
-    alignas(1024) uint16_t q[kTile.query_buffers][kTile.query_tiles()][kWarpgroupRows * kTile.head_dim];
-    uint16_t k[kTile.stages][kTile.keys * kTile.head_dim];
-    uint16_t v[kTile.stages][kTile.keys * kTile.head_dim_v];
-    uint16_t out[kTile.consumers][kTile.staged_panels * kWarpgroupRows * kPanelColumns];
-    uint64_t q_full[kTile.query_buffers][kTile.query_tiles()], q_free[kTile.query_buffers][kTile.query_tiles()];
-    uint64_t k_full[kTile.stages], k_free[kTile.stages];
-    uint64_t v_full[kTile.stages], v_free[kTile.stages];
-    uint64_t v_landed;  // a V block that still has rows to be zeroed
-    Work work[kWorkSlots];
-    OwnWork own_work[kWorkSlots][kTile.has_own_blocks() ? kTile.query_tiles() : 1];
-    alignas(kTile.sums_in_product ? 1024 : 2) uint16_t ones[kTile.sums_in_product ? kOnesRows * kPanelColumns : 1];
-};
-
-// A position in a ring of buffers. A buffer is full in the phase `parity`, and free before it in the other.
-template <int32_t kSize>
-struct RingPosition {
-    int32_t slot = 0;
-    uint32_t parity = 0;
-    __device__ __forceinline__ void advance() {
-        if (++slot == kSize) {
-            slot = 0;
-            parity ^= 1;
-        }
-    }
-};
-
-struct ForwardMaps {
-    const CUtensorMap &q, &k, &v, &out;
-};
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Producer warps
-
-// kRows rows of kColumns columns, as a tile of panels; by one thread.
-template <int32_t kRows, int32_t kColumns>
-__device__ __forceinline__ void load_tile(uint16_t* tile, const CUtensorMap& map, uint64_t& barrier, int32_t row,
-                                          int32_t head, int32_t batch) {
-    ptx::mbarrier_arrive_expect_tx(barrier, kRows * kColumns * 2);
-#pragma unroll
-    for (int32_t panel = 0; panel < kColumns / kPanelColumns; ++panel)
-        ptx::tensor_load(tile + panel * kRows * kPanelColumns, map, barrier, panel * kPanelColumns, row, head, batch);
-}
-
-template <ForwardConfig kConfig>
-__device__ __forceinline__ void produce_k(Shared<kConfig>& shared, const ForwardMaps& maps,
-                                          const ForwardParams& params) {
-    constexpr ForwardTile kTile = kConfig.tile;
-    WorkCursor<kConfig> cursor(params);
-    RingPosition<kTile.stages> ring;
-    for (Work work = cursor.next(); work.valid; work = cursor.next())
-        for (int32_t step = work.blocks.visit.begin; step < work.blocks.visit.end; ++step, ring.advance()) {
-            const int32_t block = block_of_step<kConfig>(params, work.blocks.visit, step);
-            ptx::mbarrier_wait(shared.k_free[ring.slot], ring.parity ^ 1);
-            if (ptx::elect_sync())
-                load_tile<kTile.keys, kTile.head_dim>(shared.k[ring.slot], maps.k, shared.k_full[ring.slot],
-                                                      work.first_k + block * kTile.keys, work.head_k, work.batch);
-            __syncwarp();
-        }
-}
-
-// Rows [first_row, keys) of a V block in shared memory, all panels.
-template <ForwardConfig kConfig>
-__device__ __forceinline__ void zero_rows(uint16_t* tile, int32_t first_row) {
-    constexpr ForwardTile kTile = kConfig.tile;
-    constexpr int32_t kRowVectors = kPanelColumns * 2 / sizeof(uint4);
-    const int32_t lane = static_cast<int32_t>(threadIdx.x) % 32;
-    for (int32_t panel = 0; panel < kTile.head_dim_v / kPanelColumns; ++panel) {
-        auto* rows = reinterpret_cast<uint4*>(tile + panel * kTile.keys * kPanelColumns);
-        for (int32_t i = first_row * kRowVectors + lane; i < kTile.keys * kRowVectors; i += 32)
-            rows[i] = uint4{0, 0, 0, 0};
-    }
-}
-
-template <ForwardConfig kConfig>
-__device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const ForwardMaps& maps,
-                                          const ForwardParams& params) {
-    constexpr ForwardTile kTile = kConfig.tile;
-    WorkCursor<kConfig> cursor(params);
-    RingPosition<kTile.stages> ring;
-    RingPosition<1> landing;
-    for (Work work = cursor.next(); work.valid; work = cursor.next())
-        for (int32_t step = work.blocks.visit.begin; step < work.blocks.visit.end; ++step, ring.advance()) {
-            const int32_t row = block_of_step<kConfig>(params, work.blocks.visit, step) * kTile.keys;
-            // The copy engine fills with zeros past the tensor, but not past the sequence.
-            const bool has_stray_rows =
-                row + kTile.keys > work.band.len_k && work.first_k + work.band.len_k < params.mapped_rows_k;
-            ptx::mbarrier_wait(shared.v_free[ring.slot], ring.parity ^ 1);
-            uint64_t& landed = has_stray_rows ? shared.v_landed : shared.v_full[ring.slot];
-            if (ptx::elect_sync())
-                load_tile<kTile.keys, kTile.head_dim_v>(shared.v[ring.slot], maps.v, landed, work.first_k + row,
-                                                        work.head_k, work.batch);
-            __syncwarp();
-            if (!has_stray_rows) continue;
-            ptx::mbarrier_wait(shared.v_landed, landing.parity);
-            landing.advance();
-            zero_rows<kConfig>(shared.v[ring.slot], max_i32(work.band.len_k - row, 0));
-            ptx::fence_proxy_async();
-            __syncwarp();
-            if (ptx::elect_sync()) ptx::mbarrier_arrive(shared.v_full[ring.slot]);
-            __syncwarp();
-        }
-}
-
-// The head's own values, for the consumers.
-template <ForwardConfig kConfig>
-__device__ __forceinline__ void look_up_head(Work& work, const ForwardParams& params) {
-    work.sink = params.sinks == nullptr ? -INFINITY : params.sinks[work.head_q];
-    if constexpr (kConfig.has_options())
-        if (params.scores.alibi_slopes != nullptr)
-            work.slope = params.scores.alibi_slopes[work.sequence * params.scores.alibi_batch_stride + work.head_q];
-}
-
-// Of the tile's w-th 64 rows. Their blocks may differ from the tile's by fewer at either end than the ring is long, or
-// the warpgroups would wait for each other for ever. A window moves with the rows, so they do, if rows past the
-// sequence's end count as its last; chunks jump, so there all rows get the tile's blocks.
-template <ForwardConfig kConfig>
-__device__ __forceinline__ OwnWork own_work(const ForwardParams& params, const Work& work, int32_t w) {
-    if (known_band<kConfig>(work.band).chunk != 0) return {work.blocks, 0, 0};
-    const int32_t begin = min_i32(work.row + w * kWarpgroupRows, work.len_q - 1);
-    const int32_t end = min_i32(begin + kWarpgroupRows, work.len_q);
-    const Range tile = work.blocks.visit;
-    BlockRange blocks = kv_range(work.band, {begin, end}, kConfig.tile.keys);
-    if (blocks.visit.size() == 0) blocks = {{tile.begin, tile.begin + 1}, {0, 0}};
-    const int32_t below = blocks.visit.begin - tile.begin, above = tile.end - blocks.visit.end;
-    const bool ascending = block_of_step<kConfig>(params, tile, tile.begin) == tile.begin;
-    return {blocks, ascending ? below : above, ascending ? above : below};
-}
-
-template <ForwardConfig kConfig>
-__device__ __forceinline__ void produce_q(Shared<kConfig>& shared, const ForwardMaps& maps,
-                                          const ForwardParams& params) {
-    constexpr ForwardTile kTile = kConfig.tile;
-    WorkCursor<kConfig> cursor(params);
-    RingPosition<kTile.query_buffers> ring;
-    RingPosition<kWorkSlots> slots;
-    for (bool more = true; more; ring.advance(), slots.advance()) {
-        Work work = cursor.next();
-        more = work.valid;
-        if (more) look_up_head<kConfig>(work, params);
-        for (int32_t w = 0; w < kTile.query_tiles(); ++w) {
-            ptx::mbarrier_wait(shared.q_free[ring.slot][w], ring.parity ^ 1);
-            if (ptx::elect_sync()) {
-                if (w == 0) shared.work[slots.slot] = work;
-                if constexpr (kTile.has_own_blocks())
-                    shared.own_work[slots.slot][w] = own_work<kConfig>(params, work, w);
-                uint64_t& full = shared.q_full[ring.slot][w];
-                if (more)
-                    load_tile<kWarpgroupRows, kTile.head_dim>(shared.q[ring.slot][w], maps.q, full,
-                                                              work.first_q + work.row + w * kWarpgroupRows, work.head_q,
-                                                              work.batch);
-                else
-                    ptx::mbarrier_arrive(full);
-            }
-            __syncwarp();
-        }
-    }
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Consumer warpgroups
 
 template <ForwardConfig kConfig>
 class Consumer {
@@ -281,8 +117,7 @@ class Consumer {
     __device__ __forceinline__ void step(BlockRange& blocks, int32_t i) {
         const int32_t v_slot = values_.slot;
         scores_beside_output(i > blocks.visit.begin + 1, i + 1 == blocks.visit.end);
-        finish_scores(blocks, i);
-        softmax_.shift(s_);
+        if (!finish_scores(blocks, i)) softmax_.shift(s_);
         const RowTotals before = softmax_.totals();
         Exponentials early;
         first_exponentials(early, i + 1 < blocks.visit.end);
@@ -364,14 +199,18 @@ class Consumer {
     }
 
     // Masks, and options if there are any. The tile's band and row are read where they are needed, and not kept in
-    // registers.
-    __device__ __forceinline__ void finish_scores(const BlockRange& blocks, int32_t i) {
+    // registers. true: the scores are exponents already.
+    __device__ __forceinline__ bool finish_scores(const BlockRange& blocks, int32_t i) {
         const Work& work = shared_.work[work_slots_.slot];
         const int32_t block = block_of_step<kConfig>(params_, blocks.visit, i);
         const int32_t first_key = block * kTile.keys;
+        bool shifted = false;
         if constexpr (kConfig.has_options()) {
             const int32_t lane = ptx::lane_id();
-            Scores<kConfig>(params_, work, work.row + first_row() + lane / 4, first_key, lane).apply(s_);
+            const Scores<kConfig> scores(params_, work, work.row + first_row() + lane / 4, first_key, lane);
+            const bool may_shift = i != blocks.visit.begin && !softmax_.far(scale_log2());
+            shifted = may_shift && scores.apply_to_exponents(s_, softmax_.minus_reference);
+            if (!shifted) scores.apply(s_);
         }
         if (!blocks.unmasked.contains(block)) {
             const int32_t lane = ptx::lane_id();
@@ -379,6 +218,7 @@ class Consumer {
             // Far tiles pass here for every block, so that the others need not ask.
             if (i != blocks.visit.begin && softmax_.far(scale_log2())) softmax_.scale_scores(s_, scale_log2());
         }
+        return shifted;
     }
 
     // Masks, references and exponents of a tile's first block.

@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""Runs the whole GPU test list and writes its summary, tests.json.
+
+    python3 bench/gpu_tests.py build/release/bin --commit $(git rev-parse HEAD) --write bench/results/h200
+
+What runs: the suites of `foveal check`, the GoogleTest programs that need a device, and, where they are asked for,
+compute-sanitizer's memcheck and racecheck over every head dimension with every option (--sanitizer), pytest (--pytest
+FOLDER), and one launch under ncu (--ncu). Exit status 1 if anything failed.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+SUITES = ("correctness", "corner", "grid")
+PROGRAMS = {
+    "gpu_tests": ["gpu_tests", "--gtest_filter=-*Suite*"],
+    "gpu_rescale_tests": ["gpu_rescale_tests"],
+    "first_call_captured": ["gpu_tests", "--gtest_filter=Gpu.TheFirstCallCanBeCaptured"],
+    "merge_tests": ["merge_tests", "--gtest_filter=*Sm90*"],
+    "candle_v3_tests": ["candle_v3_tests", "--gtest_filter=*Sm90*"],
+}
+HEAD_DIMS = ("d64", "d128", "d192 dv128", "d256", "d512")
+OPTIONS = ("full", "causal", "causal lse", "left70 right3", "softcap30", "alibi causal", "sinks causal", "bias=bh",
+           "mask=bh", "chunk100 causal")  # fmt: skip
+LENGTHS = ("b2 sq300 sk330", "varlen qlens=200,3,0,129 klens=230,70,5,129")
+NCU_CASE = "b1 s16384 hq32 hk8 d128 bf16 causal"
+NCU_METRICS = (
+    "dram__bytes.sum", "gpu__time_duration.sum", "lts__t_bytes.sum", "sm__cycles_elapsed.max",
+    "sm__inst_executed.sum", "sm__inst_executed_pipe_alu.sum", "sm__inst_executed_pipe_fma.sum",
+    "sm__inst_executed_pipe_xu.sum", "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_elapsed",
+)  # fmt: skip
+
+
+def sanitizer_cases():
+    """Dense-only options are left out of varlen."""
+    return [
+        f"{lengths} hq4 hk2 {dims} bf16 {option}"
+        for lengths in LENGTHS
+        for dims in HEAD_DIMS
+        for option in OPTIONS
+        if not (lengths.startswith("varlen") and ("bias" in option or "mask" in option))
+    ]
+
+
+def run(command, seconds=120):
+    """Its output; the exit status is judged by what the output says, and by itself."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+        return done.returncode, done.stdout + done.stderr
+    except subprocess.TimeoutExpired:
+        return 124, f"did not end within {seconds} s"
+
+
+def number(pattern, text):
+    found = re.search(pattern, text)
+    return int(found[1]) if found else 0
+
+
+def check_suite(binaries, suite):
+    begin = time.time()
+    status, text = run([f"{binaries}/foveal", "check", "--backend", "sm90", "--jobs", "15", "--suite", suite])
+    result = {"suite": suite, "passed": number(r"(\d+) passed", text), "failed": number(r"(\d+) failed", text),
+              "unsupported": number(r"(\d+) unsupported", text), "seconds": round(time.time() - begin, 1)}  # fmt: skip
+    return result, status == 0 and result["passed"] > 0, text
+
+
+def gtest(binaries, command):
+    status, text = run([f"{binaries}/{command[0]}", *command[1:]])
+    counts = {what.lower(): number(rf"\[\s*{what}\s*\] (\d+) test", text) for what in ("PASSED", "FAILED", "SKIPPED")}
+    return counts, status == 0 and counts["passed"] > 0, text
+
+
+def host_costs(text):
+    pattern = r"host cost of a repeated call: ([\d.]+) us, of which an empty kernel's launch ([\d.]+) us \((.*)\)"
+    return {case: {"call": float(us), "empty_kernel_launch": float(empty)} for us, empty, case in
+            re.findall(pattern, text)}  # fmt: skip
+
+
+def sanitizer(binaries, tool):
+    cases = sanitizer_cases()
+    status, text = run(["compute-sanitizer", "--tool", tool, f"{binaries}/foveal", "check", "--backend", "sm90", "--jobs",
+                        "1", *cases], 300)  # fmt: skip
+    found = re.search(r"(?:ERROR SUMMARY: |RACECHECK SUMMARY: )(\d+)", text)
+    result = {"cases": number(r"(\d+) passed", text), "found": int(found[1]) if found else None}
+    return result, status == 0 and result == {"cases": len(cases), "found": 0}, text
+
+
+def pytest(folder):
+    status, text = run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", folder], 300)
+    counts = {what: number(rf"(\d+) {what}", text) for what in ("passed", "failed", "skipped")}
+    return counts, status == 0 and counts["passed"] > 0, text
+
+
+def ncu(binaries):
+    command = ["ncu", "--clock-control", "none", "-k", "regex:forward", "--launch-skip", "3", "--launch-count", "1",
+               "--csv", "--metrics", ",".join(NCU_METRICS)]  # fmt: skip
+    _, text = run([*command, f"{binaries}/foveal", "bench", "--backend", "sm90", "--rounds", "2", NCU_CASE])
+    values = {name: re.search(rf'"{re.escape(name)}","[^"]*","([\d.,]+)"', text) for name in NCU_METRICS}
+    metrics = {name: float(found[1].replace(",", "")) for name, found in values.items() if found}
+    return {"case": NCU_CASE, "command": " ".join(command), "metrics": metrics}, len(metrics) == len(NCU_METRICS), text
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("binaries", help="folder of foveal and the test programs")
+    parser.add_argument("--commit", required=True, help="of the code that was built")
+    parser.add_argument("--write", metavar="FOLDER", help="write FOLDER/tests.json")
+    parser.add_argument("--sanitizer", action="store_true")
+    parser.add_argument("--ncu", action="store_true")
+    parser.add_argument("--pytest", metavar="FOLDER")
+    options = parser.parse_args()
+
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    gpu, driver = run(query)[1].strip().split(", ")
+    document = {"gpu": gpu, "driver": driver, "commit": options.commit, "date": time.strftime("%Y-%m-%d"),
+                "command": " ".join(sys.argv), "check": []}  # fmt: skip
+    failures = []
+
+    def note(name, outcome):
+        result, ok, text = outcome
+        print(f"{'ok    ' if ok else 'FAILED'} {name}: {result}", flush=True)
+        if not ok:
+            failures.append(name)
+            print("\n".join(text.splitlines()[-30:]), flush=True)
+        return result, text
+
+    for suite in SUITES:
+        document["check"].append(note(suite, check_suite(options.binaries, suite))[0])
+    for name, command in PROGRAMS.items():
+        document[name], text = note(name, gtest(options.binaries, command))
+        if name == "gpu_tests":
+            document["host_us"] = host_costs(text)
+    if options.sanitizer:
+        document["sanitizer"] = {t: note(t, sanitizer(options.binaries, t))[0] for t in ("memcheck", "racecheck")}
+    if options.pytest:
+        document["pytest"], _ = note("pytest", pytest(options.pytest))
+    if options.ncu:
+        document["ncu"], _ = note("ncu", ncu(options.binaries))
+    document["failed"] = failures
+    if options.write:
+        os.makedirs(options.write, exist_ok=True)
+        with open(os.path.join(options.write, "tests.json"), "w") as file:
+            json.dump(document, file, indent=1)
+            file.write("\n")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

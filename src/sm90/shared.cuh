@@ -1,0 +1,49 @@
+// The forward kernel's shared memory, and the rings of buffers in it.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "tiles.hpp"
+#include "work.cuh"
+
+namespace foveal::sm90 {
+
+inline constexpr int32_t kOnesRows = 16;  // k of one wgmma
+inline constexpr int32_t kWorkSlots = 4;  // published tiles; a slot is reused when its Q buffer was freed twice
+
+template <ForwardConfig kConfig>
+struct Shared {
+    static constexpr ForwardTile kTile = kConfig.tile;
+    alignas(1024) uint16_t q[kTile.query_buffers][kTile.query_tiles()][kWarpgroupRows * kTile.head_dim];
+    uint16_t k[kTile.stages][kTile.keys * kTile.head_dim];
+    uint16_t v[kTile.stages][kTile.keys * kTile.head_dim_v];
+    uint16_t out[kTile.consumers][kTile.staged_panels * kWarpgroupRows * kPanelColumns];
+    uint64_t q_full[kTile.query_buffers][kTile.query_tiles()], q_free[kTile.query_buffers][kTile.query_tiles()];
+    uint64_t k_full[kTile.stages], k_free[kTile.stages];
+    uint64_t v_full[kTile.stages], v_free[kTile.stages];
+    uint64_t v_landed;  // a V block that still has rows to be zeroed
+    Work work[kWorkSlots];
+    OwnWork own_work[kWorkSlots][kTile.has_own_blocks() ? kTile.query_tiles() : 1];
+    alignas(kTile.sums_in_product ? 1024 : 2) uint16_t ones[kTile.sums_in_product ? kOnesRows * kPanelColumns : 1];
+};
+
+// A position in a ring of buffers. A buffer is full in the phase `parity`, and free before it in the other.
+template <int32_t kSize>
+struct RingPosition {
+    int32_t slot = 0;
+    uint32_t parity = 0;
+    __device__ __forceinline__ void advance() {
+        if (++slot == kSize) {
+            slot = 0;
+            parity ^= 1;
+        }
+    }
+};
+
+struct ForwardMaps {
+    const CUtensorMap &q, &k, &v, &out;
+};
+
+}  // namespace foveal::sm90
