@@ -117,7 +117,8 @@ class Consumer {
     __device__ __forceinline__ void step(BlockRange& blocks, int32_t i) {
         const int32_t v_slot = values_.slot;
         scores_beside_output(i > blocks.visit.begin + 1, i + 1 == blocks.visit.end);
-        if (!finish_scores(blocks, i)) softmax_.shift(s_);
+        finish_scores(blocks, i);
+        softmax_.shift(s_);
         const RowTotals before = softmax_.totals();
         Exponentials early;
         first_exponentials(early, i + 1 < blocks.visit.end);
@@ -199,18 +200,14 @@ class Consumer {
     }
 
     // Masks, and options if there are any. The tile's band and row are read where they are needed, and not kept in
-    // registers. true: the scores are exponents already.
-    __device__ __forceinline__ bool finish_scores(const BlockRange& blocks, int32_t i) {
+    // registers.
+    __device__ __forceinline__ void finish_scores(const BlockRange& blocks, int32_t i) {
         const Work& work = shared_.work[work_slots_.slot];
         const int32_t block = block_of_step<kConfig>(params_, blocks.visit, i);
         const int32_t first_key = block * kTile.keys;
-        bool shifted = false;
         if constexpr (kConfig.has_options()) {
             const int32_t lane = ptx::lane_id();
-            const Scores<kConfig> scores(params_, work, work.row + first_row() + lane / 4, first_key, lane);
-            const bool may_shift = i != blocks.visit.begin && !softmax_.far(scale_log2());
-            shifted = may_shift && scores.apply_to_exponents(s_, softmax_.minus_reference);
-            if (!shifted) scores.apply(s_);
+            Scores<kConfig>(params_, work, work.row + first_row() + lane / 4, first_key, lane).apply(s_);
         }
         if (!blocks.unmasked.contains(block)) {
             const int32_t lane = ptx::lane_id();
@@ -218,7 +215,6 @@ class Consumer {
             // Far tiles pass here for every block, so that the others need not ask.
             if (i != blocks.visit.begin && softmax_.far(scale_log2())) softmax_.scale_scores(s_, scale_log2());
         }
-        return shifted;
     }
 
     // Masks, references and exponents of a tile's first block.

@@ -16,18 +16,12 @@ struct ScoreMatrix {
 };
 
 // What only the variants with options read (scores.cuh).
-// softcap * tanh(scale * q.k / softcap) / q.k as a polynomial in u = (q.k)^2.
-struct CapPolynomial {
-    static constexpr int32_t kMaxDegree = 3;
-    float coefficients[kMaxDegree + 1];
-    float end;  // u up to which it holds; negative: for none
-};
-
 struct ScoreOptions {
     float scale;
     float softcap;              // 0: none
     float cap_argument;         // scale / softcap
-    CapPolynomial cap[2];       // the shorter first
+    float cap[4];               // coefficients in (q.k)^2 of softcap * tanh(scale * q.k / softcap) / q.k
+    float cap_end;              // |q.k| up to which they hold
     bool last_keys_first;       // K/V blocks in descending order
     const float* alibi_slopes;  // [h_q] or [b, h_q], or null
     int64_t alibi_batch_stride;

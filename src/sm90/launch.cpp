@@ -177,24 +177,20 @@ ScoreMatrix score_matrix(const void* data, const Strides& strides) {
     return {data, strides.batch, strides.row, strides.head};
 }
 
-// The polynomials of scores.cuh, minimax on |scale * q.k / softcap| <= 0.3 and 0.5: relative error 1.2e-6 and 5.4e-7
-// (2026-11-25, 2026-11-24).
+// The odd polynomial of scores.cuh, c tanh(x / c) = q.k (cap[0] + cap[1] u + cap[2] u^2 + cap[3] u^3) with u = (q.k)^2:
+// minimax on |x / c| <= 0.5, relative error 5.4e-7 (Remez exchange, 2026-11-24).
 void set_softcap(ScoreOptions& options, double scale, double softcap) {
-    constexpr double kCoefficients[2][CapPolynomial::kMaxDegree + 1] = {
-        {0.9999988388473363, -0.33310021598155115, 0.12633945976632951, 0.0},
-        {0.9999994557709395, -0.3332631793593745, 0.1319029660315015, -0.04440222612594738}};
-    constexpr double kEnds[2] = {0.3, 0.5};
+    constexpr double kPolynomial[4] = {0.9999994557709395, -0.3332631793593745, 0.1319029660315015,
+                                       -0.04440222612594738};
+    constexpr double kPolynomialEnd = 0.5;
     const double argument = scale / softcap;
     options.softcap = static_cast<float>(softcap);
     options.cap_argument = static_cast<float>(argument);
-    for (int i = 0; i < 2; ++i) {
-        CapPolynomial& cap = options.cap[i];
-        cap.end = static_cast<float>(kEnds[i] * kEnds[i] / (argument * argument));
-        double power = scale;
-        for (int k = 0; k <= CapPolynomial::kMaxDegree; ++k, power *= argument * argument) {
-            cap.coefficients[k] = static_cast<float>(kCoefficients[i][k] * power);
-            if (!std::isfinite(cap.coefficients[k])) cap.end = -1;
-        }
+    options.cap_end = static_cast<float>(kPolynomialEnd / std::abs(argument));
+    double power = scale;
+    for (int k = 0; k < 4; ++k, power *= argument * argument) {
+        options.cap[k] = static_cast<float>(kPolynomial[k] * power);
+        if (!std::isfinite(options.cap[k])) options.cap_end = -1;  // never
     }
 }
 

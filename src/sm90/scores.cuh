@@ -30,7 +30,7 @@ class Scores {
     __device__ __forceinline__ void apply(float (&s)[kScores]) const {
         const ScoreOptions& options = params_.scores;
         if (options.softcap > 0) {
-            cap<false>(s, {});
+            cap(s);
             if (options.alibi_slopes != nullptr) subtract_distances(s, 1.0f);
         } else if (options.alibi_slopes != nullptr) {
             subtract_distances(s, options.scale);
@@ -49,79 +49,31 @@ class Scores {
         if (options.mask.data != nullptr) hide(s);
     }
 
-    // From q.k to the exponents score * log2(e) + minus_reference, of each row, where that is cheaper than the score
-    // first; false: not done.
-    __device__ __forceinline__ bool apply_to_exponents(float (&s)[kScores], const float (&minus_reference)[2]) const {
-        const ScoreOptions& options = params_.scores;
-        const bool only_capped = options.softcap > 0 && options.alibi_slopes == nullptr &&
-                                 options.bias.data == nullptr && options.mask.data == nullptr;
-        if (only_capped) cap<true>(s, {minus_reference[0], minus_reference[1]});
-        return only_capped;
-    }
-
    private:
-    struct RowPair {
-        float of[2];
-    };
-
     // Of s[i]: its row, 0 or 8 below row_, and its column right of first_key_.
     static __device__ constexpr int32_t row_of(int32_t i) { return (i >> 1 & 1) * 8; }
     static __device__ constexpr int32_t column_of(int32_t i) { return (i >> 2) * 8 + (i & 1); }
 
     // c * tanh(x / c). Up to |x / c| = 0.5, where the scores of a trained model lie, by a polynomial on the FMA pipe
-    // (launch.cpp), up to 0.3 by a shorter one; where a warp's scores reach beyond, they take two more MUFU operations
-    // each, which would cost more than a second exponential everywhere. 32 scores a time, or 16, whose squares stay in
-    // registers meanwhile. kToExponents: multiplied by log2(e), plus minus_reference.
-    template <bool kToExponents>
-    __device__ __forceinline__ void cap(float (&s)[kScores], RowPair minus_reference) const {
-        constexpr int32_t kPart = kConfig.tile.accumulators() + kScores > 128 ? 16 : 32;
+    // (launch.cpp); a block that reaches beyond takes two more MUFU operations a score, which would cost more than a
+    // second exponential everywhere.
+    __device__ __forceinline__ void cap(float (&s)[kScores]) const {
         const ScoreOptions& options = params_.scores;
+        float largest = 0.0f;
 #pragma unroll
-        for (int32_t first = 0; first < kScores; first += kPart) {
-            float u[kPart];
-            uint32_t largest = 0;  // as bits, whose order is that of numbers that are not negative
+        for (int32_t i = 0; i < kScores; ++i) largest = fmaxf(largest, fabsf(s[i]));
+        if (__any_sync(~0u, largest > options.cap_end)) {
+            const float to_exponent = options.cap_argument * static_cast<float>(2 * kLog2E),
+                        twice = 2 * options.softcap;
 #pragma unroll
-            for (int32_t i = 0; i < kPart; ++i) u[i] = s[first + i] * s[first + i];
+            for (int32_t i = 0; i < kScores; ++i)  // tanh(y) = 1 - 2 / (1 + exp(2 y))
+                s[i] = options.softcap - twice * __fdividef(1.0f, 1.0f + ptx::ex2(s[i] * to_exponent));
+        } else {
 #pragma unroll
-            for (int32_t i = 0; i < kPart; i += 2)
-                largest = __vimax3_u32(largest, __float_as_uint(u[i]), __float_as_uint(u[i + 1]));
-            if (__all_sync(~0u, __uint_as_float(largest) <= options.cap[0].end))
-                cap_by_polynomial<kToExponents, 2>(s, u, first, options.cap[0], minus_reference);
-            else if (__all_sync(~0u, __uint_as_float(largest) <= options.cap[1].end))
-                cap_by_polynomial<kToExponents, 3>(s, u, first, options.cap[1], minus_reference);
-            else
-                cap_by_exponentials<kToExponents, kPart>(s, first, minus_reference);
-        }
-    }
-
-    // s from `first` on, whose squares are u.
-    template <bool kToExponents, int32_t kDegree, int32_t kPart>
-    __device__ __forceinline__ void cap_by_polynomial(float (&s)[kScores], const float (&u)[kPart], int32_t first,
-                                                      const CapPolynomial& cap, RowPair minus_reference) const {
-        float c[kDegree + 1];
-#pragma unroll
-        for (int32_t k = 0; k <= kDegree; ++k)
-            c[k] = kToExponents ? cap.coefficients[k] * static_cast<float>(kLog2E) : cap.coefficients[k];
-#pragma unroll
-        for (int32_t i = 0; i < kPart; ++i) {
-            float factor = c[kDegree];
-#pragma unroll
-            for (int32_t k = kDegree - 1; k >= 0; --k) factor = fmaf(u[i], factor, c[k]);
-            float& x = s[first + i];
-            x = kToExponents ? fmaf(x, factor, minus_reference.of[(i >> 1) & 1]) : x * factor;
-        }
-    }
-
-    template <bool kToExponents, int32_t kPart>
-    __device__ __forceinline__ void cap_by_exponentials(float (&s)[kScores], int32_t first,
-                                                        RowPair minus_reference) const {
-        const ScoreOptions& options = params_.scores;
-        const float to_exponent = options.cap_argument * static_cast<float>(2 * kLog2E), twice = 2 * options.softcap;
-#pragma unroll
-        for (int32_t i = 0; i < kPart; ++i) {  // tanh(y) = 1 - 2 / (1 + exp(2 y))
-            float& x = s[first + i];
-            x = options.softcap - twice * __fdividef(1.0f, 1.0f + ptx::ex2(x * to_exponent));
-            if constexpr (kToExponents) x = fmaf(x, static_cast<float>(kLog2E), minus_reference.of[(i >> 1) & 1]);
+            for (int32_t i = 0; i < kScores; ++i) {
+                const float u = s[i] * s[i];
+                s[i] *= fmaf(u, fmaf(u, fmaf(u, options.cap[3], options.cap[2]), options.cap[1]), options.cap[0]);
+            }
         }
     }
 

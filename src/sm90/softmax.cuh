@@ -167,13 +167,15 @@ struct Softmax {
             }
     }
 
-    // The same in two steps: exponentials of chunks [kBegin, kBegin + kCount), and P from them.
+    // The same in two steps: exponentials of chunks [kBegin, kBegin + kCount), and P from them. The exact sums grow in
+    // the same order, since rescale() takes the way above, and a row must not see whether it was taken.
     template <int32_t kBegin, int32_t kCount, int32_t kSize>
     __device__ __forceinline__ void exponentials(const float (&t)[kScores], float (&e)[kSize]) {
 #pragma unroll
-        for (int32_t i = 0; i < 8 * kCount; ++i) {
-            e[i] = ptx::ex2(t[8 * kBegin + i]);
-            if constexpr (kLse) exact_sum[(i >> 1) & 1] += e[i];
+        for (int32_t i = 0; i < 4 * kCount; ++i) {
+            e[2 * i] = ptx::ex2(t[8 * kBegin + 2 * i]);
+            e[2 * i + 1] = ptx::ex2(t[8 * kBegin + 2 * i + 1]);
+            if constexpr (kLse) exact_sum[i & 1] += e[2 * i] + e[2 * i + 1];
         }
     }
     template <int32_t kBegin, int32_t kCount, int32_t kSize>
