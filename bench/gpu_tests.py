@@ -83,8 +83,8 @@ def host_costs(text):
 
 def sanitizer(binaries, tool):
     cases = sanitizer_cases()
-    status, text = run(["compute-sanitizer", "--tool", tool, f"{binaries}/foveal", "check", "--backend", "sm90", "--jobs",
-                        "1", *cases], 300)  # fmt: skip
+    check = [f"{binaries}/foveal", "check", "--backend", "sm90", "--jobs", "1", *cases]
+    status, text = run(["compute-sanitizer", "--tool", tool, *check], 300)
     found = re.search(r"(?:ERROR SUMMARY: |RACECHECK SUMMARY: )(\d+)", text)
     result = {"cases": number(r"(\d+) passed", text), "found": int(found[1]) if found else None}
     return result, status == 0 and result == {"cases": len(cases), "found": 0}, text

@@ -90,20 +90,14 @@ __device__ __forceinline__ void look_up_head(Work& work, const ForwardParams& pa
             work.slope = params.scores.alibi_slopes[work.sequence * params.scores.alibi_batch_stride + work.head_q];
 }
 
-// Of the tile's w-th 64 rows. Their blocks may differ from the tile's by fewer at either end than the ring is long, or
-// the warpgroups would wait for each other for ever. A window moves with the rows, so they do, if rows past the
-// sequence's end count as its last; chunks jump, so there all rows get the tile's blocks.
+// Of the tile's w-th 64 rows.
 template <ForwardConfig kConfig>
-__device__ __forceinline__ OwnWork own_work(const ForwardParams& params, const Work& work, int32_t w) {
-    if (known_band<kConfig>(work.band).chunk != 0) return {work.blocks, 0, 0};
-    const int32_t begin = min_i32(work.row + w * kWarpgroupRows, work.len_q - 1);
-    const int32_t end = min_i32(begin + kWarpgroupRows, work.len_q);
-    const Range tile = work.blocks.visit;
-    BlockRange blocks = kv_range(work.band, {begin, end}, kConfig.tile.keys);
-    if (blocks.visit.size() == 0) blocks = {{tile.begin, tile.begin + 1}, {0, 0}};
-    const int32_t below = blocks.visit.begin - tile.begin, above = tile.end - blocks.visit.end;
-    const bool ascending = block_of_step<kConfig>(params, tile, tile.begin) == tile.begin;
-    return {blocks, ascending ? below : above, ascending ? above : below};
+__device__ __forceinline__ OwnWork own_work_of(const ForwardParams& params, const Work& work, int32_t w) {
+    const Range visit = work.blocks.visit;
+    const auto is_ascending = [&] { return block_of_step<kConfig>(params, visit, visit.begin) == visit.begin; };
+    const bool chunked = known_band<kConfig>(work.band).chunk != 0;
+    return own_work(work.band, chunked, work.blocks, work.row + w * kWarpgroupRows, work.len_q, kConfig.tile.keys,
+                    is_ascending);
 }
 
 template <ForwardConfig kConfig>
@@ -122,7 +116,7 @@ __device__ __forceinline__ void produce_q(Shared<kConfig>& shared, const Forward
             if (ptx::elect_sync()) {
                 if (w == 0) shared.work[slots.slot] = work;
                 if constexpr (kTile.has_own_blocks())
-                    shared.own_work[slots.slot][w] = own_work<kConfig>(params, work, w);
+                    shared.own_work[slots.slot][w] = own_work_of<kConfig>(params, work, w);
                 uint64_t& full = shared.q_full[ring.slot][w];
                 if (more)
                     load_tile<kWarpgroupRows, kTile.head_dim>(shared.q[ring.slot][w], maps.q, full,

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "../mask.hpp"
+#include "tiles.hpp"
 
 namespace foveal::sm90 {
 
@@ -51,6 +52,28 @@ FOVEAL_HOST_DEVICE int32_t serpentine(int32_t turn, int32_t cta, int32_t grid) {
 // Sections of a sequence whose K and V rows of one head count `len_k`: as many heads as `section_keys` keys hold.
 FOVEAL_HOST_DEVICE int32_t section_units(int32_t section_keys, int32_t len_k, int32_t units) {
     return max_i32(1, min_i32(units, section_keys / max_i32(len_k, 1)));
+}
+
+// What a warpgroup's rows need of a tile, at least one block.
+struct OwnWork {
+    BlockRange blocks;
+    int32_t steps_before, steps_after;  // of the tile, that only other rows need
+};
+
+// Of the 64 rows from `row` on. tile: what the whole tile needs; is_ascending(): whether its blocks are visited in that
+// order. Rows may need fewer blocks than their tile at either end, but no fewer than the ring of K and V makes up for,
+// or the warpgroups would wait for each other for ever (tests/rings_test.cpp). A window moves with the rows, so it sees
+// to that if rows past the sequence's end count as its last; chunks jump, so there all rows get the tile's blocks.
+template <class IsAscending>
+FOVEAL_HOST_DEVICE OwnWork own_work(Band band, bool chunked, BlockRange tile, int32_t row, int32_t len_q, int32_t keys,
+                                    IsAscending is_ascending) {
+    if (chunked) return {tile, 0, 0};
+    const int32_t begin = min_i32(row, len_q - 1);
+    BlockRange blocks = kv_range(band, {begin, min_i32(begin + kWarpgroupRows, len_q)}, keys);
+    if (blocks.visit.size() == 0) blocks = {{tile.visit.begin, tile.visit.begin + 1}, {0, 0}};
+    const int32_t below = blocks.visit.begin - tile.visit.begin, above = tile.visit.end - blocks.visit.end;
+    const bool ascending = is_ascending();
+    return {blocks, ascending ? below : above, ascending ? above : below};
 }
 
 }  // namespace foveal::sm90

@@ -26,12 +26,6 @@ struct Work {
     BlockRange blocks;
 };
 
-// What 64 rows of a tile need of it, at least one block.
-struct OwnWork {
-    BlockRange blocks;
-    int32_t steps_before, steps_after;  // of the tile, that only other rows need
-};
-
 // The band as the variants without options see it: no registers for what is always 0.
 template <ForwardConfig kConfig>
 __device__ __forceinline__ Band known_band(Band band) {

@@ -1,0 +1,239 @@
+// The forward kernel's barriers (src/sm90/forward.cuh), played through on the host: producers and warpgroups wait and
+// arrive in the kernel's order, over tiles whose warpgroups need different blocks (own_work() in
+// src/sm90/schedule.hpp). All must come to their end. Since every wait is for a count that only grows, the order in
+// which they take turns does not matter.
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "sm90/schedule.hpp"
+#include "sm90/tiles.hpp"
+
+namespace foveal::sm90 {
+namespace {
+
+struct Tile {
+    Range visit;
+    std::vector<OwnWork> own;  // of each warpgroup
+};
+
+// A counter; every `arrivals_a_phase` arrivals end a phase.
+struct Barrier {
+    int arrivals_a_phase;
+    int arrivals = 0;
+    int phases() const { return arrivals / arrivals_a_phase; }
+};
+
+struct Step {
+    enum Kind { kWait, kArrive, kTakeTurn, kPassTurn } kind;
+    int at;         // barrier, or the warpgroup whose turn it is
+    int phase = 0;  // kWait: until so many have ended
+};
+
+// What happens at the barriers of one CTA, agent by agent.
+class Rings {
+   public:
+    Rings(const ForwardTile& tile, const std::vector<Tile>& tiles) : tile_(tile), tiles_(tiles) {
+        for (int i = 0; i < 2 * tile.stages; ++i) barriers_.push_back({1});               // K, V full
+        for (int i = 0; i < 2 * tile.stages; ++i) barriers_.push_back({tile.consumers});  // K, V free
+        for (int i = 0; i < 2 * tile.query_buffers * tile.consumers; ++i) barriers_.push_back({1});
+        produce_blocks(0);
+        produce_blocks(1);
+        produce_queries();
+        for (int w = 0; w < tile.consumers; ++w) consume(w);
+    }
+
+    // false: some wait for ever.
+    bool run() {
+        std::vector<int> turns(static_cast<size_t>(tile_.consumers), 0);
+        turns[0] = 1;  // the last warpgroup passes it before anything else
+        std::vector<size_t> at(agents_.size(), 0);
+        for (bool moved = true; moved;) {
+            moved = false;
+            for (size_t a = 0; a < agents_.size(); ++a)
+                for (; at[a] < agents_[a].size() && pass(agents_[a][at[a]], turns); ++at[a]) moved = true;
+        }
+        for (size_t a = 0; a < agents_.size(); ++a)
+            if (at[a] < agents_[a].size()) return false;
+        return true;
+    }
+
+   private:
+    using Steps = std::vector<Step>;
+
+    bool pass(const Step& step, std::vector<int>& turns) {
+        const auto at = static_cast<size_t>(step.at);
+        if (step.kind == Step::kWait) return barriers_[at].phases() >= step.phase;
+        if (step.kind == Step::kArrive) ++barriers_[at].arrivals;
+        if (step.kind == Step::kPassTurn) ++turns[(at + 1) % turns.size()];
+        if (step.kind == Step::kTakeTurn && turns[at]-- == 0) return ++turns[at], false;
+        return true;
+    }
+
+    // The n-th block of K (which = 0) or V (1), and the n-th tile's Q of warpgroup w.
+    Step full(int which, int n) const {
+        return {Step::kWait, which * tile_.stages + n % tile_.stages, n / tile_.stages + 1};
+    }
+    int free_of(int which, int n) const { return (2 + which) * tile_.stages + n % tile_.stages; }
+    int query(int n, int w, bool free) const {
+        return 4 * tile_.stages + ((free ? tile_.query_buffers : 0) + n % tile_.query_buffers) * tile_.consumers + w;
+    }
+
+    void produce_blocks(int which) {
+        Steps steps;
+        int n = 0;
+        for (const Tile& tile : tiles_)
+            for (int i = 0; i < tile.visit.size(); ++i, ++n) {
+                steps.push_back({Step::kWait, free_of(which, n), n / tile_.stages});
+                steps.push_back({Step::kArrive, full(which, n).at});
+            }
+        agents_.push_back(steps);
+    }
+
+    void produce_queries() {
+        Steps steps;
+        for (int n = 0; n <= static_cast<int>(tiles_.size()); ++n)  // the last says that there is none
+            for (int w = 0; w < tile_.consumers; ++w) {
+                steps.push_back({Step::kWait, query(n, w, true), n / tile_.query_buffers});
+                steps.push_back({Step::kArrive, query(n, w, false)});
+            }
+        agents_.push_back(steps);
+    }
+
+    // Consumer::run() of warpgroup w.
+    void consume(int w) {
+        Steps steps;
+        int key = 0, value = 0;
+        const auto wait_query = [&](int n) {
+            steps.push_back({Step::kWait, query(n, w, false), n / tile_.query_buffers + 1});
+        };
+        const auto turn = [&] {
+            if (!tile_.takes_turns) return;
+            steps.push_back({Step::kTakeTurn, w});
+            steps.push_back({Step::kPassTurn, w});
+        };
+        const auto skip_keys = [&](int count) {
+            for (; count > 0; --count, ++key) {
+                steps.push_back(full(0, key));
+                turn();
+                steps.push_back({Step::kArrive, free_of(0, key)});
+            }
+        };
+        const auto skip_values = [&](int from, int count) {
+            for (; count > 0; --count, ++from) {
+                steps.push_back(full(1, from));
+                steps.push_back({Step::kArrive, free_of(1, from)});
+            }
+        };
+        // The scores of the next block beside the output of the one before, `value`, if there is one.
+        const auto block = [&](int n, bool has_output, bool last) {
+            if (has_output) steps.push_back(full(1, value));
+            turn();
+            steps.push_back({Step::kArrive, free_of(0, key)});
+            if (last && tile_.query_buffers == 1) steps.push_back({Step::kArrive, query(n, w, true)});
+            if (!last) steps.push_back(full(0, key + 1));
+            if (has_output) steps.push_back({Step::kArrive, free_of(1, value)});
+            value = key++;
+        };
+        const auto own = [&](int n) -> const OwnWork& {
+            return tiles_[static_cast<size_t>(n)].own[static_cast<size_t>(w)];
+        };
+
+        wait_query(0);
+        int skipped = own(0).steps_before, next_value = 0;
+        for (int n = 0; n < static_cast<int>(tiles_.size()); ++n) {
+            const int blocks = own(n).blocks.visit.size();
+            skip_keys(own(n).steps_before);
+            steps.push_back(full(0, key));
+            block(n, n > 0, blocks == 1);
+            skip_values(next_value, skipped);
+            for (int i = 1; i < blocks; ++i) block(n, true, i + 1 == blocks);
+            if (tile_.query_buffers > 1) steps.push_back({Step::kArrive, query(n, w, true)});
+            next_value = value + 1;
+            skipped = own(n).steps_after;
+            skip_keys(skipped);
+            wait_query(n + 1);
+            if (n + 1 < static_cast<int>(tiles_.size())) skipped += own(n + 1).steps_before;
+        }
+        steps.push_back(full(1, value));
+        turn();
+        steps.push_back({Step::kArrive, free_of(1, value)});
+        skip_values(next_value, skipped);
+        agents_.push_back(steps);
+    }
+
+    const ForwardTile& tile_;
+    const std::vector<Tile>& tiles_;
+    std::vector<Barrier> barriers_;
+    std::vector<Steps> agents_;
+};
+
+// All row blocks of one head, twice, the second time from the end: tiles of all lengths follow each other.
+std::vector<Tile> tiles_of(const ForwardTile& tile, Window window, int len_q, int len_k, bool ascending) {
+    const Band band = band_of(window, len_q, len_k);
+    std::vector<Tile> tiles;
+    for (int row = 0; row < len_q; row += tile.rows()) {
+        BlockRange blocks = kv_range(band, {row, min_i32(row + tile.rows(), len_q)}, tile.keys);
+        if (blocks.visit.size() == 0) blocks = {{0, 1}, {0, 0}};
+        Tile t{blocks.visit, {}};
+        for (int w = 0; w < tile.consumers; ++w)
+            t.own.push_back(own_work(band, band.chunk != 0, blocks, row + w * kWarpgroupRows, len_q, tile.keys,
+                                     [&] { return ascending; }));
+        tiles.push_back(t);
+    }
+    std::vector<Tile> both = tiles;
+    both.insert(both.end(), tiles.rbegin(), tiles.rend());
+    return both;
+}
+
+TEST(Rings, NobodyWaitsForEver) {
+    constexpr int kNone = kUnlimitedWidth;
+    const Window windows[] = {{kNone, kNone},
+                              {kNone, 0},
+                              {0, 0},
+                              {63, 0},
+                              {64, 0},
+                              {300, 0},
+                              {10, 10},
+                              {0, 200},
+                              {100, kNone},
+                              {kNone, 0, true},
+                              {100, 5, true},
+                              {kNone, 0, false, 100},
+                              {kNone, kNone, false, 256}};
+    int problems = 0;
+    for (const ForwardTileEntry& entry : kForwardTiles) {
+        if (!entry.tile.has_own_blocks()) continue;
+        for (const Window& window : windows)
+            for (const int len_q : {1, 64, 65, 200, 257, 512, 700, 1000})
+                for (const int len_k : {1, 64, 100, 513, 1300})
+                    for (const bool ascending : {true, false}) {
+                        const auto tiles = tiles_of(entry.tile, window, len_q, len_k, ascending);
+                        for (const Tile& tile : tiles)
+                            for (const OwnWork& own : tile.own) {
+                                ASSERT_GE(own.steps_before, 0);
+                                ASSERT_GE(own.steps_after, 0);
+                                ASSERT_EQ(own.steps_before + own.blocks.visit.size() + own.steps_after,
+                                          tile.visit.size());
+                            }
+                        ASSERT_TRUE(Rings(entry.tile, tiles).run())
+                            << "d " << entry.tile.head_dim << ", " << entry.tile.rows() << " rows, window "
+                            << window.left << ' ' << window.right << " chunk " << window.chunk << ", " << len_q << " x "
+                            << len_k;
+                        ++problems;
+                    }
+    }
+    EXPECT_GT(problems, 1000);
+}
+
+// The test can fail: warpgroups that are further apart than the ring is long do wait for ever.
+TEST(Rings, AWarpgroupTooFarAheadIsFound) {
+    const ForwardTile& tile = kForwardTiles[kTileD64].tile;
+    const OwnWork all{{{0, 20}, {0, 0}}, 0, 0}, first{{{0, 1}, {0, 0}}, 0, 19};
+    EXPECT_TRUE(Rings(tile, {{{0, 20}, {all, all, all, all}}}).run());
+    EXPECT_FALSE(Rings(tile, {{{0, 20}, {first, all, all, all}}}).run());
+}
+
+}  // namespace
+}  // namespace foveal::sm90
