@@ -48,7 +48,7 @@ def sanitizer_cases():
 
 
 def run(command, seconds=120):
-    """Its output; the exit status is judged by what the output says, and by itself."""
+    """Its exit status and output. A command that hangs is killed: a deadlocked kernel would eat the whole lease."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
         return done.returncode, done.stdout + done.stderr

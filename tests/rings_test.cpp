@@ -1,7 +1,8 @@
 // The forward kernel's barriers (src/sm90/forward.cuh), played through on the host: producers and warpgroups wait and
 // arrive in the kernel's order, over tiles whose warpgroups need different blocks (own_work() in
 // src/sm90/schedule.hpp). All must come to their end. Since every wait is for a count that only grows, the order in
-// which they take turns does not matter.
+// which they take turns does not matter. This tells the kernel's waits a second time: who changes them there changes
+// them here.
 #include <gtest/gtest.h>
 
 #include <string>

@@ -265,7 +265,7 @@ class Consumer {
     template <bool kFirstBlock>
     __device__ __forceinline__ bool last_exponentials(const Exponentials& early) {
         // Always so. Without a branch ptxas (13.0) moves exponentials ahead of the wait above, with their P in other
-        // registers, and so needs up to 31 moves more a block.
+        // registers, and so needs up to 31 moves more a block (performance-log.md, 12 and 26).
         if (params_.group <= 0) return false;
         softmax_.template round<kTile.first_chunks, kTile.early_chunks>(early, p_);
         softmax_.template probabilities<kTile.first_chunks + kTile.early_chunks, kChunks>(s_, p_);
@@ -403,7 +403,7 @@ class Consumer {
 template <ForwardConfig kConfig>
 __device__ __forceinline__ void set_up(Shared<kConfig>& shared) {
     constexpr ForwardTile kTile = kConfig.tile;
-    constexpr uint32_t kConsumerWarps = kTile.consumers * kWarpgroupThreads / 32;  // lane 0 of each releases K and V
+    constexpr uint32_t kConsumerWarps = kTile.consumers * kWarpgroupThreads / 32;  // a lane of each releases K and V
     if (threadIdx.x == 0) {
         constexpr uint32_t kReaders = (kTile.shares_rows ? kTile.consumers : 1) * kWarpgroupThreads;
         for (int32_t i = 0; i < kTile.query_buffers; ++i)

@@ -1,6 +1,8 @@
 // What a forward launch hands to its kernel, besides the tensor maps.
 #pragma once
 
+#include <cuda.h>
+
 #include <cstdint>
 
 #include "../problem.hpp"
@@ -58,6 +60,11 @@ struct ForwardParams {
     ScoreOptions scores;
 
     unsigned long long* rescales;  // tests: counts the warps that corrected their softmax reference; else null
+};
+
+// The tensors as the copy engine sees them.
+struct ForwardMaps {
+    const CUtensorMap &q, &k, &v, &out;
 };
 
 }  // namespace foveal::sm90

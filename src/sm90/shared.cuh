@@ -1,8 +1,6 @@
 // The forward kernel's shared memory, and the rings of buffers in it.
 #pragma once
 
-#include <cuda.h>
-
 #include <cstdint>
 
 #include "tiles.hpp"
@@ -26,6 +24,7 @@ struct Shared {
     uint64_t v_landed;  // a V block that still has rows to be zeroed
     Work work[kWorkSlots];
     OwnWork own_work[kWorkSlots][kTile.has_own_blocks() ? kTile.query_tiles() : 1];
+    // Beside V, so that the product sums P (gemm.cuh).
     alignas(kTile.sums_in_product ? 1024 : 2) uint16_t ones[kTile.sums_in_product ? kOnesRows * kPanelColumns : 1];
 };
 
@@ -40,10 +39,6 @@ struct RingPosition {
             parity ^= 1;
         }
     }
-};
-
-struct ForwardMaps {
-    const CUtensorMap &q, &k, &v, &out;
 };
 
 }  // namespace foveal::sm90

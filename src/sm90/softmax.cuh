@@ -96,7 +96,6 @@ struct Softmax {
     // them, without kShift, which would be lost in it; and they are scaled before it is subtracted, since an fma would
     // leave the rounding of the reference as an exponent.
     static constexpr float kFar = 0x1p22f;
-    static constexpr float kLimit = Format::kSumLimit;
     // Added to a pair of P, carries into the sign of one beyond its limit; for a thread with a row that has seen no
     // key, of any.
     static constexpr uint32_t kSigns = 0x80008000, kMargin = kSigns - 0x00010001 * (Format::kLimitBits + 1);
@@ -131,7 +130,7 @@ struct Softmax {
             const float top = row_max(thread_max(s, r)) * scale_log2;
             const bool unseen = top == -INFINITY, is_far = fabsf(top) > kFar && !unseen;
             minus_reference[r] = unseen ? 0.0f : -top - (is_far ? 0.0f : Format::kShift);
-            limit[r] = unseen ? -1.0f : is_far ? Format::kFarSumLimit : kLimit;
+            limit[r] = unseen ? -1.0f : is_far ? Format::kFarSumLimit : Format::kSumLimit;
             sum[r] = 0.0f;
             exact_sum[r] = 0.0f;
             far |= is_far;
@@ -214,7 +213,8 @@ struct Softmax {
                 largest = __vimax3_u16x2(largest, p[c][3], p[min_i32(c + 1, kChunks - 1)][0]);
             }
             return ((largest + margin) & kSigns) != 0 ||
-                   (Format::kLimitsWholeRow && (product_sum(o, 0) > kLimit || product_sum(o, 1) > kLimit));
+                   (Format::kLimitsWholeRow &&
+                    (product_sum(o, 0) > Format::kSumLimit || product_sum(o, 1) > Format::kSumLimit));
         }
         bool out_of_range = false;
 #pragma unroll
@@ -250,7 +250,7 @@ struct Softmax {
             const float step = moves ? distance : 0.0f;
             factor[r] = moves && !unseen ? ptx::ex2(-step) : 1.0f;
             minus_reference[r] -= step;
-            if (moves) limit[r] = is_far ? Format::kFarSumLimit : kLimit;
+            if (moves) limit[r] = is_far ? Format::kFarSumLimit : Format::kSumLimit;
             any_unseen |= unseen && !moves;
             if (__any_sync(~0u, moves && is_far)) scale = 1.0f;
             sum[r] = before.sum[r] * factor[r];
@@ -307,8 +307,8 @@ struct Softmax {
         uint32_t largest = 0;
 #pragma unroll
         for (int32_t c = 0; c < kChunks; ++c) largest = __vimax3_u16x2(largest, p[c][r], p[c][r + 2]);
-        return ((largest + kMargin) & kSigns) != 0 || (Format::kLimitsWholeRow && product_sum(o, r) > kLimit) ||
-               is_unseen(o, r);
+        return ((largest + kMargin) & kSigns) != 0 ||
+               (Format::kLimitsWholeRow && product_sum(o, r) > Format::kSumLimit) || is_unseen(o, r);
     }
 
     // P is added packed, once, before fp32: a key with the one half a block away, because keys that dominate a row

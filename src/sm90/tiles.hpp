@@ -53,9 +53,10 @@ struct ForwardTile {
 
 // Of a CTA: Q, K, V, O, ones, barriers and published tiles. forward.cuh checks that its struct is no larger.
 FOVEAL_HOST_DEVICE constexpr int32_t shared_bytes(const ForwardTile& tile) {
-    const int32_t kBarriersAndWork = tile.sums_in_product ? 4096 : 1024;
+    // With the columns of ones, 2 KiB, and what their alignment may cost.
+    const int32_t barriers_and_work = tile.sums_in_product ? 4096 : 1024;
     return tile.query_buffers * tile.query_tiles() * tile.query_bytes() +
-           tile.stages * (tile.k_bytes() + tile.v_bytes()) + tile.consumers * tile.staging_bytes() + kBarriersAndWork;
+           tile.stages * (tile.k_bytes() + tile.v_bytes()) + tile.consumers * tile.staging_bytes() + barriers_and_work;
 }
 
 // What a kernel can do beyond a positive scale, a window and sinks.
@@ -91,8 +92,8 @@ enum ForwardTileIndex : int32_t {
 };
 
 // In ascending order: a problem gets (choice_of() in support.cpp) the first that is large enough for its head
-// dimensions and serves its variant, or one that can do more. (d 256 and 192 without options but with a log-sum-exp,
-// say, lose a few per cent that way.)
+// dimensions and serves its variant, or one that can do more. (d 192 without options but with a log-sum-exp, say, loses
+// a few per cent that way.)
 // clang-format off
 inline constexpr ForwardTileEntry kForwardTiles[kTileCount] = {
     //  d, d_v, consumers, takes_turns, shares_rows, sums_in_product, keys, stages, query_buffers, staged_panels,
