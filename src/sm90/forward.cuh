@@ -124,7 +124,7 @@ class Consumer {
         first_exponentials(early, i + 1 < blocks.visit.end);
         finish_output(v_slot);
         if (__any_sync(~0u, last_exponentials<false>(early))) {
-            softmax_.rescale(s_, p_, o_, before);
+            softmax_.rescale(s_, p_, o_, before, rows_left());
             if (softmax_.far(scale_log2())) blocks.unmasked = {0, 0};
             if (params_.rescales != nullptr && ptx::lane_id() == 0) atomicAdd(params_.rescales, 1ull);
         }
@@ -220,12 +220,18 @@ class Consumer {
     // Masks, references and exponents of a tile's first block.
     __device__ __forceinline__ void start_rows(BlockRange& blocks) {
         finish_scores(blocks, blocks.visit.begin);
-        softmax_.start(s_, scale_log2());
+        softmax_.start(s_, scale_log2(), rows_left());
         if (softmax_.far(scale_log2())) {
             softmax_.scale_scores(s_, scale_log2());
             blocks.unmasked = {0, 0};
         }
         softmax_.shift(s_);
+    }
+
+    // Of the sequence, from this thread's first row on.
+    __device__ __forceinline__ int32_t rows_left() const {
+        const Work& work = shared_.work[work_slots_.slot];
+        return work.len_q - work.row - first_row() - ptx::lane_id() / 4;
     }
 
     // What the scores still have to be multiplied by.

@@ -55,14 +55,16 @@ class Scores {
     static __device__ constexpr int32_t column_of(int32_t i) { return (i >> 2) * 8 + (i & 1); }
 
     // c * tanh(x / c). Up to |x / c| = 0.5, where the scores of a trained model lie, by a polynomial on the FMA pipe
-    // (launch.cpp); a block that reaches beyond takes two more MUFU operations a score, which would cost more than a
-    // second exponential everywhere.
+    // (launch.cpp); a block that reaches beyond, or past the sequence's end, takes two more MUFU operations a score,
+    // which would cost more than a second exponential everywhere.
     __device__ __forceinline__ void cap(float (&s)[kScores]) const {
         const ScoreOptions& options = params_.scores;
         float largest = 0.0f;
 #pragma unroll
         for (int32_t i = 0; i < kScores; ++i) largest = fmaxf(largest, fabsf(s[i]));
-        if (__any_sync(~0u, largest > options.cap_end)) {
+        // What lies past the sequence's end must not decide; so there it is always the second way.
+        const bool past_end = !inside(kScores - 1);
+        if (__any_sync(~0u, past_end || largest > options.cap_end)) {
             const float to_exponent = options.cap_argument * static_cast<float>(2 * kLog2E),
                         twice = 2 * options.softcap;
 #pragma unroll

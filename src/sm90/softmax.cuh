@@ -122,7 +122,9 @@ struct Softmax {
     }
 
     // A new tile: the references from its first block's scores, which are still to be multiplied by scale_log2.
-    __device__ __forceinline__ void start(const float (&s)[kScores], float scale_log2) {
+    // rows_left: of the sequence, from the thread's first on. Rows past its end hold anything, and have no say in what
+    // the warp does.
+    __device__ __forceinline__ void start(const float (&s)[kScores], float scale_log2, int32_t rows_left) {
         bool far = false;
         margin = kMargin;
 #pragma unroll
@@ -133,7 +135,7 @@ struct Softmax {
             limit[r] = unseen ? -1.0f : is_far ? Format::kFarSumLimit : Format::kSumLimit;
             sum[r] = 0.0f;
             exact_sum[r] = 0.0f;
-            far |= is_far;
+            far |= is_far && 8 * r < rows_left;
             if (unseen) margin = kSigns;
         }
         scale = __any_sync(~0u, far) ? 1.0f : scale_log2;
@@ -228,16 +230,16 @@ struct Softmax {
 
     // New references for the rows of this warp that have left their range: this block's maximum, or the sum so far, as
     // if it were a key, where that is more. O and the sums follow, and t and P of the block are computed anew. before:
-    // the totals without this block.
+    // the totals without this block; rows_left: as in start().
     __device__ __forceinline__ void rescale(float (&t)[kScores], uint32_t (&p)[kChunks][4], float (&o)[kOut],
-                                            const RowTotals& before) {
+                                            const RowTotals& before, int32_t rows_left) {
         float factor[2];
         bool any_unseen = false;
         const uint32_t quad = 0xfu << (threadIdx.x % 32 & ~3u);
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
             // A row does not move for the sake of another: its result must not depend on what that one holds.
-            const bool mine = left_range(p, o, r);
+            const bool mine = left_range(p, o, r) && 8 * r < rows_left;
             const bool needed = (__ballot_sync(~0u, mine) & quad) != 0;
             const float top = row_max(thread_max(t, r));
             const bool is_far = fabsf(minus_reference[r] - top) > kFar;
