@@ -73,8 +73,8 @@ void expect_same_sequence(CaseData& a, int64_t sequence_a, CaseData& b, int64_t 
     }
 }
 
-// NaN; large numbers (3 or 48, 203 or 1.5e16 in f16 or bf16), which pass limits that a whole warp decides by; in bf16
-// some whose products are infinite.
+// Bytes of NaN, of large numbers (3 or 48, 203 or 1.5e16 in f16 or bf16), and in bf16 of some whose products are
+// infinite: NaN alone passes none of the limits by which a warp decides for all its rows.
 TEST_F(Gpu, NeighboursOfAVarlenSequenceNeverMatter) {
     for (const std::string tail :
          {" hq4 hk2 d128 bf16 lse", " hq4 hk2 d128 bf16 causal lse", " hq4 hk2 d64 f16 causal lse", " h3 d64 bf16 lse",
