@@ -239,6 +239,23 @@ TEST_F(Gpu, PtxWgmma) {
     check_multiplies<DType::f16>();
 }
 
+// Both warps of a pair get the same answer; another pair has a barrier of its own.
+__global__ void agree(int odd_one_out, int* answers) {
+    const int thread = static_cast<int>(threadIdx.x);
+    answers[thread] = ptx::barrier_red_and(1 + thread / 64, 64, thread != odd_one_out) ? 1 : 0;
+}
+
+TEST_F(Gpu, PtxBarrierRedAnd) {
+    for (const int odd_one_out : {-1, 0, 63, 64, 100}) {
+        const DeviceBuffer answers(128 * 4);
+        agree<<<1, 128>>>(odd_one_out, answers.as<int>());
+        synchronize();
+        const auto answer = downloaded<int>(answers);
+        for (int i = 0; i < 128; ++i)
+            EXPECT_EQ(answer[static_cast<size_t>(i)], odd_one_out < 0 || i / 64 != odd_one_out / 64) << i;
+    }
+}
+
 // 168 registers a thread at launch; two warpgroups get what the first gives up.
 __global__ void __launch_bounds__(384, 1) trade_registers(int* done) {
     if (threadIdx.x / 128 == 0)

@@ -228,6 +228,15 @@ void add_score_options(List& list, const Text& shape) {
     }
 }
 
+// Softcap by the polynomial, by tanh, and by both in one block.
+void add_softcap(List& list, const Text& shape) {
+    list.add_each("b1 s640 " + shape, {"softcap30 sd3 causal lse", "softcap30 sd4 causal", "softcap30 sd4 full lse",
+                                       "softcap50 sd10 causal", "softcap30 sd30 left200 right9 lse",
+                                       "softcap30 sink60@mid causal", "softcap30 sink60@last full lse",
+                                       "softcap300 grow20 causal lse", "softcap1e5 causal", "softcap2e6 full lse"});
+    list.add("varlen qlens=330,200,640 klens=330,640,200 " + shape + " softcap30 sd4 causal lse");
+}
+
 void add_chunks(List& list, const Text& shape) {
     list.add_each("b2 sq200 sk330 " + shape + " lse",
                   {"chunk1", "chunk64", "chunk65 causal", "chunk128 topleft", "chunk100 left70 right20", "chunk1000"});
@@ -263,6 +272,7 @@ std::vector<Case> corner(const std::vector<Text>& types, bool gpu) {
             add_distributions(list, shape);
             if (!gpu && head_dim == "d128") continue;  // on the CPU no option knows the head dimension
             add_score_options(list, shape);
+            add_softcap(list, shape);
             add_chunks(list, shape);
             add_packed(list, shape);
             add_extremes(list, shape, type);

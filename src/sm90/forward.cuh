@@ -41,6 +41,8 @@ class Consumer {
     static constexpr int32_t kChunks = Products::kChunks;
     // wgmmas before the end of P V at which the turn is passed
     static constexpr int32_t kEarlyChunks = kChunks - kTile.first_chunks < 2 ? kChunks - kTile.first_chunks : 2;
+    // Chunks of P whose exponentials capped_step() takes before P V has run: more would spill.
+    static constexpr int32_t kCappedChunks = kTile.first_chunks + kTile.early_chunks + (kConfig.has_lse() ? 0 : 1);
     using Exponentials = float[kTile.early_chunks > 0 ? kTile.early_chunks * 8 : 1];
     static constexpr int32_t kOutPanels = kTile.out_columns() / kPanelColumns;
     static constexpr int32_t kTurnThreads = 2 * kWarpgroupThreads;
@@ -71,7 +73,11 @@ class Consumer {
         first_scores(blocks);
         skip_values(start, steps_before());
         for (;;) {
-            for (int32_t i = blocks.visit.begin + 1; i < blocks.visit.end; ++i) step(blocks, i);
+            for (int32_t i = blocks.visit.begin + 1; i < blocks.visit.end; ++i)
+                if (kConfig.has_softcap() && caps_late_ && blocks.unmasked.contains(block_of(blocks, i)))
+                    capped_step(blocks, i);
+                else
+                    step(blocks, i);
             if constexpr (kTile.query_buffers > 1) free_queries();
             const bool accumulate = blocks.visit.size() > 1;
             const int32_t finished = work_slots_.slot;
@@ -123,11 +129,55 @@ class Consumer {
         Exponentials early;
         first_exponentials(early, i + 1 < blocks.visit.end);
         finish_output(v_slot);
-        if (__any_sync(~0u, last_exponentials<false>(early))) {
-            softmax_.rescale(s_, p_, o_, before, rows_left());
-            if (softmax_.far(scale_log2())) blocks.unmasked = {0, 0};
-            if (params_.rescales != nullptr && ptx::lane_id() == 0) atomicAdd(params_.rescales, 1ull);
+        if (__any_sync(~0u, last_exponentials<false>(early))) rescale(blocks, before);
+    }
+
+    // The same of an unmasked block under softcap alone: capped while the exponentials run.
+    __device__ __forceinline__ void capped_step(BlockRange& blocks, int32_t i) {
+        const int32_t v_slot = values_.slot;
+        scores_beside_output(i > blocks.visit.begin + 1, i + 1 == blocks.visit.end);
+        const RowTotals before = softmax_.totals();
+        CappedExponents<kConfig> exponents(params_.scores.cap, s_, softmax_.minus_reference);
+        uint32_t early[kChunks][4];  // rounded: more of them fit
+        ptx::pin(s_);
+        ptx::wgmma_wait_group<1>();
+        softmax_.template probabilities_of<0, kTile.first_chunks>(exponents, p_);
+        softmax_.template probabilities_of<kTile.first_chunks, kCappedChunks>(exponents, early);
+#pragma unroll
+        for (int32_t c = 0; c < kCappedChunks; ++c) ptx::pin(c < kTile.first_chunks ? p_[c] : early[c]);
+        await_next_keys(i + 1 < blocks.visit.end);
+        finish_output(v_slot);
+        bool grew = false;
+        if (params_.group > 0) {  // as in last_exponentials()
+#pragma unroll
+            for (int32_t c = kTile.first_chunks; c < kCappedChunks; ++c)
+#pragma unroll
+                for (int32_t j = 0; j < 4; ++j) p_[c][j] = early[c][j];
+            softmax_.template probabilities_of<kCappedChunks, kChunks>(exponents, p_);
+            grew = softmax_.add(p_, o_);
         }
+        if (__any_sync(~0u, grew || exponents.out_of_range())) correct_cap(blocks, before, exponents, grew);
+    }
+
+    // The rare case of capped_step().
+    __device__ __forceinline__ void correct_cap(BlockRange& blocks, const RowTotals& before,
+                                                CappedExponents<kConfig>& exponents, bool grew) {
+        if (__any_sync(~0u, exponents.out_of_range())) {
+            Scores<kConfig>::cap_exactly(params_.scores, s_);
+            softmax_.shift(s_);
+            softmax_.take_back(before);
+            softmax_.template probabilities<0, kChunks>(s_, p_);
+            grew = softmax_.add(p_, o_);
+        } else {
+            exponents.store(s_);
+        }
+        if (__any_sync(~0u, grew)) rescale(blocks, before);
+    }
+
+    __device__ __forceinline__ void rescale(BlockRange& blocks, const RowTotals& before) {
+        softmax_.rescale(s_, p_, o_, before, rows_left());
+        if (softmax_.far(scale_log2())) blocks.unmasked = {0, 0};
+        if (params_.rescales != nullptr && ptx::lane_id() == 0) atomicAdd(params_.rescales, 1ull);
     }
 
     // 9: the first block of a tile beside the last output of the one in slot `finished`, which is rounded and staged
@@ -201,13 +251,15 @@ class Consumer {
 
     // Masks, and options if there are any. The tile's band and row are read where they are needed, and not kept in
     // registers.
-    __device__ __forceinline__ void finish_scores(const BlockRange& blocks, int32_t i) {
+    // true: softcap took the exact form.
+    __device__ __forceinline__ bool finish_scores(const BlockRange& blocks, int32_t i) {
         const Work& work = shared_.work[work_slots_.slot];
-        const int32_t block = block_of_step<kConfig>(params_, blocks.visit, i);
+        const int32_t block = block_of(blocks, i);
         const int32_t first_key = block * kTile.keys;
-        if constexpr (kConfig.has_options()) {
+        bool exactly = false;
+        if constexpr (kConfig.has_options() || kConfig.has_softcap()) {
             const int32_t lane = ptx::lane_id();
-            Scores<kConfig>(params_, work, work.row + first_row() + lane / 4, first_key, lane).apply(s_);
+            exactly = Scores<kConfig>(params_, work, work.row + first_row() + lane / 4, first_key, lane).apply(s_);
         }
         if (!blocks.unmasked.contains(block)) {
             const int32_t lane = ptx::lane_id();
@@ -215,17 +267,33 @@ class Consumer {
             // Far tiles pass here for every block, so that the others need not ask.
             if (i != blocks.visit.begin && softmax_.far(scale_log2())) softmax_.scale_scores(s_, scale_log2());
         }
+        return exactly;
     }
 
     // Masks, references and exponents of a tile's first block.
     __device__ __forceinline__ void start_rows(BlockRange& blocks) {
-        finish_scores(blocks, blocks.visit.begin);
+        const bool exactly = finish_scores(blocks, blocks.visit.begin);
+        if constexpr (kConfig.has_softcap()) caps_late_ = !any_row_past_end() && !all_of_warpgroup(exactly);
         softmax_.start(s_, scale_log2(), rows_left());
         if (softmax_.far(scale_log2())) {
             softmax_.scale_scores(s_, scale_log2());
             blocks.unmasked = {0, 0};
         }
         softmax_.shift(s_);
+    }
+
+    __device__ __forceinline__ int32_t block_of(const BlockRange& blocks, int32_t i) const {
+        return block_of_step<kConfig>(params_, blocks.visit, i);
+    }
+
+    // Has this warpgroup's tile rows past the end of the sequence?
+    __device__ __forceinline__ bool any_row_past_end() const {
+        const Work& work = shared_.work[work_slots_.slot];
+        return work.row + (query_tile_ + 1) * kWarpgroupRows > work.len_q;
+    }
+
+    __device__ __forceinline__ bool all_of_warpgroup(bool condition) const {
+        return ptx::barrier_red_and(kFirstTurnBarrier + kTile.consumers + warpgroup_, kWarpgroupThreads, condition);
     }
 
     // Of the sequence, from this thread's first row on.
@@ -236,7 +304,7 @@ class Consumer {
 
     // What the scores still have to be multiplied by.
     __device__ __forceinline__ float scale_log2() const {
-        return kConfig.has_options() ? static_cast<float>(kLog2E) : params_.scale_log2;
+        return kConfig.has_options() || kConfig.has_softcap() ? static_cast<float>(kLog2E) : params_.scale_log2;
     }
 
     // This warp's first row of the tile, and this warpgroup's first column of the output.
@@ -255,8 +323,13 @@ class Consumer {
         for (int32_t c = 0; c < kTile.first_chunks; ++c) ptx::pin(p_[c]);
         softmax_.template exponentials<kTile.first_chunks, kTile.early_chunks>(s_, early);
         ptx::pin(early);
-        // The next step needs it. Here it costs no time, and without a branch here ptxas (13.0) moves the exponentials
-        // above behind the wait below: 1.001 instead of 0.931 of the best peer's time at b1 s16384 (H200, 2026-11-23).
+        await_next_keys(more_blocks);
+    }
+
+    // The next step needs them. Amid the exponentials it costs no time, and without a branch there ptxas (13.0) moves
+    // those before it behind the wait for P V: 1.001 instead of 0.931 of the best peer's time at b1 s16384 (H200,
+    // 2026-11-23).
+    __device__ __forceinline__ void await_next_keys(bool more_blocks) {
         if (more_blocks) ptx::mbarrier_wait(shared_.k_full[keys_.slot], keys_.parity);
     }
 
@@ -399,6 +472,7 @@ class Consumer {
     RingPosition<kTile.query_buffers> queries_;
     RingPosition<kWorkSlots> work_slots_;
     Softmax<kConfig> softmax_;
+    bool caps_late_ = false;  // the tile's unmasked blocks take capped_step()
     float s_[Products::kScores];
     float o_[Products::kOut];
     uint32_t p_[kChunks][4];

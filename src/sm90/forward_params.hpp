@@ -4,12 +4,14 @@
 #include <cuda.h>
 
 #include <cstdint>
+#include <numbers>
 
 #include "../problem.hpp"
+#include "softcap.hpp"
 
 namespace foveal::sm90 {
 
-inline constexpr double kLog2E = 1.4426950408889634;  // exponents are in base 2
+inline constexpr double kLog2E = std::numbers::log2e;  // exponents are in base 2
 
 // A matrix with a value for each score, [b|1, h_q|1, s_q, s_k]; strides in elements, 0 where a dimension is shared.
 struct ScoreMatrix {
@@ -20,10 +22,9 @@ struct ScoreMatrix {
 // What only the variants with options read (scores.cuh).
 struct ScoreOptions {
     float scale;
-    float softcap;              // 0: none
-    float cap_argument;         // scale / softcap
-    float cap[4];               // coefficients in (q.k)^2 of softcap * tanh(scale * q.k / softcap) / q.k
-    float cap_end;              // |q.k| up to which they hold
+    float softcap;       // 0: none
+    float cap_argument;  // scale / softcap
+    SoftcapPolynomial cap;
     bool last_keys_first;       // K/V blocks in descending order
     const float* alibi_slopes;  // [h_q] or [b, h_q], or null
     int64_t alibi_batch_stride;

@@ -37,32 +37,40 @@ constexpr ForwardKernel kForwardKernels[] = {
     kernel<DType::bf16, kTileD64, ForwardVariant::plain>(),
     kernel<DType::bf16, kTileD64, ForwardVariant::lse>(),
     kernel<DType::bf16, kTileD64Long, ForwardVariant::plain>(),
+    kernel<DType::bf16, kTileD64Options, ForwardVariant::softcap_lse>(),
     kernel<DType::bf16, kTileD64Options, ForwardVariant::options>(),
     kernel<DType::bf16, kTileD64Options, ForwardVariant::options_lse>(),
     kernel<DType::bf16, kTileD128, ForwardVariant::plain>(),
     kernel<DType::bf16, kTileD128, ForwardVariant::lse>(),
+    kernel<DType::bf16, kTileD128, ForwardVariant::softcap>(),
+    kernel<DType::bf16, kTileD128, ForwardVariant::softcap_lse>(),
     kernel<DType::bf16, kTileD128, ForwardVariant::options>(),
     kernel<DType::bf16, kTileD128, ForwardVariant::options_lse>(),
     kernel<DType::bf16, kTileD192, ForwardVariant::plain>(),
     kernel<DType::bf16, kTileD192, ForwardVariant::options_lse>(),
     kernel<DType::bf16, kTileD256, ForwardVariant::plain>(),
     kernel<DType::bf16, kTileD256, ForwardVariant::lse>(),
+    kernel<DType::bf16, kTileD256, ForwardVariant::softcap_lse>(),
     kernel<DType::bf16, kTileD256, ForwardVariant::options_lse>(),
     kernel<DType::bf16, kTileD512, ForwardVariant::plain>(),
     kernel<DType::bf16, kTileD512, ForwardVariant::options_lse>(),
     kernel<DType::f16, kTileD64, ForwardVariant::plain>(),
     kernel<DType::f16, kTileD64, ForwardVariant::lse>(),
     kernel<DType::f16, kTileD64Long, ForwardVariant::plain>(),
+    kernel<DType::f16, kTileD64Options, ForwardVariant::softcap_lse>(),
     kernel<DType::f16, kTileD64Options, ForwardVariant::options>(),
     kernel<DType::f16, kTileD64Options, ForwardVariant::options_lse>(),
     kernel<DType::f16, kTileD128, ForwardVariant::plain>(),
     kernel<DType::f16, kTileD128, ForwardVariant::lse>(),
+    kernel<DType::f16, kTileD128, ForwardVariant::softcap>(),
+    kernel<DType::f16, kTileD128, ForwardVariant::softcap_lse>(),
     kernel<DType::f16, kTileD128, ForwardVariant::options>(),
     kernel<DType::f16, kTileD128, ForwardVariant::options_lse>(),
     kernel<DType::f16, kTileD192, ForwardVariant::plain>(),
     kernel<DType::f16, kTileD192, ForwardVariant::options_lse>(),
     kernel<DType::f16, kTileD256, ForwardVariant::plain>(),
     kernel<DType::f16, kTileD256, ForwardVariant::lse>(),
+    kernel<DType::f16, kTileD256, ForwardVariant::softcap_lse>(),
     kernel<DType::f16, kTileD256, ForwardVariant::options_lse>(),
     kernel<DType::f16, kTileD512, ForwardVariant::plain>(),
     kernel<DType::f16, kTileD512, ForwardVariant::options_lse>(),
@@ -177,27 +185,14 @@ ScoreMatrix score_matrix(const void* data, const Strides& strides) {
     return {data, strides.batch, strides.row, strides.head};
 }
 
-// The odd polynomial of scores.cuh, c tanh(x / c) = q.k (cap[0] + cap[1] u + cap[2] u^2 + cap[3] u^3) with u = (q.k)^2:
-// minimax on |x / c| <= 0.5, relative error 5.4e-7 (Remez exchange, 2026-11-24).
-void set_softcap(ScoreOptions& options, double scale, double softcap) {
-    constexpr double kPolynomial[4] = {0.9999994557709395, -0.3332631793593745, 0.1319029660315015,
-                                       -0.04440222612594738};
-    constexpr double kPolynomialEnd = 0.5;
-    const double argument = scale / softcap;
-    options.softcap = static_cast<float>(softcap);
-    options.cap_argument = static_cast<float>(argument);
-    options.cap_end = static_cast<float>(kPolynomialEnd / std::abs(argument));
-    double power = scale;
-    for (int k = 0; k < 4; ++k, power *= argument * argument) {
-        options.cap[k] = static_cast<float>(kPolynomial[k] * power);
-        if (!std::isfinite(options.cap[k])) options.cap_end = -1;  // never
-    }
-}
-
 ScoreOptions score_options_of(const Problem& p, const Pointers& pointers) {
     ScoreOptions options{};
     options.scale = p.scale;
-    if (p.softcap > 0) set_softcap(options, p.scale, p.softcap);
+    if (p.softcap > 0) {
+        options.softcap = p.softcap;
+        options.cap_argument = static_cast<float>(static_cast<double>(p.scale) / p.softcap);
+        options.cap = softcap_polynomial(p.scale, p.softcap);
+    }
     options.alibi_slopes = pointers.alibi_slopes;
     options.alibi_batch_stride = p.alibi_batch_stride;
     // Under ALiBi the nearest keys weigh most: a row that meets them first rarely outgrows its reference.

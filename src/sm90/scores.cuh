@@ -10,6 +10,7 @@
 
 #include "forward_params.hpp"
 #include "ptx/warp.cuh"
+#include "softcap.hpp"
 #include "tiles.hpp"
 #include "work.cuh"
 
@@ -26,11 +27,13 @@ class Scores {
                                       int32_t lane)
         : params_(params), work_(work), row_(row), first_key_(first_key + 2 * (lane % 4)) {}
 
-    // From q.k to the score.
-    __device__ __forceinline__ void apply(float (&s)[kScores]) const {
+    // From q.k to the score. true: softcap took the exact form.
+    __device__ __forceinline__ bool apply(float (&s)[kScores]) const {
         const ScoreOptions& options = params_.scores;
+        if constexpr (kConfig.has_softcap()) return cap(s);
+        bool exactly = false;
         if (options.softcap > 0) {
-            cap(s);
+            exactly = cap(s);
             if (options.alibi_slopes != nullptr) subtract_distances(s, 1.0f);
         } else if (options.alibi_slopes != nullptr) {
             subtract_distances(s, options.scale);
@@ -47,6 +50,15 @@ class Scores {
                 add_bias<__half>(s);
         }
         if (options.mask.data != nullptr) hide(s);
+        return exactly;
+    }
+
+    // c * tanh(x / c), of any x.
+    static __device__ __forceinline__ void cap_exactly(const ScoreOptions& options, float (&s)[kScores]) {
+        const float to_exponent = options.cap_argument * static_cast<float>(2 * kLog2E), twice = 2 * options.softcap;
+#pragma unroll
+        for (int32_t i = 0; i < kScores; ++i)  // tanh(y) = 1 - 2 / (1 + exp(2 y))
+            s[i] = options.softcap - twice * __fdividef(1.0f, 1.0f + ptx::ex2(s[i] * to_exponent));
     }
 
    private:
@@ -54,29 +66,23 @@ class Scores {
     static __device__ constexpr int32_t row_of(int32_t i) { return (i >> 1 & 1) * 8; }
     static __device__ constexpr int32_t column_of(int32_t i) { return (i >> 2) * 8 + (i & 1); }
 
-    // c * tanh(x / c). Up to |x / c| = 0.5, where the scores of a trained model lie, by a polynomial on the FMA pipe
-    // (launch.cpp); a block that reaches beyond, or past the sequence's end, takes two more MUFU operations a score,
-    // which would cost more than a second exponential everywhere.
-    __device__ __forceinline__ void cap(float (&s)[kScores]) const {
-        const ScoreOptions& options = params_.scores;
+    // c * tanh(x / c). Small |x / c|, where the scores of a trained model mostly lie, by a polynomial on the FMA pipe;
+    // a block that reaches beyond, or past the sequence's end, takes two more MUFU operations a score. true: so it did.
+    __device__ __forceinline__ bool cap(float (&s)[kScores]) const {
+        const SoftcapPolynomial& polynomial = params_.scores.cap;
         float largest = 0.0f;
 #pragma unroll
         for (int32_t i = 0; i < kScores; ++i) largest = fmaxf(largest, fabsf(s[i]));
         // What lies past the sequence's end must not decide; so there it is always the second way.
         const bool past_end = !inside(kScores - 1);
-        if (__any_sync(~0u, past_end || largest > options.cap_end)) {
-            const float to_exponent = options.cap_argument * static_cast<float>(2 * kLog2E),
-                        twice = 2 * options.softcap;
-#pragma unroll
-            for (int32_t i = 0; i < kScores; ++i)  // tanh(y) = 1 - 2 / (1 + exp(2 y))
-                s[i] = options.softcap - twice * __fdividef(1.0f, 1.0f + ptx::ex2(s[i] * to_exponent));
-        } else {
-#pragma unroll
-            for (int32_t i = 0; i < kScores; ++i) {
-                const float u = s[i] * s[i];
-                s[i] *= fmaf(u, fmaf(u, fmaf(u, options.cap[3], options.cap[2]), options.cap[1]), options.cap[0]);
-            }
+        if (__any_sync(~0u, past_end || !(largest <= polynomial.last))) {
+            cap_exactly(params_.scores, s);
+            return true;
         }
+#pragma unroll
+        for (int32_t i = 0; i < kScores; ++i)
+            s[i] = softcap_exponent(polynomial, softcap_terms(polynomial, s[i]), 0.0f) * static_cast<float>(1 / kLog2E);
+        return false;
     }
 
     // ALiBi: factor * s - slope * |i + off - j|.
@@ -123,6 +129,45 @@ class Scores {
     const ForwardParams& params_;
     const Work& work_;
     const int32_t row_, first_key_;
+};
+
+// Exponents of a block under softcap alone, from its q.k, by the polynomial and when the softmax asks for them: it then
+// runs on the FMA pipe between exponentials that wait for the MUFU. (docs/performance-log.md, 39)
+template <ForwardConfig kConfig>
+class CappedExponents {
+    static constexpr int32_t kScores = kConfig.tile.keys / 2;
+
+   public:
+    __device__ __forceinline__ CappedExponents(const SoftcapPolynomial& polynomial, const float (&s)[kScores],
+                                               const float (&minus_reference)[2])
+        : polynomial_(polynomial), s_(s), minus_reference_(minus_reference) {}
+
+    __device__ __forceinline__ float2 pair(int32_t i) {
+        const SoftcapTerms a = softcap_terms(polynomial_, s_[2 * i]), b = softcap_terms(polynomial_, s_[2 * i + 1]);
+        least_w_bits_ = __vimin3_u32(least_w_bits_, __float_as_uint(a.w), __float_as_uint(b.w));
+        return {softcap_exponent(polynomial_, a, minus_reference_[i & 1]),
+                softcap_exponent(polynomial_, b, minus_reference_[i & 1])};
+    }
+
+    // All of them, where the q.k were.
+    __device__ __forceinline__ void store(float (&t)[kScores]) {
+#pragma unroll
+        for (int32_t i = 0; i < kScores / 2; ++i) {
+            const float2 both = pair(i);
+            t[2 * i] = both.x;
+            t[2 * i + 1] = both.y;
+        }
+    }
+
+    // Did this thread ask for one for which the polynomial does not hold?
+    __device__ __forceinline__ bool out_of_range() const { return least_w_bits_ < polynomial_.last_w_bits; }
+
+   private:
+    const SoftcapPolynomial& polynomial_;
+    const float (&s_)[kScores];
+    const float (&minus_reference_)[2];
+    // While w < 0 its bits fall as |q.k| grows; from there on, and for NaN, they are smaller still.
+    uint32_t least_w_bits_ = ~0u;
 };
 
 }  // namespace foveal::sm90

@@ -154,14 +154,24 @@ struct Softmax {
         for (int32_t i = 0; i < kScores; ++i) s[i] = fmaf(s[i], scale, minus_reference[(i >> 1) & 1]);
     }
 
-    // P of 16-key chunks [kBegin, kEnd), rounded, as A fragments of the second product.
+    // P of 16-key chunks [kBegin, kEnd), rounded, as A fragments of the second product. Exponents that are still to be
+    // worked out (CappedExponents, scores.cuh) are asked for in pairs of neighbours.
     template <int32_t kBegin, int32_t kEnd>
     __device__ __forceinline__ void probabilities(const float (&t)[kScores], uint32_t (&p)[kChunks][4]) {
+        struct {
+            const float (&t)[kScores];
+            __device__ __forceinline__ float2 pair(int32_t i) const { return {t[2 * i], t[2 * i + 1]}; }
+        } exponents{t};
+        probabilities_of<kBegin, kEnd>(exponents, p);
+    }
+    template <int32_t kBegin, int32_t kEnd, class Exponents>
+    __device__ __forceinline__ void probabilities_of(Exponents& exponents, uint32_t (&p)[kChunks][4]) {
 #pragma unroll
         for (int32_t c = kBegin; c < kEnd; ++c)
 #pragma unroll
             for (int32_t i = 0; i < 4; ++i) {
-                const float a = ptx::ex2(t[8 * c + 2 * i]), b = ptx::ex2(t[8 * c + 2 * i + 1]);
+                const float2 t = exponents.pair(4 * c + i);
+                const float a = ptx::ex2(t.x), b = ptx::ex2(t.y);
                 if constexpr (kLse) exact_sum[i & 1] += a + b;
                 const Pair pair = Format::pack(a, b);
                 p[c][i] = reinterpret_cast<const uint32_t&>(pair);
@@ -191,6 +201,14 @@ struct Softmax {
     // The totals of the rows as they stand. With sums in the product they are o's, and those of P V up to here.
     __device__ __forceinline__ RowTotals totals() const {
         return {{minus_reference[0], minus_reference[1]}, {sum[0], sum[1]}, {exact_sum[0], exact_sum[1]}};
+    }
+    // Back to them: the last block's P has been added and is not what it should be.
+    __device__ __forceinline__ void take_back(const RowTotals& before) {
+#pragma unroll
+        for (int32_t r = 0; r < 2; ++r) {
+            sum[r] = before.sum[r];
+            exact_sum[r] = before.exact_sum[r];
+        }
     }
     static __device__ __forceinline__ float product_sum(const float (&o)[kOut], int32_t r) {
         return o[kTile.out_columns() / 2 + 2 * r];

@@ -61,6 +61,23 @@ bool too_long(int32_t tile_index, const Problem& p) {
     return tile_index == kTileD64 && !p.varlen && !p.window().limited() && p.rows_k >= kLongRow && !p.wants_lse;
 }
 
+// What the problem asks of a kernel, besides a log-sum-exp.
+ForwardVariant variant_of(const Problem& p) {
+    // Up to there scores are never far (softmax.cuh).
+    constexpr float kLargestSoftcap = 0x1p20F;
+    // Multiplying by a scale that is not positive would not keep the order of the scores, nor a mask's -inf.
+    const bool positive_scale = p.scale >= std::numeric_limits<float>::min();
+    if (!positive_scale || p.chunk > 0 || p.has_alibi || p.has_bias || p.has_mask || p.softcap > kLargestSoftcap)
+        return ForwardVariant::options;
+    return p.softcap > 0 ? ForwardVariant::softcap : ForwardVariant::plain;
+}
+
+ForwardVariant with_lse(ForwardVariant variant) {
+    return variant == ForwardVariant::plain     ? ForwardVariant::lse
+           : variant == ForwardVariant::softcap ? ForwardVariant::softcap_lse
+                                                : ForwardVariant::options_lse;
+}
+
 }  // namespace
 
 const char* name_of(ForwardVariant variant) {
@@ -69,6 +86,10 @@ const char* name_of(ForwardVariant variant) {
             return "plain";
         case ForwardVariant::lse:
             return "with log-sum-exp";
+        case ForwardVariant::softcap:
+            return "with softcap";
+        case ForwardVariant::softcap_lse:
+            return "with softcap and log-sum-exp";
         case ForwardVariant::options:
             return "with score options";
         case ForwardVariant::options_lse:
@@ -78,14 +99,11 @@ const char* name_of(ForwardVariant variant) {
 }
 
 ForwardChoice choice_of(const Problem& p) {
-    // Multiplying by a scale that is not positive would not keep the order of the scores, nor a mask's -inf.
-    const bool options = p.modifies_scores() || p.chunk > 0 || !(p.scale >= std::numeric_limits<float>::min());
-    const ForwardVariant needed = options ? (p.wants_lse ? ForwardVariant::options_lse : ForwardVariant::options)
-                                          : (p.wants_lse ? ForwardVariant::lse : ForwardVariant::plain);
+    const ForwardVariant variant = variant_of(p), and_lse = with_lse(variant), needed = p.wants_lse ? and_lse : variant;
     for (int32_t i = 0; const auto& entry : kForwardTiles) {
         if (p.head_dim <= entry.tile.head_dim && p.head_dim_v <= entry.tile.head_dim_v && !too_long(i, p))
-            for (const ForwardVariant variant : {needed, ForwardVariant::options_lse})
-                if (entry.serves(variant)) return {i, variant};
+            for (const ForwardVariant served : {needed, and_lse, ForwardVariant::options_lse})
+                if (entry.serves(served)) return {i, served};
         ++i;
     }
     throw Error(FOVEAL_INTERNAL_ERROR, "no sm90 tile for this problem");

@@ -62,13 +62,16 @@ FOVEAL_HOST_DEVICE constexpr int32_t shared_bytes(const ForwardTile& tile) {
 // What a kernel can do beyond a positive scale, a window and sinks.
 enum class ForwardVariant : int32_t {
     plain,
-    lse,         // the log-sum-exp
-    options,     // every option of the scores (scores.cuh)
-    options_lse  // both
+    lse,          // the log-sum-exp
+    softcap,      // softcap, as the only option of the scores
+    softcap_lse,  // both
+    options,      // every option of the scores (scores.cuh)
+    options_lse   // and the log-sum-exp
 };
 
 constexpr int32_t bit_of(ForwardVariant variant) { return 1 << static_cast<int32_t>(variant); }
 inline constexpr int32_t kPlain = bit_of(ForwardVariant::plain), kLse = bit_of(ForwardVariant::lse),
+                         kSoftcap = bit_of(ForwardVariant::softcap), kSoftcapLse = bit_of(ForwardVariant::softcap_lse),
                          kOptions = bit_of(ForwardVariant::options), kOptionsLse = bit_of(ForwardVariant::options_lse);
 
 struct ForwardTileEntry {
@@ -102,13 +105,14 @@ inline constexpr ForwardTileEntry kForwardTiles[kTileCount] = {
      "registers: 4 * 128 * 112 + 128 * 32 = 640 * 96"},
     {{ 64,  64, 3, true,  false, true, 128, 4, 2, 1, 1, 2, 32, 160}, kPlain,
      "registers: 3 * 128 * 160 + 128 * 32 = 65536"},
-    {{ 64,  64, 2, true,  false, false, 128, 5, 2, 1, 1, 3, 40, 232}, kOptions | kOptionsLse,
+    {{ 64,  64, 2, true,  false, false, 128, 5, 2, 1, 1, 3, 40, 232}, kSoftcapLse | kOptions | kOptionsLse,
      "registers: options need more than 160"},
-    {{128, 128, 2, true,  false, false, 128, 2, 2, 2, 1, 3, 40, 232}, kPlain | kLse | kOptions | kOptionsLse,
+    {{128, 128, 2, true,  false, false, 128, 2, 2, 2, 1, 3, 40, 232},
+     kPlain | kLse | kSoftcap | kSoftcapLse | kOptions | kOptionsLse,
      "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
     {{192, 128, 2, true,  false, false, 128, 2, 1, 1, 1, 3, 40, 232}, kPlain | kOptionsLse,
      "shared memory: Q 48, K 96, V 64 and O 16 of 227 KiB"},
-    {{256, 256, 2, true,  false, false,  64, 2, 1, 2, 1, 1, 40, 232}, kPlain | kLse | kOptionsLse,
+    {{256, 256, 2, true,  false, false,  64, 2, 1, 2, 1, 1, 40, 232}, kPlain | kLse | kSoftcapLse | kOptionsLse,
      "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
     {{512, 512, 2, true,  true,  false,  32, 2, 1, 2, 1, 0, 40, 232}, kPlain | kOptionsLse,
      "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
@@ -137,8 +141,12 @@ struct ForwardConfig {
     FOVEAL_HOST_DEVICE constexpr bool has_options() const {
         return variant == ForwardVariant::options || variant == ForwardVariant::options_lse;
     }
+    FOVEAL_HOST_DEVICE constexpr bool has_softcap() const {  // alone
+        return variant == ForwardVariant::softcap || variant == ForwardVariant::softcap_lse;
+    }
     FOVEAL_HOST_DEVICE constexpr bool has_lse() const {
-        return variant == ForwardVariant::lse || variant == ForwardVariant::options_lse;
+        return variant == ForwardVariant::lse || variant == ForwardVariant::softcap_lse ||
+               variant == ForwardVariant::options_lse;
     }
 };
 

@@ -43,6 +43,18 @@ __device__ __forceinline__ void barrier_arrive(int32_t id, int32_t threads) {
     asm volatile("barrier.arrive.aligned %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// barrier.red.and: the same, and tells whether `condition` holds in all of them.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-bar
+__device__ __forceinline__ bool barrier_red_and(int32_t id, int32_t threads, bool condition) {
+    uint32_t all;
+    asm volatile(
+        "{.reg .pred p, q; setp.ne.u32 p, %3, 0; barrier.red.and.pred.aligned q, %1, %2, p; selp.u32 %0, 1, 0, q;}"
+        : "=r"(all)
+        : "r"(id), "r"(threads), "r"(static_cast<uint32_t>(condition))
+        : "memory");
+    return all != 0;
+}
+
 // stmatrix.x4: four 8x8 matrices of 16-bit elements from the warp's registers; lane l gives the address of row l % 8 of
 // matrix l / 8.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#warp-level-matrix-instructions-stmatrix
