@@ -77,10 +77,9 @@ void shape_view(foveal_tensor& view, foveal_dtype dtype, std::initializer_list<i
     pack_strides(view);
 }
 
-// Runs `call` on the current stream of the library that `q` comes from.
+// Runs `call` on the current stream of the library that `q` comes from; q's device is current.
 template <typename Call>
 void launch_for(const Borrowed& q, Call&& call) {
-    const CurrentDevice guard(*q.type, q.device);
     void* const stream = current_stream(*q.type, q.device);
     foveal_status status;
     {
@@ -219,6 +218,8 @@ void ForwardArguments::refuse_gradients() const {
         if (tensors[i] != nullptr) refuse_gradient(*tensors[i]->type, objects_[i].ptr(), kNames[i]);
 }
 
+CurrentDevice ForwardArguments::enter_device() const { return {*q_.type, q_.device}; }
+
 void ForwardArguments::launch() {
     launch_for(q_, [&](void* stream) { return library.forward(&args_, stream); });
 }
@@ -283,6 +284,7 @@ nb::object merge(nb::handle outs, nb::handle lses, nb::handle out, nb::handle ls
         slot = borrowed->view;
         return object;
     };
+    const CurrentDevice guard(*first.type, first.device);
     std::optional<Borrowed> out_tensor, lse_tensor;
     const nb::object out_object = result(out, "out", first.view, true, out_tensor, args.out);
     const nb::object lse_object = result(lse, "lse", lse_views[0], false, lse_tensor, args.lse);

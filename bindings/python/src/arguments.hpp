@@ -25,6 +25,7 @@ class ForwardArguments {
 
     void set_backend(nb::handle backend);              // None: where q lies
     void describe_results(bool wants_lse);             // packed, without memory
+    CurrentDevice enter_device() const;                // for set_results() and launch()
     void set_results(nb::handle out, bool wants_lse);  // allocates what is not given
     void refuse_gradients() const;
     void launch();  // on the current stream of q's library, without the GIL

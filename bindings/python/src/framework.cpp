@@ -60,9 +60,12 @@ const dlpack::ExchangeApi* exchange_api_of(PyTypeObject* type) {
 // Functions of torch that every call needs. torch is imported: one of its tensors is here.
 struct Torch {
     PyObject* empty_like;
+    PyObject* bfloat16;
+    PyObject* float16;
     PyObject* float32;
     PyObject* is_grad_enabled;
-    PyObject* get_device = nullptr;  // null where torch has no CUDA
+    PyObject* empty_strided_cuda = nullptr;  // null where this PyTorch has none
+    PyObject* get_device = nullptr;          // null where torch has no CUDA
     PyObject* set_device = nullptr;
     PyObject* current_raw_stream = nullptr;
 
@@ -75,12 +78,17 @@ struct Torch {
     Torch() {
         const nb::object module = nb::module_::import_("torch"), c = module.attr("_C");
         empty_like = nb::object(module.attr("empty_like")).release().ptr();
+        bfloat16 = nb::object(module.attr("bfloat16")).release().ptr();
+        float16 = nb::object(module.attr("float16")).release().ptr();
         float32 = nb::object(module.attr("float32")).release().ptr();
         is_grad_enabled = nb::object(module.attr("is_grad_enabled")).release().ptr();
         if (!nb::hasattr(c, "_cuda_getCurrentRawStream")) return;
         get_device = nb::object(c.attr("_cuda_getDevice")).release().ptr();
         set_device = nb::object(c.attr("_cuda_setDevice")).release().ptr();
         current_raw_stream = nb::object(c.attr("_cuda_getCurrentRawStream")).release().ptr();
+        const nb::object compiled = nb::getattr(nb::getattr(c, "_dynamo", nb::none()), "guards", nb::none());
+        if (nb::hasattr(compiled, "_empty_strided_cuda"))
+            empty_strided_cuda = nb::object(compiled.attr("_empty_strided_cuda")).release().ptr();
     }
 };
 
@@ -90,15 +98,31 @@ nb::object call(PyObject* function) {
     return nb::steal(result);
 }
 
-nb::tuple shape_of(const foveal_tensor& view) {
-    nb::object shape = nb::steal(PyTuple_New(view.rank));
-    for (int32_t i = 0; i < view.rank; ++i) PyTuple_SetItem(shape.ptr(), i, PyLong_FromLongLong(view.shape[i]));
-    return nb::borrow<nb::tuple>(shape);
+nb::tuple tuple_of(const int64_t* numbers, int32_t rank) {
+    nb::object tuple = nb::steal(PyTuple_New(rank));
+    for (int32_t i = 0; i < rank; ++i) PyTuple_SetItem(tuple.ptr(), i, PyLong_FromLongLong(numbers[i]));
+    return nb::borrow<nb::tuple>(tuple);
 }
 
-// torch.empty_like is the quickest way to a tensor there; it also copies the strides.
-nb::object new_torch_tensor(PyObject* like, const foveal_tensor& like_view, const foveal_tensor& view,
-                            bool dtype_of_like) {
+nb::tuple shape_of(const foveal_tensor& view) { return tuple_of(view.shape, view.rank); }
+
+// On the current CUDA device. PyTorch's compiled code allocates so: from the caching allocator, past the dispatcher.
+// 1.1 us in place of empty_like's 3.6 us (H100's host, PyTorch 2.11, 2026-11-25).
+nb::object new_cuda_tensor(const foveal_tensor& view) {
+    const Torch& torch = Torch::get();
+    PyObject* const dtype = view.dtype == FOVEAL_BF16  ? torch.bfloat16
+                            : view.dtype == FOVEAL_F16 ? torch.float16
+                                                       : torch.float32;
+    PyObject* const tensor = PyObject_CallFunctionObjArgs(torch.empty_strided_cuda, shape_of(view).ptr(),
+                                                          tuple_of(view.stride, view.rank).ptr(), dtype, nullptr);
+    if (tensor == nullptr) rethrow();
+    return nb::steal(tensor);
+}
+
+// torch.empty_like is the quickest public way to a tensor there; it also copies the strides.
+nb::object new_torch_tensor(PyObject* like, dlpack::Device device, const foveal_tensor& like_view,
+                            const foveal_tensor& view, bool dtype_of_like) {
+    if (device.type == dlpack::kCuda && Torch::get().empty_strided_cuda != nullptr) return new_cuda_tensor(view);
     const bool same_shape = dtype_of_like && like_view.rank == view.rank &&
                             std::equal(view.shape, view.shape + view.rank, like_view.shape) && is_packed(like_view);
     PyObject* tensor = nullptr;
@@ -206,7 +230,7 @@ nb::object new_tensor(const TensorType& type, PyObject* like, dlpack::Device dev
                       const foveal_tensor& view, bool dtype_of_like) {
     switch (type.framework) {
         case Framework::torch:
-            return new_torch_tensor(like, like_view, view, dtype_of_like);
+            return new_torch_tensor(like, device, like_view, view, dtype_of_like);
         case Framework::numpy:
         case Framework::cupy: {
             const nb::object module = imported(type.framework == Framework::numpy ? "numpy" : "cupy");

@@ -38,7 +38,7 @@ class CurrentDevice {
 };
 
 // A packed tensor of the library and device of `like`, values undefined, with the shape of `view`; of like's dtype, or
-// f32. `like_view` is like's own view. To the user goes returned_form() of it.
+// f32. A CUDA `device` is the current one. `like_view` is like's own view. To the user goes returned_form() of it.
 nb::object new_tensor(const TensorType& type, PyObject* like, dlpack::Device device, const foveal_tensor& like_view,
                       const foveal_tensor& view, bool dtype_of_like);
 nb::object returned_form(const TensorType& type, nb::object tensor);

@@ -52,6 +52,7 @@ nb::object forward(nb::handle q, nb::handle k, nb::handle v, nb::handle cu_seqle
     ForwardArguments arguments(q, k, v, cu_seqlens_q, cu_seqlens_k, options, Form::tensor);
     arguments.refuse_gradients();
     arguments.set_backend({});
+    const CurrentDevice guard = arguments.enter_device();
     arguments.set_results(out, wants_lse);
     arguments.launch();
     return arguments.result(wants_lse);
