@@ -9,7 +9,7 @@ DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 
 class Case:
-    """b, s, h or hq and hk, d, dv, dtype, full or causal or left and right, varlen with qlens (equal to klens)."""
+    """b, s, h or hq and hk, d, dv, dtype, full or causal or left and right, softcap, varlen with qlens (= klens)."""
 
     def __init__(self, text):
         self.text = text
@@ -25,6 +25,7 @@ class Case:
         self.dtype = next((DTYPES[t] for t in tokens if t in DTYPES), torch.bfloat16)
         self.causal = "causal" in tokens
         self.window = number("left"), 0 if self.causal else number("right")
+        self.softcap = number("softcap", 0)
         self.varlen = "varlen" in tokens
         if self.varlen:
             lengths = {t.split("=")[0]: t.split("=")[1] for t in tokens if "=" in t}
@@ -89,6 +90,11 @@ SUITES = {
         "b8 s4096 hq64 hk8 d64 bf16 left127 causal",
         "b4 s8192 hq32 hk8 d128 bf16 left1023 causal",
         "b1 s32768 hq32 hk8 d128 bf16 left4095 causal",
+    ],
+    "softcap": [
+        f"{shape} bf16 causal{option}"
+        for shape in ("b4 s4096 hq32 hk16 d128", "b1 s16384 hq32 hk16 d128", "b4 s4096 hq16 hk8 d256")
+        for option in ("", " softcap50")
     ],
     "cpu": [
         f"{shape} {dtype} {mask}"

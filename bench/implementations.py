@@ -18,7 +18,7 @@ class NotMeasured(Exception):
 def foveal_build(path, case, q, k, v):
     """libfoveal.so at `path`; "": the package's own."""
     out = torch.full((*q.shape[:-1], v.shape[-1]), float("nan"), dtype=q.dtype, device=q.device)
-    options = {"causal": case.causal, "window": case.window, "out": out}
+    options = {"causal": case.causal, "window": case.window, "softcap": case.softcap, "out": out}
     attention, arguments = foveal.attention, (q, k, v)
     if case.varlen:
         offsets = case.offsets(q.device)
@@ -37,8 +37,8 @@ def foveal_build(path, case, q, k, v):
 
 
 def _sdpa_arguments(case, q, k, v):
-    if case.varlen or case.window[0] is not None:
-        raise NotMeasured("PyTorch's SDPA has neither varlen nor windows")
+    if case.varlen or case.window[0] is not None or case.softcap:
+        raise NotMeasured("PyTorch's SDPA has neither varlen nor windows nor softcap")
     views = [x.transpose(1, 2) for x in (q, k, v)]
     return views, {"is_causal": case.causal, "enable_gqa": case.heads_q != case.heads_k}
 
@@ -64,6 +64,8 @@ def efficient(case, q, k, v):
 
 
 def fa2(case, q, k, v):
+    if case.softcap:
+        raise NotMeasured("PyTorch's FlashAttention-2 has no softcap")
     if not case.varlen and case.window[0] is None:
         return _sdpa(SDPBackend.FLASH_ATTENTION, case, q, k, v)
     if case.head_dim != case.head_dim_v:
@@ -97,6 +99,7 @@ def fa3(case, q, k, v):
         raise NotMeasured("fa3-fwd knows bf16 only")
     window = tuple(-1 if side is None else side for side in case.window)
     options = {"causal": case.causal} | ({"window_size": window} if case.window[0] is not None else {})
+    options |= {"softcap": float(case.softcap)} if case.softcap else {}
     first = lambda result: result[0] if isinstance(result, tuple) else result  # noqa: E731
     if not case.varlen:
         return lambda: first(fa3_fwd_interface.flash_attn_func(q, k, v, **options))
@@ -116,7 +119,8 @@ def flashinfer(case, q, k, v):
     offsets = case.offsets(q.device)
     wrapper.plan(
         offsets, offsets, case.heads_q, case.heads_k, case.head_dim, head_dim_vo=case.head_dim_v, causal=case.causal,
-        window_left=-1 if case.window[0] is None else case.window[0], q_data_type=q.dtype, kv_data_type=k.dtype,
+        window_left=-1 if case.window[0] is None else case.window[0], logits_soft_cap=float(case.softcap) or None,
+        q_data_type=q.dtype, kv_data_type=k.dtype,
     )  # fmt: skip
     packed = [x if case.varlen else x.flatten(0, 1) for x in (q, k, v)]
     return lambda: wrapper.run(*packed).view(*q.shape[:-1], v.shape[-1])

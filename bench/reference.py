@@ -56,9 +56,14 @@ class Reference:
             q64, k64, v64 = (x.double() for x in one)
             hidden = self._hidden(case, rows, case.lengths[i])
             scale = case.head_dim**-0.5
-            scores = (q64 @ k64.T * scale).masked_fill_(hidden, float("-inf"))
+            scores = q64 @ k64.T * scale
+            if case.softcap:
+                scores = case.softcap * torch.tanh(scores / case.softcap)
+            scores = scores.masked_fill_(hidden, float("-inf"))
             self.parts.append((i, first, rows, head, torch.softmax(scores, -1) @ v64))
             f32 = case.dtype == torch.float32
+            if f32 and case.softcap:
+                raise ValueError(f"{case.text}: compare.py knows softcap with 16-bit types")
             plain.append(_plain_32(*one, scale, hidden) if f32 else _plain_16(scores, v64, case.dtype))
         self.plain_error = self._error(plain)
         expected = torch.cat([part[-1].flatten() for part in self.parts])
