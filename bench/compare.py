@@ -27,12 +27,12 @@ import time
 import foveal
 import implementations
 import torch
+from bounds import bound_us
 from cases import QUICK, SUITES, Case
 from reference import Reference
 from telemetry import Telemetry
 
 CASE_SECONDS = 6.0  # and all samples of a case about this long at most
-PEAK_FLOPS, PEAK_BYTES = 791e12, 4.27e12  # H200, measured: docs/performance-log.md
 
 
 class Progress:
@@ -222,10 +222,10 @@ def best_peer(row, builds):
     return min((us for name, us in row["us"].items() if name not in builds), default=None)
 
 
-def print_row(row, wrong, builds):
-    on_gpu = row["sm_mhz"] is not None
-    bound = max(row["flops"] / PEAK_FLOPS, row["bytes"] / PEAK_BYTES) * 1e6
-    clock = f"   {row['sm_mhz']} MHz {row['watts']} W   bound {bound:.1f} us" if on_gpu else ""
+def print_row(row, wrong, builds, gpu):
+    on_gpu, bound = row["sm_mhz"] is not None, bound_us(gpu, row)
+    clock = f"   {row['sm_mhz']} MHz {row['watts']} W" if on_gpu else ""
+    clock += f"   bound {bound:.1f} us" if bound else ""
     print(f"{row['case']}{clock}   plain err {row['ref_rel_err']:.2e} max {row['ref_err']:.1e}")
     peer = best_peer(row, builds)
     for name, us in sorted(row["us"].items(), key=lambda item: item[1]):
@@ -328,7 +328,7 @@ def main():
             row, wrong = measure(Case(text), builds, device, options)
             progress.done += 1
             progress.clear()
-            print_row(row, wrong, builds)
+            print_row(row, wrong, builds, device.about["gpu"])
             rows.append(row)
             any_wrong |= any(name in builds for name in wrong)
             if (peer := best_peer(row, builds)) is not None:

@@ -16,6 +16,7 @@ import re
 import statistics
 
 import matplotlib
+from bounds import bound_us
 from PIL import Image
 
 matplotlib.use("Agg")
@@ -32,7 +33,6 @@ STYLES = {
     "torch_cpu": ("#0072B2", "s", "PyTorch's SDPA"),
 }
 SPARE_COLOURS = ["#000000", "#F0E442", "#999999"]
-PEAK_FLOPS, PEAK_BYTES = 791e12, 4.27e12  # H200, sustained: docs/performance-log.md
 
 plt.rcParams.update(
     {
@@ -79,10 +79,6 @@ def length_of(case):
 def names_of(rows):
     names = list(dict.fromkeys(name for row in rows for name in row["us"]))
     return sorted(names, key=lambda name: (name != "foveal", name))
-
-
-def bound_us(row):
-    return 1e6 * max(row["flops"] / PEAK_FLOPS, row["bytes"] / PEAK_BYTES)
 
 
 class Suite:
@@ -144,8 +140,9 @@ def throughput(suite):
     for axes, (key, rows) in zip(panels[0], groups.items(), strict=True):
         lengths = [length_of(row["case"]) for row in rows]
         positions = range(len(rows))
-        if suite.on_gpu:
-            roof = [row["flops"] / bound_us(row) / scale for row in rows]
+        bounds = [bound_us(suite.about.get("gpu"), row) for row in rows]
+        if all(bounds):
+            roof = [row["flops"] / bound / scale for row, bound in zip(rows, bounds, strict=True)]
             axes.plot(positions, roof, color="#888888", linestyle="--", linewidth=1.2, label="roofline")
         for name in suite.names:
             colour, marker, label = style_of(name, suite.names)
@@ -162,7 +159,10 @@ def throughput(suite):
             axes.text(0.97, 0.04, key, transform=axes.transAxes, ha="right", fontweight="bold")
     panels[0][0].set_ylabel(unit)
     _title(panels[0][0], suite, "throughput")
-    panels[0][-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    lines = {}  # a peer may be in one panel only
+    for axes in panels[0]:
+        lines |= {line.get_label(): line for line in axes.get_lines()}
+    panels[0][-1].legend(lines.values(), lines.keys(), loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.tight_layout()
     return figure
 

@@ -1,8 +1,8 @@
 // Softcap's polynomial: c tanh(x / c) where |x / c| is small, x = scale * q.k, as an exponent in base 2.
 //
 // c tanh(x / c) * log2(e) = z (w^2 + constant) with z = factor * q.k and w = z^2 + offset: the square is completed and
-// every other factor drawn into z. So each operation has one or two register operands and one constant: while another
-// warpgroup's wgmmas run, its register operands are what an FFMA waits for (docs/performance-log.md, 39).
+// every other factor drawn into z. As many operations as Horner's scheme, but each with one constant, which then need
+// not be in a register.
 #pragma once
 
 #include <bit>
