@@ -3,8 +3,12 @@
 // src/sm90/schedule.hpp). All must come to their end. Since every wait is for a count that only grows, the order in
 // which they take turns does not matter. This tells the kernel's waits a second time: who changes them there changes
 // them here.
+//
+// The Work that the Q producer publishes has no barrier of its own: it lies in one of kWorkSlots slots, and must have
+// been read for the last time before the slot's next tile is published.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -27,8 +31,8 @@ struct Barrier {
 };
 
 struct Step {
-    enum Kind { kWait, kArrive, kTakeTurn, kPassTurn } kind;
-    int at;         // barrier, or the warpgroup whose turn it is
+    enum Kind { kWait, kArrive, kTakeTurn, kPassTurn, kPublish, kLastRead } kind;
+    int at;         // barrier; warpgroup whose turn it is; tile whose Work is published, or read for the last time
     int phase = 0;  // kWait: until so many have ended
 };
 
@@ -36,9 +40,11 @@ struct Step {
 class Rings {
    public:
     Rings(const ForwardTile& tile, const std::vector<Tile>& tiles) : tile_(tile), tiles_(tiles) {
-        for (int i = 0; i < 2 * tile.stages; ++i) barriers_.push_back({1});               // K, V full
-        for (int i = 0; i < 2 * tile.stages; ++i) barriers_.push_back({tile.consumers});  // K, V free
-        for (int i = 0; i < 2 * tile.query_buffers * tile.consumers; ++i) barriers_.push_back({1});
+        for (int i = 0; i < 2 * tile.stages; ++i) barriers_.push_back({1});                          // K, V full
+        for (int i = 0; i < 2 * tile.stages; ++i) barriers_.push_back({tile.consumers});             // K, V free
+        for (int i = 0; i < tile.query_buffers * tile.query_tiles(); ++i) barriers_.push_back({1});  // Q full
+        for (int i = 0; i < tile.query_buffers * tile.query_tiles(); ++i)                            // Q free
+            barriers_.push_back({tile.shares_rows ? tile.consumers : 1});
         produce_blocks(0);
         produce_blocks(1);
         produce_queries();
@@ -47,26 +53,46 @@ class Rings {
 
     // false: some wait for ever.
     bool run() {
+        const std::vector<size_t> at = advance(kNone);
+        for (size_t a = 0; a < agents_.size(); ++a)
+            if (at[a] < agents_[a].size()) return false;
+        return true;
+    }
+
+    // The last tile that is published if warpgroup w stays where it reads the Work of tile n for the last time, and the
+    // others go as far as they can.
+    int published_before_last_read(int w, int n) {
+        const size_t agent = kProducers + static_cast<size_t>(w);
+        const Steps& steps = agents_[agent];
+        size_t i = 0;
+        while (steps[i].kind != Step::kLastRead || steps[i].at != n) ++i;
+        advance(agent, i);
+        return published_;
+    }
+
+   private:
+    using Steps = std::vector<Step>;
+    static constexpr size_t kProducers = 3, kNone = ~size_t{0};
+
+    // All go as far as they can, but `stopped` not beyond its step `end`. Where they then are.
+    std::vector<size_t> advance(size_t stopped, size_t end = 0) {
         std::vector<int> turns(static_cast<size_t>(tile_.consumers), 0);
         turns[0] = 1;  // the last warpgroup passes it before anything else
         std::vector<size_t> at(agents_.size(), 0);
         for (bool moved = true; moved;) {
             moved = false;
             for (size_t a = 0; a < agents_.size(); ++a)
-                for (; at[a] < agents_[a].size() && pass(agents_[a][at[a]], turns); ++at[a]) moved = true;
+                for (; at[a] < (a == stopped ? end : agents_[a].size()) && pass(agents_[a][at[a]], turns); ++at[a])
+                    moved = true;
         }
-        for (size_t a = 0; a < agents_.size(); ++a)
-            if (at[a] < agents_[a].size()) return false;
-        return true;
+        return at;
     }
-
-   private:
-    using Steps = std::vector<Step>;
 
     bool pass(const Step& step, std::vector<int>& turns) {
         const auto at = static_cast<size_t>(step.at);
         if (step.kind == Step::kWait) return barriers_[at].phases() >= step.phase;
         if (step.kind == Step::kArrive) ++barriers_[at].arrivals;
+        if (step.kind == Step::kPublish) published_ = step.at;
         if (step.kind == Step::kPassTurn) ++turns[(at + 1) % turns.size()];
         if (step.kind == Step::kTakeTurn && turns[at]-- == 0) return ++turns[at], false;
         return true;
@@ -78,7 +104,8 @@ class Rings {
     }
     int free_of(int which, int n) const { return (2 + which) * tile_.stages + n % tile_.stages; }
     int query(int n, int w, bool free) const {
-        return 4 * tile_.stages + ((free ? tile_.query_buffers : 0) + n % tile_.query_buffers) * tile_.consumers + w;
+        return 4 * tile_.stages + ((free ? tile_.query_buffers : 0) + n % tile_.query_buffers) * tile_.query_tiles() +
+               (tile_.shares_rows ? 0 : w);
     }
 
     void produce_blocks(int which) {
@@ -95,8 +122,9 @@ class Rings {
     void produce_queries() {
         Steps steps;
         for (int n = 0; n <= static_cast<int>(tiles_.size()); ++n)  // the last says that there is none
-            for (int w = 0; w < tile_.consumers; ++w) {
+            for (int w = 0; w < tile_.query_tiles(); ++w) {
                 steps.push_back({Step::kWait, query(n, w, true), n / tile_.query_buffers});
+                if (w == 0) steps.push_back({Step::kPublish, n});
                 steps.push_back({Step::kArrive, query(n, w, false)});
             }
         agents_.push_back(steps);
@@ -148,6 +176,7 @@ class Rings {
             skip_keys(own(n).steps_before);
             steps.push_back(full(0, key));
             block(n, n > 0, blocks == 1);
+            if (n > 0) steps.push_back({Step::kLastRead, n - 1});  // to store its output
             skip_values(next_value, skipped);
             for (int i = 1; i < blocks; ++i) block(n, true, i + 1 == blocks);
             if (tile_.query_buffers > 1) steps.push_back({Step::kArrive, query(n, w, true)});
@@ -160,6 +189,7 @@ class Rings {
         steps.push_back(full(1, value));
         turn();
         steps.push_back({Step::kArrive, free_of(1, value)});
+        steps.push_back({Step::kLastRead, static_cast<int>(tiles_.size()) - 1});
         skip_values(next_value, skipped);
         agents_.push_back(steps);
     }
@@ -167,7 +197,8 @@ class Rings {
     const ForwardTile& tile_;
     const std::vector<Tile>& tiles_;
     std::vector<Barrier> barriers_;
-    std::vector<Steps> agents_;
+    std::vector<Steps> agents_;  // kProducers, then the warpgroups
+    int published_ = -1;
 };
 
 // All row blocks of one head, twice, the second time from the end: tiles of all lengths follow each other.
@@ -179,8 +210,9 @@ std::vector<Tile> tiles_of(const ForwardTile& tile, Window window, int len_q, in
         if (blocks.visit.size() == 0) blocks = {{0, 1}, {0, 0}};
         Tile t{blocks.visit, {}};
         for (int w = 0; w < tile.consumers; ++w)
-            t.own.push_back(own_work(band, band.chunk != 0, blocks, row + w * kWarpgroupRows, len_q, tile.keys,
-                                     [&] { return ascending; }));
+            t.own.push_back(!tile.has_own_blocks() ? OwnWork{blocks, 0, 0}
+                                                   : own_work(band, band.chunk != 0, blocks, row + w * kWarpgroupRows,
+                                                              len_q, tile.keys, [&] { return ascending; }));
         tiles.push_back(t);
     }
     std::vector<Tile> both = tiles;
@@ -226,6 +258,24 @@ TEST(Rings, NobodyWaitsForEver) {
                     }
     }
     EXPECT_GT(problems, 1000);
+}
+
+TEST(Rings, WorkIsReadBeforeItsSlotIsWrittenAgain) {
+    int furthest = 0;  // a tile published ahead of one that is still read
+    for (const ForwardTileEntry& entry : kForwardTiles) {
+        const ForwardTile& tile = entry.tile;
+        for (const Window& window : {Window{kUnlimitedWidth, kUnlimitedWidth}, Window{kUnlimitedWidth, 0}})
+            for (const int len_k : {32, 64, 512}) {
+                const auto tiles = tiles_of(tile, window, 5 * tile.rows(), len_k, true);
+                for (int w = 0; w < tile.consumers; ++w)
+                    for (int n = 0; n < static_cast<int>(tiles.size()); ++n) {
+                        const int ahead = Rings(tile, tiles).published_before_last_read(w, n) - n;
+                        ASSERT_LT(ahead, kWorkSlots) << "d " << tile.head_dim << ", tile " << n << ", warpgroup " << w;
+                        furthest = std::max(furthest, ahead);
+                    }
+            }
+    }
+    EXPECT_EQ(furthest, kWorkSlots - 1) << "a slot is not needed";
 }
 
 // The test can fail: warpgroups that are further apart than the ring is long do wait for ever.

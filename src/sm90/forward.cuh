@@ -9,7 +9,7 @@
 //   [consumer]          5. issue S = Q K^T of this block, then O += P V of the block before, in two groups; two
 //                          wgmmas before the end pass the turn to the next warpgroup.
 //   [consumer]          6. S done: release K (and after a tile's last block a single Q buffer); options; mask; S
-//                          becomes exponents.
+//                          becomes exponents (under softcap alone and without a mask, in 7 and 8).
 //   [consumer]          7. first group of P V done: its registers take the first of the new P; some more exponentials
 //                          wait in registers of their own; wait for the next K block.
 //   [consumer]          8. P V done: release V; the rest of P; sums; rescale in the rare case.
@@ -250,8 +250,7 @@ class Consumer {
     }
 
     // Masks, and options if there are any. The tile's band and row are read where they are needed, and not kept in
-    // registers.
-    // true: softcap took the exact form.
+    // registers. true: softcap took the exact form.
     __device__ __forceinline__ bool finish_scores(const BlockRange& blocks, int32_t i) {
         const Work& work = shared_.work[work_slots_.slot];
         const int32_t block = block_of(blocks, i);

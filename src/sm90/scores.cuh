@@ -1,5 +1,5 @@
 // What a score is beyond scale * q.k under a window (contract 1.2): softcap, ALiBi, bias, boolean mask. Only the
-// variants with options come here; all of it happens in the registers that hold Q K^T, before the softmax.
+// variants with options or softcap come here; all of it happens in the registers that hold Q K^T, before the softmax.
 //
 // Scores are in natural units, as the contract has them: in base 2 those near the end of f16 would be rounded to
 // coarser steps than the reference's.

@@ -9,7 +9,6 @@
 namespace foveal::sm90 {
 
 inline constexpr int32_t kOnesRows = 16;  // k of one wgmma
-inline constexpr int32_t kWorkSlots = 4;  // published tiles; a slot is reused when its Q buffer was freed twice
 
 template <ForwardConfig kConfig>
 struct Shared {

@@ -13,6 +13,9 @@ inline constexpr int32_t kWarpRows = 16;       // of a warpgroup's 64, in each o
 inline constexpr int32_t kPanelColumns = 64;   // 16-bit columns of a 128-byte swizzled row
 inline constexpr int32_t kRegistersPerSm = 65536;
 inline constexpr int32_t kMaxSharedBytes = 232448;
+// Tiles published to the consumers: as many as one may be ahead of another that is still read, and one
+// (rings_test.cpp).
+inline constexpr int32_t kWorkSlots = 4;
 
 // Head dimensions that are no multiple of a panel, or smaller than the tile's, are filled up with zeros by the copy
 // engine.
@@ -63,8 +66,8 @@ FOVEAL_HOST_DEVICE constexpr int32_t shared_bytes(const ForwardTile& tile) {
 enum class ForwardVariant : int32_t {
     plain,
     lse,          // the log-sum-exp
-    softcap,      // softcap, as the only option of the scores
-    softcap_lse,  // both
+    softcap,      // softcap, without other options of the scores
+    softcap_lse,  // and the log-sum-exp
     options,      // every option of the scores (scores.cuh)
     options_lse   // and the log-sum-exp
 };
