@@ -256,7 +256,7 @@ class Consumer {
         const int32_t block = block_of(blocks, i);
         const int32_t first_key = block * kTile.keys;
         bool exactly = false;
-        if constexpr (kConfig.has_options() || kConfig.has_softcap()) {
+        if constexpr (kConfig.modifies_scores()) {
             const int32_t lane = ptx::lane_id();
             exactly = Scores<kConfig>(params_, work, work.row + first_row() + lane / 4, first_key, lane).apply(s_);
         }
@@ -272,6 +272,9 @@ class Consumer {
     // Masks, references and exponents of a tile's first block.
     __device__ __forceinline__ void start_rows(BlockRange& blocks) {
         const bool exactly = finish_scores(blocks, blocks.visit.begin);
+        // Rows past the end must not decide how the others are capped; and where every warp already had to take the
+        // exact form, its blocks would mostly be done twice. The whole warpgroup decides alike: a step holds its
+        // wgmmas.
         if constexpr (kConfig.has_softcap()) caps_late_ = !any_row_past_end() && !all_of_warpgroup(exactly);
         softmax_.start(s_, scale_log2(), rows_left());
         if (softmax_.far(scale_log2())) {
@@ -303,7 +306,7 @@ class Consumer {
 
     // What the scores still have to be multiplied by.
     __device__ __forceinline__ float scale_log2() const {
-        return kConfig.has_options() || kConfig.has_softcap() ? static_cast<float>(kLog2E) : params_.scale_log2;
+        return kConfig.modifies_scores() ? static_cast<float>(kLog2E) : params_.scale_log2;
     }
 
     // This warp's first row of the tile, and this warpgroup's first column of the output.

@@ -19,7 +19,7 @@ struct ScoreMatrix {
     int64_t batch_stride, row_stride, head_stride;
 };
 
-// What only the variants with options read (scores.cuh).
+// What only the variants with options or softcap read (scores.cuh).
 struct ScoreOptions {
     float scale;
     float softcap;       // 0: none

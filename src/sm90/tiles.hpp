@@ -147,6 +147,7 @@ struct ForwardConfig {
     FOVEAL_HOST_DEVICE constexpr bool has_softcap() const {  // alone
         return variant == ForwardVariant::softcap || variant == ForwardVariant::softcap_lse;
     }
+    FOVEAL_HOST_DEVICE constexpr bool modifies_scores() const { return has_options() || has_softcap(); }
     FOVEAL_HOST_DEVICE constexpr bool has_lse() const {
         return variant == ForwardVariant::lse || variant == ForwardVariant::softcap_lse ||
                variant == ForwardVariant::options_lse;
