@@ -16,6 +16,7 @@ inline constexpr double kSustainedBytesPerSecond = 4.27e12;
 struct DeviceTraits {
     int32_t sms = 132;  // an H200's and an H100's (SXM)
     int64_t l2_bytes = int64_t{50} << 20;
+    double dram_bytes_per_second = 4.8e12;  // peak; an H200's
     bool operator==(const DeviceTraits&) const = default;
 };
 
@@ -35,6 +36,7 @@ struct ForwardPlan {
     sm90::ForwardChoice choice;
     int32_t grid = 0;          // CTAs; 0: nothing to compute
     int32_t section_keys = 0;  // sm90/schedule.hpp
+    int32_t last_section_units = 1;
     bool last_rows_first = false;
     double imbalance = 1.0;  // load of the busiest CTA over the mean; 1 where the host does not know the lengths
 };

@@ -19,7 +19,10 @@ std::vector<TileOrder> small_orders() {
             for (const int32_t group : {1, 2, 3, 8}) {
                 for (int32_t row_blocks = 1; row_blocks <= 6; ++row_blocks) {
                     for (int32_t section = 1; section <= units + 1; ++section) {
-                        orders.push_back({units, group, row_blocks, section, last_rows_first});
+                        for (const int32_t least_in_last : {1, 2, 4}) {
+                            orders.push_back({units, group, row_blocks, section,
+                                              section_count(units, section, least_in_last), last_rows_first});
+                        }
                     }
                 }
             }
@@ -30,7 +33,8 @@ std::vector<TileOrder> small_orders() {
 
 std::string text_of(const TileOrder& order) {
     return "units " + std::to_string(order.units) + " group " + std::to_string(order.group) + " row_blocks " +
-           std::to_string(order.row_blocks) + " section_units " + std::to_string(order.section_units);
+           std::to_string(order.row_blocks) + " section_units " + std::to_string(order.section_units) + " sections " +
+           std::to_string(order.sections);
 }
 
 TEST(Schedule, EveryTileExactlyOnce) {
@@ -51,13 +55,31 @@ TEST(Schedule, SectionsFollowEachOtherAndLongRowsComeFirst) {
     for (const TileOrder& order : small_orders()) {
         for (int32_t t = 1; t < order.tiles(); ++t) {
             const TilePlace before = tile_place(order, t - 1), now = tile_place(order, t);
-            const int32_t section_before = before.unit / order.section_units, section = now.unit / order.section_units;
-            ASSERT_GE(section, section_before) << text_of(order) << " t " << t;
-            if (section != section_before) continue;
+            const int32_t section_before = section_at(order, t - 1).first_unit;
+            const Section section = section_at(order, t);
+            ASSERT_GE(section.first_unit, section_before) << text_of(order) << " t " << t;
+            ASSERT_TRUE(section.first_unit <= now.unit && now.unit < section.first_unit + section.units)
+                << text_of(order) << " t " << t;
+            if (section.first_unit != section_before) continue;
             const int32_t step = now.row_block - before.row_block;
             ASSERT_TRUE(order.last_rows_first ? step <= 0 : step >= 0) << text_of(order) << " t " << t;
         }
     }
+}
+
+TEST(Schedule, TheLastSectionHasAtLeastItsUnitsAndTheOthersTheirs) {
+    for (const TileOrder& order : small_orders()) {
+        for (int32_t t = 0; t < order.tiles(); ++t) {
+            const Section section = section_at(order, t);
+            const bool last = section.first_unit + section.units == order.units;
+            ASSERT_TRUE(last || section.units == order.section_units) << text_of(order) << " t " << t;
+        }
+    }
+    EXPECT_EQ(section_count(10, 3, 1), 4);   // 3, 3, 3, 1
+    EXPECT_EQ(section_count(9, 3, 1), 3);    // 3, 3, 3
+    EXPECT_EQ(section_count(10, 3, 5), 2);   // 3, 7
+    EXPECT_EQ(section_count(10, 3, 11), 1);  // 10
+    EXPECT_EQ(section_count(0, 1, 1), 1);
 }
 
 TEST(Schedule, SerpentinesCoverEveryTileOnce) {

@@ -30,7 +30,7 @@ __device__ __forceinline__ void stage_panels(uint16_t* staging, int32_t warp, in
         const auto pair = Format::pack(o[i] * scale.of[r], o[i + 1] * scale.of[r]);
         return reinterpret_cast<const uint32_t&>(pair);
     };
-    const auto base = static_cast<uint32_t>(__cvta_generic_to_shared(staging));
+    const auto base = ptx::shared_address(staging);
     const int32_t row = warp * kWarpRows + lane % 16;  // lanes 0-15 address the left 8 columns, 16-31 the right
 #pragma unroll
     for (int32_t c = 0; c < kPanels * 4; ++c) {  // 16 columns a time

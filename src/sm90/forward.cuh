@@ -529,6 +529,11 @@ __global__ void __launch_bounds__(Instance::kConfig.tile.threads(), 1)
     const ForwardMaps maps{q_map, k_map, v_map, out_map};
     const int32_t warpgroup = uniform(static_cast<int32_t>(threadIdx.x) / kWarpgroupThreads);
     set_up(shared);
+    // Until here the kernel may run beside the one before it in the stream, and the one after it beside this one's end
+    // (programmatic dependent launch). Global memory is touched after the wait only; what comes after this kernel may
+    // start only when all before it has ended.
+    cudaGridDependencySynchronize();
+    cudaTriggerProgrammaticLaunchCompletion();
     if (warpgroup == 0) {
         ptx::setmaxnreg_dec<kConfig.tile.producer_registers>();
         produce<kConfig>(shared, maps, params);

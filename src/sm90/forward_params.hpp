@@ -43,7 +43,8 @@ struct ForwardParams {
     Window window;
     float scale_log2;  // scale * log2(e)
 
-    int32_t section_keys;  // keys of one head's K and V that a section of the tile order may hold
+    int32_t section_keys;        // keys of one head's K and V that a section of the tile order may hold
+    int32_t last_section_units;  // dense: KV units that the last section holds at least, >= 1
     bool last_rows_first;
 
     const int32_t* cu_seqlens_q;  // [b + 1] or null: dense

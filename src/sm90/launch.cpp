@@ -100,7 +100,11 @@ void set_up_device(int32_t device, DeviceState& state) {
         throw Error(FOVEAL_NO_DEVICE, "device " + std::to_string(device) + " has compute capability " +
                                           std::to_string(major) + "." + std::to_string(minor) +
                                           "; the sm90 backend needs 9.0");
-    state.traits = {attribute(cudaDevAttrMultiProcessorCount, device), attribute(cudaDevAttrL2CacheSize, device)};
+    // Two transfers a clock, of the bus' width in bits; the clock is in kHz.
+    const double dram_bytes_per_second =
+        2e3 * attribute(cudaDevAttrMemoryClockRate, device) * attribute(cudaDevAttrGlobalMemoryBusWidth, device) / 8;
+    state.traits = {attribute(cudaDevAttrMultiProcessorCount, device), attribute(cudaDevAttrL2CacheSize, device),
+                    dram_bytes_per_second};
     const CurrentDevice current(device);
     for (size_t i = 0; i < std::size(kForwardKernels); ++i) {
         const ForwardKernel& kernel = kForwardKernels[i];
@@ -215,6 +219,7 @@ ForwardParams params_of(const Plan& plan, const Pointers& pointers) {
     params.window = p.window();
     params.scale_log2 = static_cast<float>(static_cast<double>(p.scale) * kLog2E);
     params.section_keys = plan.forward.section_keys;
+    params.last_section_units = plan.forward.last_section_units;
     params.last_rows_first = plan.forward.last_rows_first;
     params.cu_seqlens_q = pointers.cu_seqlens_q;
     params.cu_seqlens_k = pointers.cu_seqlens_k;
@@ -315,6 +320,12 @@ void launch_forward(const Plan& plan, const Pointers& pointers, void* stream) {
     config.gridDimY = config.gridDimZ = config.blockDimY = config.blockDimZ = 1;
     config.sharedMemBytes = static_cast<unsigned>(shared_bytes(tile));
     config.hStream = static_cast<CUstream>(stream);
+    // The kernel sets itself up while the one before it in the stream ends, and then waits for that end.
+    CUlaunchAttribute overlap{};
+    overlap.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    overlap.value.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &overlap;
+    config.numAttrs = 1;
     check(driver().launch_kernel(&config, state.functions[kernel_index_of(plan)], arguments, nullptr),
           "launch of the sm90 forward kernel");
 }

@@ -9,118 +9,169 @@
 namespace foveal::sm90 {
 namespace {
 
-// A tile costs its K/V blocks and, for its start and end, as much as so many keys (measured on the study's kernels,
-// H200, 2026-11-23: hopper-notes, schedule_sim.py).
-constexpr double kTileOverheadKeys = 50;
+// Fitted to the times of 15 problems in eight to eleven orders each (H100, 2026-11-25: docs/performance-log.md, 45).
+// What an SM computes while it is busy.
+constexpr double kFlopsPerSecondOfSm = 700e12 / 132;
+// The part of the DRAM's peak rate that the kernel draws without waiting, and the part of the reading that costs time
+// where it could hide behind computation.
+constexpr double kDramShare = 0.57;
+constexpr double kVisibleReading = 0.08;
+// Of the L2 cache, what K and V may fill and still be found there in the next turn.
+constexpr double kResidentShare = 0.7;
 
-// K and V that live in L2 while a section is computed. Larger sections than 33 MB were never better on an H200 unless
-// they held the whole problem (same notes).
-constexpr int32_t kLargestSection = 33;
-constexpr int32_t kSectionMegabytes[] = {28, kLargestSection, 24, 20, 17, 13};
-constexpr int32_t kWholeProblem = kMaxSequenceLength;
+// K and V of a section of a varlen batch, whose lengths the host does not know.
+constexpr int64_t kVarlenSectionBytes = int64_t{28} << 20;
 
-// Above this many tiles a CTA walks so many that no candidate is unbalanced, and simulating them would cost a
-// millisecond.
-constexpr int64_t kMaxSimulatedTiles = 8192;
+// A run is the tiles of one section and row block. More of them would take milliseconds to simulate.
+constexpr int64_t kMaxSimulatedRuns = 1 << 15;
+// A candidate with larger sections has to be better by so much.
+constexpr double kNotWorthwhile = 0.998;
 
-// Rates of an H200 for the comparison of candidates: what a busy kernel computes, and the DRAM's share that it pays for
-// although the copies run beside the computation (energy, and L2 misses that the rings do not hide).
-constexpr double kFlopsPerSecond = 700e12;
-constexpr double kVisibleDramShare = 0.3;
+struct RowBlock {
+    double keys;        // that its K/V blocks hold
+    double fresh_keys;  // of them, those that the row block before it in the order does not visit
+};
 
-TileOrder order_of(const Problem& p, int32_t rows, int32_t section_keys, bool last_rows_first) {
-    const auto units = static_cast<int32_t>(p.batch * p.heads_k);
-    return {units, static_cast<int32_t>(p.group()), static_cast<int32_t>((p.rows_q + rows - 1) / rows),
-            section_units(section_keys, static_cast<int32_t>(p.rows_k), units), last_rows_first};
-}
-
-// Keys that the K/V blocks of every row block hold, and the overhead.
-std::vector<double> costs_of_rows(const Problem& p, int32_t rows, int32_t keys) {
-    const Band band = band_of(p.window(), static_cast<int32_t>(p.rows_q), static_cast<int32_t>(p.rows_k));
-    std::vector<double> costs;
-    for (int32_t row = 0; row < p.rows_q; row += rows) {
-        const Range tile{row, std::min(row + rows, static_cast<int32_t>(p.rows_q))};
-        costs.push_back(std::max(1, kv_range(band, tile, keys).visit.size()) * keys + kTileOverheadKeys);
+std::vector<RowBlock> row_blocks_of(const Problem& p, int32_t rows, int32_t keys, bool last_rows_first) {
+    const auto rows_q = static_cast<int32_t>(p.rows_q);
+    const Band band = band_of(p.window(), rows_q, static_cast<int32_t>(p.rows_k));
+    std::vector<RowBlock> row_blocks(static_cast<size_t>((rows_q + rows - 1) / rows));
+    Range before{0, 0};
+    for (size_t step = 0; step < row_blocks.size(); ++step) {
+        const size_t i = last_rows_first ? row_blocks.size() - 1 - step : step;
+        const int32_t row = static_cast<int32_t>(i) * rows;
+        const Range visit = kv_range(band, {row, std::min(row + rows, rows_q)}, keys).visit;
+        const int32_t again = std::max(0, std::min(visit.end, before.end) - std::max(visit.begin, before.begin));
+        row_blocks[i] = {static_cast<double>(std::max(1, visit.size()) * keys),
+                         static_cast<double>((visit.size() - again) * keys)};
+        before = visit;
     }
-    return costs;
+    return row_blocks;
 }
 
-int64_t bytes_of_key(const Problem& p) { return (p.head_dim + p.head_dim_v) * bytes_of(p.dtype); }
+// Foretells how long `grid` CTAs take that walk an order in serpentines: turn by turn, the longer of computing and of
+// reading from DRAM; and then for the busiest CTA.
+class Model {
+   public:
+    struct Forecast {
+        double seconds, imbalance;
+    };
 
-// Bytes that come from DRAM: a section that fits is read once; else every turn of the grid reads its units again.
-double dram_bytes(const Problem& p, const TileOrder& order, int32_t grid, double mean_keys) {
-    const double unit_bytes = static_cast<double>(p.rows_k * bytes_of_key(p));
-    constexpr double kResidentBytes = 36e6;
-    if (order.section_units * unit_bytes <= kResidentBytes) return order.units * unit_bytes;
-    const double turns = static_cast<double>(order.tiles()) / grid;
-    const double units_a_turn =
-        std::min<double>(order.section_units, std::max(1.0, static_cast<double>(grid) / order.group));
-    return turns * units_a_turn * mean_keys * static_cast<double>(bytes_of_key(p));
-}
+    Model(const Problem& p, const DeviceTraits& traits, int32_t rows, int32_t keys, int32_t grid, bool last_rows_first)
+        : order_{static_cast<int32_t>(p.batch * p.heads_k),
+                 static_cast<int32_t>(p.group()),
+                 static_cast<int32_t>((p.rows_q + rows - 1) / rows),
+                 1,
+                 1,
+                 last_rows_first},
+          row_blocks_(row_blocks_of(p, rows, keys, last_rows_first)),
+          grid_(grid),
+          key_bytes_(static_cast<double>((p.head_dim + p.head_dim_v) * bytes_of(p.dtype))),
+          unit_bytes_(static_cast<double>(p.rows_k) * key_bytes_),
+          tile_bytes_(rows * key_bytes_),
+          seconds_a_key_(2.0 * rows * static_cast<double>(p.head_dim + p.head_dim_v) / kFlopsPerSecondOfSm),
+          seconds_a_byte_(1 / (kDramShare * traits.dram_bytes_per_second)),
+          resident_bytes_(kResidentShare * static_cast<double>(traits.l2_bytes)) {}
 
-// costs: of each row block.
-double imbalance_of(const TileOrder& order, const std::vector<double>& costs, int32_t grid) {
-    std::vector<double> load(static_cast<size_t>(grid), 0.0);
-    double total = 0;
-    for (int32_t turn = 0; turn * grid < order.tiles(); ++turn)
-        for (int32_t cta = 0; cta < grid; ++cta) {
-            const int32_t t = serpentine(turn, cta, grid);
-            if (t >= order.tiles()) continue;
-            const double cost = costs[static_cast<size_t>(tile_place(order, t).row_block)];
-            load[static_cast<size_t>(cta)] += cost;
-            total += cost;
+    // Of sections of `section_units`, the last of at least `least_in_last`.
+    Forecast of(int32_t section_units, int32_t least_in_last) const {
+        const TileOrder order = with_sections(section_units, least_in_last);
+        std::vector<double> changes(static_cast<size_t>(grid_) + 1);  // of the CTAs' loads, from one CTA to the next
+        double seconds = 0, total_keys = 0, turn_keys = 0, turn_bytes = 0;
+        for (int32_t t = 0; t < order.tiles();) {
+            const Section section = section_at(order, t);
+            const int32_t heads = section.units * order.group;
+            const int32_t run_end = t + heads - (t - section.first_tile) % heads;
+            const int32_t turn = t / grid_, turn_end = std::min((turn + 1) * grid_, order.tiles());
+            const int32_t end = std::min(run_end, turn_end);
+            const RowBlock& row_block = row_blocks_[static_cast<size_t>(tile_place(order, t).row_block)];
+            const double keys = row_block.keys + kTileOverheadKeys;
+            // An odd turn runs from the last CTA to the first.
+            const bool back = serpentine(turn, 0, grid_) != turn * grid_;
+            const int32_t first = t - turn * grid_, last = end - turn * grid_;
+            changes[static_cast<size_t>(back ? grid_ - last : first)] += keys;
+            changes[static_cast<size_t>(back ? grid_ - first : last)] -= keys;
+            turn_keys += keys * (end - t);
+            turn_bytes += dram_bytes(row_block, section.units) * (end - t);
+            t = end;
+            if (t < turn_end) continue;
+            const double computing = turn_keys / grid_ * seconds_a_key_, reading = turn_bytes * seconds_a_byte_;
+            seconds += std::max(computing, reading) + kVisibleReading * reading;
+            total_keys += turn_keys;
+            turn_keys = turn_bytes = 0;
         }
-    return *std::max_element(load.begin(), load.end()) * grid / total;
-}
+        std::partial_sum(changes.begin(), changes.end(), changes.begin());
+        const double busiest = *std::max_element(changes.begin(), changes.end()), mean = total_keys / grid_;
+        return {seconds + (busiest - mean) * seconds_a_key_, busiest / mean};
+    }
+
+    // Runs of such an order.
+    int64_t runs(int32_t section_units) const { return int64_t{order_.units} / section_units * order_.row_blocks; }
+    int32_t units() const { return order_.units; }
+    int32_t unit_tiles() const { return order_.group * order_.row_blocks; }
+
+   private:
+    TileOrder with_sections(int32_t section_units, int32_t least_in_last) const {
+        TileOrder order = order_;
+        order.section_units = section_units;
+        order.sections = section_count(order.units, section_units, least_in_last);
+        return order;
+    }
+
+    // Of one tile: its Q and O, and its share of its unit's K and V. Where a section's K and V do not stay in L2, each
+    // turn reads again what is missing, for all its tiles of the unit together.
+    double dram_bytes(const RowBlock& row_block, int32_t section_units) const {
+        const double missing = std::max(0.0, 1 - resident_bytes_ / (section_units * unit_bytes_));
+        const double sharers = std::max<double>(order_.group, static_cast<double>(grid_) / section_units);
+        return tile_bytes_ + key_bytes_ * (row_block.fresh_keys / order_.group +
+                                           missing * (row_block.keys - row_block.fresh_keys) / sharers);
+    }
+
+    const TileOrder order_;
+    const std::vector<RowBlock> row_blocks_;
+    const int32_t grid_;
+    const double key_bytes_;   // of one head's K and V
+    const double unit_bytes_;  // all of them
+    const double tile_bytes_;  // Q and O
+    const double seconds_a_key_, seconds_a_byte_;
+    const double resident_bytes_;
+};
 
 }  // namespace
 
-double order_imbalance(const Problem& problem, int32_t rows, int32_t keys, int32_t grid, int32_t section_keys,
-                       bool last_rows_first) {
-    return imbalance_of(order_of(problem, rows, section_keys, last_rows_first), costs_of_rows(problem, rows, keys),
-                        grid);
-}
-
-OrderChoice choose_order(const Problem& p, int32_t rows, int32_t keys, int32_t grid, bool last_rows_first) {
-    const auto keys_of_megabytes = [&](int64_t megabytes) {
-        return static_cast<int32_t>(std::min<int64_t>((megabytes << 20) / bytes_of_key(p), kWholeProblem));
-    };
-    // Where all row blocks visit the same keys nothing is gained by longest first: one KV head after the other, so that
-    // the CTAs that run side by side read as few keys as can be. (The study: b16 s1024 h8 d256 full 215 -> 196 us.)
-    if (!p.window().limited() && !p.varlen) {
-        const auto one_unit = static_cast<int32_t>(p.rows_k);
-        const bool few = order_of(p, rows, one_unit, false).tiles() <= kMaxSimulatedTiles;
-        return {one_unit, few ? order_imbalance(p, rows, keys, grid, one_unit, false) : 1.0};
+OrderChoice choose_order(const Problem& p, const DeviceTraits& traits, int32_t rows, int32_t keys, int32_t grid,
+                         bool last_rows_first) {
+    if (p.varlen) {
+        const int64_t key_bytes = (p.head_dim + p.head_dim_v) * bytes_of(p.dtype);
+        return {static_cast<int32_t>(std::min<int64_t>(kVarlenSectionBytes / key_bytes, kMaxSequenceLength)), 1, 1.0};
     }
-    const int32_t usual = keys_of_megabytes(kSectionMegabytes[0]);
-    if (p.varlen || order_of(p, rows, usual, last_rows_first).tiles() > kMaxSimulatedTiles) return {usual, 1.0};
-
-    const std::vector<double> costs = costs_of_rows(p, rows, keys);
-    double mean_keys = -kTileOverheadKeys;
-    for (const double cost : costs) mean_keys += cost / static_cast<double>(costs.size());
-    const double pairs = mean_keys * static_cast<double>(p.batch * p.heads_q * p.rows_q);
-    const double compute_seconds = pairs * 2 * static_cast<double>(p.head_dim + p.head_dim_v) / kFlopsPerSecond;
-
-    OrderChoice best{usual, 1.0};
-    double best_seconds = 1e300;
-    const auto consider = [&](int32_t section_keys) {
-        const TileOrder order = order_of(p, rows, section_keys, last_rows_first);
-        const double imbalance = imbalance_of(order, costs, grid);
-        const double dram_seconds = dram_bytes(p, order, grid, mean_keys) / kSustainedBytesPerSecond;
-        const double seconds = std::max(compute_seconds * imbalance + kVisibleDramShare * dram_seconds, dram_seconds);
-        if (seconds >= best_seconds) return;
-        best_seconds = seconds;
-        best = {section_keys, imbalance};
+    const auto section_keys = [&](int32_t section_units) {
+        return static_cast<int32_t>(std::min<int64_t>(p.rows_k * section_units, kMaxSequenceLength));
     };
-    for (const int32_t megabytes : kSectionMegabytes) consider(keys_of_megabytes(megabytes));
-    // Sections of whole turns of the grid, or of thirds of them, leave no CTA without a tile at their ends.
-    const int32_t row_blocks = order_of(p, rows, usual, last_rows_first).row_blocks;
-    const int32_t turn_units = grid / std::gcd(grid, static_cast<int32_t>(p.group()) * row_blocks);
-    for (const int32_t thirds : {6, 3, 2, 1})
-        if (const int64_t section_keys = p.rows_k * (turn_units * thirds / 3);
-            section_keys > 0 && section_keys <= keys_of_megabytes(kLargestSection))
-            consider(static_cast<int32_t>(section_keys));
-    consider(kWholeProblem);
+    const Model model(p, traits, rows, keys, grid, last_rows_first);
+    // So many turns that no CTA is left behind.
+    constexpr int32_t kSmallSection = 3;
+    if (model.runs(kSmallSection) > kMaxSimulatedRuns) return {section_keys(kSmallSection), 1, 1.0};
+    OrderChoice best{};
+    double best_seconds = 1e300;
+    const auto consider = [&](int32_t section_units, int32_t least_in_last) {
+        if (section_units < 1 || section_units > model.units() || least_in_last > model.units()) return;
+        if (model.runs(section_units) > kMaxSimulatedRuns) return;
+        const Model::Forecast forecast = model.of(section_units, least_in_last);
+        if (forecast.seconds >= best_seconds * kNotWorthwhile) return;
+        best_seconds = forecast.seconds;
+        best = {section_keys(section_units), least_in_last, forecast.imbalance};
+    };
+    // The least number of units whose tiles are whole turns of the grid.
+    const int32_t turn_units = grid / std::gcd(grid, model.unit_tiles());
+    const int32_t sizes[] = {1, kSmallSection, turn_units / 3, turn_units * 2 / 3, turn_units, turn_units * 2};
+    for (const int32_t section_units : sizes) {
+        consider(section_units, 1);
+        // Half turns: the last section ends together.
+        for (const int32_t half_turns : {3, 5, 7, 13})
+            consider(section_units, (half_turns * grid / 2 + model.unit_tiles() - 1) / model.unit_tiles());
+    }
+    consider(model.units(), 1);
     return best;
 }
 

@@ -11,14 +11,19 @@
 
 namespace foveal::sm90 {
 
-// kRows rows of kColumns columns, as a tile of panels; by one thread.
-template <int32_t kRows, int32_t kColumns>
+// kRows rows of kColumns columns, as a tile of panels; by one thread. kOnce: no other tile will read them.
+template <int32_t kRows, int32_t kColumns, bool kOnce = false>
 __device__ __forceinline__ void load_tile(uint16_t* tile, const CUtensorMap& map, uint64_t& barrier, int32_t row,
                                           int32_t head, int32_t batch) {
     ptx::mbarrier_arrive_expect_tx(barrier, kRows * kColumns * 2);
 #pragma unroll
-    for (int32_t panel = 0; panel < kColumns / kPanelColumns; ++panel)
-        ptx::tensor_load(tile + panel * kRows * kPanelColumns, map, barrier, panel * kPanelColumns, row, head, batch);
+    for (int32_t panel = 0; panel < kColumns / kPanelColumns; ++panel) {
+        uint16_t* box = tile + panel * kRows * kPanelColumns;
+        if constexpr (kOnce)
+            ptx::tensor_load_once(box, map, barrier, panel * kPanelColumns, row, head, batch);
+        else
+            ptx::tensor_load(box, map, barrier, panel * kPanelColumns, row, head, batch);
+    }
 }
 
 template <ForwardConfig kConfig>
@@ -119,9 +124,9 @@ __device__ __forceinline__ void produce_q(Shared<kConfig>& shared, const Forward
                     shared.own_work[slots.slot][w] = own_work_of<kConfig>(params, work, w);
                 uint64_t& full = shared.q_full[ring.slot][w];
                 if (more)
-                    load_tile<kWarpgroupRows, kTile.head_dim>(shared.q[ring.slot][w], maps.q, full,
-                                                              work.first_q + work.row + w * kWarpgroupRows, work.head_q,
-                                                              work.batch);
+                    load_tile<kWarpgroupRows, kTile.head_dim, true>(shared.q[ring.slot][w], maps.q, full,
+                                                                    work.first_q + work.row + w * kWarpgroupRows,
+                                                                    work.head_q, work.batch);
                 else
                     ptx::mbarrier_arrive(full);
             }

@@ -2,9 +2,10 @@
 // the plan on the host.
 //
 // A KV unit is one KV head of one sequence; its tiles are all row blocks of the `group` query heads that share it.
-// Units are taken in sections whose K and V fit the L2 cache together. Inside a section the row blocks go from the last
-// to the first where the mask gives later rows more keys (longest first), and units and heads change fastest, so that
-// CTAs that run side by side read the same few K/V blocks.
+// Units are taken in sections. Inside a section the row blocks go from the last to the first where the mask gives later
+// rows more keys (longest first), and units and heads change fastest, so that CTAs that run side by side read the same
+// few K/V blocks. Small sections mix long tiles with short ones and tiles that bring new keys from DRAM with such that
+// find them in L2; a larger one at the end lets all CTAs end together.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +20,7 @@ struct TileOrder {
     int32_t group;          // query heads a unit
     int32_t row_blocks;     // tiles a query head
     int32_t section_units;  // KV units a section, >= 1
+    int32_t sections;       // >= 1; the last has the units that are left
     bool last_rows_first;
 
     FOVEAL_HOST_DEVICE int32_t tiles() const { return units * group * row_blocks; }
@@ -30,17 +32,28 @@ struct TilePlace {
     int32_t row_block;
 };
 
-// Tile `t` of [0, order.tiles()). Every place occurs once.
-FOVEAL_HOST_DEVICE TilePlace tile_place(TileOrder order, int32_t t) {
+struct Section {
+    int32_t first_tile, first_unit, units;
+};
+
+// The section that tile `t` of [0, order.tiles()) is in.
+FOVEAL_HOST_DEVICE Section section_at(TileOrder order, int32_t t) {
     const int32_t section_tiles = order.section_units * order.group * order.row_blocks;
-    const int32_t section = t / section_tiles;
-    const int32_t in_section = t - section * section_tiles;
+    const int32_t section = min_i32(t / section_tiles, order.sections - 1);
     const int32_t first_unit = section * order.section_units;
-    const int32_t heads = min_i32(order.section_units, order.units - first_unit) * order.group;
-    const int32_t step = in_section / heads;
-    const int32_t head = in_section - step * heads;
+    const bool last = section + 1 == order.sections;
+    return {section * section_tiles, first_unit, last ? order.units - first_unit : order.section_units};
+}
+
+// Every place occurs once.
+FOVEAL_HOST_DEVICE TilePlace tile_place(TileOrder order, int32_t t) {
+    const Section section = section_at(order, t);
+    const int32_t heads = section.units * order.group;
+    const int32_t step = (t - section.first_tile) / heads;
+    const int32_t head = t - section.first_tile - step * heads;
     const int32_t unit = head / order.group;
-    return {first_unit + unit, head - unit * order.group, order.last_rows_first ? order.row_blocks - 1 - step : step};
+    return {section.first_unit + unit, head - unit * order.group,
+            order.last_rows_first ? order.row_blocks - 1 - step : step};
 }
 
 // The tile that CTA `cta` of `grid` computes as its `turn`-th: a serpentine, so that a CTA which got the longest tile
@@ -52,6 +65,11 @@ FOVEAL_HOST_DEVICE int32_t serpentine(int32_t turn, int32_t cta, int32_t grid) {
 // Sections of a sequence whose K and V rows of one head count `len_k`: as many heads as `section_keys` keys hold.
 FOVEAL_HOST_DEVICE int32_t section_units(int32_t section_keys, int32_t len_k, int32_t units) {
     return max_i32(1, min_i32(units, section_keys / max_i32(len_k, 1)));
+}
+
+// Sections of `section_units` KV units, of which the last holds at least `least_in_last`, >= 1.
+FOVEAL_HOST_DEVICE int32_t section_count(int32_t units, int32_t section_units, int32_t least_in_last) {
+    return max_i32(units - least_in_last, 0) / section_units + 1;
 }
 
 // What a warpgroup's rows need of a tile, at least one block.

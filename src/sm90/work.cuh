@@ -69,8 +69,13 @@ class WorkCursor {
    private:
     __device__ bool place_dense(int32_t t, Work& work) const {
         const int32_t units = params_.batch * params_.heads_k;
-        const TileOrder order{units, params_.group, (params_.rows_q + kRows - 1) / kRows,
-                              section_units(params_.section_keys, params_.rows_k, units), params_.last_rows_first};
+        const int32_t in_section = section_units(params_.section_keys, params_.rows_k, units);
+        const TileOrder order{units,
+                              params_.group,
+                              (params_.rows_q + kRows - 1) / kRows,
+                              in_section,
+                              section_count(units, in_section, params_.last_section_units),
+                              params_.last_rows_first};
         if (t >= order.tiles()) return false;
         const TilePlace place = tile_place(order, t);
         work.batch = place.unit / params_.heads_k;
@@ -96,8 +101,13 @@ class WorkCursor {
         work.first_k = params_.cu_seqlens_k[sequence];
         const int32_t len_q = used(params_.seqused_q, sequence, params_.cu_seqlens_q[sequence + 1] - work.first_q);
         const int32_t len_k = used(params_.seqused_k, sequence, params_.cu_seqlens_k[sequence + 1] - work.first_k);
-        const TileOrder order{params_.heads_k, params_.group, (len_q + kRows - 1) / kRows,
-                              section_units(params_.section_keys, len_k, params_.heads_k), params_.last_rows_first};
+        const int32_t in_section = section_units(params_.section_keys, len_k, params_.heads_k);
+        const TileOrder order{params_.heads_k,
+                              params_.group,
+                              (len_q + kRows - 1) / kRows,
+                              in_section,
+                              section_count(params_.heads_k, in_section, 1),
+                              params_.last_rows_first};
         const TilePlace place = tile_place(order, t - tiles_before_ - tiles_end_before);
         work.head_k = place.unit;
         fill(work, place, len_q, len_k);

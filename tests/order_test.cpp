@@ -1,0 +1,113 @@
+// src/sm90/order.cpp: what it says of its choice is true, and the choice is a good one.
+#include "sm90/order.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "mask.hpp"
+#include "sm90/schedule.hpp"
+
+namespace foveal::sm90 {
+namespace {
+
+constexpr int32_t kGrid = 132, kRows = 128, kKeys = 128;
+
+Problem dense(int64_t batch, int64_t rows, int64_t heads_q, int64_t heads_k, int64_t left, int64_t right) {
+    Problem p{};
+    p.dtype = DType::bf16;
+    p.batch = batch;
+    p.rows_q = p.rows_k = rows;
+    p.heads_q = heads_q;
+    p.heads_k = heads_k;
+    p.head_dim = p.head_dim_v = 128;
+    p.window_left = left;
+    p.window_right = right;
+    return p;
+}
+
+std::vector<Problem> problems() {
+    std::vector<Problem> all;
+    for (const int64_t rows : {1, 128, 500, 1024, 2048, 4096})
+        for (const int64_t batch : {1, 3, 16, 33})
+            for (const int64_t heads_k : {1, 8, 16})
+                for (const auto& [left, right] : {std::pair<int64_t, int64_t>{FOVEAL_UNLIMITED, 0},
+                                                 {FOVEAL_UNLIMITED, FOVEAL_UNLIMITED},
+                                                 {300, 0},
+                                                 {300, FOVEAL_UNLIMITED}})
+                    all.push_back(dense(batch, rows, 2 * heads_k, heads_k, left, right));
+    return all;
+}
+
+bool last_rows_first(const Problem& p) { return p.window_right != FOVEAL_UNLIMITED; }
+
+OrderChoice choice_for(const Problem& p, const DeviceTraits& traits = {}) {
+    return choose_order(p, traits, kRows, kKeys, kGrid, last_rows_first(p));
+}
+
+// Walked tile by tile, as the kernel does.
+double imbalance_of(const Problem& p, const OrderChoice& choice) {
+    const auto units = static_cast<int32_t>(p.batch * p.heads_k), rows = static_cast<int32_t>(p.rows_q);
+    const int32_t in_section = section_units(choice.section_keys, rows, units);
+    const TileOrder order{units,
+                          static_cast<int32_t>(p.group()),
+                          (rows + kRows - 1) / kRows,
+                          in_section,
+                          section_count(units, in_section, choice.last_section_units),
+                          last_rows_first(p)};
+    const Band band = band_of(p.window(), rows, rows);
+    std::vector<double> loads(kGrid);
+    double total = 0;
+    for (int32_t cta = 0; cta < kGrid; ++cta)
+        for (int32_t turn = 0, t = cta; t < order.tiles(); t = serpentine(++turn, cta, kGrid)) {
+            const int32_t row = tile_place(order, t).row_block * kRows;
+            const Range visit = kv_range(band, {row, std::min(row + kRows, rows)}, kKeys).visit;
+            const double cost = std::max(1, visit.size()) * kKeys + kTileOverheadKeys;
+            loads[static_cast<size_t>(cta)] += cost;
+            total += cost;
+        }
+    return *std::max_element(loads.begin(), loads.end()) * kGrid / total;
+}
+
+std::string text_of(const Problem& p) {
+    return "batch " + std::to_string(p.batch) + " rows " + std::to_string(p.rows_q) + " heads " +
+           std::to_string(p.heads_k) + " left " + std::to_string(p.window_left) + " right " +
+           std::to_string(p.window_right);
+}
+
+TEST(Order, ImbalanceIsThatOfTheWalk) {
+    for (const Problem& p : problems()) {
+        const OrderChoice choice = choice_for(p);
+        EXPECT_NEAR(choice.imbalance, imbalance_of(p, choice), 1e-9) << text_of(p);
+    }
+}
+
+// A CTA with one tile more than the mean is what remains.
+TEST(Order, NoCtaIsLeftBehind) {
+    for (const Problem& p : problems()) {
+        const double tiles_a_cta = static_cast<double>(p.batch * p.heads_q * ((p.rows_q + kRows - 1) / kRows)) / kGrid;
+        if (tiles_a_cta < 2) continue;
+        EXPECT_LE(choice_for(p).imbalance, std::max(1.04, (tiles_a_cta + 1) / tiles_a_cta)) << text_of(p);
+    }
+}
+
+// The slower the DRAM, the smaller the sections: K and V then come in evenly. (d 256, of 64 keys a block, s 1024.)
+TEST(Order, SlowDramWantsSmallSections) {
+    const Problem p = dense(16, 1024, 16, 16, FOVEAL_UNLIMITED, 0);
+    DeviceTraits slow, fast;
+    slow.dram_bytes_per_second = 2e12;
+    fast.dram_bytes_per_second = 100e12;
+    EXPECT_LT(choice_for(p, slow).section_keys, 4096);
+    EXPECT_LE(choice_for(p, slow).section_keys, choice_for(p, fast).section_keys);
+}
+
+TEST(Order, VarlenHasSectionsOfACachesSize) {
+    Problem p = dense(16, 32768, 16, 16, FOVEAL_UNLIMITED, 0);
+    p.varlen = true;
+    EXPECT_EQ(choice_for(p).section_keys, 57344);  // 28 MiB of 512 bytes a key
+}
+
+}  // namespace
+}  // namespace foveal::sm90
