@@ -22,11 +22,7 @@ ForwardPlan plan_forward(const Problem& p, const DeviceTraits& traits) {
     plan.grid = static_cast<int32_t>(std::min<int64_t>(traits.sms, row_blocks * p.heads_q));
     // A limit on the right gives later rows more keys.
     plan.last_rows_first = p.window().right < kUnlimitedWidth;
-    const sm90::OrderChoice order =
-        sm90::choose_order(p, traits, tile.rows(), tile.keys, plan.grid, plan.last_rows_first);
-    plan.section_keys = order.section_keys;
-    plan.last_section_units = order.last_section_units;
-    plan.imbalance = order.imbalance;
+    plan.order = sm90::choose_order(p, traits, tile.rows(), tile.keys, plan.grid, plan.last_rows_first);
     return plan;
 }
 
@@ -88,10 +84,19 @@ void describe_sm90(std::ostream& out, const Plan& plan) {
         << " SMs\n"
         << "shared     " << sm90::shared_bytes(tile) << " bytes a CTA\n"
         << "registers  " << tile.producer_registers << " a producer thread, " << config.tile.consumer_registers
-        << " a consumer thread\n"
-        << "order      sections of " << plan.forward.section_keys << " keys, the last of at least "
-        << plan.forward.last_section_units << " heads of K, " << (plan.forward.last_rows_first ? "last" : "first")
-        << " rows first, busiest CTA at " << plan.forward.imbalance << " of the mean\n";
+        << " a consumer thread\n";
+    const sm90::OrderChoice& order = plan.forward.order;
+    const char* direction = plan.forward.last_rows_first ? "last" : "first";
+    if (!plan.problem.varlen)
+        out << "order      " << order.section_units << " heads of K a section, " << order.sections
+            << " sections (the last has what is left), " << direction << " rows first; busiest CTA at "
+            << order.imbalance << " of the mean\n";
+    else if (order.bundle == 0)
+        out << "order      sections of " << order.section_keys << " keys, " << direction
+            << " rows first, in serpentines\n";
+    else
+        out << "order      sections of " << order.section_keys << " keys, " << direction
+            << " rows first, dealt out to bundles of " << order.bundle << " CTAs by what they have computed\n";
 }
 
 }  // namespace

@@ -29,16 +29,24 @@ struct ForwardChoice {
     ForwardVariant variant{};
     bool operator==(const ForwardChoice&) const = default;
 };
+
+// In which order its tiles go (sm90/schedule.hpp, sm90/balance.cuh).
+struct OrderChoice {
+    // Dense: as in TileOrder.
+    int32_t section_units = 1, sections = 1;
+    double imbalance = 1.0;  // load of the busiest CTA over the mean
+    // Varlen: keys of one head's K and V that a section may hold, and CTAs that get neighbouring tiles together; 0:
+    // none do.
+    int32_t section_keys = 0, bundle = 0;
+};
 }  // namespace sm90
 
 // The sm90 forward kernel's part; only meaningful if backend is sm90.
 struct ForwardPlan {
     sm90::ForwardChoice choice;
-    int32_t grid = 0;          // CTAs; 0: nothing to compute
-    int32_t section_keys = 0;  // sm90/schedule.hpp
-    int32_t last_section_units = 1;
+    int32_t grid = 0;  // CTAs; 0: nothing to compute
     bool last_rows_first = false;
-    double imbalance = 1.0;  // load of the busiest CTA over the mean; 1 where the host does not know the lengths
+    sm90::OrderChoice order;
 };
 
 struct Plan {

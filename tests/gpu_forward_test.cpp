@@ -36,6 +36,28 @@ TEST_F(Gpu, VarlenBeyond32BitIndices) {
 
 TEST_F(Gpu, LayoutBhsdBeyond32BitIndices) { expect_right("b2 sq140000 sk512 hq64 hk8 d128 bf16 causal bhsd"); }
 
+// ---- Varlen batches of long tiles, which are dealt out by what the CTAs have computed (sm90/balance.cuh). A tile that
+// nobody computed, or two, would show: every element must have been written.
+
+std::string repeated(const std::string& lengths, int times) {
+    std::string text = lengths;
+    for (int i = 1; i < times; ++i) text += "," + lengths;
+    return text;
+}
+
+TEST_F(Gpu, VarlenTilesDealtOutByLoad) {
+    const std::string lengths = "varlen qlens=4000,1,0,2500,3300,130,1024 klens=4100,2000,300,2500,1700,3000,1024 ";
+    for (const std::string tail :
+         {"hq32 hk8 d128 bf16 full lse", "hq32 hk8 d128 f16 causal", "h3 d64 bf16 full", "hq6 hk2 d128 bf16 full lse",
+          "hq12 hk4 d256 bf16 causal", "h16 d64 bf16 full lse", "h4 d512 bf16 full", "hq8 hk2 d128 bf16 left1500 alibi",
+          "hq8 hk2 d128 bf16 causal softcap30 used_q=4000,1,0,77,3300,0,1000 used_k=4100,9,0,2500,3,3000,1000"})
+        expect_right(lengths + tail);
+    // More sequences than a warp has lanes, empty ones at the end of one such window and at the beginning of the next.
+    const std::string many = repeated("1700,300,1,4000,0,0,0,3000", 11);
+    expect_right("varlen qlens=" + many + " klens=" + many + " hq4 hk1 d128 bf16 full");
+    expect_right("varlen qlens=0,0," + many + ",0,0 klens=0,7," + many + ",900,0 h4 d64 f16 full lse");
+}
+
 // ---- 1.6 Isolation
 
 struct RowRange {
@@ -131,11 +153,15 @@ TEST_F(Gpu, ASequenceDoesNotDependOnItsBatch) {
 // A varlen batch of equal lengths is the dense batch.
 TEST_F(Gpu, VarlenOfEqualLengthsGivesTheDenseResult) {
     for (const std::string tail : {" hq4 hk2 d128 bf16 causal lse", " h3 d64 f16 lse"}) {
-        const auto dense = on_gpu("b3 sq200 sk300" + tail),
-                   packed = on_gpu("varlen qlens=200,200,200 klens=300,300,300" + tail);
-        run(*dense);
-        run(*packed);
-        for (int64_t sequence = 0; sequence < 3; ++sequence) expect_same_sequence(*dense, sequence, *packed, sequence);
+        for (const auto& [dense_lengths, lengths] :
+             {std::pair<std::string, std::string>{"b3 sq200 sk300", "varlen qlens=200,200,200 klens=300,300,300"},
+              {"b3 sq2000 sk3500", "varlen qlens=2000,2000,2000 klens=3500,3500,3500"}}) {
+            const auto dense = on_gpu(dense_lengths + tail), packed = on_gpu(lengths + tail);
+            run(*dense);
+            run(*packed);
+            for (int64_t sequence = 0; sequence < 3; ++sequence)
+                expect_same_sequence(*dense, sequence, *packed, sequence);
+        }
     }
 }
 

@@ -34,9 +34,9 @@ std::vector<Problem> problems() {
         for (const int64_t batch : {1, 3, 16, 33})
             for (const int64_t heads_k : {1, 8, 16})
                 for (const auto& [left, right] : {std::pair<int64_t, int64_t>{FOVEAL_UNLIMITED, 0},
-                                                 {FOVEAL_UNLIMITED, FOVEAL_UNLIMITED},
-                                                 {300, 0},
-                                                 {300, FOVEAL_UNLIMITED}})
+                                                  {FOVEAL_UNLIMITED, FOVEAL_UNLIMITED},
+                                                  {300, 0},
+                                                  {300, FOVEAL_UNLIMITED}})
                     all.push_back(dense(batch, rows, 2 * heads_k, heads_k, left, right));
     return all;
 }
@@ -50,12 +50,11 @@ OrderChoice choice_for(const Problem& p, const DeviceTraits& traits = {}) {
 // Walked tile by tile, as the kernel does.
 double imbalance_of(const Problem& p, const OrderChoice& choice) {
     const auto units = static_cast<int32_t>(p.batch * p.heads_k), rows = static_cast<int32_t>(p.rows_q);
-    const int32_t in_section = section_units(choice.section_keys, rows, units);
     const TileOrder order{units,
                           static_cast<int32_t>(p.group()),
                           (rows + kRows - 1) / kRows,
-                          in_section,
-                          section_count(units, in_section, choice.last_section_units),
+                          choice.section_units,
+                          choice.sections,
                           last_rows_first(p)};
     const Band band = band_of(p.window(), rows, rows);
     std::vector<double> loads(kGrid);
@@ -64,7 +63,7 @@ double imbalance_of(const Problem& p, const OrderChoice& choice) {
         for (int32_t turn = 0, t = cta; t < order.tiles(); t = serpentine(++turn, cta, kGrid)) {
             const int32_t row = tile_place(order, t).row_block * kRows;
             const Range visit = kv_range(band, {row, std::min(row + kRows, rows)}, kKeys).visit;
-            const double cost = std::max(1, visit.size()) * kKeys + kTileOverheadKeys;
+            const double cost = tile_cost(visit, kKeys);
             loads[static_cast<size_t>(cta)] += cost;
             total += cost;
         }
@@ -99,8 +98,8 @@ TEST(Order, SlowDramWantsSmallSections) {
     DeviceTraits slow, fast;
     slow.dram_bytes_per_second = 2e12;
     fast.dram_bytes_per_second = 100e12;
-    EXPECT_LT(choice_for(p, slow).section_keys, 4096);
-    EXPECT_LE(choice_for(p, slow).section_keys, choice_for(p, fast).section_keys);
+    EXPECT_LT(choice_for(p, slow).section_units, 4);
+    EXPECT_LE(choice_for(p, slow).section_units, choice_for(p, fast).section_units);
 }
 
 TEST(Order, VarlenHasSectionsOfACachesSize) {

@@ -60,12 +60,24 @@ TEST(Plan, LongFullRowsOfD64GetThreeWarpgroups) {
 }
 
 TEST(Plan, ShortRowsOfOneHeadAfterTheOther) {
-    expect_plan("b16 s1024 h16 d128 bf16 full", "sections of 1024 keys, the last of at least 1 heads of K, first rows");
+    expect_plan("b16 s1024 h16 d128 bf16 full",
+                "1 heads of K a section, 256 sections (the last has what is left), first");
     // The last heads end together.
     expect_plan("b16 s1024 h16 d128 bf16 causal",
-                "sections of 1024 keys, the last of at least 25 heads of K, last rows");
+                "1 heads of K a section, 232 sections (the last has what is left), last");
     // Long rows, whose heads are too few to be balanced one by one.
-    expect_plan("b4 s4096 h16 d128 bf16 causal", "sections of 45056 keys");
+    expect_plan("b4 s4096 h16 d128 bf16 causal", "11 heads of K a section, 4 sections");
+}
+
+TEST(Plan, LongTilesOfVarlenAreDealtOutByLoad) {
+    const auto varlen = [](const std::string& length, const std::string& tail) {
+        return "varlen qlens=1," + length + " klens=1," + length + tail;
+    };
+    expect_plan(varlen("8000", " hq32 hk8 d128 bf16 causal"), "dealt out to bundles of 4 CTAs by what they have");
+    expect_plan(varlen("4000", " hq6 hk2 d128 bf16 full"), "dealt out to bundles of 6 CTAs");
+    expect_plan(varlen("8000", " hq5 hk1 d128 bf16 causal"), "in serpentines");  // bundles of 1 would be too many
+    expect_plan(varlen("800", " hq32 hk8 d128 bf16 causal"), "in serpentines");
+    expect_plan(varlen("8000", " hq32 hk8 d128 bf16 left200 right0"), "in serpentines");
 }
 
 }  // namespace

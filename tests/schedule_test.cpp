@@ -55,26 +55,47 @@ TEST(Schedule, SectionsFollowEachOtherAndLongRowsComeFirst) {
     for (const TileOrder& order : small_orders()) {
         for (int32_t t = 1; t < order.tiles(); ++t) {
             const TilePlace before = tile_place(order, t - 1), now = tile_place(order, t);
-            const int32_t section_before = section_at(order, t - 1).first_unit;
-            const Section section = section_at(order, t);
-            ASSERT_GE(section.first_unit, section_before) << text_of(order) << " t " << t;
-            ASSERT_TRUE(section.first_unit <= now.unit && now.unit < section.first_unit + section.units)
+            ASSERT_GE(now.section, before.section) << text_of(order) << " t " << t;
+            const int32_t first_unit = now.section * order.section_units;
+            ASSERT_TRUE(first_unit <= now.unit && now.unit < first_unit + order.units_of(now.section))
                 << text_of(order) << " t " << t;
-            if (section.first_unit != section_before) continue;
+            if (now.section != before.section) continue;
             const int32_t step = now.row_block - before.row_block;
             ASSERT_TRUE(order.last_rows_first ? step <= 0 : step >= 0) << text_of(order) << " t " << t;
         }
     }
 }
 
-TEST(Schedule, TheLastSectionHasAtLeastItsUnitsAndTheOthersTheirs) {
+TEST(Schedule, TheFastOrderIsTheOrder) {
     for (const TileOrder& order : small_orders()) {
+        const FastTileOrder fast(order);
         for (int32_t t = 0; t < order.tiles(); ++t) {
-            const Section section = section_at(order, t);
-            const bool last = section.first_unit + section.units == order.units;
-            ASSERT_TRUE(last || section.units == order.section_units) << text_of(order) << " t " << t;
+            const TilePlace place = tile_place(order, t), same = tile_place(fast, t);
+            ASSERT_TRUE(place.section == same.section && place.unit == same.unit &&
+                        place.head_in_group == same.head_in_group && place.row_block == same.row_block)
+                << text_of(order) << " t " << t;
         }
     }
+}
+
+TEST(Schedule, DivisorsDivide) {
+    std::vector<int32_t> values = {1,        2, 3, 5, 7, 8, 9, 641, 1000, 65535, 65536, 65537, 1 << 30, INT32_MAX - 1,
+                                   INT32_MAX};
+    for (int32_t d = 10; d < 300; ++d) values.push_back(d);
+    for (const int32_t d : values) {
+        const Divisor divisor(d);
+        std::vector<int64_t> numbers = {0, 1, 2, INT32_MAX - 1, INT32_MAX};
+        for (const int64_t quotient : {int64_t{1}, int64_t{2}, int64_t{77}, int64_t{INT32_MAX} / d})
+            for (const int64_t off : {-1, 0, 1}) numbers.push_back(quotient * d + off);
+        for (const int64_t n : numbers)
+            if (0 <= n && n <= INT32_MAX) {
+                const auto number = static_cast<int32_t>(n);
+                ASSERT_EQ(number / divisor, number / d) << number << " / " << d;
+            }
+    }
+}
+
+TEST(Schedule, TheLastSectionHasAtLeastItsUnits) {
     EXPECT_EQ(section_count(10, 3, 1), 4);   // 3, 3, 3, 1
     EXPECT_EQ(section_count(9, 3, 1), 3);    // 3, 3, 3
     EXPECT_EQ(section_count(10, 3, 5), 2);   // 3, 7
@@ -106,10 +127,14 @@ TEST(Schedule, SectionsHoldAtLeastOneUnitAndAtMostAll) {
     for (const int32_t section_keys : {0, 1, 100, 1 << 20, 1 << 30}) {
         for (const int32_t len_k : {0, 1, 99, 100, 101, 1 << 29}) {
             for (const int32_t units : {1, 8, 1024}) {
-                const int32_t section = section_units(section_keys, len_k, units);
-                EXPECT_GE(section, 1);
-                EXPECT_LE(section, units);
-                EXPECT_TRUE(section == 1 || int64_t{section} * len_k <= section_keys);
+                for (const int32_t step : {1, 4}) {
+                    if (units % step != 0) continue;
+                    const int32_t section = section_units(section_keys, len_k, units, Divisor(step));
+                    EXPECT_GE(section, step);
+                    EXPECT_LE(section, units);
+                    EXPECT_EQ(section % step, 0);
+                    EXPECT_TRUE(section == step || int64_t{section} * len_k <= section_keys);
+                }
             }
         }
     }

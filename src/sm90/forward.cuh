@@ -219,7 +219,7 @@ class Consumer {
 
     __device__ __forceinline__ void last_output(int32_t finished, bool accumulate) {
         ptx::mbarrier_wait(shared_.v_full[values_.slot], values_.parity);
-        take_turn();
+        take_turn_of(uniform(warpgroup_));  // computed anew: no register for it over the whole loop
         issue_output(values_.slot, accumulate);
         await_staging();
         finish_output(values_.slot);
@@ -500,6 +500,10 @@ __device__ __forceinline__ void set_up(Shared<kConfig>& shared) {
             ptx::mbarrier_init(shared.v_free[i], kConsumerWarps);
         }
         ptx::mbarrier_init(shared.v_landed, 1);
+        for (int32_t i = 0; i < TurnRing::kSlots; ++i) {
+            ptx::mbarrier_init(shared.turns.full[i], 1);
+            ptx::mbarrier_init(shared.turns.free[i], 3);  // the warps that load Q, K and V
+        }
         ptx::fence_mbarrier_init();
     }
     if constexpr (kTile.sums_in_product) {
@@ -516,6 +520,7 @@ __device__ __forceinline__ void produce(Shared<kConfig>& shared, const ForwardMa
     if (warp == 0) produce_k<kConfig>(shared, maps, params);
     if (warp == 1) produce_v<kConfig>(shared, maps, params);
     if (warp == 2) produce_q<kConfig>(shared, maps, params);
+    if (warp == 3) produce_turns<kConfig>(shared, params);
 }
 
 template <class Instance>

@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "../problem.hpp"
+#include "schedule.hpp"
 #include "softcap.hpp"
 
 namespace foveal::sm90 {
@@ -43,9 +44,14 @@ struct ForwardParams {
     Window window;
     float scale_log2;  // scale * log2(e)
 
-    int32_t section_keys;        // keys of one head's K and V that a section of the tile order may hold
-    int32_t last_section_units;  // dense: KV units that the last section holds at least, >= 1
+    FastTileOrder order;  // dense
+    Divisor by_heads_k;
+    int32_t section_keys;  // varlen: keys of one head's K and V that a section of a sequence's order may hold
     bool last_rows_first;
+    // Varlen: CTAs that get neighbouring tiles together (balance.cuh); 0: none do. And the KV units whose heads are
+    // whole bundles.
+    int32_t bundle;
+    Divisor bundle_units;
 
     const int32_t* cu_seqlens_q;  // [b + 1] or null: dense
     const int32_t* cu_seqlens_k;  // [b + 1] or null

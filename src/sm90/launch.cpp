@@ -3,11 +3,13 @@
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cmath>
 #include <iterator>
 #include <mutex>
+#include <numeric>
 #include <string>
 
 #include "device.hpp"
@@ -218,9 +220,16 @@ ForwardParams params_of(const Plan& plan, const Pointers& pointers) {
     params.group = static_cast<int32_t>(p.group());
     params.window = p.window();
     params.scale_log2 = static_cast<float>(static_cast<double>(p.scale) * kLog2E);
-    params.section_keys = plan.forward.section_keys;
-    params.last_section_units = plan.forward.last_section_units;
+    const OrderChoice& order = plan.forward.order;
+    const int32_t rows = kForwardTiles[plan.forward.choice.tile_index].tile.rows();
+    if (!p.varlen)
+        params.order = FastTileOrder({params.batch * params.heads_k, params.group, (params.rows_q + rows - 1) / rows,
+                                      order.section_units, order.sections, plan.forward.last_rows_first});
+    params.by_heads_k = Divisor(params.heads_k);
+    params.section_keys = order.section_keys;
     params.last_rows_first = plan.forward.last_rows_first;
+    params.bundle = order.bundle;
+    params.bundle_units = Divisor(std::max(1, order.bundle / std::gcd(order.bundle, params.group)));
     params.cu_seqlens_q = pointers.cu_seqlens_q;
     params.cu_seqlens_k = pointers.cu_seqlens_k;
     params.seqused_q = pointers.seqused_q;

@@ -22,12 +22,22 @@ constexpr double kResidentShare = 0.7;
 // K and V of a section of a varlen batch, whose lengths the host does not know.
 constexpr int64_t kVarlenSectionBytes = int64_t{28} << 20;
 
+// Tiles of a varlen batch that take at least as long on average are dealt out evenly (balance.cuh): for shorter ones
+// that costs more than it brings (H100, 2026-11-25: docs/performance-log.md, 47).
+constexpr double kBalancedTileSeconds = 13e-6;
+
 // A run is the tiles of one section and row block. More of them would take milliseconds to simulate.
 constexpr int64_t kMaxSimulatedRuns = 1 << 15;
 // A candidate with larger sections has to be better by so much.
 constexpr double kNotWorthwhile = 0.998;
 
+// That a tile of `rows` rows computes.
+double seconds_of_key(const Problem& p, int32_t rows) {
+    return 2.0 * rows * static_cast<double>(p.head_dim + p.head_dim_v) / kFlopsPerSecondOfSm;
+}
+
 struct RowBlock {
+    double cost;        // tile_cost()
     double keys;        // that its K/V blocks hold
     double fresh_keys;  // of them, those that the row block before it in the order does not visit
 };
@@ -42,11 +52,25 @@ std::vector<RowBlock> row_blocks_of(const Problem& p, int32_t rows, int32_t keys
         const int32_t row = static_cast<int32_t>(i) * rows;
         const Range visit = kv_range(band, {row, std::min(row + rows, rows_q)}, keys).visit;
         const int32_t again = std::max(0, std::min(visit.end, before.end) - std::max(visit.begin, before.begin));
-        row_blocks[i] = {static_cast<double>(std::max(1, visit.size()) * keys),
+        row_blocks[i] = {static_cast<double>(tile_cost(visit, keys)), static_cast<double>(visit.size() * keys),
                          static_cast<double>((visit.size() - again) * keys)};
         before = visit;
     }
     return row_blocks;
+}
+
+// CTAs that take as many neighbouring tiles together, heads of the same rows. 0: too few heads for that, or tiles so
+// short that dealing them out evenly costs more than it brings.
+int32_t bundle_of(const Problem& p, int32_t rows, int32_t keys, int32_t grid, bool last_rows_first) {
+    const int32_t bundle = std::gcd(static_cast<int32_t>(p.heads_q), grid);
+    if (grid / bundle > kMaxBundles) return 0;
+    Problem mean = p;  // a sequence of the batch's mean length
+    mean.rows_q = std::max<int64_t>(1, p.rows_q / p.batch);
+    mean.rows_k = p.rows_k / p.batch;
+    double cost = 0;
+    const std::vector<RowBlock> row_blocks = row_blocks_of(mean, rows, keys, last_rows_first);
+    for (const RowBlock& row_block : row_blocks) cost += row_block.cost / static_cast<double>(row_blocks.size());
+    return cost * seconds_of_key(p, rows) >= kBalancedTileSeconds ? bundle : 0;
 }
 
 // Foretells how long `grid` CTAs take that walk an order in serpentines: turn by turn, the longer of computing and of
@@ -69,7 +93,7 @@ class Model {
           key_bytes_(static_cast<double>((p.head_dim + p.head_dim_v) * bytes_of(p.dtype))),
           unit_bytes_(static_cast<double>(p.rows_k) * key_bytes_),
           tile_bytes_(rows * key_bytes_),
-          seconds_a_key_(2.0 * rows * static_cast<double>(p.head_dim + p.head_dim_v) / kFlopsPerSecondOfSm),
+          seconds_a_key_(seconds_of_key(p, rows)),
           seconds_a_byte_(1 / (kDramShare * traits.dram_bytes_per_second)),
           resident_bytes_(kResidentShare * static_cast<double>(traits.l2_bytes)) {}
 
@@ -77,31 +101,30 @@ class Model {
     Forecast of(int32_t section_units, int32_t least_in_last) const {
         const TileOrder order = with_sections(section_units, least_in_last);
         std::vector<double> changes(static_cast<size_t>(grid_) + 1);  // of the CTAs' loads, from one CTA to the next
-        double seconds = 0, total_keys = 0, turn_keys = 0, turn_bytes = 0;
+        double seconds = 0, total_cost = 0, turn_cost = 0, turn_bytes = 0;
         for (int32_t t = 0; t < order.tiles();) {
-            const Section section = section_at(order, t);
-            const int32_t heads = section.units * order.group;
-            const int32_t run_end = t + heads - (t - section.first_tile) % heads;
+            const TilePlace place = tile_place(order, t);
+            const int32_t units = order.units_of(place.section), heads = units * order.group;
+            const int32_t run_end = t + heads - (t - place.section * order.section_tiles()) % heads;
             const int32_t turn = t / grid_, turn_end = std::min((turn + 1) * grid_, order.tiles());
             const int32_t end = std::min(run_end, turn_end);
-            const RowBlock& row_block = row_blocks_[static_cast<size_t>(tile_place(order, t).row_block)];
-            const double keys = row_block.keys + kTileOverheadKeys;
+            const RowBlock& row_block = row_blocks_[static_cast<size_t>(place.row_block)];
             // An odd turn runs from the last CTA to the first.
             const bool back = serpentine(turn, 0, grid_) != turn * grid_;
             const int32_t first = t - turn * grid_, last = end - turn * grid_;
-            changes[static_cast<size_t>(back ? grid_ - last : first)] += keys;
-            changes[static_cast<size_t>(back ? grid_ - first : last)] -= keys;
-            turn_keys += keys * (end - t);
-            turn_bytes += dram_bytes(row_block, section.units) * (end - t);
+            changes[static_cast<size_t>(back ? grid_ - last : first)] += row_block.cost;
+            changes[static_cast<size_t>(back ? grid_ - first : last)] -= row_block.cost;
+            turn_cost += row_block.cost * (end - t);
+            turn_bytes += dram_bytes(row_block, units) * (end - t);
             t = end;
             if (t < turn_end) continue;
-            const double computing = turn_keys / grid_ * seconds_a_key_, reading = turn_bytes * seconds_a_byte_;
+            const double computing = turn_cost / grid_ * seconds_a_key_, reading = turn_bytes * seconds_a_byte_;
             seconds += std::max(computing, reading) + kVisibleReading * reading;
-            total_keys += turn_keys;
-            turn_keys = turn_bytes = 0;
+            total_cost += turn_cost;
+            turn_cost = turn_bytes = 0;
         }
         std::partial_sum(changes.begin(), changes.end(), changes.begin());
-        const double busiest = *std::max_element(changes.begin(), changes.end()), mean = total_keys / grid_;
+        const double busiest = *std::max_element(changes.begin(), changes.end()), mean = total_cost / grid_;
         return {seconds + (busiest - mean) * seconds_a_key_, busiest / mean};
     }
 
@@ -141,18 +164,23 @@ class Model {
 
 OrderChoice choose_order(const Problem& p, const DeviceTraits& traits, int32_t rows, int32_t keys, int32_t grid,
                          bool last_rows_first) {
+    OrderChoice best;
     if (p.varlen) {
         const int64_t key_bytes = (p.head_dim + p.head_dim_v) * bytes_of(p.dtype);
-        return {static_cast<int32_t>(std::min<int64_t>(kVarlenSectionBytes / key_bytes, kMaxSequenceLength)), 1, 1.0};
+        best.section_keys =
+            static_cast<int32_t>(std::min<int64_t>(kVarlenSectionBytes / key_bytes, kMaxSequenceLength));
+        best.bundle = bundle_of(p, rows, keys, grid, last_rows_first);
+        return best;
     }
-    const auto section_keys = [&](int32_t section_units) {
-        return static_cast<int32_t>(std::min<int64_t>(p.rows_k * section_units, kMaxSequenceLength));
-    };
     const Model model(p, traits, rows, keys, grid, last_rows_first);
-    // So many turns that no CTA is left behind.
+    const auto set_sections = [&](int32_t section_units, int32_t least_in_last) {
+        best.section_units = std::min(section_units, model.units());
+        best.sections = section_count(model.units(), best.section_units, least_in_last);
+    };
     constexpr int32_t kSmallSection = 3;
-    if (model.runs(kSmallSection) > kMaxSimulatedRuns) return {section_keys(kSmallSection), 1, 1.0};
-    OrderChoice best{};
+    set_sections(kSmallSection, 1);
+    // So many turns that no CTA is left behind.
+    if (model.runs(kSmallSection) > kMaxSimulatedRuns) return best;
     double best_seconds = 1e300;
     const auto consider = [&](int32_t section_units, int32_t least_in_last) {
         if (section_units < 1 || section_units > model.units() || least_in_last > model.units()) return;
@@ -160,7 +188,8 @@ OrderChoice choose_order(const Problem& p, const DeviceTraits& traits, int32_t r
         const Model::Forecast forecast = model.of(section_units, least_in_last);
         if (forecast.seconds >= best_seconds * kNotWorthwhile) return;
         best_seconds = forecast.seconds;
-        best = {section_keys(section_units), least_in_last, forecast.imbalance};
+        best.imbalance = forecast.imbalance;
+        set_sections(section_units, least_in_last);
     };
     // The least number of units whose tiles are whole turns of the grid.
     const int32_t turn_units = grid / std::gcd(grid, model.unit_tiles());

@@ -1,6 +1,7 @@
 // The forward kernel's producer warps: steps 1 to 3 of its schedule (forward.cuh).
 #pragma once
 
+#include "balance.cuh"
 #include "forward_params.hpp"
 #include "ptx/mbarrier.cuh"
 #include "ptx/tensor_copy.cuh"
@@ -30,7 +31,7 @@ template <ForwardConfig kConfig>
 __device__ __forceinline__ void produce_k(Shared<kConfig>& shared, const ForwardMaps& maps,
                                           const ForwardParams& params) {
     constexpr ForwardTile kTile = kConfig.tile;
-    WorkCursor<kConfig> cursor(params);
+    WorkCursor<kConfig> cursor(params, shared.turns);
     RingPosition<kTile.stages> ring;
     for (Work work = cursor.next(); work.valid; work = cursor.next())
         for (int32_t step = work.blocks.visit.begin; step < work.blocks.visit.end; ++step, ring.advance()) {
@@ -60,7 +61,7 @@ template <ForwardConfig kConfig>
 __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const ForwardMaps& maps,
                                           const ForwardParams& params) {
     constexpr ForwardTile kTile = kConfig.tile;
-    WorkCursor<kConfig> cursor(params);
+    WorkCursor<kConfig> cursor(params, shared.turns);
     RingPosition<kTile.stages> ring;
     RingPosition<1> landing;
     for (Work work = cursor.next(); work.valid; work = cursor.next())
@@ -86,6 +87,23 @@ __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const Forward
         }
 }
 
+// Varlen: the tiles of this CTA, for the warps that load. Where tiles are short, those take them in a serpentine.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ void produce_turns(Shared<kConfig>& shared, const ForwardParams& params) {
+    if (!is_varlen<kConfig>(params) || params.bundle == 0) return;
+    Balancer<kConfig> balancer(params, shared.ranked_tiles);
+    RingPosition<TurnRing::kSlots> ring;
+    for (int32_t tile = 0; tile >= 0; ring.advance()) {
+        tile = balancer.next();
+        ptx::mbarrier_wait(shared.turns.free[ring.slot], ring.parity ^ 1);
+        if (ptx::elect_sync()) {
+            shared.turns.tile[ring.slot] = tile;
+            ptx::mbarrier_arrive(shared.turns.full[ring.slot]);
+        }
+        __syncwarp();
+    }
+}
+
 // The head's own values, for the consumers.
 template <ForwardConfig kConfig>
 __device__ __forceinline__ void look_up_head(Work& work, const ForwardParams& params) {
@@ -109,7 +127,7 @@ template <ForwardConfig kConfig>
 __device__ __forceinline__ void produce_q(Shared<kConfig>& shared, const ForwardMaps& maps,
                                           const ForwardParams& params) {
     constexpr ForwardTile kTile = kConfig.tile;
-    WorkCursor<kConfig> cursor(params);
+    WorkCursor<kConfig> cursor(params, shared.turns);
     RingPosition<kTile.query_buffers> ring;
     RingPosition<kWorkSlots> slots;
     for (bool more = true; more; ring.advance(), slots.advance()) {

@@ -1,8 +1,9 @@
-// The forward kernel's shared memory, and the rings of buffers in it.
+// The forward kernel's shared memory.
 #pragma once
 
 #include <cstdint>
 
+#include "balance.cuh"
 #include "tiles.hpp"
 #include "work.cuh"
 
@@ -22,22 +23,11 @@ struct Shared {
     uint64_t v_full[kTile.stages], v_free[kTile.stages];
     uint64_t v_landed;  // a V block that still has rows to be zeroed
     Work work[kWorkSlots];
+    TurnRing turns;
+    RankedTiles ranked_tiles;
     OwnWork own_work[kWorkSlots][kTile.has_own_blocks() ? kTile.query_tiles() : 1];
     // Beside V, so that the product sums P (gemm.cuh).
     alignas(kTile.sums_in_product ? 1024 : 2) uint16_t ones[kTile.sums_in_product ? kOnesRows * kPanelColumns : 1];
-};
-
-// A position in a ring of buffers. A buffer is full in the phase `parity`, and free before it in the other.
-template <int32_t kSize>
-struct RingPosition {
-    int32_t slot = 0;
-    uint32_t parity = 0;
-    __device__ __forceinline__ void advance() {
-        if (++slot == kSize) {
-            slot = 0;
-            parity ^= 1;
-        }
-    }
 };
 
 }  // namespace foveal::sm90

@@ -101,7 +101,9 @@ const char* name_of(ForwardVariant variant) {
 ForwardChoice choice_of(const Problem& p) {
     const ForwardVariant variant = variant_of(p), and_lse = with_lse(variant), needed = p.wants_lse ? and_lse : variant;
     for (int32_t i = 0; const auto& entry : kForwardTiles) {
-        if (p.head_dim <= entry.tile.head_dim && p.head_dim_v <= entry.tile.head_dim_v && !too_long(i, p))
+        const ForwardTile& tile = entry.tile;
+        if (p.head_dim <= tile.head_dim && p.head_dim_v <= tile.head_dim_v && !(tile.dense_only && p.varlen) &&
+            !too_long(i, p))
             for (const ForwardVariant served : {needed, and_lse, ForwardVariant::options_lse})
                 if (entry.serves(served)) return {i, served};
         ++i;

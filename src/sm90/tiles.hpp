@@ -13,6 +13,7 @@ inline constexpr int32_t kWarpRows = 16;       // of a warpgroup's 64, in each o
 inline constexpr int32_t kPanelColumns = 64;   // 16-bit columns of a 128-byte swizzled row
 inline constexpr int32_t kRegistersPerSm = 65536;
 inline constexpr int32_t kMaxSharedBytes = 232448;
+inline constexpr int32_t kMaxBundles = 64;  // of CTAs, that take tiles of a varlen batch together (balance.cuh)
 // Tiles published to the consumers: as many as one may be ahead of another that is still read, and one
 // (rings_test.cpp).
 inline constexpr int32_t kWorkSlots = 4;
@@ -34,6 +35,7 @@ struct ForwardTile {
     int32_t early_chunks;   // the next chunks, whose exponentials are taken before P*V has run
     int32_t producer_registers;  // a thread
     int32_t consumer_registers;
+    bool dense_only = false;  // no registers for the schedule of a varlen batch (balance.cuh)
 
     FOVEAL_HOST_DEVICE constexpr int32_t query_tiles() const { return shares_rows ? 1 : consumers; }
     FOVEAL_HOST_DEVICE constexpr int32_t rows() const { return query_tiles() * kWarpgroupRows; }
@@ -57,7 +59,7 @@ struct ForwardTile {
 // Of a CTA: Q, K, V, O, ones, barriers and published tiles. forward.cuh checks that its struct is no larger.
 FOVEAL_HOST_DEVICE constexpr int32_t shared_bytes(const ForwardTile& tile) {
     // With the columns of ones, 2 KiB, and what their alignment may cost.
-    const int32_t barriers_and_work = tile.sums_in_product ? 4096 : 1024;
+    const int32_t barriers_and_work = tile.sums_in_product ? 5120 : 2048;
     return tile.query_buffers * tile.query_tiles() * tile.query_bytes() +
            tile.stages * (tile.k_bytes() + tile.v_bytes()) + tile.consumers * tile.staging_bytes() + barriers_and_work;
 }
@@ -103,10 +105,10 @@ enum ForwardTileIndex : int32_t {
 // clang-format off
 inline constexpr ForwardTileEntry kForwardTiles[kTileCount] = {
     //  d, d_v, consumers, takes_turns, shares_rows, sums_in_product, keys, stages, query_buffers, staged_panels,
-    //  first_chunks, early_chunks, registers
+    //  first_chunks, early_chunks, registers, dense_only
     {{ 64,  64, 4, false, false, true,  64, 6, 2, 1, 1, 1, 32, 112}, kPlain | kLse,
      "registers: 4 * 128 * 112 + 128 * 32 = 640 * 96"},
-    {{ 64,  64, 3, true,  false, true, 128, 4, 2, 1, 1, 2, 32, 160}, kPlain,
+    {{ 64,  64, 3, true,  false, true, 128, 4, 2, 1, 1, 2, 32, 160, true}, kPlain,
      "registers: 3 * 128 * 160 + 128 * 32 = 65536"},
     {{ 64,  64, 2, true,  false, false, 128, 5, 2, 1, 1, 3, 40, 232}, kSoftcapLse | kOptions | kOptionsLse,
      "registers: options need more than 160"},

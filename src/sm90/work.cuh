@@ -1,9 +1,12 @@
-// Which tile a CTA computes next. Every producer warp walks the same sequence of tiles with a cursor of its own; the
+// Which tile a CTA computes next. Every warp that loads walks the same sequence of tiles with a cursor of its own; the
 // one that loads Q publishes them to the consumers.
 #pragma once
 
 #include "forward_params.hpp"
 #include "mask.hpp"
+#include "ptx/mbarrier.cuh"
+#include "ptx/warp.cuh"
+#include "ring.cuh"
 #include "schedule.hpp"
 #include "tiles.hpp"
 
@@ -41,95 +44,104 @@ __device__ __forceinline__ int32_t block_of_step(const ForwardParams& params, Ra
     return step;
 }
 
-// Used by a whole, converged warp.
+// Tiles that are only for dense problems leave out what varlen needs.
 template <ForwardConfig kConfig>
-class WorkCursor {
-    static constexpr int32_t kRows = kConfig.tile.rows(), kKeys = kConfig.tile.keys;
+__device__ __forceinline__ bool is_varlen(const ForwardParams& params) {
+    return !kConfig.tile.dense_only && params.cu_seqlens_q != nullptr;
+}
 
+__device__ __forceinline__ int32_t used(const int32_t* seqused, int32_t sequence, int32_t length) {
+    return seqused != nullptr ? min_i32(seqused[sequence], length) : length;
+}
+
+// The place of a tile in its sequence's order, and what it visits there.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ void fill(Work& work, const ForwardParams& params, TilePlace place, int32_t len_q,
+                                     int32_t len_k) {
+    constexpr int32_t kRows = kConfig.tile.rows();
+    work.head_q = work.head_k * params.group + place.head_in_group;
+    work.row = place.row_block * kRows;
+    work.len_q = len_q;
+    work.band = known_band<kConfig>(band_of(params.window, len_q, len_k));
+    work.blocks = kv_range(work.band, {work.row, min_i32(work.row + kRows, len_q)}, kConfig.tile.keys);
+    // A tile whose rows see no key visits one block, all of it masked, and so writes its zeros.
+    if (work.blocks.visit.size() == 0) work.blocks = {{0, 1}, {0, 0}};
+}
+
+// Tile t of sequence `sequence` of a varlen batch.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ Work work_in_sequence(const ForwardParams& params, int32_t sequence, int32_t t) {
+    constexpr int32_t kRows = kConfig.tile.rows();
+    Work work{};
+    work.valid = true;
+    work.sequence = sequence;
+    work.first_q = params.cu_seqlens_q[sequence];
+    work.first_k = params.cu_seqlens_k[sequence];
+    const int32_t len_q = used(params.seqused_q, sequence, params.cu_seqlens_q[sequence + 1] - work.first_q);
+    const int32_t len_k = used(params.seqused_k, sequence, params.cu_seqlens_k[sequence + 1] - work.first_k);
+    const int32_t in_section = section_units(params.section_keys, len_k, params.heads_k, params.bundle_units);
+    const TileOrder order{params.heads_k,
+                          params.group,
+                          (len_q + kRows - 1) / kRows,
+                          in_section,
+                          section_count(params.heads_k, in_section, 1),
+                          params.last_rows_first};
+    const TilePlace place = tile_place(order, t);
+    work.head_k = place.unit;
+    fill<kConfig>(work, params, place, len_q, len_k);
+    return work;
+}
+
+// The tiles of a varlen batch, one sequence after the other; 32 sequences at a time, one a lane. Used by a whole,
+// converged warp.
+template <ForwardConfig kConfig>
+class SequenceWindow {
    public:
-    __device__ explicit WorkCursor(const ForwardParams& params) : params_(params) {
-        if (params_.cu_seqlens_q != nullptr) load_sequences();
+    struct Place {
+        int32_t sequence, tile;
+    };
+
+    __device__ explicit SequenceWindow(const ForwardParams& params) : params_(params) {
+        if (is_varlen<kConfig>(params)) load();
     }
 
-    // The CTA's next tile; !valid after the last.
-    __device__ Work next() {
-        for (;;) {
-            const int32_t t = serpentine(turn_++, static_cast<int32_t>(blockIdx.x), static_cast<int32_t>(gridDim.x));
-            Work work{};
-            work.valid = params_.cu_seqlens_q != nullptr ? place_varlen(t, work) : place_dense(t, work);
-            if (!work.valid) return work;
-            if (work.row >= work.len_q) continue;  // seqused_q ends before this tile
-            work.blocks = kv_range(work.band, {work.row, min_i32(work.row + kRows, work.len_q)}, kKeys);
-            // A tile whose rows see no key visits one block, all of it masked, and so writes its zeros.
-            if (work.blocks.visit.size() == 0) work.blocks = {{0, 1}, {0, 0}};
-            return work;
-        }
+    // Of all tiles, the first after the window.
+    __device__ int32_t end_tile() const { return tiles_before_ + __shfl_sync(~0u, tiles_end_, 31); }
+
+    // The next 32 sequences. false: there are none, and the window stays.
+    __device__ bool advance() {
+        if (sequences_before_ + 32 >= params_.batch) return false;
+        tiles_before_ = end_tile();
+        sequences_before_ += 32;
+        load();
+        return true;
     }
+
+    // Where tile t of the window is.
+    __device__ Place find(int32_t t) const {
+        const int32_t in_window = t - tiles_before_;
+        const int32_t lane = __ffs(static_cast<int32_t>(__ballot_sync(~0u, in_window < tiles_end_))) - 1;
+        const int32_t before = __shfl_sync(~0u, tiles_end_, max_i32(lane - 1, 0));
+        return {sequences_before_ + lane, in_window - (lane == 0 ? 0 : before)};
+    }
+
+    // Of the sequence of a lane.
+    __device__ int32_t len_q(int32_t lane) const { return __shfl_sync(~0u, len_q_, lane); }
+    __device__ int32_t len_k(int32_t lane) const { return __shfl_sync(~0u, len_k_, lane); }
 
    private:
-    __device__ bool place_dense(int32_t t, Work& work) const {
-        const int32_t units = params_.batch * params_.heads_k;
-        const int32_t in_section = section_units(params_.section_keys, params_.rows_k, units);
-        const TileOrder order{units,
-                              params_.group,
-                              (params_.rows_q + kRows - 1) / kRows,
-                              in_section,
-                              section_count(units, in_section, params_.last_section_units),
-                              params_.last_rows_first};
-        if (t >= order.tiles()) return false;
-        const TilePlace place = tile_place(order, t);
-        work.batch = place.unit / params_.heads_k;
-        work.sequence = work.batch;
-        work.head_k = place.unit - work.batch * params_.heads_k;
-        fill(work, place, used(params_.seqused_q, work.batch, params_.rows_q),
-             used(params_.seqused_k, work.batch, params_.rows_k));
-        return true;
-    }
-
-    __device__ bool place_varlen(int32_t t, Work& work) {
-        while (t >= tiles_before_ + __shfl_sync(~0u, tiles_end_, 31)) {
-            tiles_before_ += __shfl_sync(~0u, tiles_end_, 31);
-            sequences_before_ += 32;
-            if (sequences_before_ >= params_.batch) return false;
-            load_sequences();
-        }
-        const int32_t lane = __ffs(static_cast<int32_t>(__ballot_sync(~0u, t - tiles_before_ < tiles_end_))) - 1;
-        const int32_t sequence = sequences_before_ + lane;
-        const int32_t tiles_end_before = lane == 0 ? 0 : __shfl_sync(~0u, tiles_end_, max_i32(lane - 1, 0));
-        work.sequence = sequence;
-        work.first_q = params_.cu_seqlens_q[sequence];
-        work.first_k = params_.cu_seqlens_k[sequence];
-        const int32_t len_q = used(params_.seqused_q, sequence, params_.cu_seqlens_q[sequence + 1] - work.first_q);
-        const int32_t len_k = used(params_.seqused_k, sequence, params_.cu_seqlens_k[sequence + 1] - work.first_k);
-        const int32_t in_section = section_units(params_.section_keys, len_k, params_.heads_k);
-        const TileOrder order{params_.heads_k,
-                              params_.group,
-                              (len_q + kRows - 1) / kRows,
-                              in_section,
-                              section_count(params_.heads_k, in_section, 1),
-                              params_.last_rows_first};
-        const TilePlace place = tile_place(order, t - tiles_before_ - tiles_end_before);
-        work.head_k = place.unit;
-        fill(work, place, len_q, len_k);
-        return true;
-    }
-
-    __device__ void fill(Work& work, TilePlace place, int32_t len_q, int32_t len_k) const {
-        work.head_q = work.head_k * params_.group + place.head_in_group;
-        work.row = place.row_block * kRows;
-        work.len_q = len_q;
-        work.band = known_band<kConfig>(band_of(params_.window, len_q, len_k));
-    }
-
-    // Lane l: tiles of sequences sequences_before_ .. sequences_before_ + l together.
-    __device__ void load_sequences() {
+    __device__ void load() {
         const int32_t lane = static_cast<int32_t>(threadIdx.x) % 32;
         const int32_t sequence = sequences_before_ + lane;
-        int32_t tiles = 0;
+        len_q_ = len_k_ = 0;
         if (sequence < params_.batch) {
-            const int32_t len = params_.cu_seqlens_q[sequence + 1] - params_.cu_seqlens_q[sequence];
-            tiles = (used(params_.seqused_q, sequence, len) + kRows - 1) / kRows * params_.group * params_.heads_k;
+            len_q_ =
+                used(params_.seqused_q, sequence, params_.cu_seqlens_q[sequence + 1] - params_.cu_seqlens_q[sequence]);
+            len_k_ =
+                used(params_.seqused_k, sequence, params_.cu_seqlens_k[sequence + 1] - params_.cu_seqlens_k[sequence]);
         }
+        constexpr int32_t kRows = kConfig.tile.rows();
+        int32_t tiles = (len_q_ + kRows - 1) / kRows * params_.group * params_.heads_k;
         for (int32_t step = 1; step < 32; step *= 2) {
             const int32_t below = __shfl_up_sync(~0u, tiles, step);
             if (lane >= step) tiles += below;
@@ -137,15 +149,78 @@ class WorkCursor {
         tiles_end_ = tiles;
     }
 
-    __device__ static int32_t used(const int32_t* seqused, int32_t sequence, int32_t length) {
-        return seqused != nullptr ? min_i32(seqused[sequence], length) : length;
+    const ForwardParams& params_;
+    int32_t sequences_before_ = 0;
+    int32_t tiles_before_ = 0;
+    // Of this lane's sequence.
+    int32_t len_q_, len_k_;
+    int32_t tiles_end_ = 0;  // tiles of the window up to its end
+};
+
+// Varlen: the tiles that the balancer (balance.cuh) chose for this CTA, for the warps that load them.
+struct TurnRing {
+    static constexpr int32_t kSlots = 4;
+    int32_t tile[kSlots];  // -1: none is left
+    uint64_t full[kSlots], free[kSlots];
+};
+
+// The CTA's tiles, one after the other. Used by a whole, converged warp.
+template <ForwardConfig kConfig>
+class WorkCursor {
+    static constexpr int32_t kRows = kConfig.tile.rows();
+
+   public:
+    __device__ WorkCursor(const ForwardParams& params, TurnRing& turns)
+        : params_(params), turns_(turns), window_(params) {}
+
+    // The next one; !valid after the last.
+    __device__ Work next() { return is_varlen<kConfig>(params_) ? next_of_varlen() : next_of_dense(); }
+
+   private:
+    __device__ Work next_of_dense() {
+        for (;;) {
+            const int32_t t = next_turn();
+            Work work{};
+            if (t >= params_.order.tiles()) return work;
+            const TilePlace place = tile_place(params_.order, t);
+            work.batch = place.unit / params_.by_heads_k;
+            work.sequence = work.batch;
+            const int32_t len_q = used(params_.seqused_q, work.batch, params_.rows_q);
+            if (place.row_block * kRows >= len_q) continue;  // seqused_q ends before this tile
+            work.valid = true;
+            work.head_k = place.unit - work.batch * params_.heads_k;
+            fill<kConfig>(work, params_, place, len_q, used(params_.seqused_k, work.batch, params_.rows_k));
+            return work;
+        }
+    }
+
+    __device__ int32_t next_turn() {
+        return serpentine(turn_++, static_cast<int32_t>(blockIdx.x), static_cast<int32_t>(gridDim.x));
+    }
+
+    __device__ int32_t next_balanced() {
+        ptx::mbarrier_wait(turns_.full[ring_.slot], ring_.parity);
+        const int32_t t = turns_.tile[ring_.slot];
+        __syncwarp();
+        if (ptx::elect_sync()) ptx::mbarrier_arrive(turns_.free[ring_.slot]);
+        ring_.advance();
+        return t;
+    }
+
+    __device__ Work next_of_varlen() {
+        const int32_t t = params_.bundle == 0 ? next_turn() : next_balanced();
+        if (t < 0) return Work{};
+        while (t >= window_.end_tile())
+            if (!window_.advance()) return Work{};
+        const auto place = window_.find(t);
+        return work_in_sequence<kConfig>(params_, place.sequence, place.tile);
     }
 
     const ForwardParams& params_;
-    int32_t turn_ = 0;
-    int32_t sequences_before_ = 0;  // varlen: sequences before the 32 that the lanes hold
-    int32_t tiles_before_ = 0;
-    int32_t tiles_end_ = 0;
+    TurnRing& turns_;
+    int32_t turn_ = 0;                     // in a serpentine
+    RingPosition<TurnRing::kSlots> ring_;  // balanced
+    SequenceWindow<kConfig> window_;
 };
 
 }  // namespace foveal::sm90
