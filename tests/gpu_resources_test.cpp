@@ -83,6 +83,28 @@ TEST_F(Gpu, WaitsForTheProducerOnItsStreamAndForNothingElse) {
     EXPECT_EQ(outputs(*data), expected);
 }
 
+// The second kernel sets itself up beside the end of the first (programmatic dependent launch), and must not read
+// before that end: it would see poison.
+TEST_F(Gpu, AForwardReadsWhatTheOneBeforeItWrote) {
+    const auto first = on_gpu("b2 s2000 h4 d128 bf16 causal"), second = on_gpu("b2 s2000 h4 d128 bf16 causal seed2");
+    foveal_forward_args chained = second->args();
+    chained.q = first->args().out;
+    run(*first);
+    first->synchronize();
+    ASSERT_EQ(foveal_forward(&chained, nullptr), FOVEAL_OK) << foveal_last_error();
+    const std::vector<std::byte> expected = outputs(*second);
+    const Stream stream;
+    for (int i = 0; i < 20; ++i) {
+        first->poison_outputs();
+        second->poison_outputs();
+        first->synchronize();
+        run(*first, stream);
+        ASSERT_EQ(foveal_forward(&chained, stream), FOVEAL_OK) << foveal_last_error();
+        stream.synchronize();
+        ASSERT_EQ(outputs(*second), expected);
+    }
+}
+
 TEST_F(Gpu, GraphReplaysWithNewContents) {
     for (const std::string& text :
          {std::string(kCase), std::string("varlen qlens=5,0,1300,70 klens=64,9,3000,1 hq4 hk2 d64 f16 causal lse")}) {
