@@ -126,7 +126,8 @@ typedef struct foveal_forward_args {
 /* Sets struct_size and all defaults; every tensor becomes absent. NULL is ignored. */
 FOVEAL_API void foveal_forward_args_init(foveal_forward_args* args);
 
-/* out (and lse) from q, k, v. `stream` is a cudaStream_t for sm90, NULL for the CPU.
+/* out (and lse) from q, k, v. `stream` is a cudaStream_t for sm90, NULL for the CPU. The sm90 kernel may be set up
+ * while the one before it in the stream ends (programmatic dependent launch), and touches memory only after that end.
  * A row that sees no key gets out = 0 and lse = -inf (with a sink: lse = sink). */
 FOVEAL_API foveal_status foveal_forward(const foveal_forward_args* args, void* stream);
 

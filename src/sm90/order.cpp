@@ -23,7 +23,7 @@ constexpr double kResidentShare = 0.7;
 constexpr int64_t kVarlenSectionBytes = int64_t{28} << 20;
 
 // Tiles of a varlen batch that take at least as long on average are dealt out evenly (balance.cuh): for shorter ones
-// that costs more than it brings (H100, 2026-11-25: docs/performance-log.md, 47).
+// that costs more than it brings (H100, 2026-11-25: docs/performance-log.md, 46).
 constexpr double kBalancedTileSeconds = 13e-6;
 
 // A run is the tiles of one section and row block. More of them would take milliseconds to simulate.

@@ -8,6 +8,7 @@
 // find them in L2; a larger one at the end lets all CTAs end together.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 
 #include "../mask.hpp"
@@ -23,8 +24,7 @@ class Divisor {
     Divisor() = default;
     explicit Divisor(int32_t value) : value_(value) {
         if (value == 1) return;
-        uint32_t log2 = 1;
-        while ((int64_t{1} << log2) < value) ++log2;
+        const auto log2 = static_cast<uint32_t>(std::bit_width(static_cast<uint32_t>(value - 1)));
         multiplier_ = static_cast<uint32_t>(((uint64_t{1} << (31 + log2)) + static_cast<uint32_t>(value) - 1) /
                                             static_cast<uint32_t>(value));
         shift_ = log2 - 1;
