@@ -7,8 +7,10 @@
 
 Every implementation's output is checked once a case on sampled heads against float64; exit status 1 if foveal is wrong.
 On a GPU, short calls are repeated inside a CUDA graph, so that no host time is measured, and times are those of CUDA
-events. Joules: each implementation alone for a while, by the device's energy counter. Needs the package (pip install .)
-and PyTorch; peers are compared if they can be imported.
+events. The ratio to a peer is the median over the rounds of the ratio inside each round, where both had the same clock;
+rounds go on until the 95 % interval of that median is within --precision, or a case has had its time. Joules: each
+implementation alone for a while, by the device's energy counter. Needs the package (pip install .) and PyTorch; peers
+are compared if they can be imported.
 """
 
 import argparse
@@ -32,7 +34,7 @@ from cases import QUICK, SUITES, Case
 from reference import Reference
 from telemetry import Telemetry
 
-CASE_SECONDS = 6.0  # and all samples of a case about this long at most
+CASE_SECONDS = 6.0  # all samples of a case last about this long at most
 
 
 class Progress:
@@ -176,6 +178,24 @@ def alone(calls, device, seconds, repeats, sample_s):
     return mean(times), mean(energies)
 
 
+def median_and_precision(values):
+    """The median, and half the width of its 95 % interval in per cent of it: from order statistics, so for any
+    distribution (e.g. Conover, Practical Nonparametric Statistics, 3.2)."""
+    ordered, n = sorted(values), len(values)
+    below = max(0, int(n / 2 - 0.98 * n**0.5))
+    middle = statistics.median(ordered)
+    return middle, 50 * (ordered[n - 1 - below] - ordered[below]) / middle
+
+
+def ratios_to_others(seconds, main):
+    """name -> (median, precision) of `main`'s time over the other's, round by round."""
+    return {
+        name: median_and_precision([a / b for a, b in zip(seconds[main], theirs, strict=True)])
+        for name, theirs in seconds.items()
+        if name != main
+    }
+
+
 def measure(case, builds, device, options):
     tensors = case.tensors(device.name, options.logit_sd)
     reference, calls, errors = checked_calls(case, builds, device, options, tensors)
@@ -189,27 +209,34 @@ def measure(case, builds, device, options):
         if time.perf_counter() > end:
             break
     sample_s = max(statistics.fmean(t for _, t in device.round(samples.items())), 1e-6)
-    rounds = max(5, min(options.rounds, int(CASE_SECONDS / (sample_s * len(samples)))))
-    seconds = {name: [] for name in samples}
+    most_rounds = max(5, int(CASE_SECONDS / (sample_s * len(samples))))
+    rounds = min(options.rounds, most_rounds)
+    seconds, main = {name: [] for name in samples}, next(iter(builds))
     device.telemetry.take()
     device.telemetry.on = True
-    for _ in range(rounds):
-        for name, time_s in device.round(random.sample(sorted(samples.items()), len(samples))):
-            seconds[name].append(time_s / repeats)
+    while True:
+        for _ in range(rounds):
+            for name, time_s in device.round(random.sample(sorted(samples.items()), len(samples))):
+                seconds[name].append(time_s / repeats)
+        ratios = ratios_to_others(seconds, main)
+        done = len(next(iter(seconds.values())))
+        if done + rounds > most_rounds or all(pct <= options.precision for _, pct in ratios.values()):
+            break
     device.telemetry.on = False
     clock, watts = device.telemetry.take()
-    row = {"case": case.text, "flops": case.flops, "bytes": case.bytes, "rounds": rounds, "us": {}, "spread_pct": {}}
+    row = {"case": case.text, "flops": case.flops, "bytes": case.bytes, "rounds": done, "us": {}, "spread_pct": {}}
     for name, times in seconds.items():
         low, middle, high = statistics.quantiles(times, n=4)
         row["us"][name] = round(1e6 * middle, 2)
         row["spread_pct"][name] = round(100 * (high - low) / middle, 2)
+    row["ratio"] = {name: round(ratio, 4) for name, (ratio, _) in ratios.items()}
+    row["ratio_precision_pct"] = {name: round(pct, 2) for name, (_, pct) in ratios.items()}
     if options.joules > 0 and device.telemetry.joules() is not None or options.alone:
         block = options.alone or options.joules
         alone_us, joules = alone(samples, device, block, repeats, sample_s)
         if options.alone:
             row["alone_us"] = {name: round(us, 2) for name, us in alone_us.items()}
         row["joules"] = {name: float(f"{joule:.4g}") for name, joule in joules.items()}
-    main = next(iter(builds))
     row |= {"sm_mhz": clock, "watts": watts, "max_err": errors[main][0], "ref_err": reference.plain_error[0],
             "rel_err": {name: error[1] for name, error in errors.items()},
             "max_errs": {name: error[0] for name, error in errors.items()},
@@ -218,8 +245,13 @@ def measure(case, builds, device, options):
     return row, wrong
 
 
-def best_peer(row, builds):
-    return min((us for name, us in row["us"].items() if name not in builds), default=None)
+def best_ratio(row, builds):
+    """To the fastest peer, and how precisely it is known; None without peers."""
+    to_peers = {name: ratio for name, ratio in row["ratio"].items() if name not in builds}
+    if not to_peers:
+        return None
+    peer = max(to_peers, key=to_peers.get)
+    return to_peers[peer], row["ratio_precision_pct"][peer]
 
 
 def print_row(row, wrong, builds, gpu):
@@ -227,7 +259,7 @@ def print_row(row, wrong, builds, gpu):
     clock = f"   {row['sm_mhz']} MHz {row['watts']} W" if on_gpu else ""
     clock += f"   bound {bound:.1f} us" if bound else ""
     print(f"{row['case']}{clock}   plain err {row['ref_rel_err']:.2e} max {row['ref_err']:.1e}")
-    peer = best_peer(row, builds)
+    best, main = best_ratio(row, builds), next(iter(builds))
     for name, us in sorted(row["us"].items(), key=lambda item: item[1]):
         rate = row["flops"] / us / 1e6
         text = f"    {name:12} {us:11.1f} us +-{row['spread_pct'][name]:4.1f}%  "
@@ -237,8 +269,10 @@ def print_row(row, wrong, builds, gpu):
             text += f"  {row['joules'][name]:.4g} J"
         if "alone_us" in row:
             text += f"  alone {row['alone_us'][name]:.1f} us"
-        if name in builds and peer:
-            text += f"  {us / peer:.3f} of the best peer"
+        if name == main and best:
+            text += f"  {best[0]:.3f} of the best peer +-{best[1]:.1f}%"
+        elif name in builds:
+            text += f"  {main} takes {row['ratio'][name]:.3f} of it +-{row['ratio_precision_pct'][name]:.1f}%"
         print(text + ("  WRONG" if name in wrong else ""), flush=True)
 
 
@@ -289,7 +323,10 @@ def parsed():
     parser.add_argument("--library", action="append", default=[], metavar="[NAME=]PATH",
                         help="a libfoveal.so to measure in place of the package's own; several with names")  # fmt: skip
     parser.add_argument("--without", action="append", default=[], metavar="PEER")
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument(
+        "--rounds", type=int, default=40, help="at least, and as many again while --precision is missed"
+    )
+    parser.add_argument("--precision", type=float, default=1.0, help="of a ratio, in per cent")
     parser.add_argument("--warmup", type=float, default=1.0, help="seconds a case")
     parser.add_argument("--joules", type=float, default=0.5, help="seconds that each implementation runs alone, twice")
     parser.add_argument("--alone", type=float, default=0.0, metavar="SECONDS",
@@ -301,7 +338,7 @@ def parsed():
     parser.add_argument("--verbose", action="store_true", help="also say which peers are not installed")
     options = parser.parse_args()
     if options.quick:
-        options.rounds, options.warmup, options.joules = min(options.rounds, 10), 0.2, 0.0
+        options.rounds, options.warmup, options.joules, options.precision = min(options.rounds, 10), 0.2, 0.0, 100.0
     if 0 < options.joules < 0.5:
         parser.error("--joules: the energy counter needs half a second; in 0.12 s a card of 700 W came out at 1045")
     if not options.suite and not options.cases:
@@ -331,8 +368,8 @@ def main():
             print_row(row, wrong, builds, device.about["gpu"])
             rows.append(row)
             any_wrong |= any(name in builds for name in wrong)
-            if (peer := best_peer(row, builds)) is not None:
-                ratios.append(row["us"][next(iter(builds))] / peer)
+            if best := best_ratio(row, builds):
+                ratios.append(best[0])
         if options.write:
             write(options.write, suite, rows, device, options, overhead)
     if ratios:

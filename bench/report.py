@@ -167,13 +167,20 @@ def throughput(suite):
     return figure
 
 
+def ratios_of(row):
+    """peer -> foveal's time over the peer's. Files from before 2026-11-26 have medians of each alone."""
+    of_medians = {n: row["us"]["foveal"] / us for n, us in row["us"].items() if n != "foveal"}
+    return row.get("ratio") or of_medians
+
+
 def ratio(suite):
     """foveal's time over the best peer's, a bar a row."""
     rows = [row for row in suite.rows if "foveal" in row["us"] and len(row["us"]) > 1]
     if not rows:
         return None
-    ratios = [row["us"]["foveal"] / min(us for name, us in row["us"].items() if name != "foveal") for row in rows]
-    best = [min((n for n in row["us"] if n != "foveal"), key=row["us"].get) for row in rows]
+    to_peers = [ratios_of(row) for row in rows]
+    best = [max(ratios_of_row, key=ratios_of_row.get) for ratios_of_row in to_peers]
+    ratios = [ratios_of_row[peer] for ratios_of_row, peer in zip(to_peers, best, strict=True)]
     figure, axes = plt.subplots(figsize=(7.4, 1.5 + 0.34 * len(rows)))
     colours = [style_of("foveal", [])[0] if r <= 1 else "#7F7F7F" for r in ratios]
     axes.barh(range(len(rows)), ratios, color=colours, height=0.62)
