@@ -102,11 +102,12 @@ void set_up_device(int32_t device, DeviceState& state) {
         throw Error(FOVEAL_NO_DEVICE, "device " + std::to_string(device) + " has compute capability " +
                                           std::to_string(major) + "." + std::to_string(minor) +
                                           "; the sm90 backend needs 9.0");
-    // Two transfers a clock, of the bus' width in bits; the clock is in kHz.
+    state.traits.sms = attribute(cudaDevAttrMultiProcessorCount, device);
+    state.traits.l2_bytes = attribute(cudaDevAttrL2CacheSize, device);
+    // Two transfers a clock, of the bus' width in bits; the clock is in kHz. Where a virtual GPU hides them, an H200's.
     const double dram_bytes_per_second =
         2e3 * attribute(cudaDevAttrMemoryClockRate, device) * attribute(cudaDevAttrGlobalMemoryBusWidth, device) / 8;
-    state.traits = {attribute(cudaDevAttrMultiProcessorCount, device), attribute(cudaDevAttrL2CacheSize, device),
-                    dram_bytes_per_second};
+    if (dram_bytes_per_second > 0) state.traits.dram_bytes_per_second = dram_bytes_per_second;
     const CurrentDevice current(device);
     for (size_t i = 0; i < std::size(kForwardKernels); ++i) {
         const ForwardKernel& kernel = kForwardKernels[i];
