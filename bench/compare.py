@@ -271,7 +271,7 @@ def print_row(row, wrong, builds, gpu):
             text += f"  alone {row['alone_us'][name]:.1f} us"
         if name == main and best:
             text += f"  {best[0]:.3f} of the best peer +-{best[1]:.1f}%"
-        elif name in builds:
+        elif name in builds and name != main:
             text += f"  {main} takes {row['ratio'][name]:.3f} of it +-{row['ratio_precision_pct'][name]:.1f}%"
         print(text + ("  WRONG" if name in wrong else ""), flush=True)
 
