@@ -196,19 +196,8 @@ def ratios_to_others(seconds, main):
     }
 
 
-def measure(case, builds, device, options):
-    tensors = case.tensors(device.name, options.logit_sd)
-    reference, calls, errors = checked_calls(case, builds, device, options, tensors)
-    device.synchronize()
-    repeats = max(1, round(device.sample_seconds / device.estimate(case)))
-    samples = {name: device.sampled(call, repeats) for name, call in calls.items()}
-    end = time.perf_counter() + options.warmup
-    for sample in itertools.cycle(samples.values()):
-        sample()
-        device.synchronize()
-        if time.perf_counter() > end:
-            break
-    sample_s = max(statistics.fmean(t for _, t in device.round(samples.items())), 1e-6)
+def interleaved(samples, repeats, sample_s, builds, device, options):
+    """Seconds a call of each sample, round by round, and the ratios of the first build to the others."""
     most_rounds = max(5, int(CASE_SECONDS / (sample_s * len(samples))))
     rounds = min(options.rounds, most_rounds)
     seconds, main = {name: [] for name in samples}, next(iter(builds))
@@ -223,8 +212,32 @@ def measure(case, builds, device, options):
         if done + rounds > most_rounds or all(pct <= options.precision for _, pct in ratios.values()):
             break
     device.telemetry.on = False
+    return seconds, ratios
+
+
+def measure(case, builds, device, options):
+    tensors = case.tensors(device.name, options.logit_sd)
+    reference, calls, errors = checked_calls(case, builds, device, options, tensors)
+    device.synchronize()
+    repeats = max(1, round(device.sample_seconds / device.estimate(case)))
+    samples = {name: device.sampled(call, repeats) for name, call in calls.items()}
+    end = time.perf_counter() + options.warmup
+    for sample in itertools.cycle(samples.values()):
+        sample()
+        device.synchronize()
+        if time.perf_counter() > end:
+            break
+    sample_s = max(statistics.fmean(t for _, t in device.round(samples.items())), 1e-6)
+    seconds, ratios = interleaved(samples, repeats, sample_s, builds, device, options)
     clock, watts = device.telemetry.take()
-    row = {"case": case.text, "flops": case.flops, "bytes": case.bytes, "rounds": done, "us": {}, "spread_pct": {}}
+    row = {
+        "case": case.text,
+        "flops": case.flops,
+        "bytes": case.bytes,
+        "rounds": len(next(iter(seconds.values()))),
+        "us": {},
+        "spread_pct": {},
+    }
     for name, times in seconds.items():
         low, middle, high = statistics.quantiles(times, n=4)
         row["us"][name] = round(1e6 * middle, 2)
@@ -237,7 +250,8 @@ def measure(case, builds, device, options):
         if options.alone:
             row["alone_us"] = {name: round(us, 2) for name, us in alone_us.items()}
         row["joules"] = {name: float(f"{joule:.4g}") for name, joule in joules.items()}
-    row |= {"sm_mhz": clock, "watts": watts, "max_err": errors[main][0], "ref_err": reference.plain_error[0],
+    row |= {"sm_mhz": clock, "watts": watts,
+            "max_err": errors[next(iter(builds))][0], "ref_err": reference.plain_error[0],
             "rel_err": {name: error[1] for name, error in errors.items()},
             "max_errs": {name: error[0] for name, error in errors.items()},
             "ref_rel_err": reference.plain_error[1]}  # fmt: skip

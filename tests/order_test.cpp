@@ -49,13 +49,8 @@ OrderChoice choice_for(const Problem& p, const DeviceTraits& traits = {}) {
 
 // Walked tile by tile, as the kernel does.
 double imbalance_of(const Problem& p, const OrderChoice& choice) {
-    const auto units = static_cast<int32_t>(p.batch * p.heads_k), rows = static_cast<int32_t>(p.rows_q);
-    const TileOrder order{units,
-                          static_cast<int32_t>(p.group()),
-                          (rows + kRows - 1) / kRows,
-                          choice.section_units,
-                          choice.sections,
-                          last_rows_first(p)};
+    const auto rows = static_cast<int32_t>(p.rows_q);
+    const TileOrder order = tile_order(p, kRows, choice, last_rows_first(p));
     const Band band = band_of(p.window(), rows, rows);
     std::vector<double> loads(kGrid);
     double total = 0;
@@ -92,7 +87,7 @@ TEST(Order, NoCtaIsLeftBehind) {
     }
 }
 
-// The slower the DRAM, the smaller the sections: K and V then come in evenly. (d 256, of 64 keys a block, s 1024.)
+// The slower the DRAM, the smaller the sections: K and V then come in evenly.
 TEST(Order, SlowDramWantsSmallSections) {
     const Problem p = dense(16, 1024, 16, 16, FOVEAL_UNLIMITED, 0);
     DeviceTraits slow, fast;

@@ -15,6 +15,7 @@
 #include "device.hpp"
 #include "forward_kernel.hpp"
 #include "forward_params.hpp"
+#include "order.hpp"
 #include "tiles.hpp"
 
 namespace foveal::sm90 {
@@ -223,9 +224,7 @@ ForwardParams params_of(const Plan& plan, const Pointers& pointers) {
     params.scale_log2 = static_cast<float>(static_cast<double>(p.scale) * kLog2E);
     const OrderChoice& order = plan.forward.order;
     const int32_t rows = kForwardTiles[plan.forward.choice.tile_index].tile.rows();
-    if (!p.varlen)
-        params.order = FastTileOrder({params.batch * params.heads_k, params.group, (params.rows_q + rows - 1) / rows,
-                                      order.section_units, order.sections, plan.forward.last_rows_first});
+    if (!p.varlen) params.order = FastTileOrder(tile_order(p, rows, order, plan.forward.last_rows_first));
     params.by_heads_k = Divisor(params.heads_k);
     params.section_keys = order.section_keys;
     params.last_rows_first = plan.forward.last_rows_first;

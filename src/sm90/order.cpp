@@ -73,6 +73,14 @@ int32_t bundle_of(const Problem& p, int32_t rows, int32_t keys, int32_t grid, bo
     return cost * seconds_of_key(p, rows) >= kBalancedTileSeconds ? bundle : 0;
 }
 
+OrderChoice choose_varlen_order(const Problem& p, int32_t rows, int32_t keys, int32_t grid, bool last_rows_first) {
+    const int64_t key_bytes = (p.head_dim + p.head_dim_v) * bytes_of(p.dtype);
+    OrderChoice choice;
+    choice.section_keys = static_cast<int32_t>(std::min<int64_t>(kVarlenSectionBytes / key_bytes, kMaxSequenceLength));
+    choice.bundle = bundle_of(p, rows, keys, grid, last_rows_first);
+    return choice;
+}
+
 // Foretells how long `grid` CTAs take that walk an order in serpentines: turn by turn, the longer of computing and of
 // reading from DRAM; and then for the busiest CTA.
 class Model {
@@ -82,12 +90,7 @@ class Model {
     };
 
     Model(const Problem& p, const DeviceTraits& traits, int32_t rows, int32_t keys, int32_t grid, bool last_rows_first)
-        : order_{static_cast<int32_t>(p.batch * p.heads_k),
-                 static_cast<int32_t>(p.group()),
-                 static_cast<int32_t>((p.rows_q + rows - 1) / rows),
-                 1,
-                 1,
-                 last_rows_first},
+        : order_(tile_order(p, rows, {}, last_rows_first)),
           row_blocks_(row_blocks_of(p, rows, keys, last_rows_first)),
           grid_(grid),
           key_bytes_(static_cast<double>((p.head_dim + p.head_dim_v) * bytes_of(p.dtype))),
@@ -162,16 +165,19 @@ class Model {
 
 }  // namespace
 
+TileOrder tile_order(const Problem& p, int32_t rows, const OrderChoice& choice, bool last_rows_first) {
+    return {static_cast<int32_t>(p.batch * p.heads_k),
+            static_cast<int32_t>(p.group()),
+            static_cast<int32_t>((p.rows_q + rows - 1) / rows),
+            choice.section_units,
+            choice.sections,
+            last_rows_first};
+}
+
 OrderChoice choose_order(const Problem& p, const DeviceTraits& traits, int32_t rows, int32_t keys, int32_t grid,
                          bool last_rows_first) {
+    if (p.varlen) return choose_varlen_order(p, rows, keys, grid, last_rows_first);
     OrderChoice best;
-    if (p.varlen) {
-        const int64_t key_bytes = (p.head_dim + p.head_dim_v) * bytes_of(p.dtype);
-        best.section_keys =
-            static_cast<int32_t>(std::min<int64_t>(kVarlenSectionBytes / key_bytes, kMaxSequenceLength));
-        best.bundle = bundle_of(p, rows, keys, grid, last_rows_first);
-        return best;
-    }
     const Model model(p, traits, rows, keys, grid, last_rows_first);
     const auto set_sections = [&](int32_t section_units, int32_t least_in_last) {
         best.section_units = std::min(section_units, model.units());

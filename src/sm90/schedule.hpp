@@ -72,8 +72,7 @@ struct TileOrder {
     FOVEAL_HOST_DEVICE int32_t units_before(int32_t head) const { return head / group; }
 };
 
-// The same for the kernel, which walks an order that the host has chosen: a tile is found in a third of the
-// instructions.
+// The same for the kernel, which walks an order that the host has chosen: a tile is found in fewer instructions.
 struct FastTileOrder : TileOrder {
     Divisor by_section_tiles, by_section_heads, by_last_heads, by_group;
 
