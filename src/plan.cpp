@@ -11,6 +11,14 @@
 namespace foveal {
 namespace {
 
+// ForwardPlan's. Where all tiles are alike, it always pays. Else passing over one breaks the overlap of two tiles,
+// which cost 3-10 % on sequences of up to 300 rows, and gains a third of a long tile (H100, 2026-11-25:
+// performance-log.md, 50).
+int32_t passed_over_blocks(const Problem& p, const sm90::ForwardTile& tile) {
+    const bool all_alike = !p.varlen && p.rows_q <= tile.rows();
+    return all_alike ? 1 : 4;
+}
+
 ForwardPlan plan_forward(const Problem& p, const DeviceTraits& traits) {
     ForwardPlan plan;
     plan.choice = sm90::choice_of(p);
@@ -23,6 +31,7 @@ ForwardPlan plan_forward(const Problem& p, const DeviceTraits& traits) {
     // A limit on the right gives later rows more keys.
     plan.last_rows_first = p.window().right < kUnlimitedWidth;
     plan.order = sm90::choose_order(p, traits, tile.rows(), tile.keys, plan.grid, plan.last_rows_first);
+    plan.passed_over_blocks = passed_over_blocks(p, tile);
     return plan;
 }
 
@@ -80,6 +89,8 @@ void describe_sm90(std::ostream& out, const Plan& plan) {
         << "tile       " << tile.rows() << " rows (" << tile.consumers << " warpgroups "
         << (tile.shares_rows ? "that split the columns of the output" : "of 64 rows") << ") x " << tile.keys
         << " keys, " << tile.stages << " stages; limited by " << entry.limited_by << '\n'
+        << "           warpgroups without rows pass over tiles of " << plan.forward.passed_over_blocks
+        << " or more K/V blocks\n"
         << "grid       " << plan.forward.grid << " CTAs of " << tile.threads() << " threads on " << plan.traits.sms
         << " SMs\n"
         << "shared     " << sm90::shared_bytes(tile) << " bytes a CTA\n"

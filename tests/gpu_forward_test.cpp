@@ -45,6 +45,24 @@ std::string repeated(const std::string& lengths, int times) {
     return text;
 }
 
+// Several tiles a CTA, of which those at the sequences' ends have no rows for some warpgroups (forward.cuh, 10).
+TEST_F(Gpu, WarpgroupsWithoutRowsPassOverTiles) {
+    for (const std::string shape :
+         {"b9 sq700 sk700 hq16 hk4 d128", "b9 sq700 sk700 h16 d64", "b40 sq300 sk400 h16 d64",
+          "b9 sq570 sk700 h16 d256", "b9 sq600 sk700 h8 d192 dv128", "b9 sq513 sk300 h8 d512"})
+        for (const std::string option :
+             {" full", " causal lse", " left400 right20", " causal softcap30", " causal alibi lse", " chunk256 causal"})
+            expect_right(shape + " bf16" + option);
+    // All tiles, and none.
+    for (const std::string shape : {"b40 sq60 sk900 h16 d64", "b40 sq5 sk900 hq32 hk4 d128", "b40 sq100 sk900 h8 d256"})
+        expect_right(shape + " f16 full lse");
+    // Two in a row, and the first and the last of a CTA.
+    const std::string lengths = repeated("600,20,700,1300,10,3,570,0,1", 9);
+    for (const std::string tail : {"hq8 hk2 d128 bf16 full", "hq8 hk2 d64 bf16 causal lse", "h4 d256 f16 full"})
+        expect_right("varlen qlens=" + lengths + " klens=" + repeated("600,900,700,1300,800,700,570,5,2000", 9) + " " +
+                     tail);
+}
+
 TEST_F(Gpu, VarlenTilesDealtOutByLoad) {
     const std::string lengths = "varlen qlens=4000,1,0,2500,3300,130,1024 klens=4100,2000,300,2500,1700,3000,1024 ";
     for (const std::string tail :

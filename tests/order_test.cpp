@@ -97,6 +97,19 @@ TEST(Order, SlowDramWantsSmallSections) {
     EXPECT_LE(choice_for(p, slow).section_units, choice_for(p, fast).section_units);
 }
 
+// Of 512 rows: short to compute, long to read where every head has a K and V of its own.
+TEST(Order, TilesOfVarlenThatWaitForDramAreDealtOut) {
+    Problem p = dense(64, 64 * 512, 16, 16, FOVEAL_UNLIMITED, 0);
+    p.varlen = true;
+    DeviceTraits slow, fast;
+    slow.dram_bytes_per_second = 3.35e12;
+    fast.dram_bytes_per_second = 100e12;
+    EXPECT_EQ(choice_for(p, slow).bundle, 4);
+    EXPECT_EQ(choice_for(p, fast).bundle, 0);
+    p.heads_k = 4;
+    EXPECT_EQ(choice_for(p, slow).bundle, 0);
+}
+
 TEST(Order, VarlenHasSectionsOfACachesSize) {
     Problem p = dense(16, 32768, 16, 16, FOVEAL_UNLIMITED, 0);
     p.varlen = true;

@@ -69,6 +69,12 @@ TEST(Plan, ShortRowsOfOneHeadAfterTheOther) {
     expect_plan("b4 s4096 h16 d128 bf16 causal", "11 heads of K a section, 4 sections");
 }
 
+TEST(Plan, WarpgroupsWithoutRowsPassOverLongTiles) {
+    expect_plan("b1 sq64 sk500 h16 d128 bf16 full", "pass over tiles of 1 or more K/V blocks");
+    expect_plan("b1 sq129 sk500 h16 d128 bf16 full", "pass over tiles of 4 or more");
+    expect_plan("varlen qlens=7 klens=500 h16 d128 bf16 full", "pass over tiles of 4 or more");
+}
+
 TEST(Plan, LongTilesOfVarlenAreDealtOutByLoad) {
     const auto varlen = [](const std::string& length, const std::string& tail) {
         return "varlen qlens=1," + length + " klens=1," + length + tail;

@@ -82,7 +82,7 @@ class Balancer {
             const int32_t first_run = dealt_of_section_ / in_run, in_first_run = dealt_of_section_ - first_run * in_run;
             const int32_t take = min_i32(min_i32(bundles_ - dealt, left), 32 * in_run - in_first_run);
             const int32_t step = min_i32(first_run + lane, row_blocks - 1);
-            const int32_t row = (params_.last_rows_first ? row_blocks - 1 - step : step) * kRows;
+            const int32_t row = (params_.order.last_rows_first ? row_blocks - 1 - step : step) * kRows;
             const Band band = known_band<kConfig>(band_of(params_.window, len_q, len_k));
             const int32_t cost = tile_cost(kv_range(band, {row, min_i32(row + kRows, len_q)}, kKeys).visit, kKeys);
             const float runs_a_bundle = 1.0f / static_cast<float>(in_run);

@@ -2,10 +2,10 @@
 // (at d 512: 64 rows for both, and half of the output's columns for each).
 //
 // Schedule (docs/forward.md has the same as a picture):
+//   [producer, warp 3]  0. for every tile, up to four ahead of Q: find it, publish what the others need (cursor.cuh).
 //   [producer, warp K]  1. for every tile, for every K block: wait until free; load.
 //   [producer, warp V]  2. the same for V; rows of a block that belong to another sequence are zeroed (0 * NaN).
-//   [producer, warp Q]  3. for every tile: wait for a free Q buffer; publish the tile; load Q.
-//   [producer, 4th warp]   in a varlen batch of long tiles: tell the other three which tile is next (balance.cuh).
+//   [producer, warp Q]  3. for every tile: wait for a free Q buffer; load Q; with it the consumers get the tile.
 //   [consumer]          4. wait for the V block of the K/V block before; take the turn on the tensor cores.
 //   [consumer]          5. issue S = Q K^T of this block, then O += P V of the block before, in two groups; two
 //                          wgmmas before the end pass the turn to the next warpgroup.
@@ -16,9 +16,11 @@
 //   [consumer]          8. P V done: release V; the rest of P; sums; rescale in the rare case.
 //   [consumer]          9. at a tile's end, 5 issues the next tile's first Q K^T together with this tile's last P V;
 //                          the finished O is rounded and staged under the new exponentials and goes out after them.
-//   [consumer]         10. blocks that only other rows of the tile need: wait for them, release them.
+//   [consumer]         10. blocks that only other rows of the tile need, and tiles without rows of this warpgroup: wait
+//                          for them, release them.
 #pragma once
 
+#include "cursor.cuh"
 #include "epilogue.cuh"
 #include "forward_kernel.hpp"
 #include "forward_params.hpp"
@@ -67,8 +69,32 @@ class Consumer {
 
     __device__ __forceinline__ void run() {
         BlockRange blocks;
-        if (!next_tile(blocks)) return;
+        uint32_t computed = next_tile(blocks);
+        if (computed == 0) return;
         if (warpgroup_ == kTile.consumers - 1) pass_turn_of(kTile.consumers - 1);  // warpgroup 0 begins
+        bool has_begun = false;
+        while (computed != 0) {
+            if (is_own(computed)) {
+                computed = compute_tiles(blocks);
+                has_begun = true;
+            } else {
+                pass_over_tile(has_begun);
+                computed = next_tile(blocks);
+                has_begun = false;
+            }
+        }
+        if (!has_begun) {  // the others' of the last output
+            take_turn();
+            pass_turn();
+        }
+        if (warpgroup_ == 0) take_turn_of(0);  // the one that the last warpgroup passed on
+        ptx::bulk_wait_group();
+    }
+
+   private:
+    // From this tile to the last, or to one that this warpgroup passes over: that one's `computed`. Its first K block
+    // has then been passed over, and its first turn used for the last output.
+    __device__ __forceinline__ uint32_t compute_tiles(BlockRange& blocks) {
         const RingPosition<kTile.stages> start = keys_;
         skip_keys(steps_before());
         first_scores(blocks);
@@ -88,10 +114,12 @@ class Consumer {
             skip_keys(skipped);
             queries_.advance();
             work_slots_.advance();
-            if (!next_tile(blocks)) {
+            const uint32_t computed = next_tile(blocks);
+            if (!is_own(computed)) {
+                if (computed != 0) pass_over_keys();
                 last_output(finished, accumulate);
                 skip_values(next_values, skipped);
-                break;
+                return computed;
             }
             skip_keys(steps_before());
             skipped += steps_before();
@@ -99,11 +127,32 @@ class Consumer {
             boundary(blocks, finished, accumulate);
             skip_values(next_values, skipped);
         }
-        if (warpgroup_ == 0) take_turn_of(0);  // the one that the last warpgroup passed on
-        ptx::bulk_wait_group();
     }
 
-   private:
+    // A tile in which only other warpgroups have rows: in step with them, since they share the rings and the turns.
+    // has_begun: by compute_tiles().
+    __device__ __forceinline__ void pass_over_tile(bool has_begun) {
+        const int32_t count = uniform(shared_.work[work_slots_.slot].blocks.visit.size());
+        for (int32_t i = 0; i < count; ++i, keys_.advance()) {
+            if (i > 0 || !has_begun) {
+                pass_over_keys();
+                take_turn();
+                pass_turn();
+            }
+            ptx::mbarrier_wait(shared_.v_full[keys_.slot], keys_.parity);
+            release(shared_.v_free[keys_.slot]);
+            __syncwarp();
+        }
+        free_queries();
+        queries_.advance();
+        work_slots_.advance();
+    }
+    __device__ __forceinline__ void pass_over_keys() {
+        ptx::mbarrier_wait(shared_.k_full[keys_.slot], keys_.parity);
+        release(shared_.k_free[keys_.slot]);
+        __syncwarp();
+    }
+
     // 4-6: both products issued, the scores there; the output is still under way. The K block is known to be there.
     // last: block of its tile.
     __device__ __forceinline__ void scores_beside_output(bool accumulate, bool last) {
@@ -299,6 +348,8 @@ class Consumer {
         return ptx::barrier_red_and(kFirstTurnBarrier + kTile.consumers + warpgroup_, kWarpgroupThreads, condition);
     }
 
+    __device__ __forceinline__ bool is_own(uint32_t computed) const { return (computed >> query_tile_ & 1) != 0; }
+
     // Of the sequence, from this thread's first row on.
     __device__ __forceinline__ int32_t rows_left() const {
         const Work& work = shared_.work[work_slots_.slot];
@@ -412,14 +463,14 @@ class Consumer {
         return kTile.has_own_blocks() ? own_work().steps_after : 0;
     }
 
-    // Waits for the next tile's Q. false: there is none.
-    __device__ __forceinline__ bool next_tile(BlockRange& blocks) {
+    // Waits for the next tile's Q. Work::computed.
+    __device__ __forceinline__ uint32_t next_tile(BlockRange& blocks) {
         ptx::mbarrier_wait(shared_.q_full[queries_.slot][query_tile_], queries_.parity);
         const Work& work = shared_.work[work_slots_.slot];
         const BlockRange& own = kTile.has_own_blocks() ? own_work().blocks : work.blocks;
         blocks.visit = {uniform(own.visit.begin), uniform(own.visit.end)};
         blocks.unmasked = {uniform(own.unmasked.begin), uniform(own.unmasked.end)};
-        return uniform(static_cast<int32_t>(work.valid)) != 0;
+        return uniform(work.computed);
     }
 
     // Factors that turn O into the output; writes the log-sum-exp.
@@ -501,9 +552,9 @@ __device__ __forceinline__ void set_up(Shared<kConfig>& shared) {
             ptx::mbarrier_init(shared.v_free[i], kConsumerWarps);
         }
         ptx::mbarrier_init(shared.v_landed, 1);
-        for (int32_t i = 0; i < TurnRing::kSlots; ++i) {
-            ptx::mbarrier_init(shared.turns.full[i], 1);
-            ptx::mbarrier_init(shared.turns.free[i], 3);  // the warps that load Q, K and V
+        for (int32_t i = 0; i < kWorkSlots; ++i) {
+            ptx::mbarrier_init(shared.work_full[i], 1);
+            ptx::mbarrier_init(shared.work_free[i], 3);  // the warps that load
         }
         ptx::fence_mbarrier_init();
     }
@@ -520,8 +571,8 @@ __device__ __forceinline__ void produce(Shared<kConfig>& shared, const ForwardMa
     const int32_t warp = uniform(static_cast<int32_t>(threadIdx.x) / 32);
     if (warp == 0) produce_k<kConfig>(shared, maps, params);
     if (warp == 1) produce_v<kConfig>(shared, maps, params);
-    if (warp == 2) produce_q<kConfig>(shared, maps, params);
-    if (warp == 3) produce_turns<kConfig>(shared, params);
+    if (warp == 2) produce_q<kConfig>(shared, maps);
+    if (warp == 3) produce_work<kConfig>(shared, params);
 }
 
 template <class Instance>

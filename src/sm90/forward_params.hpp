@@ -44,14 +44,14 @@ struct ForwardParams {
     Window window;
     float scale_log2;  // scale * log2(e)
 
-    FastTileOrder order;  // dense
+    FastTileOrder order;  // dense; varlen: last_rows_first only
     Divisor by_heads_k;
     int32_t section_keys;  // varlen: keys of one head's K and V that a section of a sequence's order may hold
-    bool last_rows_first;
     // Varlen: CTAs that get neighbouring tiles together (balance.cuh); 0: none do. And the KV units whose heads are
     // whole bundles.
     int32_t bundle;
     Divisor bundle_units;
+    int32_t passed_over_blocks;  // as in ForwardPlan
 
     const int32_t* cu_seqlens_q;  // [b + 1] or null: dense
     const int32_t* cu_seqlens_k;  // [b + 1] or null

@@ -227,9 +227,10 @@ ForwardParams params_of(const Plan& plan, const Pointers& pointers) {
     if (!p.varlen) params.order = FastTileOrder(tile_order(p, rows, order, plan.forward.last_rows_first));
     params.by_heads_k = Divisor(params.heads_k);
     params.section_keys = order.section_keys;
-    params.last_rows_first = plan.forward.last_rows_first;
+    params.order.last_rows_first = plan.forward.last_rows_first;
     params.bundle = order.bundle;
     params.bundle_units = Divisor(std::max(1, order.bundle / std::gcd(order.bundle, params.group)));
+    params.passed_over_blocks = plan.forward.passed_over_blocks;
     params.cu_seqlens_q = pointers.cu_seqlens_q;
     params.cu_seqlens_k = pointers.cu_seqlens_k;
     params.seqused_q = pointers.seqused_q;

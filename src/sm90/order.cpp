@@ -23,8 +23,8 @@ constexpr double kResidentShare = 0.7;
 constexpr int64_t kVarlenSectionBytes = int64_t{28} << 20;
 
 // Tiles of a varlen batch that take at least as long on average are dealt out evenly (balance.cuh): for shorter ones
-// that costs more than it brings (H100, 2026-11-25: docs/performance-log.md, 46).
-constexpr double kBalancedTileSeconds = 13e-6;
+// that costs more than it brings (H100, 2026-11-25: docs/performance-log.md, 51).
+constexpr double kBalancedTileSeconds = 8e-6;
 
 // A run is the tiles of one section and row block. More of them would take milliseconds to simulate.
 constexpr int64_t kMaxSimulatedRuns = 1 << 15;
@@ -35,6 +35,9 @@ constexpr double kNotWorthwhile = 0.998;
 double seconds_of_key(const Problem& p, int32_t rows) {
     return 2.0 * rows * static_cast<double>(p.head_dim + p.head_dim_v) / kFlopsPerSecondOfSm;
 }
+
+// Of one head's K and V, or of its Q and output.
+double key_bytes_of(const Problem& p) { return static_cast<double>((p.head_dim + p.head_dim_v) * bytes_of(p.dtype)); }
 
 struct RowBlock {
     double cost;        // tile_cost()
@@ -59,25 +62,37 @@ std::vector<RowBlock> row_blocks_of(const Problem& p, int32_t rows, int32_t keys
     return row_blocks;
 }
 
-// CTAs that take as many neighbouring tiles together, heads of the same rows. 0: too few heads for that, or tiles so
-// short that dealing them out evenly costs more than it brings.
-int32_t bundle_of(const Problem& p, int32_t rows, int32_t keys, int32_t grid, bool last_rows_first) {
-    const int32_t bundle = std::gcd(static_cast<int32_t>(p.heads_q), grid);
-    if (grid / bundle > kMaxBundles) return 0;
-    Problem mean = p;  // a sequence of the batch's mean length
+// What a tile takes on average in a batch of sequences of its mean length: computing, or reading and writing, each K
+// and V once.
+double mean_tile_seconds(const Problem& p, const DeviceTraits& traits, int32_t rows, int32_t keys, int32_t grid,
+                         bool last_rows_first) {
+    Problem mean = p;
     mean.rows_q = std::max<int64_t>(1, p.rows_q / p.batch);
     mean.rows_k = p.rows_k / p.batch;
-    double cost = 0;
     const std::vector<RowBlock> row_blocks = row_blocks_of(mean, rows, keys, last_rows_first);
-    for (const RowBlock& row_block : row_blocks) cost += row_block.cost / static_cast<double>(row_blocks.size());
-    return cost * seconds_of_key(p, rows) >= kBalancedTileSeconds ? bundle : 0;
+    const auto tiles = static_cast<double>(row_blocks.size());  // of a query head
+    double cost = 0;
+    for (const RowBlock& row_block : row_blocks) cost += row_block.cost / tiles;
+    const double bytes =
+        key_bytes_of(p) * (rows + static_cast<double>(mean.rows_k) / (tiles * static_cast<double>(p.group())));
+    return std::max(cost * seconds_of_key(p, rows), bytes * grid / (kDramShare * traits.dram_bytes_per_second));
 }
 
-OrderChoice choose_varlen_order(const Problem& p, int32_t rows, int32_t keys, int32_t grid, bool last_rows_first) {
-    const int64_t key_bytes = (p.head_dim + p.head_dim_v) * bytes_of(p.dtype);
+// CTAs that take as many neighbouring tiles together, heads of the same rows. 0: too few heads for that, or tiles so
+// short that dealing them out evenly costs more than it brings.
+int32_t bundle_of(const Problem& p, const DeviceTraits& traits, int32_t rows, int32_t keys, int32_t grid,
+                  bool last_rows_first) {
+    const int32_t bundle = std::gcd(static_cast<int32_t>(p.heads_q), grid);
+    if (grid / bundle > kMaxBundles) return 0;
+    return mean_tile_seconds(p, traits, rows, keys, grid, last_rows_first) >= kBalancedTileSeconds ? bundle : 0;
+}
+
+OrderChoice choose_varlen_order(const Problem& p, const DeviceTraits& traits, int32_t rows, int32_t keys, int32_t grid,
+                                bool last_rows_first) {
     OrderChoice choice;
-    choice.section_keys = static_cast<int32_t>(std::min<int64_t>(kVarlenSectionBytes / key_bytes, kMaxSequenceLength));
-    choice.bundle = bundle_of(p, rows, keys, grid, last_rows_first);
+    choice.section_keys = static_cast<int32_t>(
+        std::min<int64_t>(kVarlenSectionBytes / static_cast<int64_t>(key_bytes_of(p)), kMaxSequenceLength));
+    choice.bundle = bundle_of(p, traits, rows, keys, grid, last_rows_first);
     return choice;
 }
 
@@ -93,7 +108,7 @@ class Model {
         : order_(tile_order(p, rows, {}, last_rows_first)),
           row_blocks_(row_blocks_of(p, rows, keys, last_rows_first)),
           grid_(grid),
-          key_bytes_(static_cast<double>((p.head_dim + p.head_dim_v) * bytes_of(p.dtype))),
+          key_bytes_(key_bytes_of(p)),
           unit_bytes_(static_cast<double>(p.rows_k) * key_bytes_),
           tile_bytes_(rows * key_bytes_),
           seconds_a_key_(seconds_of_key(p, rows)),
@@ -176,7 +191,7 @@ TileOrder tile_order(const Problem& p, int32_t rows, const OrderChoice& choice, 
 
 OrderChoice choose_order(const Problem& p, const DeviceTraits& traits, int32_t rows, int32_t keys, int32_t grid,
                          bool last_rows_first) {
-    if (p.varlen) return choose_varlen_order(p, rows, keys, grid, last_rows_first);
+    if (p.varlen) return choose_varlen_order(p, traits, rows, keys, grid, last_rows_first);
     OrderChoice best;
     const Model model(p, traits, rows, keys, grid, last_rows_first);
     const auto set_sections = [&](int32_t section_units, int32_t least_in_last) {

@@ -22,8 +22,8 @@ struct Shared {
     uint64_t k_full[kTile.stages], k_free[kTile.stages];
     uint64_t v_full[kTile.stages], v_free[kTile.stages];
     uint64_t v_landed;  // a V block that still has rows to be zeroed
+    uint64_t work_full[kWorkSlots], work_free[kWorkSlots];
     Work work[kWorkSlots];
-    TurnRing turns;
     RankedTiles ranked_tiles;
     OwnWork own_work[kWorkSlots][kTile.has_own_blocks() ? kTile.query_tiles() : 1];
     // Beside V, so that the product sums P (gemm.cuh).

@@ -14,9 +14,9 @@ inline constexpr int32_t kPanelColumns = 64;   // 16-bit columns of a 128-byte s
 inline constexpr int32_t kRegistersPerSm = 65536;
 inline constexpr int32_t kMaxSharedBytes = 232448;
 inline constexpr int32_t kMaxBundles = 64;  // of CTAs, that take tiles of a varlen batch together (balance.cuh)
-// Tiles published to the consumers: as many as one may be ahead of another that is still read, and one
-// (rings_test.cpp).
-inline constexpr int32_t kWorkSlots = 4;
+// A tile's description is read until Q of the kReadTiles-th tile after it is loaded (rings_test.cpp); the others are
+// published ahead (cursor.cuh).
+inline constexpr int32_t kReadTiles = 4, kWorkSlots = 8;
 
 // Head dimensions that are no multiple of a panel, or smaller than the tile's, are filled up with zeros by the copy
 // engine.
@@ -59,7 +59,7 @@ struct ForwardTile {
 // Of a CTA: Q, K, V, O, ones, barriers and published tiles. forward.cuh checks that its struct is no larger.
 FOVEAL_HOST_DEVICE constexpr int32_t shared_bytes(const ForwardTile& tile) {
     // With the columns of ones, 2 KiB, and what their alignment may cost.
-    const int32_t barriers_and_work = tile.sums_in_product ? 5120 : 2048;
+    const int32_t barriers_and_work = tile.sums_in_product ? 6144 : 3072;
     return tile.query_buffers * tile.query_tiles() * tile.query_bytes() +
            tile.stages * (tile.k_bytes() + tile.v_bytes()) + tile.consumers * tile.staging_bytes() + barriers_and_work;
 }

@@ -1,12 +1,8 @@
-// Which tile a CTA computes next. Every warp that loads walks the same sequence of tiles with a cursor of its own; the
-// one that loads Q publishes them to the consumers.
+// A tile of the computation, and where it is found in a batch of sequences.
 #pragma once
 
 #include "forward_params.hpp"
 #include "mask.hpp"
-#include "ptx/mbarrier.cuh"
-#include "ptx/warp.cuh"
-#include "ring.cuh"
 #include "schedule.hpp"
 #include "tiles.hpp"
 
@@ -14,7 +10,7 @@ namespace foveal::sm90 {
 
 // One tile: up to `rows` query rows of one head of one sequence, and the K/V blocks they need.
 struct Work {
-    bool valid;  // false: no tile is left
+    uint32_t computed;  // bit w: its w-th 64 rows are computed; 0: no tile is left
     int32_t sequence;
     int32_t batch;    // coordinate in the tensor maps; varlen: 0
     int32_t first_q;  // rows of q before the sequence; dense: 0
@@ -54,6 +50,14 @@ __device__ __forceinline__ int32_t used(const int32_t* seqused, int32_t sequence
     return seqused != nullptr ? min_i32(seqused[sequence], length) : length;
 }
 
+// Work::computed of a tile that there is.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ uint32_t computed_rows(const ForwardParams& params, const Work& work) {
+    const int32_t all = kConfig.tile.query_tiles();
+    const int32_t with_rows = min_i32(all, (work.len_q - work.row + kWarpgroupRows - 1) / kWarpgroupRows);
+    return (1u << (work.blocks.visit.size() < params.passed_over_blocks ? all : with_rows)) - 1;
+}
+
 // The place of a tile in its sequence's order, and what it visits there.
 template <ForwardConfig kConfig>
 __device__ __forceinline__ void fill(Work& work, const ForwardParams& params, TilePlace place, int32_t len_q,
@@ -66,6 +70,7 @@ __device__ __forceinline__ void fill(Work& work, const ForwardParams& params, Ti
     work.blocks = kv_range(work.band, {work.row, min_i32(work.row + kRows, len_q)}, kConfig.tile.keys);
     // A tile whose rows see no key visits one block, all of it masked, and so writes its zeros.
     if (work.blocks.visit.size() == 0) work.blocks = {{0, 1}, {0, 0}};
+    work.computed = computed_rows<kConfig>(params, work);
 }
 
 // Tile t of sequence `sequence` of a varlen batch.
@@ -73,7 +78,6 @@ template <ForwardConfig kConfig>
 __device__ __forceinline__ Work work_in_sequence(const ForwardParams& params, int32_t sequence, int32_t t) {
     constexpr int32_t kRows = kConfig.tile.rows();
     Work work{};
-    work.valid = true;
     work.sequence = sequence;
     work.first_q = params.cu_seqlens_q[sequence];
     work.first_k = params.cu_seqlens_k[sequence];
@@ -85,7 +89,7 @@ __device__ __forceinline__ Work work_in_sequence(const ForwardParams& params, in
                           (len_q + kRows - 1) / kRows,
                           in_section,
                           section_count(params.heads_k, in_section, 1),
-                          params.last_rows_first};
+                          params.order.last_rows_first};
     const TilePlace place = tile_place(order, t);
     work.head_k = place.unit;
     fill<kConfig>(work, params, place, len_q, len_k);
@@ -155,72 +159,6 @@ class SequenceWindow {
     // Of this lane's sequence.
     int32_t len_q_, len_k_;
     int32_t tiles_end_ = 0;  // tiles of the window up to its end
-};
-
-// Varlen: the tiles that the balancer (balance.cuh) chose for this CTA, for the warps that load them.
-struct TurnRing {
-    static constexpr int32_t kSlots = 4;
-    int32_t tile[kSlots];  // -1: none is left
-    uint64_t full[kSlots], free[kSlots];
-};
-
-// The CTA's tiles, one after the other. Used by a whole, converged warp.
-template <ForwardConfig kConfig>
-class WorkCursor {
-    static constexpr int32_t kRows = kConfig.tile.rows();
-
-   public:
-    __device__ WorkCursor(const ForwardParams& params, TurnRing& turns)
-        : params_(params), turns_(turns), window_(params) {}
-
-    // The next one; !valid after the last.
-    __device__ Work next() { return is_varlen<kConfig>(params_) ? next_of_varlen() : next_of_dense(); }
-
-   private:
-    __device__ Work next_of_dense() {
-        for (;;) {
-            const int32_t t = next_turn();
-            Work work{};
-            if (t >= params_.order.tiles()) return work;
-            const TilePlace place = tile_place(params_.order, t);
-            work.batch = place.unit / params_.by_heads_k;
-            work.sequence = work.batch;
-            const int32_t len_q = used(params_.seqused_q, work.batch, params_.rows_q);
-            if (place.row_block * kRows >= len_q) continue;  // seqused_q ends before this tile
-            work.valid = true;
-            work.head_k = place.unit - work.batch * params_.heads_k;
-            fill<kConfig>(work, params_, place, len_q, used(params_.seqused_k, work.batch, params_.rows_k));
-            return work;
-        }
-    }
-
-    __device__ int32_t next_turn() {
-        return serpentine(turn_++, static_cast<int32_t>(blockIdx.x), static_cast<int32_t>(gridDim.x));
-    }
-
-    __device__ int32_t next_balanced() {
-        ptx::mbarrier_wait(turns_.full[ring_.slot], ring_.parity);
-        const int32_t t = turns_.tile[ring_.slot];
-        __syncwarp();
-        if (ptx::elect_sync()) ptx::mbarrier_arrive(turns_.free[ring_.slot]);
-        ring_.advance();
-        return t;
-    }
-
-    __device__ Work next_of_varlen() {
-        const int32_t t = params_.bundle == 0 ? next_turn() : next_balanced();
-        if (t < 0) return Work{};
-        while (t >= window_.end_tile())
-            if (!window_.advance()) return Work{};
-        const auto place = window_.find(t);
-        return work_in_sequence<kConfig>(params_, place.sequence, place.tile);
-    }
-
-    const ForwardParams& params_;
-    TurnRing& turns_;
-    int32_t turn_ = 0;                     // in a serpentine
-    RingPosition<TurnRing::kSlots> ring_;  // balanced
-    SequenceWindow<kConfig> window_;
 };
 
 }  // namespace foveal::sm90

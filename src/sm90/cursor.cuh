@@ -1,0 +1,105 @@
+// Which tiles a CTA computes: one producer warp finds them, one after the other, and publishes them ahead of time to
+// those that load and to the consumers.
+#pragma once
+
+#include "balance.cuh"
+#include "forward_params.hpp"
+#include "ptx/mbarrier.cuh"
+#include "ptx/warp.cuh"
+#include "ring.cuh"
+#include "schedule.hpp"
+#include "shared.cuh"
+#include "tiles.hpp"
+#include "work.cuh"
+
+namespace foveal::sm90 {
+
+// The CTA's tiles. Used by a whole, converged warp.
+template <ForwardConfig kConfig>
+class WorkCursor {
+    static constexpr int32_t kRows = kConfig.tile.rows();
+
+   public:
+    __device__ WorkCursor(const ForwardParams& params, RankedTiles& ranked)
+        : params_(params), window_(params), balancer_(params, ranked) {}
+
+    // The next one; computed == 0 after the last.
+    __device__ Work next() { return is_varlen<kConfig>(params_) ? next_of_varlen() : next_of_dense(); }
+
+   private:
+    __device__ Work next_of_dense() {
+        for (;;) {
+            const int32_t t = next_turn();
+            Work work{};
+            if (t >= params_.order.tiles()) return work;
+            const TilePlace place = tile_place(params_.order, t);
+            work.batch = place.unit / params_.by_heads_k;
+            work.sequence = work.batch;
+            const int32_t len_q = used(params_.seqused_q, work.batch, params_.rows_q);
+            if (place.row_block * kRows >= len_q) continue;  // seqused_q ends before this tile
+            work.head_k = place.unit - work.batch * params_.heads_k;
+            fill<kConfig>(work, params_, place, len_q, used(params_.seqused_k, work.batch, params_.rows_k));
+            return work;
+        }
+    }
+
+    // Where tiles are long, they are dealt out by load; else in a serpentine.
+    __device__ Work next_of_varlen() {
+        const int32_t t = params_.bundle == 0 ? next_turn() : balancer_.next();
+        if (t < 0) return Work{};
+        while (t >= window_.end_tile())
+            if (!window_.advance()) return Work{};
+        const auto place = window_.find(t);
+        return work_in_sequence<kConfig>(params_, place.sequence, place.tile);
+    }
+
+    __device__ int32_t next_turn() {
+        return serpentine(turn_++, static_cast<int32_t>(blockIdx.x), static_cast<int32_t>(gridDim.x));
+    }
+
+    const ForwardParams& params_;
+    int32_t turn_ = 0;
+    SequenceWindow<kConfig> window_;
+    Balancer<kConfig> balancer_;
+};
+
+// The head's own values, for the consumers.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ void look_up_head(Work& work, const ForwardParams& params) {
+    work.sink = params.sinks == nullptr ? -INFINITY : params.sinks[work.head_q];
+    if constexpr (kConfig.has_options())
+        if (params.scores.alibi_slopes != nullptr)
+            work.slope = params.scores.alibi_slopes[work.sequence * params.scores.alibi_batch_stride + work.head_q];
+}
+
+// Of the tile's w-th 64 rows.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ OwnWork own_work_of(const ForwardParams& params, const Work& work, int32_t w) {
+    const Range visit = work.blocks.visit;
+    const auto is_ascending = [&] { return block_of_step<kConfig>(params, visit, visit.begin) == visit.begin; };
+    const bool chunked = known_band<kConfig>(work.band).chunk != 0;
+    return own_work(work.band, chunked, work.blocks, work.row + w * kWarpgroupRows, work.len_q, kConfig.tile.keys,
+                    is_ascending);
+}
+
+template <ForwardConfig kConfig>
+__device__ __forceinline__ void produce_work(Shared<kConfig>& shared, const ForwardParams& params) {
+    constexpr ForwardTile kTile = kConfig.tile;
+    WorkCursor<kConfig> cursor(params, shared.ranked_tiles);
+    RingPosition<kWorkSlots> ring;
+    for (bool more = true; more; ring.advance()) {
+        Work work = cursor.next();
+        more = work.computed != 0;
+        if (more) look_up_head<kConfig>(work, params);
+        ptx::mbarrier_wait(shared.work_free[ring.slot], ring.parity ^ 1);
+        const int32_t lane = ptx::lane_id();
+        if constexpr (kTile.has_own_blocks())
+            if (lane < kTile.query_tiles()) shared.own_work[ring.slot][lane] = own_work_of<kConfig>(params, work, lane);
+        if (lane == 0) shared.work[ring.slot] = work;
+        __syncwarp();
+        if (ptx::elect_sync()) ptx::mbarrier_arrive(shared.work_full[ring.slot]);
+        __syncwarp();
+    }
+}
+
+}  // namespace foveal::sm90
