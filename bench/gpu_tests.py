@@ -29,6 +29,7 @@ OPTIONS = ("full", "causal", "causal lse", "left70 right3", "softcap30", "alibi 
            "mask=bh", "chunk100 causal")  # fmt: skip
 LENGTHS = ("b2 sq300 sk330", "varlen qlens=200,3,0,129 klens=230,70,5,129")
 PASSED_OVER = "b3 s700 h12 d128 bf16 full"  # by a warpgroup without rows: the last tile of every head
+MANY_TILES = "b40 s260 h16 d64 bf16 causal"  # ten a CTA: more than the ring of their descriptions has slots
 DEALT_OUT = "varlen qlens=1200,0,1300 klens=1500,5,1700 hq4 hk2 d128 bf16 full"  # by load (src/sm90/balance.cuh)
 NCU_CASE = "b1 s16384 hq32 hk8 d128 bf16 causal"
 NCU_METRICS = (
@@ -40,7 +41,7 @@ NCU_METRICS = (
 
 def sanitizer_cases():
     """Dense-only options are left out of varlen."""
-    return [DEALT_OUT, PASSED_OVER] + [
+    return [DEALT_OUT, PASSED_OVER, MANY_TILES] + [
         f"{lengths} hq4 hk2 {dims} bf16 {option}"
         for lengths in LENGTHS
         for dims in HEAD_DIMS

@@ -92,12 +92,13 @@ __device__ __forceinline__ void produce_work(Shared<kConfig>& shared, const Forw
         more = work.computed != 0;
         if (more) look_up_head<kConfig>(work, params);
         ptx::mbarrier_wait(shared.work_free[ring.slot], ring.parity ^ 1);
-        const int32_t lane = ptx::lane_id();
-        if constexpr (kTile.has_own_blocks())
-            if (lane < kTile.query_tiles()) shared.own_work[ring.slot][lane] = own_work_of<kConfig>(params, work, lane);
-        if (lane == 0) shared.work[ring.slot] = work;
-        __syncwarp();
-        if (ptx::elect_sync()) ptx::mbarrier_arrive(shared.work_full[ring.slot]);
+        if (ptx::elect_sync()) {
+            shared.work[ring.slot] = work;
+            if constexpr (kTile.has_own_blocks())
+                for (int32_t w = 0; w < kTile.query_tiles(); ++w)
+                    shared.own_work[ring.slot][w] = own_work_of<kConfig>(params, work, w);
+            ptx::mbarrier_arrive(shared.work_full[ring.slot]);
+        }
         __syncwarp();
     }
 }

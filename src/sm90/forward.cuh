@@ -554,7 +554,7 @@ __device__ __forceinline__ void set_up(Shared<kConfig>& shared) {
         ptx::mbarrier_init(shared.v_landed, 1);
         for (int32_t i = 0; i < kWorkSlots; ++i) {
             ptx::mbarrier_init(shared.work_full[i], 1);
-            ptx::mbarrier_init(shared.work_free[i], 3);  // the warps that load
+            ptx::mbarrier_init(shared.work_free[i], 3 * 32);  // the threads of the warps that load
         }
         ptx::fence_mbarrier_init();
     }

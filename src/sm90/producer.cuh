@@ -35,8 +35,7 @@ __device__ __forceinline__ void for_each_block(Shared<kConfig>& shared, const Fo
     for (;; works.advance()) {
         ptx::mbarrier_wait(shared.work_full[works.slot], works.parity);
         const Work work = shared.work[works.slot];
-        __syncwarp();
-        if (ptx::elect_sync()) ptx::mbarrier_arrive(shared.work_free[works.slot]);
+        ptx::mbarrier_arrive(shared.work_free[works.slot]);  // every thread for itself: racecheck follows no warp
         if (work.computed == 0) return;
         const Range visit = work.blocks.visit;
         for (int32_t step = visit.begin; step < visit.end; ++step, ring.advance())
@@ -122,8 +121,7 @@ __device__ __forceinline__ void produce_q(Shared<kConfig>& shared, const Forward
         }
         if (work.computed == 0) return;
         if (n < kReadTiles) continue;
-        if (ptx::elect_sync()) ptx::mbarrier_arrive(shared.work_free[read.slot]);
-        __syncwarp();
+        ptx::mbarrier_arrive(shared.work_free[read.slot]);
         read.advance();
     }
 }
