@@ -108,6 +108,10 @@ TEST(Order, TilesOfVarlenThatWaitForDramAreDealtOut) {
     EXPECT_EQ(choice_for(p, fast).bundle, 0);
     p.heads_k = 4;
     EXPECT_EQ(choice_for(p, slow).bundle, 0);
+    // Of 128 rows: too short to read as well.
+    p = dense(64, 64 * 128, 16, 16, FOVEAL_UNLIMITED, 0);
+    p.varlen = true;
+    EXPECT_EQ(choice_for(p, slow).bundle, 0);
 }
 
 TEST(Order, VarlenHasSectionsOfACachesSize) {

@@ -24,7 +24,7 @@ constexpr int64_t kVarlenSectionBytes = int64_t{28} << 20;
 
 // Tiles of a varlen batch that take at least as long on average are dealt out evenly (balance.cuh): for shorter ones
 // that costs more than it brings (H100, 2026-11-25: docs/performance-log.md, 51).
-constexpr double kBalancedTileSeconds = 8e-6;
+constexpr double kBalancedTileSeconds = 7.6e-6;
 
 // A run is the tiles of one section and row block. More of them would take milliseconds to simulate.
 constexpr int64_t kMaxSimulatedRuns = 1 << 15;
@@ -62,19 +62,21 @@ std::vector<RowBlock> row_blocks_of(const Problem& p, int32_t rows, int32_t keys
     return row_blocks;
 }
 
-// What a tile takes on average in a batch of sequences of its mean length: computing, or reading and writing, each K
-// and V once.
+// What a tile takes on average in a batch of sequences of its mean length: computing, or reading and writing, each row
+// and each key once.
 double mean_tile_seconds(const Problem& p, const DeviceTraits& traits, int32_t rows, int32_t keys, int32_t grid,
                          bool last_rows_first) {
     Problem mean = p;
     mean.rows_q = std::max<int64_t>(1, p.rows_q / p.batch);
     mean.rows_k = p.rows_k / p.batch;
     const std::vector<RowBlock> row_blocks = row_blocks_of(mean, rows, keys, last_rows_first);
-    const auto tiles = static_cast<double>(row_blocks.size());  // of a query head
     double cost = 0;
-    for (const RowBlock& row_block : row_blocks) cost += row_block.cost / tiles;
+    for (const RowBlock& row_block : row_blocks) cost += row_block.cost / static_cast<double>(row_blocks.size());
+    // Of a query head, where lengths vary: the last one is half full.
+    const double tiles = static_cast<double>(mean.rows_q) / rows + 0.5;
     const double bytes =
-        key_bytes_of(p) * (rows + static_cast<double>(mean.rows_k) / (tiles * static_cast<double>(p.group())));
+        key_bytes_of(p) / tiles *
+        (static_cast<double>(mean.rows_q) + static_cast<double>(mean.rows_k) / static_cast<double>(p.group()));
     return std::max(cost * seconds_of_key(p, rows), bytes * grid / (kDramShare * traits.dram_bytes_per_second));
 }
 
