@@ -1,30 +1,12 @@
 // The plan's heuristics: which kernel a problem gets, and in which order its tiles go. No GPU is needed.
 #include <gtest/gtest.h>
 
-#include <memory>
 #include <string>
 
-#include "case.hpp"
-#include "case_data.hpp"
+#include "plan_text.hpp"
 
 namespace foveal_testing {
 namespace {
-
-// The text of the plan for a generic H200.
-std::string plan_of(const std::string& text) {
-    const foveal_forward_args args = shape_args(parse_case(text), FOVEAL_BACKEND_SM90);
-    foveal_plan* plan = nullptr;
-    EXPECT_EQ(foveal_plan_create(&args, -1, &plan), FOVEAL_OK) << text << ": " << foveal_last_error();
-    const std::unique_ptr<foveal_plan, decltype(&foveal_plan_destroy)> owner(plan, &foveal_plan_destroy);
-    char description[4096] = "";
-    EXPECT_EQ(foveal_plan_describe(plan, description, sizeof description, nullptr), FOVEAL_OK);
-    return description;
-}
-
-void expect_plan(const std::string& text, const std::string& words) {
-    const std::string plan = plan_of(text);
-    EXPECT_NE(plan.find(words), std::string::npos) << text << " lacks '" << words << "':\n" << plan;
-}
 
 TEST(Plan, TheSmallestTileThatHoldsTheHeadDimensions) {
     expect_plan("s512 h2 d8 bf16", "d up to 64, d_v up to 64, plain");
@@ -80,10 +62,14 @@ TEST(Plan, LongTilesOfVarlenAreDealtOutByLoad) {
         return "varlen qlens=1," + length + " klens=1," + length + tail;
     };
     expect_plan(varlen("8000", " hq32 hk8 d128 bf16 causal"), "dealt out to bundles of 4 CTAs by what they have");
-    expect_plan(varlen("4000", " hq6 hk2 d128 bf16 full"), "dealt out to bundles of 6 CTAs");
+    expect_plan("varlen qlens=2400,0,2600 klens=3000,5,3400 hq16 hk8 d128 bf16 full", "dealt out");  // gpu_tests.py
+    expect_plan(varlen("8000", " hq6 hk2 d128 bf16 full"), "dealt out to bundles of 6 CTAs");
     expect_plan(varlen("8000", " hq5 hk1 d128 bf16 causal"), "in serpentines");  // bundles of 1 would be too many
     expect_plan(varlen("800", " hq32 hk8 d128 bf16 causal"), "in serpentines");
     expect_plan(varlen("8000", " hq32 hk8 d128 bf16 left200 right0"), "in serpentines");
+    // Long tiles, but few: the first ones would wait for too large a part of the whole.
+    expect_plan("varlen qlens=2000 klens=2000 hq32 hk8 d128 bf16 causal", "in serpentines");
+    expect_plan("varlen qlens=4000 klens=4000 hq32 hk8 d128 bf16 causal", "dealt out");
 }
 
 }  // namespace

@@ -25,6 +25,8 @@ constexpr int64_t kVarlenSectionBytes = int64_t{28} << 20;
 // Tiles of a varlen batch that take at least as long on average are dealt out evenly (balance.cuh): for shorter ones
 // that costs more than it brings (H100, 2026-11-25: docs/performance-log.md, 51).
 constexpr double kBalancedTileSeconds = 7.6e-6;
+// And a CTA's tiles together at least so long: its first one waits 4 us and more for the ranks.
+constexpr double kBalancedSeconds = 100e-6;
 
 // A run is the tiles of one section and row block. More of them would take milliseconds to simulate.
 constexpr int64_t kMaxSimulatedRuns = 1 << 15;
@@ -81,12 +83,15 @@ double mean_tile_seconds(const Problem& p, const DeviceTraits& traits, int32_t r
 }
 
 // CTAs that take as many neighbouring tiles together, heads of the same rows. 0: too few heads for that, or tiles so
-// short that dealing them out evenly costs more than it brings.
+// short or so few that dealing them out evenly costs more than it brings.
 int32_t bundle_of(const Problem& p, const DeviceTraits& traits, int32_t rows, int32_t keys, int32_t grid,
                   bool last_rows_first) {
     const int32_t bundle = std::gcd(static_cast<int32_t>(p.heads_q), grid);
     if (grid / bundle > kMaxBundles) return 0;
-    return mean_tile_seconds(p, traits, rows, keys, grid, last_rows_first) >= kBalancedTileSeconds ? bundle : 0;
+    const double tile_seconds = mean_tile_seconds(p, traits, rows, keys, grid, last_rows_first);
+    const double tiles = (static_cast<double>(p.rows_q) / rows + 0.5 * static_cast<double>(p.batch)) *
+                         static_cast<double>(p.heads_q) / grid;
+    return tile_seconds >= kBalancedTileSeconds && tile_seconds * tiles >= kBalancedSeconds ? bundle : 0;
 }
 
 OrderChoice choose_varlen_order(const Problem& p, const DeviceTraits& traits, int32_t rows, int32_t keys, int32_t grid,
