@@ -12,7 +12,7 @@ namespace foveal {
 namespace {
 
 // ForwardPlan's. Where all tiles are alike, it always pays. Else passing over one breaks the overlap of two tiles,
-// which cost 3-10 % on sequences of up to 300 rows, and gains a third of a long tile (H100, 2026-11-25:
+// which cost 3-10 % on sequences of up to 300 rows, and gains a quarter of a long tile (H100, 2026-11-25:
 // performance-log.md, 50).
 int32_t passed_over_blocks(const Problem& p, const sm90::ForwardTile& tile) {
     const bool all_alike = !p.varlen && p.rows_q <= tile.rows();

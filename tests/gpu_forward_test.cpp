@@ -43,7 +43,7 @@ std::string repeated(const std::string& lengths, int times) {
     return text;
 }
 
-// Several tiles a CTA, of which those at the sequences' ends have no rows for some warpgroups (forward.cuh, 10).
+// Several tiles a CTA, of which those at the sequences' ends have no rows for some warpgroups (step 10 of forward.cuh).
 TEST_F(Gpu, WarpgroupsWithoutRowsPassOverTiles) {
     for (const std::string shape :
          {"b9 sq700 sk700 hq16 hk4 d128", "b9 sq700 sk700 h16 d64", "b40 sq300 sk400 h16 d64",

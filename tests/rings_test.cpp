@@ -1,5 +1,5 @@
-// The forward kernel's barriers (src/sm90/forward.cuh), played through on the host: producers and warpgroups wait and
-// arrive in the kernel's order, over tiles whose warpgroups need different blocks (own_work() in
+// The forward kernel's barriers (cursor.cuh, producer.cuh, consumer.cuh), played through on the host: producers and
+// warpgroups wait and arrive in the kernel's order, over tiles whose warpgroups need different blocks (own_work() in
 // src/sm90/schedule.hpp). All must come to their end. Since every wait is for a count that only grows, the order in
 // which they take turns does not matter. This tells the kernel's waits a second time: who changes them there changes
 // them here.
@@ -42,7 +42,8 @@ struct Step {
 // What happens at the barriers of one CTA, agent by agent.
 class Rings {
    public:
-    Rings(const ForwardTile& tile, const std::vector<Tile>& tiles) : tile_(tile), tiles_(tiles) {
+    Rings(const ForwardTile& tile, const std::vector<Tile>& tiles, int read_tiles = kReadTiles)
+        : tile_(tile), tiles_(tiles), read_tiles_(read_tiles) {
         for (int i = 0; i < 2 * tile.stages; ++i) barriers_.push_back({1});                          // K, V full
         for (int i = 0; i < 2 * tile.stages; ++i) barriers_.push_back({tile.consumers});             // K, V free
         for (int i = 0; i < tile.query_buffers * tile.query_tiles(); ++i) barriers_.push_back({1});  // Q full
@@ -54,7 +55,7 @@ class Rings {
         produce_blocks(0);
         produce_blocks(1);
         produce_queries();
-        for (int w = 0; w < tile.consumers; ++w) consume(w);
+        for (int w = 0; w < tile.consumers; ++w) agents_.push_back(Warpgroup(*this, w).run());
     }
 
     // false: some wait for ever.
@@ -155,118 +156,136 @@ class Rings {
                 steps.push_back({Step::kWait, query(n, w, true), n / tile_.query_buffers});
                 steps.push_back({Step::kArrive, query(n, w, false)});
             }
-            if (n >= kReadTiles) steps.push_back({Step::kArrive, work_barrier(n - kReadTiles, true)});
+            if (n >= read_tiles_) steps.push_back({Step::kArrive, work_barrier(n - read_tiles_, true)});
         }
         agents_.push_back(steps);
     }
 
-    // Consumer::run() of warpgroup w. has_output: the last block's P V of the tile before is still to come.
-    void consume(int w) {
-        Steps steps;
-        int key = 0, value = 0;
-        const auto wait_query = [&](int n) {
-            steps.push_back({Step::kWait, query(n, w, false), n / tile_.query_buffers + 1});
-        };
-        const auto turn = [&] {
-            if (!tile_.takes_turns) return;
-            steps.push_back({Step::kTakeTurn, w});
-            steps.push_back({Step::kPassTurn, w});
-        };
-        const auto skip_keys = [&](int count) {
-            for (; count > 0; --count, ++key) {
-                steps.push_back(full(0, key));
-                turn();
-                steps.push_back({Step::kArrive, free_of(0, key)});
-            }
-        };
-        const auto skip_values = [&](int from, int count) {
-            for (; count > 0; --count, ++from) {
-                steps.push_back(full(1, from));
-                steps.push_back({Step::kArrive, free_of(1, from)});
-            }
-        };
-        // The scores of the next block beside the output of the one before, `value`, if there is one.
-        const auto block = [&](int n, bool has_output, bool last) {
-            if (has_output) steps.push_back(full(1, value));
-            turn();
-            steps.push_back({Step::kArrive, free_of(0, key)});
-            if (last && tile_.query_buffers == 1) steps.push_back({Step::kArrive, query(n, w, true)});
-            if (!last) steps.push_back(full(0, key + 1));
-            if (has_output) steps.push_back({Step::kArrive, free_of(1, value)});
-            value = key++;
-        };
-        const auto own = [&](int n) -> const OwnWork& {
-            return tiles_[static_cast<size_t>(n)].own[static_cast<size_t>(w)];
-        };
+    // What warpgroup w does: the Consumer of consumer.cuh, and in its words.
+    class Warpgroup {
+       public:
+        Warpgroup(const Rings& rings, int w) : rings_(rings), tile_(rings.tile_), w_(w) {}
 
-        const auto pass_over_keys = [&] {
-            steps.push_back(full(0, key));
-            steps.push_back({Step::kArrive, free_of(0, key)});
-        };
-        const auto pass_over_tile = [&](int n, bool has_begun) {
-            for (int i = 0; i < tiles_[static_cast<size_t>(n)].visit.size(); ++i, ++key) {
+        Steps run() {
+            const int count = static_cast<int>(rings_.tiles_.size());
+            wait_query(0);
+            bool has_output = false;  // the last block's P V of the tile before is still to come
+            for (int n = 0; n < count; ++n) {
+                if (has_rows(own(n))) {
+                    compute_tile(n, has_output);
+                    has_output = true;
+                    continue;
+                }
+                if (has_output) {
+                    pass_over_keys();
+                    last_output(n - 1);
+                }
+                pass_over_tile(n, has_output);
+                has_output = false;
+            }
+            if (has_output)
+                last_output(count - 1);
+            else
+                turn();
+            if (tile_.takes_turns && w_ == 0) steps_.push_back({Step::kTakeTurn, 0});
+            return steps_;
+        }
+
+       private:
+        void compute_tile(int n, bool has_output) {
+            if (!has_output) {
+                skipped_ = 0;
+                next_value_ = key_;
+            }
+            const int blocks = own(n).blocks.visit.size();
+            skip_keys(own(n).steps_before);
+            skipped_ += own(n).steps_before;
+            steps_.push_back(rings_.full(0, key_));
+            block(n, has_output, blocks == 1);
+            if (has_output) steps_.push_back({Step::kLastRead, n - 1});  // to store its output
+            skip_values();
+            for (int i = 1; i < blocks; ++i) block(n, true, i + 1 == blocks);
+            if (tile_.query_buffers > 1) free_query(n);
+            next_value_ = value_ + 1;
+            skipped_ = own(n).steps_after;
+            skip_keys(skipped_);
+            wait_query(n + 1);
+        }
+
+        void pass_over_tile(int n, bool has_begun) {
+            for (int i = 0; i < rings_.tiles_[static_cast<size_t>(n)].visit.size(); ++i, ++key_) {
                 if (i > 0 || !has_begun) {
                     pass_over_keys();
                     turn();
                 }
-                steps.push_back(full(1, key));
-                steps.push_back({Step::kArrive, free_of(1, key)});
+                steps_.push_back(rings_.full(1, key_));
+                steps_.push_back({Step::kArrive, rings_.free_of(1, key_)});
             }
-            steps.push_back({Step::kLastRead, n});
-            steps.push_back({Step::kArrive, query(n, w, true)});
+            steps_.push_back({Step::kLastRead, n});
+            free_query(n);
             wait_query(n + 1);
-        };
-        const auto last_output = [&](int n, int next_value, int skipped) {
-            steps.push_back(full(1, value));
-            turn();
-            steps.push_back({Step::kArrive, free_of(1, value)});
-            steps.push_back({Step::kLastRead, n});
-            skip_values(next_value, skipped);
-        };
-
-        wait_query(0);
-        const int count = static_cast<int>(tiles_.size());
-        bool has_output = false;
-        int skipped = 0, next_value = 0;
-        for (int n = 0; n < count; ++n) {
-            if (!has_rows(own(n))) {
-                if (has_output) {
-                    pass_over_keys();
-                    last_output(n - 1, next_value, skipped);
-                }
-                pass_over_tile(n, has_output);
-                has_output = false;
-                continue;
-            }
-            if (!has_output) {
-                skipped = 0;
-                next_value = key;
-            }
-            const int blocks = own(n).blocks.visit.size();
-            skip_keys(own(n).steps_before);
-            skipped += own(n).steps_before;
-            steps.push_back(full(0, key));
-            block(n, has_output, blocks == 1);
-            if (has_output) steps.push_back({Step::kLastRead, n - 1});  // to store its output
-            skip_values(next_value, skipped);
-            for (int i = 1; i < blocks; ++i) block(n, true, i + 1 == blocks);
-            if (tile_.query_buffers > 1) steps.push_back({Step::kArrive, query(n, w, true)});
-            next_value = value + 1;
-            skipped = own(n).steps_after;
-            skip_keys(skipped);
-            wait_query(n + 1);
-            has_output = true;
         }
-        if (has_output)
-            last_output(count - 1, next_value, skipped);
-        else
+        void pass_over_keys() {
+            steps_.push_back(rings_.full(0, key_));
+            steps_.push_back({Step::kArrive, rings_.free_of(0, key_)});
+        }
+
+        // The scores of the next block beside the output of the one before, if there is one.
+        void block(int n, bool has_output, bool last) {
+            if (has_output) steps_.push_back(rings_.full(1, value_));
             turn();
-        if (tile_.takes_turns && w == 0) steps.push_back({Step::kTakeTurn, 0});
-        agents_.push_back(steps);
-    }
+            steps_.push_back({Step::kArrive, rings_.free_of(0, key_)});
+            if (last && tile_.query_buffers == 1) free_query(n);
+            if (!last) steps_.push_back(rings_.full(0, key_ + 1));
+            if (has_output) steps_.push_back({Step::kArrive, rings_.free_of(1, value_)});
+            value_ = key_++;
+        }
+
+        void last_output(int n) {
+            steps_.push_back(rings_.full(1, value_));
+            turn();
+            steps_.push_back({Step::kArrive, rings_.free_of(1, value_)});
+            steps_.push_back({Step::kLastRead, n});
+            skip_values();
+        }
+
+        void skip_keys(int count) {
+            for (; count > 0; --count, ++key_) {
+                steps_.push_back(rings_.full(0, key_));
+                turn();
+                steps_.push_back({Step::kArrive, rings_.free_of(0, key_)});
+            }
+        }
+        void skip_values() {
+            for (int i = 0; i < skipped_; ++i) {
+                steps_.push_back(rings_.full(1, next_value_ + i));
+                steps_.push_back({Step::kArrive, rings_.free_of(1, next_value_ + i)});
+            }
+        }
+
+        void turn() {
+            if (!tile_.takes_turns) return;
+            steps_.push_back({Step::kTakeTurn, w_});
+            steps_.push_back({Step::kPassTurn, w_});
+        }
+        void wait_query(int n) {
+            steps_.push_back({Step::kWait, rings_.query(n, w_, false), n / tile_.query_buffers + 1});
+        }
+        void free_query(int n) { steps_.push_back({Step::kArrive, rings_.query(n, w_, true)}); }
+        const OwnWork& own(int n) const { return rings_.tiles_[static_cast<size_t>(n)].own[static_cast<size_t>(w_)]; }
+
+        const Rings& rings_;
+        const ForwardTile& tile_;
+        const int w_;
+        Steps steps_;
+        int key_ = 0;                       // the next block
+        int value_ = 0;                     // the block whose P V is still to come
+        int next_value_ = 0, skipped_ = 0;  // V blocks that only other rows need: the first, and how many
+    };
 
     const ForwardTile& tile_;
     const std::vector<Tile>& tiles_;
+    const int read_tiles_;
     std::vector<Barrier> barriers_;
     std::vector<Steps> agents_;  // kProducers, then the warpgroups
     int published_ = -1;
@@ -337,8 +356,9 @@ TEST(Rings, NobodyWaitsForEver) {
     EXPECT_GT(problems, 1000);
 }
 
-TEST(Rings, WorkIsReadBeforeItsSlotIsWrittenAgain) {
-    int furthest = 0;  // a tile published ahead of one that is still read
+// Of a tile that is published ahead of one that is still read: how many tiles lie between.
+int furthest_ahead(int read_tiles) {
+    int furthest = 0;
     for (const ForwardTileEntry& entry : kForwardTiles) {
         const ForwardTile& tile = entry.tile;
         for (const Window& window : {Window{kUnlimitedWidth, kUnlimitedWidth}, Window{kUnlimitedWidth, 0}})
@@ -346,16 +366,18 @@ TEST(Rings, WorkIsReadBeforeItsSlotIsWrittenAgain) {
                 for (const int len_q : {8 * tile.rows(), 7 * tile.rows() + 1}) {
                     const auto tiles = tiles_of(tile, window, len_q, len_k, true);
                     for (int w = 0; w < tile.consumers; ++w)
-                        for (int n = 0; n < static_cast<int>(tiles.size()); ++n) {
-                            const int ahead = Rings(tile, tiles).published_before_last_read(w, n) - n;
-                            ASSERT_LT(ahead, kWorkSlots)
-                                << "d " << tile.head_dim << ", tile " << n << ", warpgroup " << w;
-                            furthest = std::max(furthest, ahead);
-                        }
+                        for (int n = 0; n < static_cast<int>(tiles.size()); ++n)
+                            furthest =
+                                std::max(furthest, Rings(tile, tiles, read_tiles).published_before_last_read(w, n) - n);
                 }
     }
-    EXPECT_EQ(furthest, kWorkSlots - 1) << "a slot is not needed";
+    return furthest;
 }
+
+TEST(Rings, WorkIsReadBeforeItsSlotIsWrittenAgain) { EXPECT_LT(furthest_ahead(kReadTiles), kWorkSlots); }
+
+// The test can fail. (One tile less would do.)
+TEST(Rings, ASlotFreedTooEarlyIsFound) { EXPECT_GE(furthest_ahead(kReadTiles - 2), kWorkSlots); }
 
 // The test can fail: warpgroups that are further apart than the ring is long do wait for ever.
 TEST(Rings, AWarpgroupTooFarAheadIsFound) {
