@@ -131,7 +131,6 @@ __global__ void round_trip(const __grid_constant__ CUtensorMap from, const __gri
             ptx::tensor_store(box, to, 0, row, 0, 0);
             ptx::bulk_commit_group();
             ptx::bulk_wait_group_read();
-            ptx::bulk_wait_group();
             *reinterpret_cast<volatile int*>(box) = 1;
         }
         __syncwarp();

@@ -3,12 +3,8 @@
 // src/sm90/schedule.hpp). All must come to their end. Since every wait is for a count that only grows, the order in
 // which they take turns does not matter. This tells the kernel's waits a second time: who changes them there changes
 // them here.
-//
-// Consumers tell nobody that they have read a tile's Work for the last time: the Q producer frees its slot for them,
-// kReadTiles tiles later. They must then have done so.
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -34,23 +30,22 @@ struct Barrier {
 };
 
 struct Step {
-    enum Kind { kWait, kArrive, kTakeTurn, kPassTurn, kPublish, kLastRead } kind;
-    int at;         // barrier; warpgroup whose turn it is; tile whose Work is published, or read for the last time
+    enum Kind { kWait, kArrive, kTakeTurn, kPassTurn } kind;
+    int at;         // barrier, or warpgroup whose turn it is
     int phase = 0;  // kWait: until so many have ended
 };
 
 // What happens at the barriers of one CTA, agent by agent.
 class Rings {
    public:
-    Rings(const ForwardTile& tile, const std::vector<Tile>& tiles, int read_tiles = kReadTiles)
-        : tile_(tile), tiles_(tiles), read_tiles_(read_tiles) {
+    Rings(const ForwardTile& tile, const std::vector<Tile>& tiles) : tile_(tile), tiles_(tiles) {
         for (int i = 0; i < 2 * tile.stages; ++i) barriers_.push_back({1});                          // K, V full
         for (int i = 0; i < 2 * tile.stages; ++i) barriers_.push_back({tile.consumers});             // K, V free
         for (int i = 0; i < tile.query_buffers * tile.query_tiles(); ++i) barriers_.push_back({1});  // Q full
         for (int i = 0; i < tile.query_buffers * tile.query_tiles(); ++i)                            // Q free
             barriers_.push_back({tile.shares_rows ? tile.consumers : 1});
-        for (int i = 0; i < kWorkSlots; ++i) barriers_.push_back({1});               // Work full
-        for (int i = 0; i < kWorkSlots; ++i) barriers_.push_back({kProducers - 1});  // Work free
+        for (int i = 0; i < kWorkSlots; ++i) barriers_.push_back({1});                   // Work full
+        for (int i = 0; i < kWorkSlots; ++i) barriers_.push_back({3 + tile.consumers});  // Work free
         produce_work();
         produce_blocks(0);
         produce_blocks(1);
@@ -60,47 +55,26 @@ class Rings {
 
     // false: some wait for ever.
     bool run() {
-        const std::vector<size_t> at = advance(kNone);
-        for (size_t a = 0; a < agents_.size(); ++a)
-            if (at[a] < agents_[a].size()) return false;
-        return true;
-    }
-
-    // The last tile whose Work is published if warpgroup w stays where it reads the Work of tile n for the last time,
-    // and the others go as far as they can.
-    int published_before_last_read(int w, int n) {
-        const auto agent = static_cast<size_t>(kProducers + w);
-        const Steps& steps = agents_[agent];
-        size_t i = 0;
-        while (steps[i].kind != Step::kLastRead || steps[i].at != n) ++i;
-        advance(agent, i);
-        return published_;
-    }
-
-   private:
-    using Steps = std::vector<Step>;
-    static constexpr int kProducers = 4;
-    static constexpr size_t kNone = ~size_t{0};
-
-    // All go as far as they can, but `stopped` not beyond its step `end`. Where they then are.
-    std::vector<size_t> advance(size_t stopped, size_t end = 0) {
         std::vector<int> turns(static_cast<size_t>(tile_.consumers), 0);
         turns[0] = 1;  // the last warpgroup passes it before anything else
         std::vector<size_t> at(agents_.size(), 0);
         for (bool moved = true; moved;) {
             moved = false;
             for (size_t a = 0; a < agents_.size(); ++a)
-                for (; at[a] < (a == stopped ? end : agents_[a].size()) && pass(agents_[a][at[a]], turns); ++at[a])
-                    moved = true;
+                for (; at[a] < agents_[a].size() && pass(agents_[a][at[a]], turns); ++at[a]) moved = true;
         }
-        return at;
+        for (size_t a = 0; a < agents_.size(); ++a)
+            if (at[a] < agents_[a].size()) return false;
+        return true;
     }
+
+   private:
+    using Steps = std::vector<Step>;
 
     bool pass(const Step& step, std::vector<int>& turns) {
         const auto at = static_cast<size_t>(step.at);
         if (step.kind == Step::kWait) return barriers_[at].phases() >= step.phase;
         if (step.kind == Step::kArrive) ++barriers_[at].arrivals;
-        if (step.kind == Step::kPublish) published_ = step.at;
         if (step.kind == Step::kPassTurn) ++turns[(at + 1) % turns.size()];
         if (step.kind == Step::kTakeTurn && turns[at]-- == 0) return ++turns[at], false;
         return true;
@@ -127,7 +101,6 @@ class Rings {
         Steps steps;
         for (int n = 0; n <= static_cast<int>(tiles_.size()); ++n) {
             steps.push_back({Step::kWait, work_barrier(n, true), n / kWorkSlots});
-            steps.push_back({Step::kPublish, n});
             steps.push_back({Step::kArrive, work_barrier(n, false)});
         }
         agents_.push_back(steps);
@@ -152,11 +125,11 @@ class Rings {
         Steps steps;
         for (int n = 0; n <= static_cast<int>(tiles_.size()); ++n) {
             steps.push_back(work_full(n));
+            steps.push_back({Step::kArrive, work_barrier(n, true)});
             for (int w = 0; w < tile_.query_tiles(); ++w) {
                 steps.push_back({Step::kWait, query(n, w, true), n / tile_.query_buffers});
                 steps.push_back({Step::kArrive, query(n, w, false)});
             }
-            if (n >= read_tiles_) steps.push_back({Step::kArrive, work_barrier(n - read_tiles_, true)});
         }
         agents_.push_back(steps);
     }
@@ -202,7 +175,7 @@ class Rings {
             skipped_ += own(n).steps_before;
             steps_.push_back(rings_.full(0, key_));
             block(n, has_output, blocks == 1);
-            if (has_output) steps_.push_back({Step::kLastRead, n - 1});  // to store its output
+            if (has_output) free_work(n - 1);
             skip_values();
             for (int i = 1; i < blocks; ++i) block(n, true, i + 1 == blocks);
             if (tile_.query_buffers > 1) free_query(n);
@@ -221,8 +194,8 @@ class Rings {
                 steps_.push_back(rings_.full(1, key_));
                 steps_.push_back({Step::kArrive, rings_.free_of(1, key_)});
             }
-            steps_.push_back({Step::kLastRead, n});
             free_query(n);
+            free_work(n);
             wait_query(n + 1);
         }
         void pass_over_keys() {
@@ -245,7 +218,7 @@ class Rings {
             steps_.push_back(rings_.full(1, value_));
             turn();
             steps_.push_back({Step::kArrive, rings_.free_of(1, value_)});
-            steps_.push_back({Step::kLastRead, n});
+            free_work(n);
             skip_values();
         }
 
@@ -272,6 +245,7 @@ class Rings {
             steps_.push_back({Step::kWait, rings_.query(n, w_, false), n / tile_.query_buffers + 1});
         }
         void free_query(int n) { steps_.push_back({Step::kArrive, rings_.query(n, w_, true)}); }
+        void free_work(int n) { steps_.push_back({Step::kArrive, rings_.work_barrier(n, true)}); }
         const OwnWork& own(int n) const { return rings_.tiles_[static_cast<size_t>(n)].own[static_cast<size_t>(w_)]; }
 
         const Rings& rings_;
@@ -285,10 +259,8 @@ class Rings {
 
     const ForwardTile& tile_;
     const std::vector<Tile>& tiles_;
-    const int read_tiles_;
     std::vector<Barrier> barriers_;
-    std::vector<Steps> agents_;  // kProducers, then the warpgroups
-    int published_ = -1;
+    std::vector<Steps> agents_;
 };
 
 // All row blocks of one head, twice, the second time from the end: tiles of all lengths follow each other.
@@ -355,29 +327,6 @@ TEST(Rings, NobodyWaitsForEver) {
     }
     EXPECT_GT(problems, 1000);
 }
-
-// Of a tile that is published ahead of one that is still read: how many tiles lie between.
-int furthest_ahead(int read_tiles) {
-    int furthest = 0;
-    for (const ForwardTileEntry& entry : kForwardTiles) {
-        const ForwardTile& tile = entry.tile;
-        for (const Window& window : {Window{kUnlimitedWidth, kUnlimitedWidth}, Window{kUnlimitedWidth, 0}})
-            for (const int len_k : {32, 64, 512})
-                for (const int len_q : {8 * tile.rows(), 7 * tile.rows() + 1}) {
-                    const auto tiles = tiles_of(tile, window, len_q, len_k, true);
-                    for (int w = 0; w < tile.consumers; ++w)
-                        for (int n = 0; n < static_cast<int>(tiles.size()); ++n)
-                            furthest =
-                                std::max(furthest, Rings(tile, tiles, read_tiles).published_before_last_read(w, n) - n);
-                }
-    }
-    return furthest;
-}
-
-TEST(Rings, WorkIsReadBeforeItsSlotIsWrittenAgain) { EXPECT_LT(furthest_ahead(kReadTiles), kWorkSlots); }
-
-// The test can fail. (One tile less would do.)
-TEST(Rings, ASlotFreedTooEarlyIsFound) { EXPECT_GE(furthest_ahead(kReadTiles - 2), kWorkSlots); }
 
 // The test can fail: warpgroups that are further apart than the ring is long do wait for ever.
 TEST(Rings, AWarpgroupTooFarAheadIsFound) {

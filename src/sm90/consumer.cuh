@@ -67,7 +67,7 @@ class Consumer {
             pass_turn();
         }
         if (warpgroup_ == 0) take_turn_of(0);  // the one that the last warpgroup passed on
-        ptx::bulk_wait_group();
+        ptx::bulk_wait_group_read();           // its shared memory goes with the CTA
     }
 
    private:
@@ -123,6 +123,7 @@ class Consumer {
             __syncwarp();
         }
         free_queries();
+        free_work(work_slots_.slot);
         queries_.advance();
         work_slots_.advance();
     }
@@ -226,6 +227,7 @@ class Consumer {
         stage<0>(scale);
         last_exponentials<true>(early);
         store(scale, finished);
+        free_work(finished);
     }
 
     __device__ __forceinline__ void first_scores(BlockRange& blocks) {
@@ -255,6 +257,7 @@ class Consumer {
         const RowScale scale = finish_rows(softmax_.totals(), finished);
         stage<0>(scale);
         store(scale, finished);
+        free_work(finished);
     }
 
     // Blocks of the tile that only other warpgroups need. They are waited for, so that this warpgroup is never further
@@ -423,13 +426,14 @@ class Consumer {
         if (ptx::elect_sync()) ptx::mbarrier_arrive(free);
     }
 
-    // Every thread for itself: with Q go the reads of the tile's Work, which are ordinary ones of each thread.
-    __device__ __forceinline__ void free_queries() { ptx::mbarrier_arrive(shared_.q_free[queries_.slot][query_tile_]); }
+    __device__ __forceinline__ void free_queries() { release(shared_.q_free[queries_.slot][query_tile_]); }
     // A single buffer is freed as soon as the tile's last Q K^T has read it.
     __device__ __forceinline__ void free_single_queries(bool last_block) {
         if constexpr (kTile.query_buffers == 1)
             if (last_block) free_queries();
     }
+    // After a tile's last read of its Work, by every thread for itself.
+    __device__ __forceinline__ void free_work(int32_t slot) { ptx::mbarrier_arrive(shared_.work_free[slot]); }
 
     // Of this warpgroup, in the tile that it is at.
     __device__ __forceinline__ const OwnWork& own_work() const {

@@ -82,13 +82,34 @@ __device__ __forceinline__ OwnWork own_work_of(const ForwardParams& params, cons
                     is_ascending);
 }
 
+// Until here the kernel may run beside the one before it in the stream, and the one after it beside this one's end
+// (programmatic dependent launch). Global memory is touched after the wait only; what comes after this kernel may start
+// only when all before it has ended.
+__device__ __forceinline__ void await_kernel_before() {
+    cudaGridDependencySynchronize();
+    cudaTriggerProgrammaticLaunchCompletion();
+}
+
+// Every warp, once: until the barriers, and what else is set up in shared memory, are there, and the kernel before has
+// ended.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ void await_set_up() {
+    ptx::barrier_sync(0, kConfig.tile.threads());
+    await_kernel_before();
+}
+
+// The first tile is found while the others set up, unless global memory says where it is.
 template <ForwardConfig kConfig>
 __device__ __forceinline__ void produce_work(Shared<kConfig>& shared, const ForwardParams& params) {
     constexpr ForwardTile kTile = kConfig.tile;
+    if (is_varlen<kConfig>(params) || params.seqused_q != nullptr || params.seqused_k != nullptr) await_kernel_before();
     WorkCursor<kConfig> cursor(params, shared.ranked_tiles);
     RingPosition<kWorkSlots> ring;
+    bool is_set_up = false;
     for (bool more = true; more; ring.advance()) {
         Work work = cursor.next();
+        if (!is_set_up) await_set_up<kConfig>();
+        is_set_up = true;
         more = work.computed != 0;
         if (more) look_up_head<kConfig>(work, params);
         ptx::mbarrier_wait(shared.work_free[ring.slot], ring.parity ^ 1);

@@ -2,7 +2,8 @@
 // (at d 512: 64 rows for both, and half of the output's columns for each).
 //
 // Schedule (docs/forward.md has the same as a picture):
-//   [producer, warp 3]  0. for every tile, up to four ahead of Q: find it, publish what the others need (cursor.cuh).
+//   [producer, warp 3]  0. for every tile, ahead of the others: find it, publish what the others need (cursor.cuh);
+//                          the first while the others set up.
 //   [producer, warp K]  1. for every tile, for every K block: wait until free; load.
 //   [producer, warp V]  2. the same for V; rows of a block that belong to another sequence are zeroed (0 * NaN).
 //   [producer, warp Q]  3. for every tile: wait for a free Q buffer; load Q; with it the consumers get the tile.
@@ -35,40 +36,46 @@
 namespace foveal::sm90 {
 
 template <ForwardConfig kConfig>
-__device__ __forceinline__ void set_up(Shared<kConfig>& shared) {
+__device__ __forceinline__ void initialise_barriers(Shared<kConfig>& shared) {
     constexpr ForwardTile kTile = kConfig.tile;
-    constexpr uint32_t kConsumerWarps = kTile.consumers * kWarpgroupThreads / 32;  // a lane of each releases K and V
-    if (threadIdx.x == 0) {
-        constexpr uint32_t kReaders = (kTile.shares_rows ? kTile.consumers : 1) * kWarpgroupThreads;
-        for (int32_t i = 0; i < kTile.query_buffers; ++i)
-            for (int32_t w = 0; w < kTile.query_tiles(); ++w) {
-                ptx::mbarrier_init(shared.q_full[i][w], 1);
-                ptx::mbarrier_init(shared.q_free[i][w], kReaders);
-            }
-        for (int32_t i = 0; i < kTile.stages; ++i) {
-            ptx::mbarrier_init(shared.k_full[i], 1);
-            ptx::mbarrier_init(shared.k_free[i], kConsumerWarps);
-            ptx::mbarrier_init(shared.v_full[i], 1);
-            ptx::mbarrier_init(shared.v_free[i], kConsumerWarps);
+    // wgmma reads Q, K and V for a warp: one lane of each releases them. A tile's Work is read by each thread.
+    constexpr uint32_t kWarpgroupWarps = kWarpgroupThreads / 32, kConsumerWarps = kTile.consumers * kWarpgroupWarps;
+    constexpr uint32_t kWorkReaders = 3 * 32 + kTile.consumers * kWarpgroupThreads;
+    for (int32_t i = 0; i < kTile.query_buffers; ++i)
+        for (int32_t w = 0; w < kTile.query_tiles(); ++w) {
+            ptx::mbarrier_init(shared.q_full[i][w], 1);
+            ptx::mbarrier_init(shared.q_free[i][w], kTile.shares_rows ? kConsumerWarps : kWarpgroupWarps);
         }
-        ptx::mbarrier_init(shared.v_landed, 1);
-        for (int32_t i = 0; i < kWorkSlots; ++i) {
-            ptx::mbarrier_init(shared.work_full[i], 1);
-            ptx::mbarrier_init(shared.work_free[i], 3 * 32);  // the threads of the warps that load
-        }
-        ptx::fence_mbarrier_init();
+    for (int32_t i = 0; i < kTile.stages; ++i) {
+        ptx::mbarrier_init(shared.k_full[i], 1);
+        ptx::mbarrier_init(shared.k_free[i], kConsumerWarps);
+        ptx::mbarrier_init(shared.v_full[i], 1);
+        ptx::mbarrier_init(shared.v_free[i], kConsumerWarps);
     }
-    if constexpr (kTile.sums_in_product) {
-        for (auto i = static_cast<int32_t>(threadIdx.x); i < kOnesRows * kPanelColumns; i += kTile.threads())
+    ptx::mbarrier_init(shared.v_landed, 1);
+    for (int32_t i = 0; i < kWorkSlots; ++i) {
+        ptx::mbarrier_init(shared.work_full[i], 1);
+        ptx::mbarrier_init(shared.work_free[i], kWorkReaders);
+    }
+    ptx::fence_mbarrier_init();
+}
+
+// By the consumers.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ void fill_ones(Shared<kConfig>& shared) {
+    if constexpr (kConfig.tile.sums_in_product) {
+        constexpr int32_t kThreads = kConfig.tile.consumers * kWarpgroupThreads;
+        for (int32_t i = static_cast<int32_t>(threadIdx.x) % kThreads; i < kOnesRows * kPanelColumns; i += kThreads)
             shared.ones[i] = Rounded<kConfig.dtype>::kOneBits;
         ptx::fence_proxy_async();
     }
-    __syncthreads();
 }
 
 template <ForwardConfig kConfig>
 __device__ __forceinline__ void produce(Shared<kConfig>& shared, const ForwardMaps& maps, const ForwardParams& params) {
     const int32_t warp = uniform(static_cast<int32_t>(threadIdx.x) / 32);
+    if (threadIdx.x == 0) initialise_barriers<kConfig>(shared);
+    if (warp != 3) await_set_up<kConfig>();
     if (warp == 0) produce_k<kConfig>(shared, maps, params);
     if (warp == 1) produce_v<kConfig>(shared, maps, params);
     if (warp == 2) produce_q<kConfig>(shared, maps);
@@ -85,17 +92,13 @@ __global__ void __launch_bounds__(Instance::kConfig.tile.threads(), 1)
     auto& shared = *reinterpret_cast<Shared<kConfig>*>(shared_memory);
     const ForwardMaps maps{q_map, k_map, v_map, out_map};
     const int32_t warpgroup = uniform(static_cast<int32_t>(threadIdx.x) / kWarpgroupThreads);
-    set_up(shared);
-    // Until here the kernel may run beside the one before it in the stream, and the one after it beside this one's end
-    // (programmatic dependent launch). Global memory is touched after the wait only; what comes after this kernel may
-    // start only when all before it has ended.
-    cudaGridDependencySynchronize();
-    cudaTriggerProgrammaticLaunchCompletion();
     if (warpgroup == 0) {
         ptx::setmaxnreg_dec<kConfig.tile.producer_registers>();
         produce<kConfig>(shared, maps, params);
     } else {
         ptx::setmaxnreg_inc<kConfig.tile.consumer_registers>();
+        fill_ones<kConfig>(shared);
+        await_set_up<kConfig>();
         Consumer<kConfig>(shared, maps, params, warpgroup - 1).run();
     }
 }

@@ -27,15 +27,22 @@ __device__ __forceinline__ void load_tile(uint16_t* tile, const CUtensorMap& map
     }
 }
 
+// The tile in a slot, once it is there.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ Work next_work(Shared<kConfig>& shared, RingPosition<kWorkSlots> works) {
+    ptx::mbarrier_wait(shared.work_full[works.slot], works.parity);
+    const Work work = shared.work[works.slot];
+    ptx::mbarrier_arrive(shared.work_free[works.slot]);  // every thread for itself: racecheck follows no warp
+    return work;
+}
+
 // load(work, block, ring) for each K/V block of each tile.
 template <ForwardConfig kConfig, class Load>
 __device__ __forceinline__ void for_each_block(Shared<kConfig>& shared, const ForwardParams& params, Load load) {
     RingPosition<kWorkSlots> works;
     RingPosition<kConfig.tile.stages> ring;
     for (;; works.advance()) {
-        ptx::mbarrier_wait(shared.work_full[works.slot], works.parity);
-        const Work work = shared.work[works.slot];
-        ptx::mbarrier_arrive(shared.work_free[works.slot]);  // every thread for itself: racecheck follows no warp
+        const Work work = next_work(shared, works);
         if (work.computed == 0) return;
         const Range visit = work.blocks.visit;
         for (int32_t step = visit.begin; step < visit.end; ++step, ring.advance())
@@ -96,16 +103,13 @@ __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const Forward
     });
 }
 
-// Consumers read a tile's Work until they have stored its output: no longer than until this warp has a buffer for the Q
-// of the kReadTiles-th tile after it (rings_test.cpp).
 template <ForwardConfig kConfig>
 __device__ __forceinline__ void produce_q(Shared<kConfig>& shared, const ForwardMaps& maps) {
     constexpr ForwardTile kTile = kConfig.tile;
     RingPosition<kTile.query_buffers> ring;
-    RingPosition<kWorkSlots> works, read;
-    for (int32_t n = 0;; ++n, ring.advance(), works.advance()) {
-        ptx::mbarrier_wait(shared.work_full[works.slot], works.parity);
-        const Work work = shared.work[works.slot];
+    RingPosition<kWorkSlots> works;
+    for (;; ring.advance(), works.advance()) {
+        const Work work = next_work(shared, works);
         for (int32_t w = 0; w < kTile.query_tiles(); ++w) {
             ptx::mbarrier_wait(shared.q_free[ring.slot][w], ring.parity ^ 1);
             if (ptx::elect_sync()) {
@@ -120,9 +124,6 @@ __device__ __forceinline__ void produce_q(Shared<kConfig>& shared, const Forward
             __syncwarp();
         }
         if (work.computed == 0) return;
-        if (n < kReadTiles) continue;
-        ptx::mbarrier_arrive(shared.work_free[read.slot]);
-        read.advance();
     }
 }
 

@@ -14,9 +14,7 @@ inline constexpr int32_t kPanelColumns = 64;   // 16-bit columns of a 128-byte s
 inline constexpr int32_t kRegistersPerSm = 65536;
 inline constexpr int32_t kMaxSharedBytes = 232448;
 inline constexpr int32_t kMaxBundles = 64;  // of CTAs, that take tiles of a varlen batch together (balance.cuh)
-// A tile's description is read until Q of the kReadTiles-th tile after it is loaded (rings_test.cpp); the others are
-// published ahead (cursor.cuh).
-inline constexpr int32_t kReadTiles = 4, kWorkSlots = 8;
+inline constexpr int32_t kWorkSlots = 8;    // tiles whose description is published and still read (cursor.cuh)
 
 // Head dimensions that are no multiple of a panel, or smaller than the tile's, are filled up with zeros by the copy
 // engine.

@@ -58,9 +58,6 @@ __device__ __forceinline__ void bulk_wait_group_read() {
     cuda::ptx::cp_async_bulk_wait_group_read(cuda::ptx::n32_t<0>{});
 }
 
-// cp.async.bulk.wait_group: this thread's stores are complete.
-__device__ __forceinline__ void bulk_wait_group() { cuda::ptx::cp_async_bulk_wait_group(cuda::ptx::n32_t<0>{}); }
-
 // fence.proxy.async: this thread's ordinary shared-memory writes become visible to the copy engine and to wgmma.
 __device__ __forceinline__ void fence_proxy_async() { cuda::ptx::fence_proxy_async(cuda::ptx::space_shared); }
 
