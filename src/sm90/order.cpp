@@ -23,7 +23,7 @@ constexpr double kResidentShare = 0.7;
 constexpr int64_t kVarlenSectionBytes = int64_t{28} << 20;
 
 // Tiles of a varlen batch that take at least as long on average are dealt out evenly (balance.cuh): for shorter ones
-// that costs more than it brings (H100, 2026-11-25: docs/performance-log.md, 51).
+// that costs more than it brings (H100, 2026-11-27: docs/performance-log.md, 51 and 55).
 constexpr double kBalancedTileSeconds = 7.6e-6;
 // And a CTA's tiles together at least so long: its first one waits 4 us and more for the ranks.
 constexpr double kBalancedSeconds = 100e-6;
