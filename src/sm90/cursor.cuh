@@ -8,6 +8,7 @@
 #include "ptx/warp.cuh"
 #include "ring.cuh"
 #include "schedule.hpp"
+#include "set_up.cuh"
 #include "shared.cuh"
 #include "tiles.hpp"
 #include "work.cuh"
@@ -80,22 +81,6 @@ __device__ __forceinline__ OwnWork own_work_of(const ForwardParams& params, cons
     const bool chunked = known_band<kConfig>(work.band).chunk != 0;
     return own_work(work.band, chunked, work.blocks, work.row + w * kWarpgroupRows, work.len_q, kConfig.tile.keys,
                     is_ascending);
-}
-
-// Until here the kernel may run beside the one before it in the stream, and the one after it beside this one's end
-// (programmatic dependent launch). Global memory is touched after the wait only; what comes after this kernel may start
-// only when all before it has ended.
-__device__ __forceinline__ void await_kernel_before() {
-    cudaGridDependencySynchronize();
-    cudaTriggerProgrammaticLaunchCompletion();
-}
-
-// Every warp, once: until the barriers, and what else is set up in shared memory, are there, and the kernel before has
-// ended.
-template <ForwardConfig kConfig>
-__device__ __forceinline__ void await_set_up() {
-    ptx::barrier_sync(0, kConfig.tile.threads());
-    await_kernel_before();
 }
 
 // The first tile is found while the others set up, unless global memory says where it is.

@@ -27,49 +27,12 @@
 #include "forward_params.hpp"
 #include "gemm.cuh"
 #include "producer.cuh"
-#include "ptx/mbarrier.cuh"
 #include "ptx/warp.cuh"
+#include "set_up.cuh"
 #include "shared.cuh"
-#include "softmax.cuh"
 #include "tiles.hpp"
 
 namespace foveal::sm90 {
-
-template <ForwardConfig kConfig>
-__device__ __forceinline__ void initialise_barriers(Shared<kConfig>& shared) {
-    constexpr ForwardTile kTile = kConfig.tile;
-    // wgmma reads Q, K and V for a warp: one lane of each releases them. A tile's Work is read by each thread.
-    constexpr uint32_t kWarpgroupWarps = kWarpgroupThreads / 32, kConsumerWarps = kTile.consumers * kWarpgroupWarps;
-    constexpr uint32_t kWorkReaders = 3 * 32 + kTile.consumers * kWarpgroupThreads;
-    for (int32_t i = 0; i < kTile.query_buffers; ++i)
-        for (int32_t w = 0; w < kTile.query_tiles(); ++w) {
-            ptx::mbarrier_init(shared.q_full[i][w], 1);
-            ptx::mbarrier_init(shared.q_free[i][w], kTile.shares_rows ? kConsumerWarps : kWarpgroupWarps);
-        }
-    for (int32_t i = 0; i < kTile.stages; ++i) {
-        ptx::mbarrier_init(shared.k_full[i], 1);
-        ptx::mbarrier_init(shared.k_free[i], kConsumerWarps);
-        ptx::mbarrier_init(shared.v_full[i], 1);
-        ptx::mbarrier_init(shared.v_free[i], kConsumerWarps);
-    }
-    ptx::mbarrier_init(shared.v_landed, 1);
-    for (int32_t i = 0; i < kWorkSlots; ++i) {
-        ptx::mbarrier_init(shared.work_full[i], 1);
-        ptx::mbarrier_init(shared.work_free[i], kWorkReaders);
-    }
-    ptx::fence_mbarrier_init();
-}
-
-// By the consumers.
-template <ForwardConfig kConfig>
-__device__ __forceinline__ void fill_ones(Shared<kConfig>& shared) {
-    if constexpr (kConfig.tile.sums_in_product) {
-        constexpr int32_t kThreads = kConfig.tile.consumers * kWarpgroupThreads;
-        for (int32_t i = static_cast<int32_t>(threadIdx.x) % kThreads; i < kOnesRows * kPanelColumns; i += kThreads)
-            shared.ones[i] = Rounded<kConfig.dtype>::kOneBits;
-        ptx::fence_proxy_async();
-    }
-}
 
 template <ForwardConfig kConfig>
 __device__ __forceinline__ void produce(Shared<kConfig>& shared, const ForwardMaps& maps, const ForwardParams& params) {
