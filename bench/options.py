@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""What an option costs: the time of a call with it over that of the plain call, each alone.
+
+    python3 bench/options.py --commit $(git rev-parse HEAD) --write bench/results/h200
+
+Interleaved call by call, all would run at one clock, while alone a plain call, which is bound by power, runs slower
+than one that waits for its softmax. So each call has the device to itself for blocks of --seconds, in random order, and
+counts once the clock has settled: in the last three fifths of a block. The ratio is that of the medians over the
+blocks. Needs the package, PyTorch and a GPU.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import sys
+import time
+
+import foveal
+import torch
+from cases import Case
+from compare import Gpu
+
+CASES = ["b4 s4096 hq32 hk8 d128 bf16 causal", "b4 s4096 h32 d64 bf16 causal", "b4 s4096 hq16 hk8 d256 bf16 causal"]
+CALLS_A_SAMPLE = 20
+SETTLING = 0.4  # of a block
+
+
+def option_calls(case):
+    """name -> call; the first is the plain one. ALiBi's slopes are those of its paper.
+
+    f16 twice: its products take more power the more bits of the numbers are set.
+    """
+    if case.varlen:
+        raise SystemExit("dense cases only")
+    heads = case.heads_q
+    slopes = torch.tensor([2 ** (-8 * (h + 1) / heads) for h in range(heads)], device="cuda")
+    options = {
+        "plain": {},
+        "softcap 50": {"softcap": 50.0},
+        "alibi": {"alibi_slopes": slopes},
+        "sinks": {"sinks": torch.randn(heads, device="cuda")},
+        "lse": {"return_lse": True},
+    }
+    tensors = case.tensors("cuda")
+
+    def call(tensors, **options):
+        out = torch.empty(*tensors[0].shape[:-1], case.head_dim_v, dtype=tensors[0].dtype, device="cuda")
+        arguments = {"causal": case.causal, "window": case.window, "out": out, **options}
+        return lambda: foveal.attention(*tensors, **arguments)
+
+    calls = {name: call(tensors, **option) for name, option in options.items()}
+    calls["f16"] = call([torch.randn_like(x, dtype=torch.float16) for x in tensors])
+    calls["f16, bf16's numbers"] = call([x.to(torch.float16) for x in tensors])
+    return calls
+
+
+def block(call, device, seconds):
+    """Microseconds of the call, once it has run alone for a while."""
+    call()
+    device.synchronize()
+    begin, times = time.perf_counter(), []
+    while (elapsed := time.perf_counter() - begin) < seconds:
+        [(_, sample_s)] = device.round([("", lambda: [call() for _ in range(CALLS_A_SAMPLE)])])
+        if elapsed > SETTLING * seconds:
+            times.append(1e6 * sample_s / CALLS_A_SAMPLE)
+    return statistics.median(times)
+
+
+def measure(text, device, blocks, seconds):
+    calls = option_calls(Case(text))
+    us, clocks, watts = ({name: [] for name in calls} for _ in range(3))
+    for call in calls.values():
+        block(call, device, seconds / 2)
+    for _ in range(blocks):
+        for name in random.sample(sorted(calls), len(calls)):
+            device.telemetry.take()
+            device.telemetry.on = True
+            us[name].append(block(calls[name], device, seconds))
+            device.telemetry.on = False
+            clock, power = device.telemetry.take()
+            clocks[name].append(clock)
+            watts[name].append(power)
+    middle = {name: statistics.median(times) for name, times in us.items()}
+    row = {"case": text, "blocks": blocks, "options": {}}
+    print(text)
+    for name in calls:
+        low, high = min(us[name]), max(us[name])
+        row["options"][name] = {
+            "us": round(middle[name], 2),
+            "least_us": round(low, 2),
+            "most_us": round(high, 2),
+            "over_plain": round(middle[name] / middle["plain"], 4),
+            "sm_mhz": clocks[name][blocks // 2],
+            "watts": watts[name][blocks // 2],
+        }
+        print(f"    {name:20} {middle[name]:8.1f} us ({low:.1f} to {high:.1f})  {middle[name] / middle['plain']:.3f}")
+    return row
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", default=CASES)
+    parser.add_argument("--blocks", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=0.4, help="a block")
+    parser.add_argument("--commit", required=True, help="of the code measured")
+    parser.add_argument("--write", metavar="FOLDER", help="write FOLDER/option_cost.json")
+    options = parser.parse_args()
+    device = Gpu()
+    rows = [measure(text, device, options.blocks, options.seconds) for text in options.cases]
+    if options.write:
+        document = {**device.about, "commit": options.commit, "date": time.strftime("%Y-%m-%d"),
+                    "command": " ".join(sys.argv), "rows": rows}  # fmt: skip
+        os.makedirs(options.write, exist_ok=True)
+        with open(os.path.join(options.write, "option_cost.json"), "w") as file:
+            json.dump(document, file, indent=1)
+            file.write("\n")
+
+
+if __name__ == "__main__":
+    main()
