@@ -15,7 +15,6 @@ its time. Joules: each implementation alone for a while, by the device's energy 
 
 import argparse
 import itertools
-import json
 import os
 import pathlib
 import platform
@@ -28,6 +27,7 @@ import time
 
 import foveal
 import implementations
+import results_file
 import torch
 from bounds import bound_us
 from cases import QUICK, SUITES, Case
@@ -327,10 +327,7 @@ def write(path, name, rows, device, options, overhead):
     document = {"suite": name, **device.about, "commit": options.commit or head, "date": time.strftime("%Y-%m-%d"),
                 "command": " ".join(sys.argv), "logit_sd": options.logit_sd, "rounds": options.rounds,
                 "python_call_us": overhead, "rows": rows}  # fmt: skip
-    os.makedirs(path, exist_ok=True)
-    with open(os.path.join(path, f"{name}{'_alone' if options.alone else ''}.json"), "w") as file:
-        json.dump(document, file, indent=1)
-        file.write("\n")
+    results_file.write(path, f"{name}{'_alone' if options.alone else ''}", document)
 
 
 def parsed():

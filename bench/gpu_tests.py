@@ -9,12 +9,12 @@ FOLDER), and one launch under ncu (--ncu). Exit status 1 if anything failed.
 """
 
 import argparse
-import json
-import os
 import re
 import subprocess
 import sys
 import time
+
+import results_file
 
 SUITES = ("correctness", "corner", "grid")
 PROGRAMS = {
@@ -146,10 +146,7 @@ def main():
         document["ncu"], _ = note("ncu", ncu(options.binaries))
     document["failed"] = failures
     if options.write:
-        os.makedirs(options.write, exist_ok=True)
-        with open(os.path.join(options.write, "tests.json"), "w") as file:
-            json.dump(document, file, indent=1)
-            file.write("\n")
+        results_file.write(options.write, "tests", document)
     return 1 if failures else 0
 
 

@@ -10,14 +10,13 @@ blocks. Needs the package, PyTorch and a GPU.
 """
 
 import argparse
-import json
-import os
 import random
 import statistics
 import sys
 import time
 
 import foveal
+import results_file
 import torch
 from cases import Case
 from compare import Gpu
@@ -68,6 +67,10 @@ def block(call, device, seconds):
     return statistics.median(times)
 
 
+def median_of_known(values):
+    return statistics.median(values) if None not in values else None
+
+
 def measure(text, device, blocks, seconds):
     calls = option_calls(Case(text))
     us, clocks, watts = ({name: [] for name in calls} for _ in range(3))
@@ -92,8 +95,8 @@ def measure(text, device, blocks, seconds):
             "least_us": round(low, 2),
             "most_us": round(high, 2),
             "over_plain": round(middle[name] / middle["plain"], 4),
-            "sm_mhz": clocks[name][blocks // 2],
-            "watts": watts[name][blocks // 2],
+            "sm_mhz": median_of_known(clocks[name]),
+            "watts": median_of_known(watts[name]),
         }
         print(f"    {name:20} {middle[name]:8.1f} us ({low:.1f} to {high:.1f})  {middle[name] / middle['plain']:.3f}")
     return row
@@ -112,10 +115,7 @@ def main():
     if options.write:
         document = {**device.about, "commit": options.commit, "date": time.strftime("%Y-%m-%d"),
                     "command": " ".join(sys.argv), "rows": rows}  # fmt: skip
-        os.makedirs(options.write, exist_ok=True)
-        with open(os.path.join(options.write, "option_cost.json"), "w") as file:
-            json.dump(document, file, indent=1)
-            file.write("\n")
+        results_file.write(options.write, "option_cost", document)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ namespace foveal::sm90 {
 template <ForwardConfig kConfig>
 __device__ __forceinline__ void initialise_barriers(Shared<kConfig>& shared) {
     constexpr ForwardTile kTile = kConfig.tile;
-    // wgmma reads Q, K and V for a warp: one lane of each releases them. A tile's Work is read by each thread.
+    // wgmma reads Q, K and V for a warp: one lane of each releases them. A tile's Work is read by each thread of the
+    // consumers and of the three warps that load.
     constexpr uint32_t kWarpgroupWarps = kWarpgroupThreads / 32, kConsumerWarps = kTile.consumers * kWarpgroupWarps;
     constexpr uint32_t kWorkReaders = 3 * 32 + kTile.consumers * kWarpgroupThreads;
     for (int32_t i = 0; i < kTile.query_buffers; ++i)
@@ -52,7 +53,7 @@ __device__ __forceinline__ void fill_ones(Shared<kConfig>& shared) {
 
 // Until here the kernel may run beside the one before it in the stream, and the one after it beside this one's end
 // (programmatic dependent launch). Global memory is touched after the wait only; what comes after this kernel may start
-// only when all before it has ended.
+// only when all before it has ended. To wait again costs nothing.
 __device__ __forceinline__ void await_kernel_before() {
     cudaGridDependencySynchronize();
     cudaTriggerProgrammaticLaunchCompletion();
