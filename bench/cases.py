@@ -9,7 +9,8 @@ DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 
 class Case:
-    """b, s, h or hq and hk, d, dv, dtype, full or causal or left and right, softcap, varlen with qlens (= klens)."""
+    """b, s or sq and sk, h or hq and hk, d, dv, dtype, full or causal or left and right (bottom right), softcap, varlen
+    with qlens and klens."""
 
     def __init__(self, text):
         self.text = text
@@ -29,51 +30,64 @@ class Case:
         self.varlen = "varlen" in tokens
         if self.varlen:
             lengths = {t.split("=")[0]: t.split("=")[1] for t in tokens if "=" in t}
-            if lengths["qlens"] != lengths["klens"]:
-                raise ValueError(f"{text}: compare.py knows varlen with qlens equal to klens")
-            self.lengths = [int(n) for n in lengths["qlens"].split(",")]
+            self.lengths_q, self.lengths_k = ([int(n) for n in lengths[name].split(",")] for name in ("qlens", "klens"))
         else:
-            self.lengths = [number("s")] * number("b", 1)
-        self.batch, self.rows = len(self.lengths), self.lengths[0]
+            self.lengths_q, self.lengths_k = ([number(name, number("s"))] * number("b", 1) for name in ("sq", "sk"))
+        self.batch = len(self.lengths_q)
 
-    def _pairs(self, s):
-        left, right = (s if side is None else min(side, s) for side in self.window)
-        beyond = lambda width: (s - width) * (s - width - 1) // 2 if width < s else 0  # noqa: E731
-        return s * s - beyond(left) - beyond(right)
+    @property
+    def square(self):
+        """As many queries as keys: both alignments of a mask are one."""
+        return self.lengths_q == self.lengths_k
+
+    def _pairs(self, sq, sk):
+        left, right = (sq + sk if side is None else side for side in self.window)
+        own = torch.arange(sk - sq, sk)  # each query's position
+        return ((own + right + 1).clamp(0, sk) - (own - left).clamp(0, sk)).clamp(min=0).sum().item()
 
     @property
     def flops(self):
-        return 2 * (self.head_dim + self.head_dim_v) * self.heads_q * sum(map(self._pairs, self.lengths))
+        pairs = sum(map(self._pairs, self.lengths_q, self.lengths_k))
+        return 2 * (self.head_dim + self.head_dim_v) * self.heads_q * pairs
 
     @property
     def bytes(self):
-        per_row = (self.head_dim + self.head_dim_v) * (self.heads_q + self.heads_k)
-        return per_row * sum(self.lengths) * torch.finfo(self.dtype).bits // 8
+        rows = sum(self.lengths_q) * self.heads_q + sum(self.lengths_k) * self.heads_k
+        return (self.head_dim + self.head_dim_v) * rows * torch.finfo(self.dtype).bits // 8
 
     def tensors(self, device, logit_sd=1.0):
         """q, k, v, standard normal; q scaled so that the logits have the standard deviation logit_sd."""
-        lead = (sum(self.lengths),) if self.varlen else (self.batch, self.rows)
-        shapes = [(self.heads_q, self.head_dim), (self.heads_k, self.head_dim), (self.heads_k, self.head_dim_v)]
-        q, k, v = (torch.randn(lead + shape, dtype=self.dtype, device=device) for shape in shapes)
+
+        def draw(lengths, heads, channels):
+            lead = (sum(lengths),) if self.varlen else (self.batch, lengths[0])
+            return torch.randn(*lead, heads, channels, dtype=self.dtype, device=device)
+
+        q = draw(self.lengths_q, self.heads_q, self.head_dim)
+        k = draw(self.lengths_k, self.heads_k, self.head_dim)
+        v = draw(self.lengths_k, self.heads_k, self.head_dim_v)
         return (q if logit_sd == 1.0 else q * logit_sd), k, v
 
     def offsets(self, device):
-        """cu_seqlens, int32 [b + 1]"""
-        return torch.tensor([0, *self.lengths], device=device).cumsum(0).to(torch.int32)
+        """cu_seqlens_q and cu_seqlens_k, int32 [b + 1]"""
+        return tuple(
+            torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)
+            for lengths in (self.lengths_q, self.lengths_k)
+        )
 
 
 def _both(shapes):
     return [f"{shape} {mask}" for shape in shapes for mask in ("causal", "full")]
 
 
-def _varlen(heads):
+def _varlen(heads, batch=16, shortest=64, longest=4096):
     draw = random.Random(2026)
-    lengths = ",".join(str(draw.randint(64, 4096)) for _ in range(16))
+    lengths = ",".join(str(draw.randint(shortest, longest)) for _ in range(batch))
     return f"varlen qlens={lengths} klens={lengths} {heads} d128 bf16"
 
 
 _SEED = ((128, 128), (128, 512), (128, 1024), (128, 2048), (32, 4096), (128, 8192))
 _MHA = ((32, 512), (16, 1024), (8, 2048), (4, 4096), (2, 8192), (1, 16384))
+_CHUNKS = ((64, 1, 4096), (64, 16, 4096), (32, 64, 4096), (8, 200, 8192), (4, 512, 16384), (1, 1000, 32768))
 _SHORT = ((32, 512), (16, 1024), (4, 4096), (1, 16384))
 
 SUITES = {
@@ -86,6 +100,9 @@ SUITES = {
     "d192v128": [f"b{b} s{s} h16 d192 dv128 bf16 causal" for b, s in ((4, 4096), (1, 16384))],
     "d512": _both(f"b{b} s{s} h4 d512 bf16" for b, s in ((16, 1024), (4, 4096), (1, 16384))),
     "varlen": _both(_varlen(heads) for heads in ("hq32 hk8", "h16")),
+    # Few new tokens: on a long past, or in short sequences.
+    "chunk": [f"b{b} sq{sq} sk{sk} hq32 hk8 d128 bf16 causal" for b, sq, sk in _CHUNKS]
+    + [f"{_varlen('hq32 hk8', *batch)} causal" for batch in ((512, 1, 64), (128, 4, 256), (64, 64, 960))],
     "window": [
         "b8 s4096 hq64 hk8 d64 bf16 left127 causal",
         "b4 s8192 hq32 hk8 d128 bf16 left1023 causal",

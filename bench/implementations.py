@@ -21,8 +21,7 @@ def foveal_build(path, case, q, k, v):
     options = {"causal": case.causal, "window": case.window, "softcap": case.softcap, "out": out}
     attention, arguments = foveal.attention, (q, k, v)
     if case.varlen:
-        offsets = case.offsets(q.device)
-        attention, arguments = foveal.attention_varlen, (q, k, v, offsets, offsets)
+        attention, arguments = foveal.attention_varlen, (q, k, v, *case.offsets(q.device))
     if not path:
         return lambda: attention(*arguments, **options)
 
@@ -39,6 +38,8 @@ def foveal_build(path, case, q, k, v):
 def _sdpa_arguments(case, q, k, v):
     if case.varlen or case.window[0] is not None or case.softcap:
         raise NotMeasured("PyTorch's SDPA has neither varlen nor windows nor softcap")
+    if case.causal and not case.square:
+        raise NotMeasured("PyTorch's SDPA aligns its causal mask to the first key")
     views = [x.transpose(1, 2) for x in (q, k, v)]
     return views, {"is_causal": case.causal, "enable_gqa": case.heads_q != case.heads_k}
 
@@ -66,20 +67,17 @@ def efficient(case, q, k, v):
 def fa2(case, q, k, v):
     if case.softcap:
         raise NotMeasured("PyTorch's FlashAttention-2 has no softcap")
-    if not case.varlen and case.window[0] is None:
+    if not case.varlen and case.window[0] is None and (case.square or not case.causal):
         return _sdpa(SDPBackend.FLASH_ATTENTION, case, q, k, v)
     if case.head_dim != case.head_dim_v:
         raise NotMeasured("FlashAttention-2 needs d = d_v")
-    offsets = case.offsets(q.device)
-    longest = max(case.lengths)
+    lengths = *case.offsets(q.device), max(case.lengths_q), max(case.lengths_k)
     packed = [x if case.varlen else x.flatten(0, 1) for x in (q, k, v)]
     window = {"window_size_left": case.window[0], "window_size_right": 0 if case.causal else case.window[1]}
     options = window if case.window[0] is not None else {}
 
     def call():
-        out = torch.ops.aten._flash_attention_forward(
-            *packed, offsets, offsets, longest, longest, 0.0, case.causal, False, **options
-        )[0]
+        out = torch.ops.aten._flash_attention_forward(*packed, *lengths, 0.0, case.causal, False, **options)[0]
         return out.view(*q.shape[:-1], v.shape[-1])
 
     return call
@@ -103,10 +101,8 @@ def fa3(case, q, k, v):
     first = lambda result: result[0] if isinstance(result, tuple) else result  # noqa: E731
     if not case.varlen:
         return lambda: first(fa3_fwd_interface.flash_attn_func(q, k, v, **options))
-    offsets, longest = case.offsets(q.device), max(case.lengths)
-    return lambda: first(
-        fa3_fwd_interface.flash_attn_varlen_func(q, k, v, offsets, offsets, longest, longest, **options)
-    )
+    lengths = *case.offsets(q.device), max(case.lengths_q), max(case.lengths_k)
+    return lambda: first(fa3_fwd_interface.flash_attn_varlen_func(q, k, v, *lengths, **options))
 
 
 def flashinfer(case, q, k, v):
@@ -116,11 +112,10 @@ def flashinfer(case, q, k, v):
         raise NotMeasured("flashinfer is not installed") from error
     workspace = torch.empty(256 << 20, dtype=torch.uint8, device=q.device)
     wrapper = library.BatchPrefillWithRaggedKVCacheWrapper(workspace, "NHD")
-    offsets = case.offsets(q.device)
     wrapper.plan(
-        offsets, offsets, case.heads_q, case.heads_k, case.head_dim, head_dim_vo=case.head_dim_v, causal=case.causal,
-        window_left=-1 if case.window[0] is None else case.window[0], logits_soft_cap=float(case.softcap) or None,
-        q_data_type=q.dtype, kv_data_type=k.dtype,
+        *case.offsets(q.device), case.heads_q, case.heads_k, case.head_dim, head_dim_vo=case.head_dim_v,
+        causal=case.causal, window_left=-1 if case.window[0] is None else case.window[0],
+        logits_soft_cap=float(case.softcap) or None, q_data_type=q.dtype, kv_data_type=k.dtype,
     )  # fmt: skip
     packed = [x if case.varlen else x.flatten(0, 1) for x in (q, k, v)]
     return lambda: wrapper.run(*packed).view(*q.shape[:-1], v.shape[-1])

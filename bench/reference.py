@@ -47,14 +47,17 @@ class Reference:
         self.parts = []  # (sequence, first row of the sequence if packed, rows, head, expected)
         plain = []
         for i, head in _samples(case):
-            first = sum(case.lengths[:i])
-            span = slice(first, first + case.lengths[i])
-            sequence = [x[span] if case.varlen else x[i] for x in (q, k, v)]
-            rows = _rows(case.lengths[i], q.device)
+            first, first_k = sum(case.lengths_q[:i]), sum(case.lengths_k[:i])
+            len_q, len_k = case.lengths_q[i], case.lengths_k[i]
+            spans = [slice(first, first + len_q)] + 2 * [slice(first_k, first_k + len_k)]
+            sequence = [x[span] if case.varlen else x[i] for x, span in zip((q, k, v), spans, strict=True)]
+            rows = _rows(len_q, q.device)
             kv = head // (case.heads_q // case.heads_k)
             one = sequence[0][rows, head], sequence[1][:, kv], sequence[2][:, kv]
             q64, k64, v64 = (x.double() for x in one)
-            hidden = self._hidden(case, rows, case.lengths[i])
+            hidden = self._hidden(case, rows + len_k - len_q, len_k)
+            if hidden.all(-1).any():
+                raise ValueError(f"{case.text}: compare.py knows no rows that see no key")
             scale = case.head_dim**-0.5
             scores = q64 @ k64.T * scale
             if case.softcap:
@@ -70,9 +73,9 @@ class Reference:
         self.rounding = (expected.to(case.dtype).double() - expected).abs().max().item()
 
     @staticmethod
-    def _hidden(case, rows, keys):
-        """bool [rows, keys]: which keys a row does not see."""
-        distance = torch.arange(keys, device=rows.device)[None, :] - rows[:, None]
+    def _hidden(case, positions, keys):
+        """bool [rows, keys]: which keys a row does not see. positions: of the rows, counted as the keys are."""
+        distance = torch.arange(keys, device=positions.device)[None, :] - positions[:, None]
         left, right = (keys if side is None else side for side in case.window)
         return (distance < -left) | (distance > right)
 

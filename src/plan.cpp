@@ -1,6 +1,7 @@
 #include "plan.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <sstream>
 
 #include "backend.hpp"
@@ -14,9 +15,16 @@ namespace {
 // ForwardPlan's. Where all tiles are alike, it always pays. Else passing over one breaks the overlap of two tiles,
 // which cost 3-10 % on sequences of up to 300 rows, and gains a quarter of a long tile (H100, 2026-11-25:
 // performance-log.md, 50).
-int32_t passed_over_blocks(const Problem& p, const sm90::ForwardTile& tile) {
-    const bool all_alike = !p.varlen && p.rows_q <= tile.rows();
+int32_t passed_over_blocks(const Problem& p, const sm90::ForwardTile& tile, int32_t heads_log2) {
+    const bool all_alike = !p.varlen && p.rows_q <= tile.rows() >> heads_log2;
     return all_alike ? 1 : 4;
+}
+
+// ForwardPlan's: as many heads of a group as a tile has warps, or the largest power of two that divides both.
+int32_t packed_heads_log2(const Problem& p, const sm90::ForwardTile& tile) {
+    const int32_t log2 = std::countr_zero(static_cast<uint32_t>(p.group()) | static_cast<uint32_t>(tile.row_groups()));
+    const bool saves = p.varlen || sm90::packing_saves_tiles(static_cast<int32_t>(p.rows_q), tile.rows(), log2);
+    return saves ? log2 : 0;
 }
 
 ForwardPlan plan_forward(const Problem& p, const DeviceTraits& traits) {
@@ -24,14 +32,18 @@ ForwardPlan plan_forward(const Problem& p, const DeviceTraits& traits) {
     plan.choice = sm90::choice_of(p);
     const sm90::ForwardTile& tile = sm90::kForwardTiles[plan.choice.tile_index].tile;
     if (p.total_rows_q() == 0 || p.batch == 0) return plan;
+    plan.heads_log2 = packed_heads_log2(p, tile);
+    const sm90::TileShape shape{tile.rows(), tile.keys, plan.heads_log2};
     // Varlen: an upper bound, every sequence may end inside a tile. The kernel finds the rest.
-    const int64_t row_blocks =
-        p.varlen ? p.rows_q / tile.rows() + p.batch : p.batch * ((p.rows_q + tile.rows() - 1) / tile.rows());
-    plan.grid = static_cast<int32_t>(std::min<int64_t>(traits.sms, row_blocks * p.heads_q));
+    const int64_t tiles = p.varlen ? (p.rows_q / tile.rows() + p.batch) * p.heads_q
+                                   : sm90::tile_order(p, shape, {}, plan.last_rows_first).tiles();
+    plan.grid = static_cast<int32_t>(std::min<int64_t>(traits.sms, tiles));
     // A limit on the right gives later rows more keys.
     plan.last_rows_first = p.window().right < kUnlimitedWidth;
-    plan.order = sm90::choose_order(p, traits, tile.rows(), tile.keys, plan.grid, plan.last_rows_first);
-    plan.passed_over_blocks = passed_over_blocks(p, tile);
+    plan.order = sm90::choose_order(p, traits, shape, plan.grid, plan.last_rows_first);
+    // CTAs that go in bundles take whole bundles of a row block's tiles, and packed it has fewer.
+    if (plan.order.bundle > 0 && (p.heads_q >> plan.heads_log2) % plan.order.bundle != 0) plan.heads_log2 = 0;
+    plan.passed_over_blocks = passed_over_blocks(p, tile, plan.heads_log2);
     return plan;
 }
 
@@ -89,8 +101,9 @@ void describe_sm90(std::ostream& out, const Plan& plan) {
         << "tile       " << tile.rows() << " rows (" << tile.consumers << " warpgroups "
         << (tile.shares_rows ? "that split the columns of the output" : "of 64 rows") << ") x " << tile.keys
         << " keys, " << tile.stages << " stages; limited by " << entry.limited_by << '\n'
-        << "           warpgroups without rows pass over tiles of " << plan.forward.passed_over_blocks
-        << " or more K/V blocks\n"
+        << "           rows of " << (1 << plan.forward.heads_log2) << " heads"
+        << (plan.forward.heads_log2 > 0 && plan.problem.varlen ? " in sequences that have fewer tiles then" : "")
+        << "; warpgroups without rows pass over tiles of " << plan.forward.passed_over_blocks << " or more K/V blocks\n"
         << "grid       " << plan.forward.grid << " CTAs of " << tile.threads() << " threads on " << plan.traits.sms
         << " SMs\n"
         << "shared     " << sm90::shared_bytes(tile) << " bytes a CTA\n"

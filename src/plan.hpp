@@ -47,6 +47,9 @@ struct ForwardPlan {
     int32_t grid = 0;  // CTAs; 0: nothing to compute
     bool last_rows_first = false;
     sm90::OrderChoice order;
+    // Tiles hold rows of so many query heads, as a power of two (sm90/schedule.hpp). Varlen: those of sequences that
+    // have fewer tiles then.
+    int32_t heads_log2 = 0;
     // A warpgroup without rows in a tile passes over it if it has at least so many K/V blocks; else it computes as if.
     int32_t passed_over_blocks = 1;
 };

@@ -14,6 +14,7 @@ namespace foveal::sm90 {
 namespace {
 
 constexpr int32_t kGrid = 132, kRows = 128, kKeys = 128;
+constexpr TileShape kTile{kRows, kKeys, 0};
 
 Problem dense(int64_t batch, int64_t rows, int64_t heads_q, int64_t heads_k, int64_t left, int64_t right) {
     Problem p{};
@@ -44,13 +45,13 @@ std::vector<Problem> problems() {
 bool last_rows_first(const Problem& p) { return p.window_right != FOVEAL_UNLIMITED; }
 
 OrderChoice choice_for(const Problem& p, const DeviceTraits& traits = {}) {
-    return choose_order(p, traits, kRows, kKeys, kGrid, last_rows_first(p));
+    return choose_order(p, traits, kTile, kGrid, last_rows_first(p));
 }
 
 // Walked tile by tile, as the kernel does.
 double imbalance_of(const Problem& p, const OrderChoice& choice) {
     const auto rows = static_cast<int32_t>(p.rows_q);
-    const TileOrder order = tile_order(p, kRows, choice, last_rows_first(p));
+    const TileOrder order = tile_order(p, kTile, choice, last_rows_first(p));
     const Band band = band_of(p.window(), rows, rows);
     std::vector<double> loads(kGrid);
     double total = 0;

@@ -57,6 +57,24 @@ TEST(Plan, WarpgroupsWithoutRowsPassOverLongTiles) {
     expect_plan("varlen qlens=7 klens=500 h16 d128 bf16 full", "pass over tiles of 4 or more");
 }
 
+TEST(Plan, HeadsArePackedWhereThatSavesTiles) {
+    expect_plan("b4 sq64 sk500 hq32 hk8 d128 bf16 causal", "rows of 4 heads;");
+    expect_plan("b4 sq1 sk500 hq32 hk2 d128 bf16 causal lse", "rows of 8 heads;");  // of 16: a warp each
+    expect_plan("b4 sq1 sk500 hq32 hk2 d64 bf16 causal lse", "rows of 16 heads;");
+    expect_plan("b4 sq130 sk500 hq8 hk2 d128 bf16 full sinks", "rows of 4 heads;");
+    expect_plan("b4 sq64 sk500 hq32 hk8 d128 bf16 alibi", "rows of 4 heads;");
+    expect_plan("b4 sq64 sk500 hq12 hk2 d128 bf16 full", "rows of 2 heads;");
+    expect_plan("b4 s128 hq32 hk8 d64 bf16 causal", "rows of 4 heads;");     // 256 rows a tile
+    expect_plan("b4 s128 hq32 hk8 d64 bf16 softcap30", "rows of 1 heads;");  // 128
+    expect_plan("b4 s4096 hq32 hk8 d128 bf16 causal", "rows of 1 heads;");   // whole tiles
+    expect_plan("b4 s120 hq8 hk4 d128 bf16 causal", "rows of 1 heads;");     // two tiles, or two
+    expect_plan("b4 sq64 sk500 hq12 hk4 d128 bf16 full", "rows of 1 heads;");
+    expect_plan("varlen qlens=7 klens=500 hq16 hk4 d128 bf16 full", "rows of 4 heads in sequences that have fewer");
+    expect_plan("varlen qlens=4000 klens=4000 hq32 hk8 d128 bf16 causal", "rows of 4 heads in sequences");
+    // Bundles of four CTAs, and two tiles side by side.
+    expect_plan("varlen qlens=8000 klens=8000 hq8 hk2 d128 bf16 causal", "rows of 1 heads;");
+}
+
 TEST(Plan, LongTilesOfVarlenAreDealtOutByLoad) {
     const auto varlen = [](const std::string& length, const std::string& tail) {
         return "varlen qlens=1," + length + " klens=1," + length + tail;

@@ -78,6 +78,27 @@ TEST(Schedule, TheFastOrderIsTheOrder) {
     }
 }
 
+TEST(Schedule, PackedTilesHoldAllRows) {
+    for (const int32_t rows : {64, 128, 192, 256}) {
+        for (const int32_t heads_log2 : {0, 1, 2, 3, 4}) {
+            const int32_t queries = rows >> heads_log2;
+            for (const int32_t len_q : {0, 1, 3, 63, 64, 65, 127, 128, 130, 191, 255, 257, 1000, 1 << 29}) {
+                const int32_t blocks = row_blocks_of(len_q, rows, heads_log2);
+                EXPECT_GE(int64_t{blocks} * queries, len_q);
+                EXPECT_LT((int64_t{blocks} - 1) * queries, len_q);
+                EXPECT_LE(blocks, row_blocks_of(len_q, rows, 0) << heads_log2);
+            }
+        }
+    }
+    EXPECT_TRUE(packing_saves_tiles(64, 128, 1));
+    EXPECT_FALSE(packing_saves_tiles(65, 128, 1));
+    EXPECT_TRUE(packing_saves_tiles(96, 128, 2));
+    EXPECT_FALSE(packing_saves_tiles(97, 128, 2));
+    EXPECT_FALSE(packing_saves_tiles(256, 128, 4));
+    EXPECT_FALSE(packing_saves_tiles(0, 128, 4));
+    EXPECT_FALSE(packing_saves_tiles(5, 128, 0));
+}
+
 TEST(Schedule, DivisorsDivide) {
     std::vector<int32_t> values = {1,        2, 3, 5, 7, 8, 9, 641, 1000, 65535, 65536, 65537, 1 << 30, INT32_MAX - 1,
                                    INT32_MAX};

@@ -12,7 +12,7 @@
 //   window_size_left/right and i + s_k - s_q - left <= j <= i + s_k - s_q + right; absent: no limit on that side
 //   alibi_slopes           the score is lowered by slope * |i + s_k - s_q - j|
 //   max_seqlen_q/k         nothing depends on them: they may be anything
-//   use_gqa_packing        a hint: query heads share the load of their K/V head either way
+//   use_gqa_packing        a hint: heads share a tile wherever that saves tiles, asked for or not
 // Any head dimension that the backend supports will do, not only the crate's 64, 128, 256 and 512.
 #ifndef FOVEAL_CANDLE_V3_HPP
 #define FOVEAL_CANDLE_V3_HPP

@@ -63,7 +63,7 @@ class Balancer {
     // Of the turn's bundles of tiles; 0 past the last. A run is the tiles of one section and row block, which cost the
     // same: lane l works out run l from here on.
     __device__ void find_costs(Values& costs) {
-        constexpr int32_t kRows = kConfig.tile.rows(), kKeys = kConfig.tile.keys;
+        constexpr int32_t kKeys = kConfig.tile.keys;
         const int32_t lane = ptx::lane_id();
 #pragma unroll
         for (int32_t& cost : costs) cost = 0;
@@ -73,18 +73,19 @@ class Balancer {
                 sequence_ = 0;
             }
             const int32_t len_q = window_.len_q(sequence_), len_k = window_.len_k(sequence_);
-            const int32_t row_blocks = (len_q + kRows - 1) / kRows;
+            const SequenceTiles tiles = tiles_of_sequence<kConfig>(params_, len_q, len_k);
+            const int32_t row_blocks = tiles.row_blocks, queries = kConfig.tile.rows() >> tiles.heads_log2;
             const int32_t units =
                 min_i32(section_units(params_.section_keys, len_k, params_.heads_k, params_.bundle_units),
                         params_.heads_k - first_unit_);
-            const int32_t in_run = units * params_.group / params_.bundle;
+            const int32_t in_run = units * tiles.group / params_.bundle;
             const int32_t left = row_blocks * in_run - dealt_of_section_;
             const int32_t first_run = dealt_of_section_ / in_run, in_first_run = dealt_of_section_ - first_run * in_run;
             const int32_t take = min_i32(min_i32(bundles_ - dealt, left), 32 * in_run - in_first_run);
             const int32_t step = min_i32(first_run + lane, row_blocks - 1);
-            const int32_t row = (params_.order.last_rows_first ? row_blocks - 1 - step : step) * kRows;
+            const int32_t row = (params_.order.last_rows_first ? row_blocks - 1 - step : step) * queries;
             const Band band = known_band<kConfig>(band_of(params_.window, len_q, len_k));
-            const int32_t cost = tile_cost(kv_range(band, {row, min_i32(row + kRows, len_q)}, kKeys).visit, kKeys);
+            const int32_t cost = tile_cost(kv_range(band, {row, min_i32(row + queries, len_q)}, kKeys).visit, kKeys);
             const float runs_a_bundle = 1.0f / static_cast<float>(in_run);
 #pragma unroll
             for (int32_t s = 0; s < kSlots; ++s) {

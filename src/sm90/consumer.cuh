@@ -289,12 +289,12 @@ class Consumer {
         const int32_t first_key = block * kTile.keys;
         bool exactly = false;
         if constexpr (kConfig.modifies_scores()) {
-            const int32_t lane = ptx::lane_id();
-            exactly = Scores<kConfig>(params_, work, work.row + first_row() + lane / 4, first_key, lane).apply(s_);
+            const float slope = kConfig.has_options() ? shared_.slopes[work_slots_.slot][row_group()] : 0.0f;
+            exactly = Scores<kConfig>(params_, work, row_group(), slope, first_key, ptx::lane_id()).apply(s_);
         }
         if (!blocks.unmasked.contains(block)) {
             const int32_t lane = ptx::lane_id();
-            softmax_.mask(s_, known_band<kConfig>(work.band), work.row + first_row() + lane / 4, first_key, lane);
+            softmax_.mask(s_, known_band<kConfig>(work.band), work.query_of(row_group()) + lane / 4, first_key, lane);
             // Far tiles pass here for every block, so that the others need not ask.
             if (i != blocks.visit.begin && softmax_.far(scale_log2())) softmax_.scale_scores(s_, scale_log2());
         }
@@ -323,7 +323,8 @@ class Consumer {
     // Has this warpgroup's tile rows past the end of the sequence?
     __device__ __forceinline__ bool any_row_past_end() const {
         const Work& work = shared_.work[work_slots_.slot];
-        return work.row + (query_tile_ + 1) * kWarpgroupRows > work.len_q;
+        constexpr int32_t kGroups = kWarpgroupRows / kWarpRows;
+        return work.query_of(query_tile_ * kGroups + kGroups - 1) + kWarpRows > work.len_q;
     }
 
     __device__ __forceinline__ bool all_of_warpgroup(bool condition) const {
@@ -335,7 +336,7 @@ class Consumer {
     // Of the sequence, from this thread's first row on.
     __device__ __forceinline__ int32_t rows_left() const {
         const Work& work = shared_.work[work_slots_.slot];
-        return work.len_q - work.row - first_row() - ptx::lane_id() / 4;
+        return work.len_q - work.query_of(row_group()) - ptx::lane_id() / 4;
     }
 
     // What the scores still have to be multiplied by.
@@ -343,8 +344,8 @@ class Consumer {
         return kConfig.modifies_scores() ? static_cast<float>(kLog2E) : params_.scale_log2;
     }
 
-    // This warp's first row of the tile, and this warpgroup's first column of the output.
-    __device__ __forceinline__ int32_t first_row() const { return query_tile_ * kWarpgroupRows + warp_ * kWarpRows; }
+    // Which of the tile's 16 rows are this warp's, and this warpgroup's first column of the output.
+    __device__ __forceinline__ int32_t row_group() const { return query_tile_ * (kWarpgroupRows / kWarpRows) + warp_; }
     __device__ __forceinline__ int32_t first_column() const {
         return kTile.shares_rows ? warpgroup_ * kTile.out_columns() : 0;
     }
@@ -459,7 +460,7 @@ class Consumer {
     // Factors that turn O into the output; writes the log-sum-exp.
     __device__ __forceinline__ RowScale finish_rows(const RowTotals& totals, int32_t slot) {
         const Work& work = shared_.work[slot];
-        const float sink = work.sink;
+        const float sink = shared_.sinks[slot][row_group()];
         constexpr auto kToBase2 = static_cast<float>(kLog2E);
         const RowScale scale{
             {softmax_.normaliser(totals, o_, 0, sink * kToBase2), softmax_.normaliser(totals, o_, 1, sink * kToBase2)}};
@@ -467,7 +468,7 @@ class Consumer {
             // Of warpgroups that share rows, one writes.
             if (params_.lse != nullptr && (!kTile.shares_rows || warpgroup_ == 0)) {
                 const float lse[2] = {softmax_.log_sum_exp(totals, 0, sink), softmax_.log_sum_exp(totals, 1, sink)};
-                store_lse(params_, work, first_row(), ptx::lane_id(), lse);
+                store_lse(params_, work, row_group(), ptx::lane_id(), lse);
             }
         }
         return scale;
@@ -490,7 +491,7 @@ class Consumer {
     template <int32_t kFirst = 0>
     __device__ __forceinline__ void store(RowScale scale, int32_t slot) {
         store_panels<kTile.staged_panels>(shared_.out[warpgroup_], warp_, ptx::lane_id(), maps_.out, params_,
-                                          shared_.work[slot], first_row(), first_column() + kFirst * kPanelColumns);
+                                          shared_.work[slot], row_group(), first_column() + kFirst * kPanelColumns);
         if constexpr (kFirst + kTile.staged_panels < kOutPanels) {
             await_staging();
             stage<kFirst + kTile.staged_panels>(scale);

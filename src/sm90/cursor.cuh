@@ -37,9 +37,10 @@ class WorkCursor {
             work.batch = place.unit / params_.by_heads_k;
             work.sequence = work.batch;
             const int32_t len_q = used(params_.seqused_q, work.batch, params_.rows_q);
-            if (place.row_block * kRows >= len_q) continue;  // seqused_q ends before this tile
+            if (place.row_block * (kRows >> params_.heads_log2) >= len_q) continue;  // seqused_q ends before this tile
             work.head_k = place.unit - work.batch * params_.heads_k;
-            fill<kConfig>(work, params_, place, len_q, used(params_.seqused_k, work.batch, params_.rows_k));
+            fill<kConfig>(work, params_, place, params_.heads_log2, len_q,
+                          used(params_.seqused_k, work.batch, params_.rows_k));
             return work;
         }
     }
@@ -64,13 +65,14 @@ class WorkCursor {
     Balancer<kConfig> balancer_;
 };
 
-// The head's own values, for the consumers.
-template <ForwardConfig kConfig>
-__device__ __forceinline__ void look_up_head(Work& work, const ForwardParams& params) {
-    work.sink = params.sinks == nullptr ? -INFINITY : params.sinks[work.head_q];
-    if constexpr (kConfig.has_options())
-        if (params.scores.alibi_slopes != nullptr)
-            work.slope = params.scores.alibi_slopes[work.sequence * params.scores.alibi_batch_stride + work.head_q];
+// What a head has of its own, for the consumers; of the tile's g-th 16 rows.
+__device__ __forceinline__ float sink_of(const ForwardParams& params, const Work& work, int32_t g) {
+    return params.sinks == nullptr ? -INFINITY : params.sinks[work.head_of(g)];
+}
+__device__ __forceinline__ float slope_of(const ForwardParams& params, const Work& work, int32_t g) {
+    return params.scores.alibi_slopes == nullptr
+               ? 0.0f
+               : params.scores.alibi_slopes[work.sequence * params.scores.alibi_batch_stride + work.head_of(g)];
 }
 
 // Of the tile's w-th 64 rows.
@@ -79,8 +81,8 @@ __device__ __forceinline__ OwnWork own_work_of(const ForwardParams& params, cons
     const Range visit = work.blocks.visit;
     const auto is_ascending = [&] { return block_of_step<kConfig>(params, visit, visit.begin) == visit.begin; };
     const bool chunked = known_band<kConfig>(work.band).chunk != 0;
-    return own_work(work.band, chunked, work.blocks, work.row + w * kWarpgroupRows, work.len_q, kConfig.tile.keys,
-                    is_ascending);
+    return own_work(work.band, chunked, work.blocks, work.query_of(w * kWarpgroupRows / kWarpRows),
+                    queries_of_warpgroup(work.heads_log2), work.len_q, kConfig.tile.keys, is_ascending);
 }
 
 // The first tile is found while the others set up, unless global memory says where it is.
@@ -92,19 +94,26 @@ __device__ __forceinline__ void produce_work(Shared<kConfig>& shared, const Forw
     RingPosition<kWorkSlots> ring;
     bool is_set_up = false;
     for (bool more = true; more; ring.advance()) {
-        Work work = cursor.next();
+        const Work work = cursor.next();
         if (!is_set_up) await_set_up<kConfig>();
         is_set_up = true;
         more = work.computed != 0;
-        if (more) look_up_head<kConfig>(work, params);
+        const bool has_rows = more && ptx::lane_id() < kTile.row_groups();
+        const float sink = has_rows ? sink_of(params, work, ptx::lane_id()) : 0.0f;
+        float slope = 0.0f;
+        if constexpr (kConfig.has_options()) slope = has_rows ? slope_of(params, work, ptx::lane_id()) : 0.0f;
         ptx::mbarrier_wait(shared.work_free[ring.slot], ring.parity ^ 1);
         if (ptx::elect_sync()) {
             shared.work[ring.slot] = work;
             if constexpr (kTile.has_own_blocks())
                 for (int32_t w = 0; w < kTile.query_tiles(); ++w)
                     shared.own_work[ring.slot][w] = own_work_of<kConfig>(params, work, w);
-            ptx::mbarrier_arrive(shared.work_full[ring.slot]);
         }
+        if (has_rows) {
+            shared.sinks[ring.slot][ptx::lane_id()] = sink;
+            if constexpr (kConfig.has_options()) shared.slopes[ring.slot][ptx::lane_id()] = slope;
+        }
+        ptx::mbarrier_arrive(shared.work_full[ring.slot]);  // every thread for itself: racecheck follows no warp
         __syncwarp();
     }
 }

@@ -41,13 +41,14 @@ __device__ __forceinline__ void stage_panels(uint16_t* staging, int32_t warp, in
     }
 }
 
-// This warp's staged rows to global memory. first_row: of the tile; first_column: of the output.
+// This warp's staged rows to global memory. group: of the tile's 16 rows; first_column: of the output.
 template <int32_t kPanels>
 __device__ __forceinline__ void store_panels(const uint16_t* staging, int32_t warp, int32_t lane,
                                              const CUtensorMap& map, const ForwardParams& params, const Work& work,
-                                             int32_t first_row, int32_t first_column) {
-    const int32_t rows = work.len_q - work.row - first_row;  // of the sequence from here on
-    const int32_t row = work.first_q + work.row + first_row;
+                                             int32_t group, int32_t first_column) {
+    const int32_t query = work.query_of(group), head = work.head_of(group);
+    const int32_t rows = work.len_q - query;  // of the sequence from here on
+    const int32_t row = work.first_q + query;
     if (rows >= kWarpRows || work.first_q + work.len_q == params.rows_q) {
         // A box that reaches past the tensor is cut by the copy engine.
         ptx::fence_proxy_async();
@@ -56,7 +57,7 @@ __device__ __forceinline__ void store_panels(const uint16_t* staging, int32_t wa
 #pragma unroll
             for (int32_t panel = 0; panel < kPanels; ++panel)
                 ptx::tensor_store(staging + (panel * kWarpgroupRows + warp * kWarpRows) * kPanelColumns, map,
-                                  first_column + panel * kPanelColumns, row, work.head_q, work.batch);
+                                  first_column + panel * kPanelColumns, row, head, work.batch);
             ptx::bulk_commit_group();
         }
     } else {
@@ -64,7 +65,7 @@ __device__ __forceinline__ void store_panels(const uint16_t* staging, int32_t wa
         constexpr int32_t kChunks = kPanels * kPanelColumns / 8;  // of 8 columns, 16 bytes
         __syncwarp();
         auto* out = static_cast<uint16_t*>(params.out) + work.batch * params.out_batch_stride +
-                    work.head_q * params.out_head_stride + first_column;
+                    head * params.out_head_stride + first_column;
         for (int32_t i = lane; i < rows * kChunks; i += 32) {
             const int32_t r = i / kChunks, chunk = i % kChunks;
             if (first_column + chunk * 8 >= params.head_dim_v) continue;
@@ -76,15 +77,15 @@ __device__ __forceinline__ void store_panels(const uint16_t* staging, int32_t wa
     __syncwarp();
 }
 
-// The log-sum-exp of a thread's two rows. first_row: of the tile, the warp's first.
-__device__ __forceinline__ void store_lse(const ForwardParams& params, const Work& work, int32_t first_row,
-                                          int32_t lane, const float (&lse)[2]) {
+// The log-sum-exp of a thread's two rows. group: the warp's, of the tile's 16 rows.
+__device__ __forceinline__ void store_lse(const ForwardParams& params, const Work& work, int32_t group, int32_t lane,
+                                          const float (&lse)[2]) {
     if (lane % 4 != 0) return;
     float* out =
-        params.lse + work.batch * params.lse_batch_stride + work.head_q * params.lse_head_stride + work.first_q;
+        params.lse + work.batch * params.lse_batch_stride + work.head_of(group) * params.lse_head_stride + work.first_q;
 #pragma unroll
     for (int32_t r = 0; r < 2; ++r) {
-        const int32_t row = work.row + first_row + lane / 4 + 8 * r;
+        const int32_t row = work.query_of(group) + lane / 4 + 8 * r;
         if (row < work.len_q) out[row] = lse[r];
     }
 }

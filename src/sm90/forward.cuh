@@ -1,5 +1,6 @@
-// The forward kernel: one CTA an SM walks its tiles; a tile is 64 query rows of one head for each consumer warpgroup
-// (at d 512: 64 rows for both, and half of the output's columns for each).
+// The forward kernel: one CTA an SM walks its tiles; a tile is 64 query rows for each consumer warpgroup (at d 512: 64
+// rows for both, and half of the output's columns for each), of one head or of several that share K and V
+// (schedule.hpp).
 //
 // Schedule (docs/forward.md has the same as a picture):
 //   [producer, warp 3]  0. for every tile, ahead of the others: find it, publish what the others need (cursor.cuh);
@@ -47,13 +48,13 @@ __device__ __forceinline__ void produce(Shared<kConfig>& shared, const ForwardMa
 
 template <class Instance>
 __global__ void __launch_bounds__(Instance::kConfig.tile.threads(), 1)
-    forward(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap k_map,
-            const __grid_constant__ CUtensorMap v_map, const __grid_constant__ CUtensorMap out_map,
-            const __grid_constant__ ForwardParams params) {
+    forward(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap packed_q_map,
+            const __grid_constant__ CUtensorMap k_map, const __grid_constant__ CUtensorMap v_map,
+            const __grid_constant__ CUtensorMap out_map, const __grid_constant__ ForwardParams params) {
     constexpr ForwardConfig kConfig = Instance::kConfig;
     extern __shared__ unsigned char shared_memory[];
     auto& shared = *reinterpret_cast<Shared<kConfig>*>(shared_memory);
-    const ForwardMaps maps{q_map, k_map, v_map, out_map};
+    const ForwardMaps maps{q_map, packed_q_map, k_map, v_map, out_map};
     const int32_t warpgroup = uniform(static_cast<int32_t>(threadIdx.x) / kWarpgroupThreads);
     if (warpgroup == 0) {
         ptx::setmaxnreg_dec<kConfig.tile.producer_registers>();

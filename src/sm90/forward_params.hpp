@@ -40,7 +40,8 @@ struct ForwardParams {
     int32_t rows_k;         // dense: s_k; varlen: total_k
     int32_t mapped_rows_k;  // rows of K and V that the tensor map reaches: at least 1
     int32_t heads_k;
-    int32_t group;  // query heads a KV head
+    int32_t group;       // query heads a KV head
+    int32_t heads_log2;  // of them, that tiles may hold packed, as a power of two (schedule.hpp)
     Window window;
     float scale_log2;  // scale * log2(e)
 
@@ -51,7 +52,8 @@ struct ForwardParams {
     // whole bundles.
     int32_t bundle;
     Divisor bundle_units;
-    int32_t passed_over_blocks;  // as in ForwardPlan
+    int32_t packed_section_keys;  // varlen: up to so many keys are a sequence's heads one section
+    int32_t passed_over_blocks;   // as in ForwardPlan
 
     const int32_t* cu_seqlens_q;  // [b + 1] or null: dense
     const int32_t* cu_seqlens_k;  // [b + 1] or null
@@ -70,9 +72,10 @@ struct ForwardParams {
     unsigned long long* rescales;  // tests: counts the warps that corrected their softmax reference; else null
 };
 
-// The tensors as the copy engine sees them.
+// The tensors as the copy engine sees them. packed_q: in boxes of 16 rows, in place of 64 (which are 1 % faster on
+// short rows, H100, 2026-11-27: docs/performance-log.md, 60).
 struct ForwardMaps {
-    const CUtensorMap &q, &k, &v, &out;
+    const CUtensorMap &q, &packed_q, &k, &v, &out;
 };
 
 }  // namespace foveal::sm90

@@ -223,10 +223,14 @@ ForwardParams params_of(const Plan& plan, const Pointers& pointers) {
     params.window = p.window();
     params.scale_log2 = static_cast<float>(static_cast<double>(p.scale) * kLog2E);
     const OrderChoice& order = plan.forward.order;
-    const int32_t rows = kForwardTiles[plan.forward.choice.tile_index].tile.rows();
-    if (!p.varlen) params.order = FastTileOrder(tile_order(p, rows, order, plan.forward.last_rows_first));
+    const ForwardTile& tile = kForwardTiles[plan.forward.choice.tile_index].tile;
+    params.heads_log2 = plan.forward.heads_log2;
+    if (!p.varlen)
+        params.order = FastTileOrder(
+            tile_order(p, {tile.rows(), tile.keys, params.heads_log2}, order, plan.forward.last_rows_first));
     params.by_heads_k = Divisor(params.heads_k);
     params.section_keys = order.section_keys;
+    params.packed_section_keys = order.section_keys / params.heads_k;
     params.order.last_rows_first = plan.forward.last_rows_first;
     params.bundle = order.bundle;
     params.bundle_units = Divisor(std::max(1, order.bundle / std::gcd(order.bundle, params.group)));
@@ -317,12 +321,13 @@ void launch_forward(const Plan& plan, const Pointers& pointers, void* stream) {
     // A tensor map has no empty dimension: without keys K and V map a row of q, which the kernel masks and zeroes.
     if (p.rows_k == 0) of_k = of_v = {"q", pointers.q, maps, 1, p.heads_k, p.head_dim, p.q};
     CUtensorMap q = tensor_map(p.dtype, of_q, kWarpgroupRows);
+    CUtensorMap packed_q = plan.forward.heads_log2 > 0 ? tensor_map(p.dtype, of_q, kWarpRows) : q;
     CUtensorMap k = tensor_map(p.dtype, of_k, tile.keys);
     CUtensorMap v = tensor_map(p.dtype, of_v, tile.keys);
     CUtensorMap out =
         tensor_map(p.dtype, {"out", pointers.out, maps, p.rows_q, p.heads_q, p.head_dim_v, p.out}, kWarpRows);
     ForwardParams params = params_of(plan, pointers);
-    void* arguments[] = {&q, &k, &v, &out, &params};
+    void* arguments[] = {&q, &packed_q, &k, &v, &out, &params};
 
     CUlaunchConfig config{};
     config.gridDimX = static_cast<unsigned>(plan.forward.grid);

@@ -47,18 +47,19 @@ struct RowBlock {
     double fresh_keys;  // of them, those that the row block before it in the order does not visit
 };
 
-std::vector<RowBlock> row_blocks_of(const Problem& p, int32_t rows, int32_t keys, bool last_rows_first) {
+std::vector<RowBlock> row_blocks_with_costs(const Problem& p, TileShape tile, bool last_rows_first) {
     const auto rows_q = static_cast<int32_t>(p.rows_q);
     const Band band = band_of(p.window(), rows_q, static_cast<int32_t>(p.rows_k));
-    std::vector<RowBlock> row_blocks(static_cast<size_t>((rows_q + rows - 1) / rows));
+    std::vector<RowBlock> row_blocks(static_cast<size_t>(row_blocks_of(rows_q, tile.rows, tile.heads_log2)));
     Range before{0, 0};
     for (size_t step = 0; step < row_blocks.size(); ++step) {
         const size_t i = last_rows_first ? row_blocks.size() - 1 - step : step;
-        const int32_t row = static_cast<int32_t>(i) * rows;
-        const Range visit = kv_range(band, {row, std::min(row + rows, rows_q)}, keys).visit;
+        const int32_t row = static_cast<int32_t>(i) * tile.queries();
+        const Range visit = kv_range(band, {row, std::min(row + tile.queries(), rows_q)}, tile.keys).visit;
         const int32_t again = std::max(0, std::min(visit.end, before.end) - std::max(visit.begin, before.begin));
-        row_blocks[i] = {static_cast<double>(tile_cost(visit, keys)), static_cast<double>(visit.size() * keys),
-                         static_cast<double>((visit.size() - again) * keys)};
+        row_blocks[i] = {static_cast<double>(tile_cost(visit, tile.keys)),
+                         static_cast<double>(visit.size() * tile.keys),
+                         static_cast<double>((visit.size() - again) * tile.keys)};
         before = visit;
     }
     return row_blocks;
@@ -66,40 +67,39 @@ std::vector<RowBlock> row_blocks_of(const Problem& p, int32_t rows, int32_t keys
 
 // What a tile takes on average in a batch of sequences of its mean length: computing, or reading and writing, each row
 // and each key once.
-double mean_tile_seconds(const Problem& p, const DeviceTraits& traits, int32_t rows, int32_t keys, int32_t grid,
+double mean_tile_seconds(const Problem& p, const DeviceTraits& traits, TileShape tile, int32_t grid,
                          bool last_rows_first) {
     Problem mean = p;
     mean.rows_q = std::max<int64_t>(1, p.rows_q / p.batch);
     mean.rows_k = p.rows_k / p.batch;
-    const std::vector<RowBlock> row_blocks = row_blocks_of(mean, rows, keys, last_rows_first);
+    const std::vector<RowBlock> row_blocks = row_blocks_with_costs(mean, tile, last_rows_first);
     double cost = 0;
     for (const RowBlock& row_block : row_blocks) cost += row_block.cost / static_cast<double>(row_blocks.size());
     // Of a query head, where lengths vary: the last one is half full.
-    const double tiles = static_cast<double>(mean.rows_q) / rows + 0.5;
+    const double tiles = static_cast<double>(mean.rows_q) / tile.rows + 0.5;
     const double bytes =
         key_bytes_of(p) / tiles *
         (static_cast<double>(mean.rows_q) + static_cast<double>(mean.rows_k) / static_cast<double>(p.group()));
-    return std::max(cost * seconds_of_key(p, rows), bytes * grid / (kDramShare * traits.dram_bytes_per_second));
+    return std::max(cost * seconds_of_key(p, tile.rows), bytes * grid / (kDramShare * traits.dram_bytes_per_second));
 }
 
 // CTAs that take as many neighbouring tiles together, heads of the same rows. 0: too few heads for that, or tiles so
 // short or so few that dealing them out evenly costs more than it brings.
-int32_t bundle_of(const Problem& p, const DeviceTraits& traits, int32_t rows, int32_t keys, int32_t grid,
-                  bool last_rows_first) {
+int32_t bundle_of(const Problem& p, const DeviceTraits& traits, TileShape tile, int32_t grid, bool last_rows_first) {
     const int32_t bundle = std::gcd(static_cast<int32_t>(p.heads_q), grid);
     if (grid / bundle > kMaxBundles) return 0;
-    const double tile_seconds = mean_tile_seconds(p, traits, rows, keys, grid, last_rows_first);
-    const double tiles = (static_cast<double>(p.rows_q) / rows + 0.5 * static_cast<double>(p.batch)) *
+    const double tile_seconds = mean_tile_seconds(p, traits, tile, grid, last_rows_first);
+    const double tiles = (static_cast<double>(p.rows_q) / tile.rows + 0.5 * static_cast<double>(p.batch)) *
                          static_cast<double>(p.heads_q) / grid;
     return tile_seconds >= kBalancedTileSeconds && tile_seconds * tiles >= kBalancedSeconds ? bundle : 0;
 }
 
-OrderChoice choose_varlen_order(const Problem& p, const DeviceTraits& traits, int32_t rows, int32_t keys, int32_t grid,
+OrderChoice choose_varlen_order(const Problem& p, const DeviceTraits& traits, TileShape tile, int32_t grid,
                                 bool last_rows_first) {
     OrderChoice choice;
     choice.section_keys = static_cast<int32_t>(
         std::min<int64_t>(kVarlenSectionBytes / static_cast<int64_t>(key_bytes_of(p)), kMaxSequenceLength));
-    choice.bundle = bundle_of(p, traits, rows, keys, grid, last_rows_first);
+    choice.bundle = bundle_of(p, traits, tile, grid, last_rows_first);
     return choice;
 }
 
@@ -111,14 +111,14 @@ class Model {
         double seconds, imbalance;
     };
 
-    Model(const Problem& p, const DeviceTraits& traits, int32_t rows, int32_t keys, int32_t grid, bool last_rows_first)
-        : order_(tile_order(p, rows, {}, last_rows_first)),
-          row_blocks_(row_blocks_of(p, rows, keys, last_rows_first)),
+    Model(const Problem& p, const DeviceTraits& traits, TileShape tile, int32_t grid, bool last_rows_first)
+        : order_(tile_order(p, tile, {}, last_rows_first)),
+          row_blocks_(row_blocks_with_costs(p, tile, last_rows_first)),
           grid_(grid),
           key_bytes_(key_bytes_of(p)),
           unit_bytes_(static_cast<double>(p.rows_k) * key_bytes_),
-          tile_bytes_(rows * key_bytes_),
-          seconds_a_key_(seconds_of_key(p, rows)),
+          tile_bytes_(tile.rows * key_bytes_),
+          seconds_a_key_(seconds_of_key(p, tile.rows)),
           seconds_a_byte_(1 / (kDramShare * traits.dram_bytes_per_second)),
           resident_bytes_(kResidentShare * static_cast<double>(traits.l2_bytes)) {}
 
@@ -187,20 +187,20 @@ class Model {
 
 }  // namespace
 
-TileOrder tile_order(const Problem& p, int32_t rows, const OrderChoice& choice, bool last_rows_first) {
+TileOrder tile_order(const Problem& p, TileShape tile, const OrderChoice& choice, bool last_rows_first) {
     return {static_cast<int32_t>(p.batch * p.heads_k),
-            static_cast<int32_t>(p.group()),
-            static_cast<int32_t>((p.rows_q + rows - 1) / rows),
+            static_cast<int32_t>(p.group()) >> tile.heads_log2,
+            row_blocks_of(static_cast<int32_t>(p.rows_q), tile.rows, tile.heads_log2),
             choice.section_units,
             choice.sections,
             last_rows_first};
 }
 
-OrderChoice choose_order(const Problem& p, const DeviceTraits& traits, int32_t rows, int32_t keys, int32_t grid,
+OrderChoice choose_order(const Problem& p, const DeviceTraits& traits, TileShape tile, int32_t grid,
                          bool last_rows_first) {
-    if (p.varlen) return choose_varlen_order(p, traits, rows, keys, grid, last_rows_first);
+    if (p.varlen) return choose_varlen_order(p, traits, {tile.rows, tile.keys, 0}, grid, last_rows_first);
     OrderChoice best;
-    const Model model(p, traits, rows, keys, grid, last_rows_first);
+    const Model model(p, traits, tile, grid, last_rows_first);
     const auto set_sections = [&](int32_t section_units, int32_t least_in_last) {
         best.section_units = std::min(section_units, model.units());
         best.sections = section_count(model.units(), best.section_units, least_in_last);

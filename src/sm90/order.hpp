@@ -9,9 +9,10 @@
 namespace foveal::sm90 {
 
 // The dense problem's order that `choice` stands for; the launch hands it to the kernel.
-TileOrder tile_order(const Problem& problem, int32_t rows, const OrderChoice& choice, bool last_rows_first);
+TileOrder tile_order(const Problem& problem, TileShape tile, const OrderChoice& choice, bool last_rows_first);
 
-OrderChoice choose_order(const Problem& problem, const DeviceTraits& traits, int32_t rows, int32_t keys, int32_t grid,
+// Varlen: whether tiles are packed is for each sequence to say, and not counted on here.
+OrderChoice choose_order(const Problem& problem, const DeviceTraits& traits, TileShape tile, int32_t grid,
                          bool last_rows_first);
 
 }  // namespace foveal::sm90

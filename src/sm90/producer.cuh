@@ -12,18 +12,31 @@
 
 namespace foveal::sm90 {
 
-// kRows rows of kColumns columns, as a tile of panels; by one thread. kOnce: no other tile will read them.
-template <int32_t kRows, int32_t kColumns, bool kOnce = false>
+// kRows rows of kColumns columns, as a tile of panels; by one thread.
+template <int32_t kRows, int32_t kColumns>
 __device__ __forceinline__ void load_tile(uint16_t* tile, const CUtensorMap& map, uint64_t& barrier, int32_t row,
                                           int32_t head, int32_t batch) {
     ptx::mbarrier_arrive_expect_tx(barrier, kRows * kColumns * 2);
 #pragma unroll
-    for (int32_t panel = 0; panel < kColumns / kPanelColumns; ++panel) {
-        uint16_t* box = tile + panel * kRows * kPanelColumns;
-        if constexpr (kOnce)
-            ptx::tensor_load_once(box, map, barrier, panel * kPanelColumns, row, head, batch);
-        else
-            ptx::tensor_load(box, map, barrier, panel * kPanelColumns, row, head, batch);
+    for (int32_t panel = 0; panel < kColumns / kPanelColumns; ++panel)
+        ptx::tensor_load(tile + panel * kRows * kPanelColumns, map, barrier, panel * kPanelColumns, row, head, batch);
+}
+
+// The w-th 64 rows of Q, which no other tile will read: in one box a panel, or, packed, 16 at a time; by one thread.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ void load_queries(uint16_t* tile, const ForwardMaps& maps, uint64_t& barrier,
+                                             const Work& work, int32_t w) {
+    constexpr int32_t kGroups = kWarpgroupRows / kWarpRows;
+    const bool packed = work.heads_log2 > 0;
+    const CUtensorMap& map = packed ? maps.packed_q : maps.q;
+    ptx::mbarrier_arrive_expect_tx(barrier, kConfig.tile.query_bytes());
+#pragma unroll 1
+    for (int32_t i = 0; i < (packed ? kGroups : 1); ++i) {
+        const int32_t row = work.first_q + work.query_of(w * kGroups + i), head = work.head_of(w * kGroups + i);
+#pragma unroll
+        for (int32_t panel = 0; panel < kConfig.tile.head_dim / kPanelColumns; ++panel)
+            ptx::tensor_load_once(tile + (panel * kWarpgroupRows + i * kWarpRows) * kPanelColumns, map, barrier,
+                                  panel * kPanelColumns, row, head, work.batch);
     }
 }
 
@@ -115,9 +128,7 @@ __device__ __forceinline__ void produce_q(Shared<kConfig>& shared, const Forward
             if (ptx::elect_sync()) {
                 uint64_t& full = shared.q_full[ring.slot][w];
                 if ((work.computed >> w & 1) != 0)
-                    load_tile<kWarpgroupRows, kTile.head_dim, true>(shared.q[ring.slot][w], maps.q, full,
-                                                                    work.first_q + work.row + w * kWarpgroupRows,
-                                                                    work.head_q, work.batch);
+                    load_queries<kConfig>(shared.q[ring.slot][w], maps, full, work, w);
                 else
                     ptx::mbarrier_arrive(full);
             }

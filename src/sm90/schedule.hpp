@@ -6,6 +6,9 @@
 // rows more keys (longest first), and units and heads change fastest, so that CTAs that run side by side read the same
 // few K/V blocks. Small sections mix long tiles with short ones and tiles that bring new keys from DRAM with such that
 // find them in L2; a larger one at the end lets all CTAs end together.
+//
+// A tile's rows are queries of one head, or, packed, of 2^heads_log2 heads that share K and V: 16 queries, a warp's
+// rows, of each head, then the next 16. So short sequences, and the ends of others, do not leave tiles half empty.
 #pragma once
 
 #include <bit>
@@ -42,6 +45,33 @@ class Divisor {
     uint32_t multiplier_ = 0, shift_ = 0;
 };
 
+// Of a tile's g-th 16 rows, a warp's: the first query, counted from the tile's first, and which of the tile's heads.
+FOVEAL_HOST_DEVICE int32_t query_in_tile(int32_t g, int32_t heads_log2) { return (g >> heads_log2) * kWarpRows; }
+FOVEAL_HOST_DEVICE int32_t head_in_tile(int32_t g, int32_t heads_log2) { return g & ((1 << heads_log2) - 1); }
+
+// Queries of which a warpgroup has rows.
+FOVEAL_HOST_DEVICE int32_t queries_of_warpgroup(int32_t heads_log2) {
+    return max_i32(kWarpRows, kWarpgroupRows >> heads_log2);
+}
+
+// What the order needs to know of a tile.
+struct TileShape {
+    int32_t rows, keys;
+    int32_t heads_log2;  // packed
+    int32_t queries() const { return rows >> heads_log2; }
+};
+
+// Tiles of a sequence and of 2^heads_log2 heads that are packed. rows: a tile.
+FOVEAL_HOST_DEVICE int32_t row_blocks_of(int32_t len_q, int32_t rows, int32_t heads_log2) {
+    const int32_t full = len_q / rows, rest = len_q - full * rows;
+    return (full << heads_log2) + ((rest << heads_log2) + rows - 1) / rows;
+}
+
+// Are they fewer than if every head had its own?
+FOVEAL_HOST_DEVICE bool packing_saves_tiles(int32_t len_q, int32_t rows, int32_t heads_log2) {
+    return row_blocks_of(len_q, rows, heads_log2) < row_blocks_of(len_q, rows, 0) << heads_log2;
+}
+
 // A tile costs the keys of its K/V blocks and, for its start and end, as much as so many more.
 inline constexpr int32_t kTileOverheadKeys = 150;
 
@@ -52,8 +82,8 @@ FOVEAL_HOST_DEVICE int32_t tile_cost(Range blocks, int32_t keys) {
 
 struct TileOrder {
     int32_t units;          // KV units in all: b * h_k dense, h_k for one sequence of a varlen batch
-    int32_t group;          // query heads a unit
-    int32_t row_blocks;     // tiles a query head
+    int32_t group;          // query heads a unit; packed: packs of them
+    int32_t row_blocks;     // tiles a query head or a pack
     int32_t section_units;  // KV units a section, >= 1
     int32_t sections;       // >= 1; the last has the units that are left
     bool last_rows_first;
@@ -135,16 +165,17 @@ struct OwnWork {
     int32_t steps_before, steps_after;  // of the tile, that only other rows need
 };
 
-// Of the 64 rows from `row` on. tile: what the whole tile needs; is_ascending(): whether its blocks are visited in that
-// order. Rows may need fewer blocks than their tile at either end, but no fewer than the ring of K and V makes up for,
-// or the warpgroups would wait for each other for ever (tests/rings_test.cpp). A window moves with the rows, so it sees
-// to that if rows past the sequence's end count as its last; chunks jump, so there all rows get the tile's blocks.
+// Of a warpgroup's queries, [row, row + rows). tile: what the whole tile needs; is_ascending(): whether its blocks are
+// visited in that order. Rows may need fewer blocks than their tile at either end, but no fewer than the ring of K and
+// V makes up for, or the warpgroups would wait for each other for ever (tests/rings_test.cpp). A window moves with the
+// rows, so it sees to that if rows past the sequence's end count as its last; chunks jump, so there all rows get the
+// tile's blocks.
 template <class IsAscending>
-FOVEAL_HOST_DEVICE OwnWork own_work(Band band, bool chunked, BlockRange tile, int32_t row, int32_t len_q, int32_t keys,
-                                    IsAscending is_ascending) {
+FOVEAL_HOST_DEVICE OwnWork own_work(Band band, bool chunked, BlockRange tile, int32_t row, int32_t rows, int32_t len_q,
+                                    int32_t keys, IsAscending is_ascending) {
     if (chunked) return {tile, 0, 0};
     const int32_t begin = min_i32(row, len_q - 1);
-    BlockRange blocks = kv_range(band, {begin, min_i32(begin + kWarpgroupRows, len_q)}, keys);
+    BlockRange blocks = kv_range(band, {begin, min_i32(begin + rows, len_q)}, keys);
     if (blocks.visit.size() == 0) blocks = {{tile.visit.begin, tile.visit.begin + 1}, {0, 0}};
     const int32_t below = blocks.visit.begin - tile.visit.begin, above = tile.visit.end - blocks.visit.end;
     const bool ascending = is_ascending();

@@ -21,11 +21,16 @@ class Scores {
     static constexpr int32_t kScores = kConfig.tile.keys / 2;  // of a thread in a block
 
    public:
-    // The thread's scores are those of rows `row` and `row` + 8 of the sequence against keys from first_key on, in the
-    // layout of a wgmma accumulator (ptx/wgmma.cuh).
-    __device__ __forceinline__ Scores(const ForwardParams& params, const Work& work, int32_t row, int32_t first_key,
-                                      int32_t lane)
-        : params_(params), work_(work), row_(row), first_key_(first_key + 2 * (lane % 4)) {}
+    // The warp's are the tile's group-th 16 rows, with ALiBi's `slope`; the thread's scores those of two of them
+    // against keys from first_key on, in the layout of a wgmma accumulator (ptx/wgmma.cuh).
+    __device__ __forceinline__ Scores(const ForwardParams& params, const Work& work, int32_t group, float slope,
+                                      int32_t first_key, int32_t lane)
+        : params_(params),
+          work_(work),
+          slope_(slope),
+          head_(work.head_of(group)),
+          row_(work.query_of(group) + lane / 4),
+          first_key_(first_key + 2 * (lane % 4)) {}
 
     // From q.k to the score. true: softcap took the exact form.
     __device__ __forceinline__ bool apply(float (&s)[kScores]) const {
@@ -87,18 +92,17 @@ class Scores {
 
     // ALiBi: factor * s - slope * |i + off - j|.
     __device__ __forceinline__ void subtract_distances(float (&s)[kScores], float factor) const {
-        const float slope = work_.slope;
         const auto distance = static_cast<float>(row_ + work_.band.off - first_key_);
 #pragma unroll
         for (int32_t i = 0; i < kScores; ++i)
-            s[i] = fmaf(s[i], factor, -slope * fabsf(distance + static_cast<float>(row_of(i) - column_of(i))));
+            s[i] = fmaf(s[i], factor, -slope_ * fabsf(distance + static_cast<float>(row_of(i) - column_of(i))));
     }
 
     // Elements of `matrix` for this tile's head, from the thread's first row and column on.
     template <class T>
     __device__ __forceinline__ const T* elements(const ScoreMatrix& matrix) const {
-        return static_cast<const T*>(matrix.data) + work_.batch * matrix.batch_stride +
-               work_.head_q * matrix.head_stride + row_ * matrix.row_stride + first_key_;
+        return static_cast<const T*>(matrix.data) + work_.batch * matrix.batch_stride + head_ * matrix.head_stride +
+               row_ * matrix.row_stride + first_key_;
     }
 
     // Rows and columns past the sequence's end are not in the matrix; the softmax masks them.
@@ -128,7 +132,9 @@ class Scores {
 
     const ForwardParams& params_;
     const Work& work_;
-    const int32_t row_, first_key_;
+    const float slope_;
+    const int32_t head_;
+    const int32_t row_, first_key_;  // the thread's first row, of the sequence, and its first column
 };
 
 // Exponents of a block under softcap alone, from its q.k, by the polynomial and when the softmax asks for them: it then

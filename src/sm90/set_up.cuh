@@ -34,7 +34,7 @@ __device__ __forceinline__ void initialise_barriers(Shared<kConfig>& shared) {
     }
     ptx::mbarrier_init(shared.v_landed, 1);
     for (int32_t i = 0; i < kWorkSlots; ++i) {
-        ptx::mbarrier_init(shared.work_full[i], 1);
+        ptx::mbarrier_init(shared.work_full[i], 32);
         ptx::mbarrier_init(shared.work_free[i], kWorkReaders);
     }
     ptx::fence_mbarrier_init();

@@ -37,6 +37,7 @@ struct ForwardTile {
 
     FOVEAL_HOST_DEVICE constexpr int32_t query_tiles() const { return shares_rows ? 1 : consumers; }
     FOVEAL_HOST_DEVICE constexpr int32_t rows() const { return query_tiles() * kWarpgroupRows; }
+    FOVEAL_HOST_DEVICE constexpr int32_t row_groups() const { return rows() / kWarpRows; }
     FOVEAL_HOST_DEVICE constexpr int32_t out_columns() const {  // a warpgroup
         return shares_rows ? head_dim_v / consumers : head_dim_v;
     }

@@ -8,7 +8,8 @@
 
 namespace foveal::sm90 {
 
-// One tile: up to `rows` query rows of one head of one sequence, and the K/V blocks they need.
+// One tile: up to `rows` query rows of one sequence, and the K/V blocks they need. They are of one head or, packed, of
+// 2^heads_log2 heads from head_q on (schedule.hpp).
 struct Work {
     uint32_t computed;  // bit w: its w-th 64 rows are computed; 0: no tile is left
     int32_t sequence;
@@ -17,12 +18,15 @@ struct Work {
     int32_t first_k;
     int32_t head_q;
     int32_t head_k;
-    int32_t row;  // of the sequence: the tile's first
+    int32_t row;  // of the sequence: the tile's first query
     int32_t len_q;
-    float sink;   // of the head; -inf: none
-    float slope;  // ALiBi; variants with options
+    int32_t heads_log2;
     Band band;
     BlockRange blocks;
+
+    // Of the tile's g-th 16 rows: the first query, and the head.
+    __device__ __forceinline__ int32_t query_of(int32_t g) const { return row + query_in_tile(g, heads_log2); }
+    __device__ __forceinline__ int32_t head_of(int32_t g) const { return head_q + head_in_tile(g, heads_log2); }
 };
 
 // The band as the variants without options see it: no registers for what is always 0.
@@ -53,30 +57,51 @@ __device__ __forceinline__ int32_t used(const int32_t* seqused, int32_t sequence
 // Work::computed of a tile that there is.
 template <ForwardConfig kConfig>
 __device__ __forceinline__ uint32_t computed_rows(const ForwardParams& params, const Work& work) {
-    const int32_t all = kConfig.tile.query_tiles();
-    const int32_t with_rows = min_i32(all, (work.len_q - work.row + kWarpgroupRows - 1) / kWarpgroupRows);
-    return (1u << (work.blocks.visit.size() < params.passed_over_blocks ? all : with_rows)) - 1;
+    const bool all = work.blocks.visit.size() < params.passed_over_blocks;
+    uint32_t computed = 0;
+#pragma unroll
+    for (int32_t w = 0; w < kConfig.tile.query_tiles(); ++w)
+        if (all || work.query_of(w * kWarpgroupRows / kWarpRows) < work.len_q) computed |= 1u << w;
+    return computed;
 }
 
 // The place of a tile in its sequence's order, and what it visits there.
 template <ForwardConfig kConfig>
-__device__ __forceinline__ void fill(Work& work, const ForwardParams& params, TilePlace place, int32_t len_q,
-                                     int32_t len_k) {
-    constexpr int32_t kRows = kConfig.tile.rows();
-    work.head_q = work.head_k * params.group + place.head_in_group;
-    work.row = place.row_block * kRows;
+__device__ __forceinline__ void fill(Work& work, const ForwardParams& params, TilePlace place, int32_t heads_log2,
+                                     int32_t len_q, int32_t len_k) {
+    const int32_t queries = kConfig.tile.rows() >> heads_log2;
+    work.head_q = work.head_k * params.group + (place.head_in_group << heads_log2);
+    work.row = place.row_block * queries;
     work.len_q = len_q;
+    work.heads_log2 = heads_log2;
     work.band = known_band<kConfig>(band_of(params.window, len_q, len_k));
-    work.blocks = kv_range(work.band, {work.row, min_i32(work.row + kRows, len_q)}, kConfig.tile.keys);
+    work.blocks = kv_range(work.band, {work.row, min_i32(work.row + queries, len_q)}, kConfig.tile.keys);
     // A tile whose rows see no key visits one block, all of it masked, and so writes its zeros.
     if (work.blocks.visit.size() == 0) work.blocks = {{0, 1}, {0, 0}};
     work.computed = computed_rows<kConfig>(params, work);
 }
 
+// What a sequence of a varlen batch is to the order of its tiles.
+struct SequenceTiles {
+    int32_t heads_log2;  // packed
+    int32_t group;       // as in TileOrder
+    int32_t row_blocks;
+};
+
+// Packed, if that saves tiles and all heads are in one section: bundles of CTAs (balance.cuh) then still are whole.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ SequenceTiles tiles_of_sequence(const ForwardParams& params, int32_t len_q, int32_t len_k) {
+    constexpr int32_t kRows = kConfig.tile.rows();
+    const int32_t heads_log2 = params.heads_log2;
+    const int32_t apart = row_blocks_of(len_q, kRows, 0);
+    if (heads_log2 == 0 || len_k > params.packed_section_keys || !packing_saves_tiles(len_q, kRows, heads_log2))
+        return {0, params.group, apart};
+    return {heads_log2, params.group >> heads_log2, row_blocks_of(len_q, kRows, heads_log2)};
+}
+
 // Tile t of sequence `sequence` of a varlen batch.
 template <ForwardConfig kConfig>
 __device__ __forceinline__ Work work_in_sequence(const ForwardParams& params, int32_t sequence, int32_t t) {
-    constexpr int32_t kRows = kConfig.tile.rows();
     Work work{};
     work.sequence = sequence;
     work.first_q = params.cu_seqlens_q[sequence];
@@ -84,15 +109,16 @@ __device__ __forceinline__ Work work_in_sequence(const ForwardParams& params, in
     const int32_t len_q = used(params.seqused_q, sequence, params.cu_seqlens_q[sequence + 1] - work.first_q);
     const int32_t len_k = used(params.seqused_k, sequence, params.cu_seqlens_k[sequence + 1] - work.first_k);
     const int32_t in_section = section_units(params.section_keys, len_k, params.heads_k, params.bundle_units);
+    const SequenceTiles tiles = tiles_of_sequence<kConfig>(params, len_q, len_k);
     const TileOrder order{params.heads_k,
-                          params.group,
-                          (len_q + kRows - 1) / kRows,
+                          tiles.group,
+                          tiles.row_blocks,
                           in_section,
                           section_count(params.heads_k, in_section, 1),
                           params.order.last_rows_first};
     const TilePlace place = tile_place(order, t);
     work.head_k = place.unit;
-    fill<kConfig>(work, params, place, len_q, len_k);
+    fill<kConfig>(work, params, place, tiles.heads_log2, len_q, len_k);
     return work;
 }
 
@@ -144,8 +170,8 @@ class SequenceWindow {
             len_k_ =
                 used(params_.seqused_k, sequence, params_.cu_seqlens_k[sequence + 1] - params_.cu_seqlens_k[sequence]);
         }
-        constexpr int32_t kRows = kConfig.tile.rows();
-        int32_t tiles = (len_q_ + kRows - 1) / kRows * params_.group * params_.heads_k;
+        const SequenceTiles of_sequence = tiles_of_sequence<kConfig>(params_, len_q_, len_k_);
+        int32_t tiles = of_sequence.row_blocks * of_sequence.group * params_.heads_k;
         for (int32_t step = 1; step < 32; step *= 2) {
             const int32_t below = __shfl_up_sync(~0u, tiles, step);
             if (lane >= step) tiles += below;
