@@ -15,11 +15,7 @@
 namespace foveal_testing {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__)
-constexpr size_t kEvery = 10;  // AddressSanitizer takes the oracle's side of the time, ten times over
-#else
-constexpr size_t kEvery = 1;
-#endif
+constexpr size_t kEvery = kAddressSanitizer ? 10 : 1;
 
 TEST(Grid, IsLargeEnoughForTheGpu) {
     const std::vector<Case> cases = grid(FOVEAL_BACKEND_SM90);

@@ -27,6 +27,13 @@ inline bool must_be_supported(const Case& c, foveal_backend backend) {
     return head_dim(c.head_dim) && head_dim(c.head_dim_v) && c.dtype != FOVEAL_F32;
 }
 
+// AddressSanitizer takes the oracle's side of the time, ten times over: there a list is thinned out.
+#if defined(__SANITIZE_ADDRESS__)
+inline constexpr bool kAddressSanitizer = true;
+#else
+inline constexpr bool kAddressSanitizer = false;
+#endif
+
 // every: only each n-th case, for runs that repeat a list under other conditions.
 inline SuiteCounts run_suite(const std::string& name, foveal_backend backend, size_t every = 1) {
     constexpr int kPrintedFailures = 10;

@@ -6,9 +6,11 @@
 namespace foveal_testing {
 namespace {
 
-TEST(CpuSuites, Correctness) { run_suite("correctness", FOVEAL_BACKEND_CPU); }
+constexpr size_t kEvery = kAddressSanitizer ? 5 : 1;
 
-TEST(CpuSuites, Corner) { run_suite("corner", FOVEAL_BACKEND_CPU); }
+TEST(CpuSuites, Correctness) { run_suite("correctness", FOVEAL_BACKEND_CPU, kEvery); }
+
+TEST(CpuSuites, Corner) { run_suite("corner", FOVEAL_BACKEND_CPU, kEvery); }
 
 }  // namespace
 }  // namespace foveal_testing
