@@ -6,7 +6,7 @@
 Interleaved call by call, all would run at one clock, while alone a plain call, which is bound by power, runs slower
 than one that waits for its softmax. So each call has the device to itself for blocks of --seconds, in random order, and
 counts once the clock has settled: in the last three fifths of a block. The ratio is that of the medians over the
-blocks. Needs the package, PyTorch and a GPU.
+blocks. Cases without a mask have PyTorch's ways to add a bias beside ours. Needs the package, PyTorch and a GPU.
 """
 
 import argparse
@@ -20,8 +20,12 @@ import results_file
 import torch
 from cases import Case
 from compare import Gpu
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
-CASES = ["b4 s4096 hq32 hk8 d128 bf16 causal", "b4 s4096 h32 d64 bf16 causal", "b4 s4096 hq16 hk8 d256 bf16 causal"]
+CASES = ["b4 s4096 hq32 hk8 d128 bf16 causal", "b4 s4096 h32 d64 bf16 causal", "b4 s4096 hq16 hk8 d256 bf16 causal",
+         "b4 s4096 h16 d128 bf16 full"]  # fmt: skip
+PEERS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
 CALLS_A_SAMPLE = 20
 SETTLING = 0.4  # of a block
 
@@ -43,6 +47,14 @@ def option_calls(case):
         "lse": {"return_lse": True},
     }
     tensors = case.tensors("cuda")
+    square = (case.lengths_q[0], case.lengths_k[0])
+    matrices = {
+        "bias": {"bias": torch.randn(1, heads, *square, dtype=case.dtype, device="cuda")},
+        "bias, shared": {"bias": torch.randn(1, 1, *square, dtype=case.dtype, device="cuda")},
+        "bias, f32": {"bias": torch.randn(1, 1, *square, device="cuda")},
+        "mask, shared": {"mask": torch.rand(1, 1, *square, device="cuda") < 0.9},
+    }
+    options |= matrices
 
     def call(tensors, **options):
         out = torch.empty(*tensors[0].shape[:-1], case.head_dim_v, dtype=tensors[0].dtype, device="cuda")
@@ -52,7 +64,28 @@ def option_calls(case):
     calls = {name: call(tensors, **option) for name, option in options.items()}
     calls["f16"] = call([torch.randn_like(x, dtype=torch.float16) for x in tensors])
     calls["f16, bf16's numbers"] = call([x.to(torch.float16) for x in tensors])
+    if not case.causal:
+        calls |= peers_calls(tensors, {name: next(iter(option.values())) for name, option in matrices.items()})
     return calls
+
+
+def peers_calls(tensors, matrices):
+    """PyTorch's, with a matrix of q's type or a boolean one for its attn_mask; for heads that are not shared."""
+    views = [x.transpose(1, 2) for x in tensors]
+
+    def call(backend, matrix):
+        def attend():
+            with sdpa_kernel(backend):
+                scaled_dot_product_attention(*views, attn_mask=matrix)
+
+        return attend
+
+    return {
+        f"{peer}, {name}": call(backend, matrix)
+        for peer, backend in PEERS.items()
+        for name, matrix in matrices.items()
+        if matrix.dtype != torch.float32
+    }
 
 
 def block(call, device, seconds):

@@ -18,6 +18,7 @@ inline constexpr double kLog2E = std::numbers::log2e;  // exponents are in base 
 struct ScoreMatrix {
     const void* data;  // null: absent
     int64_t batch_stride, row_stride, head_stride;
+    bool in_octets;  // eight neighbours of a row, from every eighth on, are in the matrix and aligned
 };
 
 // What only the variants with options or softcap read (scores.cuh).

@@ -189,8 +189,11 @@ CUtensorMap tensor_map(DType dtype, const MappedTensor& t, int32_t box_rows) {
     return map;
 }
 
-ScoreMatrix score_matrix(const void* data, const Strides& strides) {
-    return {data, strides.batch, strides.row, strides.head};
+ScoreMatrix score_matrix(const void* data, const Strides& strides, size_t element_bytes, int64_t columns) {
+    constexpr size_t kLongestLoad = 16;
+    const bool aligned = reinterpret_cast<uintptr_t>(data) % std::min(8 * element_bytes, kLongestLoad) == 0;
+    const bool octets = (strides.batch | strides.row | strides.head | columns) % 8 == 0;
+    return {data, strides.batch, strides.row, strides.head, aligned && octets};
 }
 
 ScoreOptions score_options_of(const Problem& p, const Pointers& pointers) {
@@ -205,9 +208,9 @@ ScoreOptions score_options_of(const Problem& p, const Pointers& pointers) {
     options.alibi_batch_stride = p.alibi_batch_stride;
     // Under ALiBi the nearest keys weigh most: a row that meets them first rarely outgrows its reference.
     options.last_keys_first = p.has_alibi && p.window().right < kUnlimitedWidth;
-    options.bias = score_matrix(pointers.bias, p.bias);
+    options.bias = score_matrix(pointers.bias, p.bias, bytes_of(p.bias_dtype), p.rows_k);
     options.bias_is_f32 = p.bias_dtype == DType::f32;
-    options.mask = score_matrix(pointers.mask, p.mask);
+    options.mask = score_matrix(pointers.mask, p.mask, 1, p.rows_k);
     return options;
 }
 

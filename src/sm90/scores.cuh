@@ -10,6 +10,7 @@
 
 #include "forward_params.hpp"
 #include "ptx/warp.cuh"
+#include "score_matrix.cuh"
 #include "softcap.hpp"
 #include "tiles.hpp"
 #include "work.cuh"
@@ -98,36 +99,32 @@ class Scores {
             s[i] = fmaf(s[i], factor, -slope_ * fabsf(distance + static_cast<float>(row_of(i) - column_of(i))));
     }
 
-    // Elements of `matrix` for this tile's head, from the thread's first row and column on.
-    template <class T>
-    __device__ __forceinline__ const T* elements(const ScoreMatrix& matrix) const {
-        return static_cast<const T*>(matrix.data) + work_.batch * matrix.batch_stride + head_ * matrix.head_stride +
-               row_ * matrix.row_stride + first_key_;
-    }
-
-    // Rows and columns past the sequence's end are not in the matrix; the softmax masks them.
+    // Rows and columns past the sequence's end: the softmax masks them.
     __device__ __forceinline__ bool inside(int32_t i) const {
         return row_ + row_of(i) < work_.len_q && first_key_ + column_of(i) < work_.band.len_k;
     }
 
     template <class T>
     __device__ __forceinline__ void add_bias(float (&s)[kScores]) const {
-        const T* bias = elements<T>(params_.scores.bias);
-        const int64_t next_row = 8 * params_.scores.bias.row_stride;
-#pragma unroll
-        for (int32_t i = 0; i < kScores; ++i)
-            if (inside(i)) {
-                const auto b = static_cast<float>(bias[(row_of(i) == 0 ? 0 : next_row) + column_of(i)]);
-                s[i] = b == -INFINITY ? b : s[i] + b;  // hides the key, whatever its score
-            }
+        combine<T>(s, params_.scores.bias, 0, [](float score, float b) {
+            return b == -INFINITY ? b : score + b;  // hides the key, whatever its score
+        });
     }
 
     __device__ __forceinline__ void hide(float (&s)[kScores]) const {
-        const auto* visible = elements<uint8_t>(params_.scores.mask);
-        const int64_t next_row = 8 * params_.scores.mask.row_stride;
-#pragma unroll
-        for (int32_t i = 0; i < kScores; ++i)
-            if (inside(i) && visible[(row_of(i) == 0 ? 0 : next_row) + column_of(i)] == 0) s[i] = -INFINITY;
+        combine<uint8_t>(s, params_.scores.mask, ~0u,
+                         [](float score, float visible) { return visible == 0.0f ? -INFINITY : score; });
+    }
+
+    // With the elements of `matrix` for the warp's head; past the sequence's end there are none.
+    template <class T, class Combine>
+    __device__ __forceinline__ void combine(float (&s)[kScores], const ScoreMatrix& matrix, uint32_t outside,
+                                            Combine combine) const {
+        const int32_t block = first_key_ - 2 * (ptx::lane_id() % 4);
+        const T* elements = static_cast<const T*>(matrix.data) + work_.batch * matrix.batch_stride +
+                            head_ * matrix.head_stride + row_ * matrix.row_stride + block;
+        ScoreElements<T, kScores>(elements, matrix, work_.len_q - row_, work_.band.len_k - block, ptx::lane_id())
+            .apply(s, outside, combine);
     }
 
     const ForwardParams& params_;
