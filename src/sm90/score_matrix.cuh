@@ -76,14 +76,15 @@ class ScoreElements {
           columns_(columns),
           quarter_(lane % 4) {}
 
-    // s[i] = combine(s[i], its element); past the end, `outside` in place of one: a pair's bits.
+    // s[i] = combine(s[i], its element); past the end, `neutral` in place of one: 0 for types of 16 bits.
     template <class Combine>
-    __device__ __forceinline__ void apply(float (&s)[kScores], uint32_t outside, Combine combine) const {
-        if constexpr (sizeof(T) <= 2)
-            if (in_octets_) return apply_octets(s, outside, combine);
-        if constexpr (sizeof(T) == 4)
-            if (in_octets_) return apply_pairs(s, combine);
-        apply_one_by_one(s, combine);
+    __device__ __forceinline__ void apply(float (&s)[kScores], T neutral, Combine combine) const {
+        if (!in_octets_)
+            apply_few<false>(s, neutral, combine);
+        else if constexpr (sizeof(T) == 4)
+            apply_few<true>(s, neutral, combine);
+        else
+            apply_octets(s, sizeof(T) == 1 ? 0x0101u * static_cast<uint8_t>(neutral) : 0, combine);
     }
 
    private:
@@ -107,29 +108,30 @@ class ScoreElements {
             }
     }
 
-    template <class Combine>
-    __device__ __forceinline__ void apply_pairs(float (&s)[kScores], Combine combine) const {
-        const int32_t first = quarter_ * 2, columns = columns_ - first;
+    // Of fp32 and of what is not aligned. A branch for every 32 columns: ptxas does not load the next ones before it,
+    // which would spill.
+    template <bool kPairs, class Combine>
+    __device__ __forceinline__ void apply_few(float (&s)[kScores], T neutral, Combine combine) const {
+        const int32_t first = quarter_ * 2;
         const T *const row = data_ + first, *const next_row = row + 8 * row_stride_;
 #pragma unroll
-        for (int32_t i = 0; i < kScores; i += 2) {
-            const int32_t r = i >> 1 & 1, column = (i >> 2) * 8;
-            if (8 * r >= rows_ || column >= columns) continue;
-            const float2 pair = __ldg(reinterpret_cast<const float2*>((r == 0 ? row : next_row) + column));
-            s[i] = combine(s[i], pair.x);
-            s[i + 1] = combine(s[i + 1], pair.y);
-        }
-    }
-
-    template <class Combine>
-    __device__ __forceinline__ void apply_one_by_one(float (&s)[kScores], Combine combine) const {
-        const int32_t first = quarter_ * 2, columns = columns_ - first;
-        const T *const row = data_ + first, *const next_row = row + 8 * row_stride_;
+        for (int32_t span = 0; span < kScores / 16; ++span) {
+            if (span * 32 >= columns_) break;
 #pragma unroll
-        for (int32_t i = 0; i < kScores; ++i) {
-            const int32_t r = i >> 1 & 1, column = (i >> 2) * 8 + (i & 1);
-            if (8 * r < rows_ && column < columns)
-                s[i] = combine(s[i], static_cast<float>((r == 0 ? row : next_row)[column]));
+            for (int32_t i = span * 16; i < span * 16 + 16; i += 2) {
+                const int32_t r = i >> 1 & 1, column = (i >> 2) * 8, columns = columns_ - first - column;
+                const T* from = (r == 0 ? row : next_row) + column;
+                T pair[2] = {neutral, neutral};
+                if constexpr (kPairs) {
+                    if (8 * r < rows_ && columns > 0)
+                        reinterpret_cast<float2&>(pair) = __ldg(reinterpret_cast<const float2*>(from));
+                } else {
+                    if (8 * r < rows_ && columns > 0) pair[0] = from[0];
+                    if (8 * r < rows_ && columns > 1) pair[1] = from[1];
+                }
+                s[i] = combine(s[i], static_cast<float>(pair[0]));
+                s[i + 1] = combine(s[i + 1], static_cast<float>(pair[1]));
+            }
         }
     }
 

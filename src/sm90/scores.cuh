@@ -106,25 +106,25 @@ class Scores {
 
     template <class T>
     __device__ __forceinline__ void add_bias(float (&s)[kScores]) const {
-        combine<T>(s, params_.scores.bias, 0, [](float score, float b) {
+        combine<T>(s, params_.scores.bias, T{}, [](float score, float b) {
             return b == -INFINITY ? b : score + b;  // hides the key, whatever its score
         });
     }
 
     __device__ __forceinline__ void hide(float (&s)[kScores]) const {
-        combine<uint8_t>(s, params_.scores.mask, ~0u,
+        combine<uint8_t>(s, params_.scores.mask, 1,
                          [](float score, float visible) { return visible == 0.0f ? -INFINITY : score; });
     }
 
     // With the elements of `matrix` for the warp's head; past the sequence's end there are none.
     template <class T, class Combine>
-    __device__ __forceinline__ void combine(float (&s)[kScores], const ScoreMatrix& matrix, uint32_t outside,
+    __device__ __forceinline__ void combine(float (&s)[kScores], const ScoreMatrix& matrix, T neutral,
                                             Combine combine) const {
         const int32_t block = first_key_ - 2 * (ptx::lane_id() % 4);
         const T* elements = static_cast<const T*>(matrix.data) + work_.batch * matrix.batch_stride +
                             head_ * matrix.head_stride + row_ * matrix.row_stride + block;
         ScoreElements<T, kScores>(elements, matrix, work_.len_q - row_, work_.band.len_k - block, ptx::lane_id())
-            .apply(s, outside, combine);
+            .apply(s, neutral, combine);
     }
 
     const ForwardParams& params_;
