@@ -58,11 +58,11 @@ def style_of(name, names):
 
 
 def short(case):
-    """The case, with the number of sequences in place of their lengths."""
+    """The case, with the number of sequences and the range of their lengths in place of these."""
     if case.startswith("varlen"):
         lengths = [int(n) for n in re.search(r"qlens=([\d,]+)", case)[1].split(",")]
         rest = [t for t in case.split()[1:] if "=" not in t]
-        return f"varlen b{len(lengths)} " + " ".join(rest)
+        return f"varlen b{len(lengths)} {min(lengths)}–{max(lengths)} " + " ".join(rest)
     return case
 
 
