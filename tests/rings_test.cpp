@@ -275,7 +275,7 @@ std::vector<Tile> tiles_of(const ForwardTile& tile, int heads_log2, Window windo
         if (blocks.visit.size() == 0) blocks = {{0, 1}, {0, 0}};
         Tile t{blocks.visit, {}};
         for (int w = 0; w < tile.consumers; ++w) {
-            const int begin = row + (tile.shares_rows ? 0 : query_in_tile(w * kWarpgroupRows / kWarpRows, heads_log2));
+            const int begin = row + (tile.shares_rows ? 0 : query_in_tile(w * kWarpgroupWarps, heads_log2));
             if (begin >= len_q)
                 t.own.push_back(kNoRows);
             else if (tile.has_own_blocks())

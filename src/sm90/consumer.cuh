@@ -323,8 +323,7 @@ class Consumer {
     // Has this warpgroup's tile rows past the end of the sequence?
     __device__ __forceinline__ bool any_row_past_end() const {
         const Work& work = shared_.work[work_slots_.slot];
-        constexpr int32_t kGroups = kWarpgroupRows / kWarpRows;
-        return work.query_of(query_tile_ * kGroups + kGroups - 1) + kWarpRows > work.len_q;
+        return work.query_of((query_tile_ + 1) * kWarpgroupWarps - 1) + kWarpRows > work.len_q;
     }
 
     __device__ __forceinline__ bool all_of_warpgroup(bool condition) const {
@@ -345,7 +344,7 @@ class Consumer {
     }
 
     // Which of the tile's 16 rows are this warp's, and this warpgroup's first column of the output.
-    __device__ __forceinline__ int32_t row_group() const { return query_tile_ * (kWarpgroupRows / kWarpRows) + warp_; }
+    __device__ __forceinline__ int32_t row_group() const { return query_tile_ * kWarpgroupWarps + warp_; }
     __device__ __forceinline__ int32_t first_column() const {
         return kTile.shares_rows ? warpgroup_ * kTile.out_columns() : 0;
     }

@@ -81,7 +81,7 @@ __device__ __forceinline__ OwnWork own_work_of(const ForwardParams& params, cons
     const Range visit = work.blocks.visit;
     const auto is_ascending = [&] { return block_of_step<kConfig>(params, visit, visit.begin) == visit.begin; };
     const bool chunked = known_band<kConfig>(work.band).chunk != 0;
-    return own_work(work.band, chunked, work.blocks, work.query_of(w * kWarpgroupRows / kWarpRows),
+    return own_work(work.band, chunked, work.blocks, work.query_of(w * kWarpgroupWarps),
                     queries_of_warpgroup(work.heads_log2), work.len_q, kConfig.tile.keys, is_ascending);
 }
 

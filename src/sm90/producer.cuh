@@ -26,13 +26,13 @@ __device__ __forceinline__ void load_tile(uint16_t* tile, const CUtensorMap& map
 template <ForwardConfig kConfig>
 __device__ __forceinline__ void load_queries(uint16_t* tile, const ForwardMaps& maps, uint64_t& barrier,
                                              const Work& work, int32_t w) {
-    constexpr int32_t kGroups = kWarpgroupRows / kWarpRows;
     const bool packed = work.heads_log2 > 0;
     const CUtensorMap& map = packed ? maps.packed_q : maps.q;
     ptx::mbarrier_arrive_expect_tx(barrier, kConfig.tile.query_bytes());
 #pragma unroll 1
-    for (int32_t i = 0; i < (packed ? kGroups : 1); ++i) {
-        const int32_t row = work.first_q + work.query_of(w * kGroups + i), head = work.head_of(w * kGroups + i);
+    for (int32_t i = 0; i < (packed ? kWarpgroupWarps : 1); ++i) {
+        const int32_t row = work.first_q + work.query_of(w * kWarpgroupWarps + i),
+                      head = work.head_of(w * kWarpgroupWarps + i);
 #pragma unroll
         for (int32_t panel = 0; panel < kConfig.tile.head_dim / kPanelColumns; ++panel)
             ptx::tensor_load_once(tile + (panel * kWarpgroupRows + i * kWarpRows) * kPanelColumns, map, barrier,

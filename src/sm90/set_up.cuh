@@ -19,7 +19,7 @@ __device__ __forceinline__ void initialise_barriers(Shared<kConfig>& shared) {
     constexpr ForwardTile kTile = kConfig.tile;
     // wgmma reads Q, K and V for a warp: one lane of each releases them. A tile's Work is read by each thread of the
     // consumers and of the three warps that load.
-    constexpr uint32_t kWarpgroupWarps = kWarpgroupThreads / 32, kConsumerWarps = kTile.consumers * kWarpgroupWarps;
+    constexpr uint32_t kConsumerWarps = kTile.consumers * kWarpgroupWarps;
     constexpr uint32_t kWorkReaders = 3 * 32 + kTile.consumers * kWarpgroupThreads;
     for (int32_t i = 0; i < kTile.query_buffers; ++i)
         for (int32_t w = 0; w < kTile.query_tiles(); ++w) {

@@ -9,8 +9,9 @@ namespace foveal::sm90 {
 
 inline constexpr int32_t kWarpgroupThreads = 128;
 inline constexpr int32_t kWarpgroupRows = 64;  // M of every wgmma
-inline constexpr int32_t kWarpRows = 16;       // of a warpgroup's 64, in each of its four warps
-inline constexpr int32_t kPanelColumns = 64;   // 16-bit columns of a 128-byte swizzled row
+inline constexpr int32_t kWarpgroupWarps = kWarpgroupThreads / 32;
+inline constexpr int32_t kWarpRows = kWarpgroupRows / kWarpgroupWarps;
+inline constexpr int32_t kPanelColumns = 64;  // 16-bit columns of a 128-byte swizzled row
 inline constexpr int32_t kRegistersPerSm = 65536;
 inline constexpr int32_t kMaxSharedBytes = 232448;
 inline constexpr int32_t kMaxBundles = 64;  // of CTAs, that take tiles of a varlen batch together (balance.cuh)

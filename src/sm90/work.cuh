@@ -61,7 +61,7 @@ __device__ __forceinline__ uint32_t computed_rows(const ForwardParams& params, c
     uint32_t computed = 0;
 #pragma unroll
     for (int32_t w = 0; w < kConfig.tile.query_tiles(); ++w)
-        if (all || work.query_of(w * kWarpgroupRows / kWarpRows) < work.len_q) computed |= 1u << w;
+        if (all || work.query_of(w * kWarpgroupWarps) < work.len_q) computed |= 1u << w;
     return computed;
 }
 
