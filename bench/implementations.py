@@ -44,31 +44,32 @@ def _sdpa_arguments(case, q, k, v):
     return views, {"is_causal": case.causal, "enable_gqa": case.heads_q != case.heads_k}
 
 
-def _sdpa(backend, case, q, k, v):
+def sdpa(backend, case, q, k, v, **more):
+    """PyTorch's, by one of its backends. more: of its own arguments."""
     views, options = _sdpa_arguments(case, q, k, v)
 
     def call():
         with sdpa_kernel(backend):
-            return scaled_dot_product_attention(*views, **options).transpose(1, 2)
+            return scaled_dot_product_attention(*views, **options, **more).transpose(1, 2)
 
     return call
 
 
 def cudnn(case, q, k, v):
-    return _sdpa(SDPBackend.CUDNN_ATTENTION, case, q, k, v)
+    return sdpa(SDPBackend.CUDNN_ATTENTION, case, q, k, v)
 
 
 def efficient(case, q, k, v):
     if case.head_dim <= 256 or case.heads_q != case.heads_k:
         raise NotMeasured("the others are faster, or it knows no grouped heads")
-    return _sdpa(SDPBackend.EFFICIENT_ATTENTION, case, q, k, v)
+    return sdpa(SDPBackend.EFFICIENT_ATTENTION, case, q, k, v)
 
 
 def fa2(case, q, k, v):
     if case.softcap:
         raise NotMeasured("PyTorch's FlashAttention-2 has no softcap")
     if not case.varlen and case.window[0] is None and (case.square or not case.causal):
-        return _sdpa(SDPBackend.FLASH_ATTENTION, case, q, k, v)
+        return sdpa(SDPBackend.FLASH_ATTENTION, case, q, k, v)
     if case.head_dim != case.head_dim_v:
         raise NotMeasured("FlashAttention-2 needs d = d_v")
     lengths = *case.offsets(q.device), max(case.lengths_q), max(case.lengths_k)

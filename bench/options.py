@@ -20,8 +20,8 @@ import results_file
 import torch
 from cases import Case
 from compare import Gpu
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
+from implementations import sdpa
+from torch.nn.attention import SDPBackend
 
 CASES = ["b4 s4096 hq32 hk8 d128 bf16 causal", "b4 s4096 h32 d64 bf16 causal", "b4 s4096 hq16 hk8 d256 bf16 causal",
          "b4 s4096 h16 d128 bf16 full"]  # fmt: skip
@@ -64,28 +64,15 @@ def option_calls(case):
     calls = {name: call(tensors, **option) for name, option in options.items()}
     calls["f16"] = call([torch.randn_like(x, dtype=torch.float16) for x in tensors])
     calls["f16, bf16's numbers"] = call([x.to(torch.float16) for x in tensors])
-    if not case.causal:
-        calls |= peers_calls(tensors, {name: next(iter(option.values())) for name, option in matrices.items()})
+    if not case.causal:  # PyTorch takes a matrix or causal; one of q's type, or boolean
+        calls |= {
+            f"{peer}, {name}": sdpa(backend, case, *tensors, attn_mask=matrix)
+            for peer, backend in PEERS.items()
+            for name, option in matrices.items()
+            for matrix in option.values()
+            if matrix.dtype in (case.dtype, torch.bool)
+        }
     return calls
-
-
-def peers_calls(tensors, matrices):
-    """PyTorch's, with a matrix of q's type or a boolean one for its attn_mask; for heads that are not shared."""
-    views = [x.transpose(1, 2) for x in tensors]
-
-    def call(backend, matrix):
-        def attend():
-            with sdpa_kernel(backend):
-                scaled_dot_product_attention(*views, attn_mask=matrix)
-
-        return attend
-
-    return {
-        f"{peer}, {name}": call(backend, matrix)
-        for peer, backend in PEERS.items()
-        for name, matrix in matrices.items()
-        if matrix.dtype != torch.float32
-    }
 
 
 def block(call, device, seconds):

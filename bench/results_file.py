@@ -1,4 +1,4 @@
-"""Writes a results file (CONTRIBUTING.md, Measuring)."""
+"""Writes a results file (CONTRIBUTING.md, Performance)."""
 
 import json
 import os

@@ -32,14 +32,14 @@ ForwardPlan plan_forward(const Problem& p, const DeviceTraits& traits) {
     plan.choice = sm90::choice_of(p);
     const sm90::ForwardTile& tile = sm90::kForwardTiles[plan.choice.tile_index].tile;
     if (p.total_rows_q() == 0 || p.batch == 0) return plan;
+    // A limit on the right gives later rows more keys.
+    plan.last_rows_first = p.window().right < kUnlimitedWidth;
     plan.heads_log2 = packed_heads_log2(p, tile);
     const sm90::TileShape shape{tile.rows(), tile.keys, plan.heads_log2};
     // Varlen: an upper bound, every sequence may end inside a tile. The kernel finds the rest.
     const int64_t tiles = p.varlen ? (p.rows_q / tile.rows() + p.batch) * p.heads_q
                                    : sm90::tile_order(p, shape, {}, plan.last_rows_first).tiles();
     plan.grid = static_cast<int32_t>(std::min<int64_t>(traits.sms, tiles));
-    // A limit on the right gives later rows more keys.
-    plan.last_rows_first = p.window().right < kUnlimitedWidth;
     plan.order = sm90::choose_order(p, traits, shape, plan.grid, plan.last_rows_first);
     // CTAs that go in bundles take whole bundles of a row block's tiles, and packed it has fewer.
     if (plan.order.bundle > 0 && (p.heads_q >> plan.heads_log2) % plan.order.bundle != 0) plan.heads_log2 = 0;

@@ -98,7 +98,7 @@ __device__ __forceinline__ void produce_work(Shared<kConfig>& shared, const Forw
         if (!is_set_up) await_set_up<kConfig>();
         is_set_up = true;
         more = work.computed != 0;
-        const bool has_rows = more && ptx::lane_id() < kTile.row_groups();
+        const bool has_rows = more && ptx::lane_id() < kTile.row_groups();  // lane g sees to the g-th 16
         const float sink = has_rows ? sink_of(params, work, ptx::lane_id()) : 0.0f;
         float slope = 0.0f;
         if constexpr (kConfig.has_options()) slope = has_rows ? slope_of(params, work, ptx::lane_id()) : 0.0f;

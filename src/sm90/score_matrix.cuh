@@ -123,8 +123,10 @@ class ScoreElements {
                 const T* from = (r == 0 ? row : next_row) + column;
                 T pair[2] = {neutral, neutral};
                 if constexpr (kPairs) {
-                    if (8 * r < rows_ && columns > 0)
-                        reinterpret_cast<float2&>(pair) = __ldg(reinterpret_cast<const float2*>(from));
+                    if (8 * r < rows_ && columns > 0) {
+                        const float2 both = __ldg(reinterpret_cast<const float2*>(from));
+                        pair[0] = both.x, pair[1] = both.y;
+                    }
                 } else {
                     if (8 * r < rows_ && columns > 0) pair[0] = from[0];
                     if (8 * r < rows_ && columns > 1) pair[1] = from[1];
