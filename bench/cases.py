@@ -102,6 +102,7 @@ SUITES = {
     "varlen": _both(_varlen(heads) for heads in ("hq32 hk8", "h16")),
     # Few new tokens: on a long past, or in short sequences.
     "chunk": [f"b{b} sq{sq} sk{sk} hq32 hk8 d128 bf16 causal" for b, sq, sk in _CHUNKS]
+    + [f"b64 sq16 sk4096 {heads} d128 bf16 causal" for heads in ("hq28 hk4", "hq40 hk8", "hq24 hk8")]
     + [f"{_varlen('hq32 hk8', *batch)} causal" for batch in ((512, 1, 64), (128, 4, 256), (64, 64, 960))],
     "window": [
         "b8 s4096 hq64 hk8 d64 bf16 left127 causal",

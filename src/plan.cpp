@@ -20,11 +20,18 @@ int32_t passed_over_blocks(const Problem& p, const sm90::ForwardTile& tile, int3
     return all_alike ? 1 : 4;
 }
 
-// ForwardPlan's: as many heads of a group as a tile has warps, or the largest power of two that divides both.
+// ForwardPlan's: what has the fewest tiles, and of such the most heads. Varlen: for sequences of the mean length, and
+// whether one's heads are packed at all is left to the kernel.
 int32_t packed_heads_log2(const Problem& p, const sm90::ForwardTile& tile) {
-    const int32_t log2 = std::countr_zero(static_cast<uint32_t>(p.group()) | static_cast<uint32_t>(tile.row_groups()));
-    const bool saves = p.varlen || sm90::packing_saves_tiles(static_cast<int32_t>(p.rows_q), tile.rows(), log2);
-    return saves ? log2 : 0;
+    const auto group = static_cast<int32_t>(p.group()), groups = tile.row_groups();
+    const auto rows_q = static_cast<int32_t>(p.varlen ? (p.rows_q + p.batch - 1) / p.batch : p.rows_q);
+    const auto tiles = [&](int32_t log2) { return sm90::group_tiles(rows_q, tile.rows(), group, log2); };
+    const int32_t most = std::min(std::countr_zero(static_cast<uint32_t>(groups)),
+                                  static_cast<int32_t>(std::bit_width(static_cast<uint32_t>(group - 1))));
+    int32_t best = std::min(1, most);
+    for (int32_t log2 = 2; log2 <= most; ++log2)
+        if (tiles(log2) <= tiles(best)) best = log2;
+    return p.varlen || tiles(best) < tiles(0) ? best : 0;
 }
 
 ForwardPlan plan_forward(const Problem& p, const DeviceTraits& traits) {
@@ -42,7 +49,8 @@ ForwardPlan plan_forward(const Problem& p, const DeviceTraits& traits) {
     plan.grid = static_cast<int32_t>(std::min<int64_t>(traits.sms, tiles));
     plan.order = sm90::choose_order(p, traits, shape, plan.grid, plan.last_rows_first);
     // CTAs that go in bundles take whole bundles of a row block's tiles, and packed it has fewer.
-    if (plan.order.bundle > 0 && (p.heads_q >> plan.heads_log2) % plan.order.bundle != 0) plan.heads_log2 = 0;
+    const int64_t packs = p.heads_k * sm90::packs_of(static_cast<int32_t>(p.group()), plan.heads_log2);
+    if (plan.order.bundle > 0 && packs % plan.order.bundle != 0) plan.heads_log2 = 0;
     plan.passed_over_blocks = passed_over_blocks(p, tile, plan.heads_log2);
     return plan;
 }
@@ -96,12 +104,13 @@ void describe_sm90(std::ostream& out, const Plan& plan) {
     const sm90::ForwardTileEntry& entry = sm90::kForwardTiles[plan.forward.choice.tile_index];
     const sm90::ForwardTile& tile = entry.tile;
     const sm90::ForwardConfig config{plan.problem.dtype, tile, plan.forward.choice.variant};
+    const int64_t heads = std::min<int64_t>(1 << plan.forward.heads_log2, plan.problem.group());
     out << "kernel     sm90 forward, " << name_of(plan.problem.dtype) << ", d up to " << tile.head_dim << ", d_v up to "
         << tile.head_dim_v << ", " << sm90::name_of(plan.forward.choice.variant) << '\n'
         << "tile       " << tile.rows() << " rows (" << tile.consumers << " warpgroups "
         << (tile.shares_rows ? "that split the columns of the output" : "of 64 rows") << ") x " << tile.keys
         << " keys, " << tile.stages << " stages; limited by " << entry.limited_by << '\n'
-        << "           rows of " << (1 << plan.forward.heads_log2) << " heads"
+        << "           rows of " << (heads == 1 ? "one head" : std::to_string(heads) + " heads")
         << (plan.forward.heads_log2 > 0 && plan.problem.varlen ? " in sequences that have fewer tiles then" : "")
         << "; warpgroups without rows pass over tiles of " << plan.forward.passed_over_blocks << " or more K/V blocks\n"
         << "grid       " << plan.forward.grid << " CTAs of " << tile.threads() << " threads on " << plan.traits.sms

@@ -64,15 +64,20 @@ TEST(Plan, HeadsArePackedWhereThatSavesTiles) {
     expect_plan("b4 sq130 sk500 hq8 hk2 d128 bf16 full sinks", "rows of 4 heads;");
     expect_plan("b4 sq64 sk500 hq32 hk8 d128 bf16 alibi", "rows of 4 heads;");
     expect_plan("b4 sq64 sk500 hq12 hk2 d128 bf16 full", "rows of 2 heads;");
-    expect_plan("b4 s128 hq32 hk8 d64 bf16 causal", "rows of 4 heads;");     // 256 rows a tile
-    expect_plan("b4 s128 hq32 hk8 d64 bf16 softcap30", "rows of 1 heads;");  // 128
-    expect_plan("b4 s4096 hq32 hk8 d128 bf16 causal", "rows of 1 heads;");   // whole tiles
-    expect_plan("b4 s120 hq8 hk4 d128 bf16 causal", "rows of 1 heads;");     // two tiles, or two
-    expect_plan("b4 sq64 sk500 hq12 hk4 d128 bf16 full", "rows of 1 heads;");
+    expect_plan("b4 s128 hq32 hk8 d64 bf16 causal", "rows of 4 heads;");      // 256 rows a tile
+    expect_plan("b4 s128 hq32 hk8 d64 bf16 softcap30", "rows of one head;");  // 128
+    expect_plan("b4 s4096 hq32 hk8 d128 bf16 causal", "rows of one head;");   // whole tiles
+    expect_plan("b4 s120 hq8 hk4 d128 bf16 causal", "rows of one head;");     // two tiles, or two
+    expect_plan("b4 sq64 sk500 hq12 hk4 d128 bf16 full", "rows of 3 heads;");
+    expect_plan("b4 sq16 sk500 hq28 hk4 d128 bf16 causal", "rows of 7 heads;");
+    expect_plan("b4 sq64 sk500 hq40 hk8 d128 bf16 causal", "rows of 2 heads;");    // of 5
+    expect_plan("b4 sq100 sk500 hq28 hk4 d128 bf16 causal", "rows of one head;");  // 7 tiles either way
+    expect_plan("b4 sq1 sk500 hq71 hk1 d64 bf16 causal", "rows of 16 heads;");
+    expect_plan("varlen qlens=7,9 klens=500,600 hq40 hk8 d128 bf16 causal", "rows of 5 heads in sequences");
     expect_plan("varlen qlens=7 klens=500 hq16 hk4 d128 bf16 full", "rows of 4 heads in sequences that have fewer");
     expect_plan("varlen qlens=4000 klens=4000 hq32 hk8 d128 bf16 causal", "rows of 4 heads in sequences");
     // Bundles of four CTAs, and two tiles side by side.
-    expect_plan("varlen qlens=8000 klens=8000 hq8 hk2 d128 bf16 causal", "rows of 1 heads;");
+    expect_plan("varlen qlens=8000 klens=8000 hq8 hk2 d128 bf16 causal", "rows of one head;");
 }
 
 TEST(Plan, LongTilesOfVarlenAreDealtOutByLoad) {

@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 #include "sm90/schedule.hpp"
@@ -264,27 +264,32 @@ class Rings {
     std::vector<Steps> agents_;
 };
 
-// All row blocks of 2^heads_log2 heads, twice, the second time from the end: tiles of all lengths follow each other.
-std::vector<Tile> tiles_of(const ForwardTile& tile, int heads_log2, Window window, int len_q, int len_k,
-                           bool ascending) {
+// All row blocks of `heads` heads in packs of 2^heads_log2, twice, the second time from the end: tiles of all lengths
+// follow each other. passed_over_blocks: ForwardPlan's.
+std::vector<Tile> tiles_of(const ForwardTile& tile, int heads, int heads_log2, int passed_over_blocks, Window window,
+                           int len_q, int len_k, bool ascending) {
     const Band band = band_of(window, len_q, len_k);
     const int queries = tile.rows() >> heads_log2, own_queries = queries_of_warpgroup(heads_log2);
     std::vector<Tile> tiles;
     for (int row = 0; row < len_q; row += queries) {
         BlockRange blocks = kv_range(band, {row, min_i32(row + queries, len_q)}, tile.keys);
         if (blocks.visit.size() == 0) blocks = {{0, 1}, {0, 0}};
-        Tile t{blocks.visit, {}};
-        for (int w = 0; w < tile.consumers; ++w) {
-            const int begin = row + (tile.shares_rows ? 0 : query_in_tile(w * kWarpgroupWarps, heads_log2));
-            if (begin >= len_q)
-                t.own.push_back(kNoRows);
-            else if (tile.has_own_blocks())
-                t.own.push_back(own_work(band, band.chunk != 0, blocks, begin, own_queries, len_q, tile.keys,
-                                         [&] { return ascending; }));
-            else
-                t.own.push_back({blocks, 0, 0});
+        for (int heads_left = heads; heads_left > 0; heads_left -= 1 << heads_log2) {
+            Tile t{blocks.visit, {}};
+            for (int w = 0; w < tile.consumers; ++w) {
+                const int group = tile.shares_rows ? 0 : w * kWarpgroupWarps;
+                const int begin = row + query_in_tile(group, heads_log2);
+                const bool has_rows = begin < len_q && head_in_tile(group, heads_log2) < heads_left;
+                if (!has_rows && blocks.visit.size() >= passed_over_blocks)
+                    t.own.push_back(kNoRows);
+                else if (tile.has_own_blocks())
+                    t.own.push_back(own_work(band, band.chunk != 0, blocks, begin, own_queries, len_q, tile.keys,
+                                             [&] { return ascending; }));
+                else
+                    t.own.push_back({blocks, 0, 0});
+            }
+            tiles.push_back(t);
         }
-        tiles.push_back(t);
     }
     std::vector<Tile> both = tiles;
     both.insert(both.end(), tiles.rbegin(), tiles.rend());
@@ -311,10 +316,15 @@ TEST(Rings, NobodyWaitsForEver) {
         for (const Window& window : windows)
             for (const int len_q : {1, 64, 65, 200, 257, 512, 700, 1000})
                 for (const int len_k : {1, 64, 100, 513, 1300})
-                    for (const auto& [heads_log2, ascending] :
-                         {std::pair{0, true}, {0, false}, {1, true}, {2, true}, {3, false}}) {
+                    for (const auto& [heads, heads_log2, passed_over_blocks, ascending] : {std::tuple{1, 0, 1, true},
+                                                                                           {1, 0, 4, false},
+                                                                                           {2, 1, 4, true},
+                                                                                           {4, 2, 1, true},
+                                                                                           {11, 3, 4, false},
+                                                                                           {11, 3, 1, true}}) {
                         if (entry.tile.row_groups() % (1 << heads_log2) != 0) continue;
-                        const auto tiles = tiles_of(entry.tile, heads_log2, window, len_q, len_k, ascending);
+                        const auto tiles = tiles_of(entry.tile, heads, heads_log2, passed_over_blocks, window, len_q,
+                                                    len_k, ascending);
                         for (const Tile& tile : tiles)
                             for (const OwnWork& own : tile.own) {
                                 if (!has_rows(own)) continue;

@@ -90,13 +90,16 @@ TEST(Schedule, PackedTilesHoldAllRows) {
             }
         }
     }
-    EXPECT_TRUE(packing_saves_tiles(64, 128, 1));
-    EXPECT_FALSE(packing_saves_tiles(65, 128, 1));
-    EXPECT_TRUE(packing_saves_tiles(96, 128, 2));
-    EXPECT_FALSE(packing_saves_tiles(97, 128, 2));
-    EXPECT_FALSE(packing_saves_tiles(256, 128, 4));
-    EXPECT_FALSE(packing_saves_tiles(0, 128, 4));
-    EXPECT_FALSE(packing_saves_tiles(5, 128, 0));
+    EXPECT_EQ(group_tiles(64, 128, 2, 0), 2);
+    EXPECT_EQ(group_tiles(64, 128, 2, 1), 1);
+    EXPECT_EQ(group_tiles(65, 128, 2, 1), 2);
+    EXPECT_EQ(group_tiles(96, 128, 4, 2), 3);
+    EXPECT_EQ(group_tiles(256, 128, 16, 4), 32);
+    EXPECT_EQ(group_tiles(0, 128, 16, 4), 0);
+    EXPECT_EQ(group_tiles(5, 128, 7, 0), 7);
+    EXPECT_EQ(group_tiles(16, 128, 7, 3), 1);
+    EXPECT_EQ(group_tiles(17, 128, 7, 3), 2);
+    EXPECT_EQ(group_tiles(16, 128, 9, 3), 2);  // the second of one head
 }
 
 TEST(Schedule, DivisorsDivide) {

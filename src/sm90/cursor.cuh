@@ -75,14 +75,15 @@ __device__ __forceinline__ float slope_of(const ForwardParams& params, const Wor
                : params.scores.alibi_slopes[work.sequence * params.scores.alibi_batch_stride + work.head_of(g)];
 }
 
-// Of the tile's w-th 64 rows.
+// Of the tile's w-th 64 rows; of such without a head, as if there were one.
 template <ForwardConfig kConfig>
 __device__ __forceinline__ OwnWork own_work_of(const ForwardParams& params, const Work& work, int32_t w) {
     const Range visit = work.blocks.visit;
     const auto is_ascending = [&] { return block_of_step<kConfig>(params, visit, visit.begin) == visit.begin; };
     const bool chunked = known_band<kConfig>(work.band).chunk != 0;
-    return own_work(work.band, chunked, work.blocks, work.query_of(w * kWarpgroupWarps),
-                    queries_of_warpgroup(work.heads_log2), work.len_q, kConfig.tile.keys, is_ascending);
+    const int32_t row = work.row + query_in_tile(w * kWarpgroupWarps, work.heads_log2);
+    return own_work(work.band, chunked, work.blocks, row, queries_of_warpgroup(work.heads_log2), work.len_q,
+                    kConfig.tile.keys, is_ascending);
 }
 
 // The first tile is found while the others set up, unless global memory says where it is.
@@ -98,7 +99,8 @@ __device__ __forceinline__ void produce_work(Shared<kConfig>& shared, const Forw
         if (!is_set_up) await_set_up<kConfig>();
         is_set_up = true;
         more = work.computed != 0;
-        const bool has_rows = more && ptx::lane_id() < kTile.row_groups();  // lane g sees to the g-th 16
+        // Lane g sees to the g-th 16 rows.
+        const bool has_rows = more && ptx::lane_id() < kTile.row_groups() && work.has_head(ptx::lane_id());
         const float sink = has_rows ? sink_of(params, work, ptx::lane_id()) : 0.0f;
         float slope = 0.0f;
         if constexpr (kConfig.has_options()) slope = has_rows ? slope_of(params, work, ptx::lane_id()) : 0.0f;

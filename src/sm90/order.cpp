@@ -189,7 +189,7 @@ class Model {
 
 TileOrder tile_order(const Problem& p, TileShape tile, const OrderChoice& choice, bool last_rows_first) {
     return {static_cast<int32_t>(p.batch * p.heads_k),
-            static_cast<int32_t>(p.group()) >> tile.heads_log2,
+            packs_of(static_cast<int32_t>(p.group()), tile.heads_log2),
             row_blocks_of(static_cast<int32_t>(p.rows_q), tile.rows, tile.heads_log2),
             choice.section_units,
             choice.sections,

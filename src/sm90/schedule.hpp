@@ -8,7 +8,8 @@
 // find them in L2; a larger one at the end lets all CTAs end together.
 //
 // A tile's rows are queries of one head, or, packed, of 2^heads_log2 heads that share K and V: 16 queries, a warp's
-// rows, of each head, then the next 16. So short sequences, and the ends of others, do not leave tiles half empty.
+// rows, of each head, then the next 16. So short sequences, and the ends of others, do not leave tiles half empty. The
+// last pack of a group may have fewer heads; the rows of the others are then as if past the sequence's end.
 #pragma once
 
 #include <bit>
@@ -61,15 +62,20 @@ struct TileShape {
     int32_t queries() const { return rows >> heads_log2; }
 };
 
+// Packs of a group of heads.
+FOVEAL_HOST_DEVICE int32_t packs_of(int32_t group, int32_t heads_log2) {
+    return (group + (1 << heads_log2) - 1) >> heads_log2;
+}
+
 // Tiles of a sequence and of 2^heads_log2 heads that are packed. rows: a tile.
 FOVEAL_HOST_DEVICE int32_t row_blocks_of(int32_t len_q, int32_t rows, int32_t heads_log2) {
     const int32_t full = len_q / rows, rest = len_q - full * rows;
     return (full << heads_log2) + ((rest << heads_log2) + rows - 1) / rows;
 }
 
-// Are they fewer than if every head had its own?
-FOVEAL_HOST_DEVICE bool packing_saves_tiles(int32_t len_q, int32_t rows, int32_t heads_log2) {
-    return row_blocks_of(len_q, rows, heads_log2) < row_blocks_of(len_q, rows, 0) << heads_log2;
+// Tiles of a sequence and a group of heads.
+FOVEAL_HOST_DEVICE int32_t group_tiles(int32_t len_q, int32_t rows, int32_t group, int32_t heads_log2) {
+    return packs_of(group, heads_log2) * row_blocks_of(len_q, rows, heads_log2);
 }
 
 // A tile costs the keys of its K/V blocks and, for its start and end, as much as so many more.

@@ -9,14 +9,15 @@
 namespace foveal::sm90 {
 
 // One tile: up to `rows` query rows of one sequence, and the K/V blocks they need. They are of one head or, packed, of
-// 2^heads_log2 heads from head_q on (schedule.hpp).
+// up to 2^heads_log2 heads from head_q on (schedule.hpp).
 struct Work {
     uint32_t computed;  // bit w: its w-th 64 rows are computed; 0: no tile is left
     int32_t sequence;
     int32_t batch;    // coordinate in the tensor maps; varlen: 0
     int32_t first_q;  // rows of q before the sequence; dense: 0
     int32_t first_k;
-    int32_t head_q;
+    int32_t head_q;  // the first
+    int32_t heads;   // up to 2^heads_log2
     int32_t head_k;
     int32_t row;  // of the sequence: the tile's first query
     int32_t len_q;
@@ -24,9 +25,12 @@ struct Work {
     Band band;
     BlockRange blocks;
 
-    // Of the tile's g-th 16 rows: the first query, and the head.
-    __device__ __forceinline__ int32_t query_of(int32_t g) const { return row + query_in_tile(g, heads_log2); }
+    // Of the tile's g-th 16 rows: the head, if there is one, and the first query; without a head, past the end.
+    __device__ __forceinline__ bool has_head(int32_t g) const { return head_in_tile(g, heads_log2) < heads; }
     __device__ __forceinline__ int32_t head_of(int32_t g) const { return head_q + head_in_tile(g, heads_log2); }
+    __device__ __forceinline__ int32_t query_of(int32_t g) const {
+        return has_head(g) ? row + query_in_tile(g, heads_log2) : len_q;
+    }
 };
 
 // The band as the variants without options see it: no registers for what is always 0.
@@ -70,7 +74,9 @@ template <ForwardConfig kConfig>
 __device__ __forceinline__ void fill(Work& work, const ForwardParams& params, TilePlace place, int32_t heads_log2,
                                      int32_t len_q, int32_t len_k) {
     const int32_t queries = kConfig.tile.rows() >> heads_log2;
-    work.head_q = work.head_k * params.group + (place.head_in_group << heads_log2);
+    const int32_t head_in_group = place.head_in_group << heads_log2;
+    work.head_q = work.head_k * params.group + head_in_group;
+    work.heads = min_i32(1 << heads_log2, params.group - head_in_group);
     work.row = place.row_block * queries;
     work.len_q = len_q;
     work.heads_log2 = heads_log2;
@@ -94,9 +100,10 @@ __device__ __forceinline__ SequenceTiles tiles_of_sequence(const ForwardParams& 
     constexpr int32_t kRows = kConfig.tile.rows();
     const int32_t heads_log2 = params.heads_log2;
     const int32_t apart = row_blocks_of(len_q, kRows, 0);
-    if (heads_log2 == 0 || len_k > params.packed_section_keys || !packing_saves_tiles(len_q, kRows, heads_log2))
-        return {0, params.group, apart};
-    return {heads_log2, params.group >> heads_log2, row_blocks_of(len_q, kRows, heads_log2)};
+    if (heads_log2 == 0 || len_k > params.packed_section_keys) return {0, params.group, apart};
+    const int32_t packs = packs_of(params.group, heads_log2), packed = row_blocks_of(len_q, kRows, heads_log2);
+    if (packs * packed >= params.group * apart) return {0, params.group, apart};
+    return {heads_log2, packs, packed};
 }
 
 // Tile t of sequence `sequence` of a varlen batch.
