@@ -26,10 +26,12 @@ struct ScoreOptions {
     float scale;
     float softcap;       // 0: none
     float cap_argument;  // scale / softcap
-    SoftcapPolynomial cap;
+    SoftcapCubic cubic_cap;
+    SoftcapQuintic cap;
     bool last_keys_first;       // K/V blocks in descending order
     const float* alibi_slopes;  // [h_q] or [b, h_q], or null
     int64_t alibi_batch_stride;
+    bool only_alibi;  // no other option of the scores
     ScoreMatrix bias;
     bool bias_is_f32;  // else of q's type
     ScoreMatrix mask;  // bytes

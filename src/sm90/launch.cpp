@@ -202,10 +202,12 @@ ScoreOptions score_options_of(const Problem& p, const Pointers& pointers) {
     if (p.softcap > 0) {
         options.softcap = p.softcap;
         options.cap_argument = static_cast<float>(static_cast<double>(p.scale) / p.softcap);
-        options.cap = softcap_polynomial(p.scale, p.softcap);
+        options.cubic_cap = softcap_cubic(p.scale, p.softcap);
+        options.cap = softcap_quintic(p.scale, p.softcap);
     }
     options.alibi_slopes = pointers.alibi_slopes;
     options.alibi_batch_stride = p.alibi_batch_stride;
+    options.only_alibi = p.has_alibi && p.softcap <= 0 && !p.has_bias && !p.has_mask;
     // Under ALiBi the nearest keys weigh most: a row that meets them first rarely outgrows its reference.
     options.last_keys_first = p.has_alibi && p.window().right < kUnlimitedWidth;
     options.bias = score_matrix(pointers.bias, p.bias, bytes_of(p.bias_dtype), p.rows_k);
