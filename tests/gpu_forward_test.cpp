@@ -37,8 +37,8 @@ TEST_F(Gpu, VarlenBeyond32BitIndices) {
 
 TEST_F(Gpu, LayoutBhsdBeyond32BitIndices) { expect_right("b2 sq140000 sk512 hq64 hk8 d128 bf16 causal bhsd"); }
 
-// A bias and a mask whose elements are read eight at a time, and some that are not: by their strides, or their ends.
-TEST_F(Gpu, ScoreMatricesInOctetsAndNot) {
+// A bias and a mask whose elements are read in groups, and some that are not: by their strides, or their ends.
+TEST_F(Gpu, ScoreMatricesInGroupsAndNot) {
     for (const std::string shape : {"b2 sq70 sk200 hq4 hk2 d128", "b2 sq300 sk512 h3 d64", "b3 sq9 sk1000 hq8 hk1 d256",
                                     "b2 sq33 sk72 h2 d512", "b2 sq200 sk136 h2 d192 dv128 used_q=200,77 used_k=131,60",
                                     "b2 sq70 sk201 hq4 hk2 d128", "b1 sq70 sk204 hq4 hk2 d64"})

@@ -190,10 +190,10 @@ CUtensorMap tensor_map(DType dtype, const MappedTensor& t, int32_t box_rows) {
 }
 
 ScoreMatrix score_matrix(const void* data, const Strides& strides, size_t element_bytes, int64_t columns) {
-    constexpr size_t kLongestLoad = 16;
-    const bool aligned = reinterpret_cast<uintptr_t>(data) % std::min(8 * element_bytes, kLongestLoad) == 0;
-    const bool octets = (strides.batch | strides.row | strides.head | columns) % 8 == 0;
-    return {data, strides.batch, strides.row, strides.head, aligned && octets};
+    const auto group = static_cast<size_t>(score_group(element_bytes));
+    const bool aligned = reinterpret_cast<uintptr_t>(data) % (group * element_bytes) == 0;
+    const bool whole = static_cast<size_t>(strides.batch | strides.row | strides.head | columns) % group == 0;
+    return {data, strides.batch, strides.row, strides.head, aligned && whole};
 }
 
 ScoreOptions score_options_of(const Problem& p, const Pointers& pointers) {

@@ -2,9 +2,8 @@
 // accumulator (ptx/wgmma.cuh): two neighbouring columns of every eight, in two rows.
 //
 // Read one by one, a line of the cache is asked for up to sixteen times, and that takes longer than both products
-// (docs/performance-log.md, 61). So where eight neighbours can be read at once, the four lanes that share a row read 32
-// columns, eight each, and exchange them in pairs. Of fp32 every lane reads its own pairs, four of which are a sector
-// of the cache.
+// (docs/performance-log.md, 61 and 65). So a lane reads a group of neighbours at once, where that can be done, and
+// lanes that share a row exchange what the others need.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -17,34 +16,41 @@
 
 namespace foveal::sm90 {
 
-// Eight neighbouring elements of at most 16 bits, as four pairs.
-template <class T>
-struct Octet {
-    uint32_t pairs[4];
+// Groups: Octet<T> of 16-bit elements, and Quartet of bytes.
+//   kSpan                 columns that the four lanes of a row read together
+//   kPairs                of them a lane's pairs: one of every eight columns
+//   first_column(lane)    of the lane's group
+//   fill(element), load(from)
+//   exchange(lane)        among the four lanes
+//   pair(p)               then: the lane's pair of the p-th eight columns
 
+// Lane l reads columns 8 l to 8 l + 7.
+template <class T>
+class Octet {
+   public:
+    static constexpr int32_t kSpan = 32, kPairs = 4;
+    static __device__ __forceinline__ int32_t first_column(int32_t lane) { return 8 * lane; }
+
+    __device__ __forceinline__ void fill(T element) {
+        const T both[2] = {element, element};
+        for (uint32_t& pair : pairs_) pair = reinterpret_cast<const uint32_t&>(both);
+    }
     __device__ __forceinline__ void load(const T* from) {
-        if constexpr (sizeof(T) == 1) {
-            const uint2 x = __ldg(reinterpret_cast<const uint2*>(from));
-            pairs[0] = x.x & 0xFFFF, pairs[1] = x.x >> 16, pairs[2] = x.y & 0xFFFF, pairs[3] = x.y >> 16;
-        } else {
-            const uint4 x = __ldg(reinterpret_cast<const uint4*>(from));
-            pairs[0] = x.x, pairs[1] = x.y, pairs[2] = x.z, pairs[3] = x.w;
-        }
+        const uint4 x = __ldg(reinterpret_cast<const uint4*>(from));
+        pairs_[0] = x.x, pairs_[1] = x.y, pairs_[2] = x.z, pairs_[3] = x.w;
     }
 
     // Lane l of four gives its pair p to lane p, as that one's pair l.
-    __device__ __forceinline__ void transpose(int32_t lane) {
+    __device__ __forceinline__ void exchange(int32_t lane) {
         exchange<1>((lane & 1) != 0);
         exchange<2>((lane & 2) != 0);
     }
 
     __device__ __forceinline__ float2 pair(int32_t p) const {
-        if constexpr (std::is_same_v<T, uint8_t>)
-            return {static_cast<float>(pairs[p] & 0xFF), static_cast<float>(pairs[p] >> 8)};
-        else if constexpr (std::is_same_v<T, __half>)
-            return __half22float2(reinterpret_cast<const __half2&>(pairs[p]));
+        if constexpr (std::is_same_v<T, __half>)
+            return __half22float2(reinterpret_cast<const __half2&>(pairs_[p]));
         else  // a bf16 is the upper half of an fp32
-            return {__uint_as_float(pairs[p] << 16), __uint_as_float(pairs[p] & 0xFFFF0000u)};
+            return {__uint_as_float(pairs_[p] << 16), __uint_as_float(pairs_[p] & 0xFFFF0000u)};
     }
 
    private:
@@ -54,12 +60,42 @@ struct Octet {
 #pragma unroll
         for (int32_t p = 0; p < 4; ++p) {
             if ((p & kBit) != 0) continue;
-            uint32_t &low = pairs[p], &high = pairs[p | kBit];
+            uint32_t &low = pairs_[p], &high = pairs_[p | kBit];
             const uint32_t received = __shfl_xor_sync(~0u, has_bit ? low : high, kBit);
             low = has_bit ? received : low;
             high = has_bit ? high : received;
         }
     }
+
+    uint32_t pairs_[4];
+};
+
+// Lanes 2 l and 2 l + 1 read the columns that both need of eight, the one of the first eight, the other of the second.
+// (For 16 bits that is no faster than octets.)
+class Quartet {
+   public:
+    static constexpr int32_t kSpan = 16, kPairs = 2;
+    static __device__ __forceinline__ int32_t first_column(int32_t lane) { return lane % 2 * 8 + lane / 2 * 4; }
+
+    __device__ __forceinline__ void fill(uint8_t element) { bytes_ = 0x01010101u * element; }
+    __device__ __forceinline__ void load(const uint8_t* from) {
+        bytes_ = __ldg(reinterpret_cast<const uint32_t*>(from));
+    }
+
+    __device__ __forceinline__ void exchange(int32_t lane) {
+        const uint32_t received = __shfl_xor_sync(~0u, bytes_, 1);
+        bytes_ = __byte_perm(bytes_, received, lane % 2 != 0 ? 0x3276 : 0x5410);
+    }
+
+    // 0, or 1 for any other number.
+    __device__ __forceinline__ float2 pair(int32_t p) const { return {flag(2 * p), flag(2 * p + 1)}; }
+
+   private:
+    __device__ __forceinline__ float flag(int32_t byte) const {
+        return (bytes_ & 0xFFu << 8 * byte) != 0 ? 1.0f : 0.0f;
+    }
+
+    uint32_t bytes_;
 };
 
 // A thread's scores of a block, and the part of a matrix that belongs to the block.
@@ -71,45 +107,47 @@ class ScoreElements {
                                              int32_t lane)
         : data_(data),
           row_stride_(matrix.row_stride),
-          in_octets_(matrix.in_octets),
+          in_groups_(matrix.in_groups),
           rows_(rows),
           columns_(columns),
           quarter_(lane % 4) {}
 
-    // s[i] = combine(s[i], its element); past the end, `neutral` in place of one: 0 for types of 16 bits.
+    // s[i] = combine(s[i], its element); past the end, `neutral` in place of one.
     template <class Combine>
     __device__ __forceinline__ void apply(float (&s)[kScores], T neutral, Combine combine) const {
-        if (!in_octets_)
+        if (!in_groups_)
             apply_few<false>(s, neutral, combine);
         else if constexpr (sizeof(T) == 4)
             apply_few<true>(s, neutral, combine);
         else
-            apply_octets(s, sizeof(T) == 1 ? 0x0101u * static_cast<uint8_t>(neutral) : 0, combine);
+            apply_groups<std::conditional_t<sizeof(T) == 1, Quartet, Octet<T>>>(s, neutral, combine);
     }
 
    private:
-    template <class Combine>
-    __device__ __forceinline__ void apply_octets(float (&s)[kScores], uint32_t outside, Combine combine) const {
+    template <class Group, class Combine>
+    __device__ __forceinline__ void apply_groups(float (&s)[kScores], T neutral, Combine combine) const {
+        const int32_t first = Group::first_column(quarter_);
 #pragma unroll
-        for (int32_t span = 0; span < kScores / 16; ++span)
+        for (int32_t span = 0; span < 2 * kScores / Group::kSpan; ++span)
 #pragma unroll
             for (int32_t r = 0; r < 2; ++r) {
-                const int32_t column = span * 32 + quarter_ * 8;
-                Octet<T> octet{{outside, outside, outside, outside}};
-                if (8 * r < rows_ && column < columns_) octet.load(data_ + 8 * r * row_stride_ + column);
-                octet.transpose(quarter_);
+                const int32_t column = span * Group::kSpan + first;
+                Group group;
+                group.fill(neutral);
+                if (8 * r < rows_ && column < columns_) group.load(data_ + 8 * r * row_stride_ + column);
+                group.exchange(quarter_);
 #pragma unroll
-                for (int32_t p = 0; p < 4; ++p) {
-                    const float2 elements = octet.pair(p);
-                    float* score = &s[(span * 4 + p) * 4 + 2 * r];
+                for (int32_t p = 0; p < Group::kPairs; ++p) {
+                    const float2 elements = group.pair(p);
+                    float* score = &s[(span * Group::kPairs + p) * 4 + 2 * r];
                     score[0] = combine(score[0], elements.x);
                     score[1] = combine(score[1], elements.y);
                 }
             }
     }
 
-    // Of fp32 and of what is not aligned. A branch for every 32 columns: without it ptxas (13.0) has all loads under
-    // way at once, and spills 200 bytes.
+    // Of fp32 in pairs, which are groups of their own, and of what is not in groups. A branch for every 32 columns:
+    // without it ptxas (13.0) has all loads under way at once, and spills 200 bytes.
     template <bool kPairs, class Combine>
     __device__ __forceinline__ void apply_few(float (&s)[kScores], T neutral, Combine combine) const {
         const int32_t first = quarter_ * 2;
@@ -139,7 +177,7 @@ class ScoreElements {
 
     const T* data_;
     const int64_t row_stride_;
-    const bool in_octets_;
+    const bool in_groups_;
     const int32_t rows_, columns_, quarter_;
 };
 
