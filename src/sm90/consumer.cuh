@@ -80,8 +80,7 @@ class Consumer {
         skip_values(start, steps_before());
         for (;;) {
             for (int32_t i = blocks.visit.begin + 1; i < blocks.visit.end; ++i)
-                if (kConfig.has_softcap() && late_cap_ != SoftcapForm::exact &&
-                    blocks.unmasked.contains(block_of(blocks, i)))
+                if (kConfig.has_softcap() && caps_late_ && blocks.unmasked.contains(block_of(blocks, i)))
                     capped_step(blocks, i);
                 else
                     step(blocks, i);
@@ -170,16 +169,14 @@ class Consumer {
         const int32_t v_slot = values_.slot;
         scores_beside_output(i > blocks.visit.begin + 1, i + 1 == blocks.visit.end);
         const RowTotals before = softmax_.totals();
-        uint32_t least_w_bits = ~0u;
+        CappedExponents<kConfig> exponents(params_.scores.cap, s_, softmax_.minus_reference);
         uint32_t early[kChunks][4];  // rounded: more of them fit
-        with_polynomial(least_w_bits, [&](auto exponents) {
-            ptx::pin(s_);
-            ptx::wgmma_wait_group<1>();
-            softmax_.template probabilities_of<0, kTile.first_chunks>(exponents, p_);
-            softmax_.template probabilities_of<kTile.first_chunks, kCappedChunks>(exponents, early);
+        ptx::pin(s_);
+        ptx::wgmma_wait_group<1>();
+        softmax_.template probabilities_of<0, kTile.first_chunks>(exponents, p_);
+        softmax_.template probabilities_of<kTile.first_chunks, kCappedChunks>(exponents, early);
 #pragma unroll
-            for (int32_t c = 0; c < kCappedChunks; ++c) ptx::pin(c < kTile.first_chunks ? p_[c] : early[c]);
-        });
+        for (int32_t c = 0; c < kCappedChunks; ++c) ptx::pin(c < kTile.first_chunks ? p_[c] : early[c]);
         await_next_keys(i + 1 < blocks.visit.end);
         finish_output(v_slot);
         bool grew = false;
@@ -188,39 +185,23 @@ class Consumer {
             for (int32_t c = kTile.first_chunks; c < kCappedChunks; ++c)
 #pragma unroll
                 for (int32_t j = 0; j < 4; ++j) p_[c][j] = early[c][j];
-            with_polynomial(least_w_bits, [&](auto exponents) {
-                softmax_.template probabilities_of<kCappedChunks, kChunks>(exponents, p_);
-            });
+            softmax_.template probabilities_of<kCappedChunks, kChunks>(exponents, p_);
             grew = softmax_.add(p_, o_);
         }
-        const ScoreOptions& options = params_.scores;
-        const bool out_of_range =
-            least_w_bits < (late_cap_ == SoftcapForm::cubic ? options.cubic_cap.last_w_bits : options.cap.last_w_bits);
-        if (__any_sync(~0u, grew || out_of_range)) correct_cap(blocks, before, out_of_range, grew);
-    }
-
-    // `use` of the block's exponents by the tile's polynomial.
-    template <class Use>
-    __device__ __forceinline__ void with_polynomial(uint32_t& least_w_bits, Use use) {
-        const ScoreOptions& options = params_.scores;
-        if (late_cap_ == SoftcapForm::cubic)
-            use(CappedExponents<kConfig, SoftcapCubic>(options.cubic_cap, s_, softmax_.minus_reference, least_w_bits));
-        else
-            use(CappedExponents<kConfig, SoftcapQuintic>(options.cap, s_, softmax_.minus_reference, least_w_bits));
+        if (__any_sync(~0u, grew || exponents.out_of_range())) correct_cap(blocks, before, exponents, grew);
     }
 
     // The rare case of capped_step().
-    __device__ __forceinline__ void correct_cap(BlockRange& blocks, const RowTotals& before, bool out_of_range,
-                                                bool grew) {
-        if (__any_sync(~0u, out_of_range)) {
+    __device__ __forceinline__ void correct_cap(BlockRange& blocks, const RowTotals& before,
+                                                CappedExponents<kConfig>& exponents, bool grew) {
+        if (__any_sync(~0u, exponents.out_of_range())) {
             Scores<kConfig>::cap_exactly(params_.scores, s_);
             softmax_.shift(s_);
             softmax_.take_back(before);
             softmax_.template probabilities<0, kChunks>(s_, p_);
             grew = softmax_.add(p_, o_);
         } else {
-            uint32_t least_w_bits = ~0u;
-            with_polynomial(least_w_bits, [&](auto exponents) { exponents.store(s_); });
+            exponents.store(s_);
         }
         if (__any_sync(~0u, grew)) rescale(blocks, before);
     }
@@ -303,15 +284,15 @@ class Consumer {
     }
 
     // Masks, and options if there are any. The tile's band and row are read where they are needed, and not kept in
-    // registers.
-    __device__ __forceinline__ SoftcapForm finish_scores(const BlockRange& blocks, int32_t i) {
+    // registers. true: softcap took the exact form.
+    __device__ __forceinline__ bool finish_scores(const BlockRange& blocks, int32_t i) {
         const Work& work = shared_.work[work_slots_.slot];
         const int32_t block = block_of(blocks, i);
         const int32_t first_key = block * kTile.keys;
-        SoftcapForm form = SoftcapForm::exact;
+        bool exactly = false;
         if constexpr (kConfig.modifies_scores()) {
             const float slope = kConfig.has_options() ? shared_.slopes[work_slots_.slot][row_group()] : 0.0f;
-            form = Scores<kConfig>(params_, work, row_group(), slope, first_key, ptx::lane_id()).apply(s_);
+            exactly = Scores<kConfig>(params_, work, row_group(), slope, first_key, ptx::lane_id()).apply(s_);
         }
         if (!blocks.unmasked.contains(block)) {
             const int32_t lane = ptx::lane_id();
@@ -319,7 +300,7 @@ class Consumer {
             // Far tiles pass here for every block, so that the others need not ask.
             if (i != blocks.visit.begin && softmax_.far(scale_log2())) softmax_.scale_scores(s_, scale_log2());
         }
-        return form;
+        return exactly;
     }
 
     // ALiBi alone, in an unmasked block of which this warp's queries see one side: exponents at once. (The first block
@@ -341,15 +322,11 @@ class Consumer {
 
     // Masks, references and exponents of a tile's first block.
     __device__ __forceinline__ void start_rows(BlockRange& blocks) {
-        const SoftcapForm form = finish_scores(blocks, blocks.visit.begin);
+        const bool exactly = finish_scores(blocks, blocks.visit.begin);
         // Rows past the end must not decide how the others are capped; and where every warp already had to take the
         // exact form, its blocks would mostly be done twice. The whole warpgroup decides alike: a step holds its
         // wgmmas.
-        if constexpr (kConfig.has_softcap()) {
-            late_cap_ = any_row_past_end() || all_of_warpgroup(form == SoftcapForm::exact) ? SoftcapForm::exact
-                        : all_of_warpgroup(form == SoftcapForm::cubic)                     ? SoftcapForm::cubic
-                                                                                           : SoftcapForm::quintic;
-        }
+        if constexpr (kConfig.has_softcap()) caps_late_ = !any_row_past_end() && !all_of_warpgroup(exactly);
         softmax_.start(s_, scale_log2(), rows_left());
         if (softmax_.far(scale_log2())) {
             softmax_.scale_scores(s_, scale_log2());
@@ -551,7 +528,7 @@ class Consumer {
     RingPosition<kTile.query_buffers> queries_;
     RingPosition<kWorkSlots> work_slots_;
     Softmax<kConfig> softmax_;
-    SoftcapForm late_cap_ = SoftcapForm::exact;  // of the tile's unmasked blocks: by capped_step(), but if exact
+    bool caps_late_ = false;  // the tile's unmasked blocks take capped_step()
     float s_[Products::kScores];
     float o_[Products::kOut];
     uint32_t p_[kChunks][4];

@@ -29,8 +29,7 @@ struct ScoreOptions {
     float scale;
     float softcap;       // 0: none
     float cap_argument;  // scale / softcap
-    SoftcapCubic cubic_cap;
-    SoftcapQuintic cap;
+    SoftcapPolynomial cap;
     bool last_keys_first;       // K/V blocks in descending order
     const float* alibi_slopes;  // [h_q] or [b, h_q], or null
     int64_t alibi_batch_stride;

@@ -202,8 +202,7 @@ ScoreOptions score_options_of(const Problem& p, const Pointers& pointers) {
     if (p.softcap > 0) {
         options.softcap = p.softcap;
         options.cap_argument = static_cast<float>(static_cast<double>(p.scale) / p.softcap);
-        options.cubic_cap = softcap_cubic(p.scale, p.softcap);
-        options.cap = softcap_quintic(p.scale, p.softcap);
+        options.cap = softcap_polynomial(p.scale, p.softcap);
     }
     options.alibi_slopes = pointers.alibi_slopes;
     options.alibi_batch_stride = p.alibi_batch_stride;

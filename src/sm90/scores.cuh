@@ -21,9 +21,6 @@ namespace foveal::sm90 {
 __device__ constexpr int32_t row_of(int32_t i) { return (i >> 1 & 1) * 8; }
 __device__ constexpr int32_t column_of(int32_t i) { return (i >> 2) * 8 + (i & 1); }
 
-// How c * tanh(x / c) is worked out, from the most general to the fastest.
-enum class SoftcapForm : int32_t { exact, quintic, cubic };
-
 template <ForwardConfig kConfig>
 class Scores {
     static constexpr int32_t kScores = kConfig.tile.keys / 2;  // of a thread in a block
@@ -40,13 +37,13 @@ class Scores {
           row_(work.query_of(group) + lane / 4),
           first_key_(first_key + 2 * (lane % 4)) {}
 
-    // From q.k to the score. With softcap: by which form, or by which the next blocks may go.
-    __device__ __forceinline__ SoftcapForm apply(float (&s)[kScores]) const {
+    // From q.k to the score. true: softcap took the exact form.
+    __device__ __forceinline__ bool apply(float (&s)[kScores]) const {
         const ScoreOptions& options = params_.scores;
         if constexpr (kConfig.has_softcap()) return cap(s);
-        SoftcapForm form = SoftcapForm::exact;
+        bool exactly = false;
         if (options.softcap > 0) {
-            form = cap(s);
+            exactly = cap(s);
             if (options.alibi_slopes != nullptr) subtract_distances(s, 1.0f);
         } else if (options.alibi_slopes != nullptr) {
             subtract_distances(s, options.scale);
@@ -63,7 +60,7 @@ class Scores {
                 add_bias<__half>(s);
         }
         if (options.mask.data != nullptr) hide(s);
-        return form;
+        return exactly;
     }
 
     // c * tanh(x / c), of any x.
@@ -76,9 +73,9 @@ class Scores {
 
    private:
     // c * tanh(x / c). Small |x / c|, where the scores of a trained model mostly lie, by a polynomial on the FMA pipe;
-    // a block that reaches beyond, or past the sequence's end, takes two more MUFU operations a score.
-    __device__ __forceinline__ SoftcapForm cap(float (&s)[kScores]) const {
-        const SoftcapQuintic& polynomial = params_.scores.cap;
+    // a block that reaches beyond, or past the sequence's end, takes two more MUFU operations a score. true: so it did.
+    __device__ __forceinline__ bool cap(float (&s)[kScores]) const {
+        const SoftcapPolynomial& polynomial = params_.scores.cap;
         float largest = 0.0f;
 #pragma unroll
         for (int32_t i = 0; i < kScores; ++i) largest = fmaxf(largest, fabsf(s[i]));
@@ -86,15 +83,12 @@ class Scores {
         const bool past_end = !inside(kScores - 1);
         if (__any_sync(~0u, past_end || !(largest <= polynomial.last))) {
             cap_exactly(params_.scores, s);
-            return SoftcapForm::exact;
+            return true;
         }
 #pragma unroll
         for (int32_t i = 0; i < kScores; ++i)
-            s[i] = polynomial.exponent(polynomial.terms(s[i]), 0.0f) * static_cast<float>(1 / kLog2E);
-        // The blocks to come will not all be within what one was.
-        constexpr float kShare = 0.75f;
-        return __any_sync(~0u, largest > kShare * params_.scores.cubic_cap.last) ? SoftcapForm::quintic
-                                                                                 : SoftcapForm::cubic;
+            s[i] = softcap_exponent(polynomial, softcap_terms(polynomial, s[i]), 0.0f) * static_cast<float>(1 / kLog2E);
+        return false;
     }
 
     // ALiBi: factor * s - slope * |i + off - j|.
@@ -153,22 +147,22 @@ __device__ __forceinline__ void alibi_exponents(float (&s)[kScores], float scale
         s[i] = fmaf(s[i], scale_log2, fmaf(slope_log2, static_cast<float>(column_of(i)), first[i >> 1 & 1]));
 }
 
-// Exponents of a block under softcap alone, from its q.k, by a polynomial and when the softmax asks for them: it then
+// Exponents of a block under softcap alone, from its q.k, by the polynomial and when the softmax asks for them: it then
 // runs on the FMA pipe between exponentials that wait for the MUFU. (docs/performance-log.md, 39)
-template <ForwardConfig kConfig, class Polynomial>
+template <ForwardConfig kConfig>
 class CappedExponents {
     static constexpr int32_t kScores = kConfig.tile.keys / 2;
 
    public:
-    // least_w_bits: of those asked for so far; at first ~0.
-    __device__ __forceinline__ CappedExponents(const Polynomial& polynomial, const float (&s)[kScores],
-                                               const float (&minus_reference)[2], uint32_t& least_w_bits)
-        : polynomial_(polynomial), s_(s), minus_reference_(minus_reference), least_w_bits_(least_w_bits) {}
+    __device__ __forceinline__ CappedExponents(const SoftcapPolynomial& polynomial, const float (&s)[kScores],
+                                               const float (&minus_reference)[2])
+        : polynomial_(polynomial), s_(s), minus_reference_(minus_reference) {}
 
     __device__ __forceinline__ float2 pair(int32_t i) {
-        const SoftcapTerms a = polynomial_.terms(s_[2 * i]), b = polynomial_.terms(s_[2 * i + 1]);
+        const SoftcapTerms a = softcap_terms(polynomial_, s_[2 * i]), b = softcap_terms(polynomial_, s_[2 * i + 1]);
         least_w_bits_ = __vimin3_u32(least_w_bits_, __float_as_uint(a.w), __float_as_uint(b.w));
-        return {polynomial_.exponent(a, minus_reference_[i & 1]), polynomial_.exponent(b, minus_reference_[i & 1])};
+        return {softcap_exponent(polynomial_, a, minus_reference_[i & 1]),
+                softcap_exponent(polynomial_, b, minus_reference_[i & 1])};
     }
 
     // All of them, where the q.k were.
@@ -181,12 +175,15 @@ class CappedExponents {
         }
     }
 
+    // Did this thread ask for one for which the polynomial does not hold?
+    __device__ __forceinline__ bool out_of_range() const { return least_w_bits_ < polynomial_.last_w_bits; }
+
    private:
-    const Polynomial& polynomial_;
+    const SoftcapPolynomial& polynomial_;
     const float (&s_)[kScores];
     const float (&minus_reference_)[2];
     // While w < 0 its bits fall as |q.k| grows; from there on, and for NaN, they are smaller still.
-    uint32_t& least_w_bits_;
+    uint32_t least_w_bits_ = ~0u;
 };
 
 }  // namespace foveal::sm90
