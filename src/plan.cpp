@@ -20,18 +20,20 @@ int32_t passed_over_blocks(const Problem& p, const sm90::ForwardTile& tile, int3
     return all_alike ? 1 : 4;
 }
 
-// ForwardPlan's: what has the fewest tiles, and of such the most heads. Varlen: for sequences of the mean length, and
-// whether one's heads are packed at all is left to the kernel.
+// ForwardPlan's: what has the fewest tiles, and of such the most heads. Varlen: the most, and the kernel decides for
+// each sequence by itself; the other sequences must have no say in what its rows share a tile with.
 int32_t packed_heads_log2(const Problem& p, const sm90::ForwardTile& tile) {
-    const auto group = static_cast<int32_t>(p.group()), groups = tile.row_groups();
-    const auto rows_q = static_cast<int32_t>(p.varlen ? (p.rows_q + p.batch - 1) / p.batch : p.rows_q);
-    const auto tiles = [&](int32_t log2) { return sm90::group_tiles(rows_q, tile.rows(), group, log2); };
-    const int32_t most = std::min(std::countr_zero(static_cast<uint32_t>(groups)),
+    const auto group = static_cast<int32_t>(p.group());
+    const int32_t most = std::min(std::countr_zero(static_cast<uint32_t>(tile.row_groups())),
                                   static_cast<int32_t>(std::bit_width(static_cast<uint32_t>(group - 1))));
-    int32_t best = std::min(1, most);
-    for (int32_t log2 = 2; log2 <= most; ++log2)
-        if (tiles(log2) <= tiles(best)) best = log2;
-    return p.varlen || tiles(best) < tiles(0) ? best : 0;
+    if (p.varlen) return most;
+    const auto tiles = [&](int32_t log2) {
+        return sm90::group_tiles(static_cast<int32_t>(p.rows_q), tile.rows(), group, log2);
+    };
+    int32_t best = 0;
+    for (int32_t log2 = 1; log2 <= most; ++log2)
+        if (tiles(log2) < tiles(0) && tiles(log2) <= tiles(best)) best = log2;
+    return best;
 }
 
 ForwardPlan plan_forward(const Problem& p, const DeviceTraits& traits) {

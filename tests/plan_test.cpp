@@ -73,7 +73,10 @@ TEST(Plan, HeadsArePackedWhereThatSavesTiles) {
     expect_plan("b4 sq64 sk500 hq40 hk8 d128 bf16 causal", "rows of 2 heads;");    // of 5
     expect_plan("b4 sq100 sk500 hq28 hk4 d128 bf16 causal", "rows of one head;");  // 7 tiles either way
     expect_plan("b4 sq1 sk500 hq71 hk1 d64 bf16 causal", "rows of 16 heads;");
-    expect_plan("varlen qlens=7,9 klens=500,600 hq40 hk8 d128 bf16 causal", "rows of 5 heads in sequences");
+    // Whatever the lengths are.
+    for (const std::string lengths : {"7,9", "64,64", "1000,70"})
+        expect_plan("varlen qlens=" + lengths + " klens=1000,1000 hq40 hk8 d128 bf16 causal",
+                    "rows of 5 heads in sequences");
     expect_plan("varlen qlens=7 klens=500 hq16 hk4 d128 bf16 full", "rows of 4 heads in sequences that have fewer");
     expect_plan("varlen qlens=4000 klens=4000 hq32 hk8 d128 bf16 causal", "rows of 4 heads in sequences");
     // Bundles of four CTAs, and two tiles side by side.
