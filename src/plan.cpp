@@ -21,7 +21,7 @@ int32_t passed_over_blocks(const Problem& p, const sm90::ForwardTile& tile, int3
 }
 
 // ForwardPlan's: what has the fewest tiles, and of such the most heads. Varlen: the most, and the kernel decides for
-// each sequence by itself; the other sequences must have no say in what its rows share a tile with.
+// each sequence by itself: under softcap a row's rounding follows from the rows that it shares a tile with.
 int32_t packed_heads_log2(const Problem& p, const sm90::ForwardTile& tile) {
     const auto group = static_cast<int32_t>(p.group());
     const int32_t most = std::min(std::countr_zero(static_cast<uint32_t>(tile.row_groups())),
@@ -50,7 +50,8 @@ ForwardPlan plan_forward(const Problem& p, const DeviceTraits& traits) {
                                    : sm90::tile_order(p, shape, {}, plan.last_rows_first).tiles();
     plan.grid = static_cast<int32_t>(std::min<int64_t>(traits.sms, tiles));
     plan.order = sm90::choose_order(p, traits, shape, plan.grid, plan.last_rows_first);
-    // CTAs that go in bundles take whole bundles of a row block's tiles, and packed it has fewer.
+    // CTAs that go in bundles take whole bundles of a row block's tiles, and packed it has fewer. (Whether they go in
+    // bundles follows from the whole batch; so, then, does whether its heads are packed.)
     const int64_t packs = p.heads_k * sm90::packs_of(static_cast<int32_t>(p.group()), plan.heads_log2);
     if (plan.order.bundle > 0 && packs % plan.order.bundle != 0) plan.heads_log2 = 0;
     plan.passed_over_blocks = passed_over_blocks(p, tile, plan.heads_log2);

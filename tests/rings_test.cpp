@@ -6,7 +6,6 @@
 #include <gtest/gtest.h>
 
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "sm90/schedule.hpp"
@@ -311,17 +310,18 @@ TEST(Rings, NobodyWaitsForEver) {
                               {100, 5, true},
                               {kNone, 0, false, 100},
                               {kNone, kNone, false, 256}};
+    struct Course {
+        int heads, heads_log2, passed_over_blocks;
+        bool ascending;
+    };
+    constexpr Course kCourses[] = {{1, 0, 1, true}, {1, 0, 4, false},  {2, 1, 4, true},
+                                   {4, 2, 1, true}, {11, 3, 4, false}, {11, 3, 1, true}};
     int problems = 0;
     for (const ForwardTileEntry& entry : kForwardTiles) {
         for (const Window& window : windows)
             for (const int len_q : {1, 64, 65, 200, 257, 512, 700, 1000})
                 for (const int len_k : {1, 64, 100, 513, 1300})
-                    for (const auto& [heads, heads_log2, passed_over_blocks, ascending] : {std::tuple{1, 0, 1, true},
-                                                                                           {1, 0, 4, false},
-                                                                                           {2, 1, 4, true},
-                                                                                           {4, 2, 1, true},
-                                                                                           {11, 3, 4, false},
-                                                                                           {11, 3, 1, true}}) {
+                    for (const auto& [heads, heads_log2, passed_over_blocks, ascending] : kCourses) {
                         if (entry.tile.row_groups() % (1 << heads_log2) != 0) continue;
                         const auto tiles = tiles_of(entry.tile, heads, heads_log2, passed_over_blocks, window, len_q,
                                                     len_k, ascending);

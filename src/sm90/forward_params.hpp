@@ -15,7 +15,9 @@ namespace foveal::sm90 {
 inline constexpr double kLog2E = std::numbers::log2e;  // exponents are in base 2
 
 // Neighbouring elements of a bias or a mask that are read at once (score_matrix.cuh).
-constexpr int32_t score_group(size_t element_bytes) { return element_bytes == 1 ? 4 : element_bytes == 2 ? 8 : 2; }
+FOVEAL_HOST_DEVICE constexpr int32_t score_group(size_t element_bytes) {
+    return element_bytes == 1 ? 4 : element_bytes == 2 ? 8 : 2;
+}
 
 // A matrix with a value for each score, [b|1, h_q|1, s_q, s_k]; strides in elements, 0 where a dimension is shared.
 struct ScoreMatrix {

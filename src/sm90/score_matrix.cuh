@@ -126,6 +126,7 @@ class ScoreElements {
    private:
     template <class Group, class Combine>
     __device__ __forceinline__ void apply_groups(float (&s)[kScores], T neutral, Combine combine) const {
+        static_assert(Group::kSpan == 4 * score_group(sizeof(T)), "what the host has checked");
         const int32_t first = Group::first_column(quarter_);
 #pragma unroll
         for (int32_t span = 0; span < 2 * kScores / Group::kSpan; ++span)
