@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(128)
         ptx::mbarrier_init(loaded, 1);
         ptx::fence_mbarrier_init();
         ptx::mbarrier_arrive_expect_tx(loaded, sizeof a_tile + sizeof b_tile);
-        ptx::tensor_load_once(a_tile, a_map, loaded, 0, 0, 0, 0);
+        ptx::tensor_load(a_tile, a_map, loaded, 0, 0, 0, 0);
         for (int p = 0; p < kPanels; ++p) ptx::tensor_load(b_tile[p], b_map, loaded, p * kPanel, 0, 0, 0);
     }
     __syncthreads();

@@ -178,11 +178,13 @@ CUtensorMap tensor_map(DType dtype, const MappedTensor& t, int32_t box_rows) {
                                    stride_bytes(t.strides.batch)};
     const cuuint32_t box[4] = {kPanelColumns, static_cast<cuuint32_t>(box_rows), 1, 1};
     const cuuint32_t element_strides[4] = {1, 1, 1, 1};
+    // A box is 128 bytes wide. Fetching 256 at its misses, half of a row of d 128 for the box beside it, made what
+    // waits for DRAM up to 9 % slower (H200, 2026-11-28: docs/performance-log.md, 72).
     CUtensorMap map;
     const CUresult result = driver().encode_tiled(
         &map, dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 4,
         const_cast<void*>(t.data), shape, strides, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE,
-        CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+        CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (result != CUDA_SUCCESS)
         throw Error(FOVEAL_CUDA_ERROR, std::string("cuTensorMapEncodeTiled refuses ") + t.name + " with CUresult " +
                                            std::to_string(result));

@@ -22,7 +22,7 @@ __device__ __forceinline__ void load_tile(uint16_t* tile, const CUtensorMap& map
         ptx::tensor_load(tile + panel * kRows * kPanelColumns, map, barrier, panel * kPanelColumns, row, head, batch);
 }
 
-// The w-th 64 rows of Q, which no other tile will read: in one box a panel, or, packed, 16 at a time; by one thread.
+// The w-th 64 rows of Q: in one box a panel, or, packed, 16 at a time; by one thread.
 template <ForwardConfig kConfig>
 __device__ __forceinline__ void load_queries(uint16_t* tile, const ForwardMaps& maps, uint64_t& barrier,
                                              const Work& work, int32_t w) {
@@ -35,8 +35,8 @@ __device__ __forceinline__ void load_queries(uint16_t* tile, const ForwardMaps& 
                       head = work.head_of(w * kWarpgroupWarps + i);
 #pragma unroll
         for (int32_t panel = 0; panel < kConfig.tile.head_dim / kPanelColumns; ++panel)
-            ptx::tensor_load_once(tile + (panel * kWarpgroupRows + i * kWarpRows) * kPanelColumns, map, barrier,
-                                  panel * kPanelColumns, row, head, work.batch);
+            ptx::tensor_load(tile + (panel * kWarpgroupRows + i * kWarpRows) * kPanelColumns, map, barrier,
+                             panel * kPanelColumns, row, head, work.batch);
     }
 }
 

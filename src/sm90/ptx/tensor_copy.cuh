@@ -20,34 +20,11 @@ __device__ __forceinline__ void tensor_load(void* box, const CUtensorMap& map, u
     cuda::ptx::cp_async_bulk_tensor(cuda::ptx::space_cluster, cuda::ptx::space_global, box, &map, at, &barrier);
 }
 
-// createpolicy, L2::evict_first: what is accessed under it leaves the L2 cache before anything else.
-// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-createpolicy
-__device__ __forceinline__ uint64_t evict_first_policy() {
-    uint64_t policy;
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    return policy;
-}
-
-// The same of a box that nobody will read again: under evict_first_policy(). CCCL 3.0's function has no policy.
-__device__ __forceinline__ void tensor_load_once(void* box, const CUtensorMap& map, uint64_t& barrier, int32_t column,
-                                                 int32_t row, int32_t head, int32_t batch) {
-    asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint "
-        "[%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(shared_address(box)),
-        "l"(&map), "r"(shared_address(&barrier)), "r"(column), "r"(row), "r"(head), "r"(batch),
-        "l"(evict_first_policy())
-        : "memory");
-}
-
-// cp.async.bulk.tensor.4d.global.shared: parts of the box that lie outside the tensor are not written. Under
-// evict_first_policy().
+// cp.async.bulk.tensor.4d.global.shared: parts of the box that lie outside the tensor are not written.
 __device__ __forceinline__ void tensor_store(const void* box, const CUtensorMap& map, int32_t column, int32_t row,
                                              int32_t head, int32_t batch) {
-    asm volatile(
-        "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group.L2::cache_hint "
-        "[%0, {%2, %3, %4, %5}], [%1], %6;" ::"l"(&map),
-        "r"(shared_address(box)), "r"(column), "r"(row), "r"(head), "r"(batch), "l"(evict_first_policy())
-        : "memory");
+    const int32_t at[4] = {column, row, head, batch};
+    cuda::ptx::cp_async_bulk_tensor(cuda::ptx::space_global, cuda::ptx::space_shared, &map, at, box);
 }
 
 // cp.async.bulk.commit_group: closes this thread's group of stores.
