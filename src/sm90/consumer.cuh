@@ -290,13 +290,11 @@ class Consumer {
         const int32_t block = block_of(blocks, i);
         const int32_t first_key = block * kTile.keys;
         bool exactly = false;
-        if constexpr (kConfig.modifies_scores()) {
-            const float slope = kConfig.has_options() ? shared_.slopes[work_slots_.slot][row_group()] : 0.0f;
-            exactly = Scores<kConfig>(params_, work, row_group(), slope, first_key, ptx::lane_id()).apply(s_);
-        }
+        if constexpr (kConfig.modifies_scores())
+            exactly = Scores<kConfig>(params_, work, rows(), first_key, ptx::lane_id()).apply(s_);
         if (!blocks.unmasked.contains(block)) {
             const int32_t lane = ptx::lane_id();
-            softmax_.mask(s_, known_band<kConfig>(work.band), work.query_of(row_group()) + lane / 4, first_key, lane);
+            softmax_.mask(s_, known_band<kConfig>(work.band), rows().query + lane / 4, first_key, lane);
             // Far tiles pass here for every block, so that the others need not ask.
             if (i != blocks.visit.begin && softmax_.far(scale_log2())) softmax_.scale_scores(s_, scale_log2());
         }
@@ -310,10 +308,10 @@ class Consumer {
         const int32_t block = block_of(blocks, i);
         if (!params_.scores.only_alibi || !blocks.unmasked.contains(block)) return false;
         const Work& work = shared_.work[work_slots_.slot];
-        const int32_t first = work.query_of(row_group()) + work.band.off - block * kTile.keys;
+        const int32_t first = rows().query + work.band.off - block * kTile.keys;
         const bool before = first >= kTile.keys - 1, after = first + kWarpRows - 1 <= 0;
         if (!before && !after) return false;
-        const float slope_log2 = shared_.slopes[work_slots_.slot][row_group()] * static_cast<float>(kLog2E);
+        const float slope_log2 = rows().slope * static_cast<float>(kLog2E);
         const int32_t lane = ptx::lane_id();
         alibi_exponents(s_, params_.scale_log2, before ? slope_log2 : -slope_log2, first + lane / 4 - 2 * (lane % 4),
                         softmax_.minus_reference);
@@ -341,8 +339,9 @@ class Consumer {
 
     // Has this warpgroup's tile rows past the end of the sequence?
     __device__ __forceinline__ bool any_row_past_end() const {
-        const Work& work = shared_.work[work_slots_.slot];
-        return work.query_of((query_tile_ + 1) * kWarpgroupWarps - 1) + kWarpRows > work.len_q;
+        const int32_t last = (query_tile_ + 1) * kWarpgroupWarps - 1;
+        const int32_t slot = work_slots_.slot;
+        return shared_.row_groups[slot][last].query + kWarpRows > shared_.work[slot].len_q;
     }
 
     __device__ __forceinline__ bool all_of_warpgroup(bool condition) const {
@@ -353,8 +352,7 @@ class Consumer {
 
     // Of the sequence, from this thread's first row on.
     __device__ __forceinline__ int32_t rows_left() const {
-        const Work& work = shared_.work[work_slots_.slot];
-        return work.len_q - work.query_of(row_group()) - ptx::lane_id() / 4;
+        return shared_.work[work_slots_.slot].len_q - rows().query - ptx::lane_id() / 4;
     }
 
     // What the scores still have to be multiplied by.
@@ -362,8 +360,12 @@ class Consumer {
         return kConfig.modifies_scores() ? static_cast<float>(kLog2E) : params_.scale_log2;
     }
 
-    // Which of the tile's 16 rows are this warp's, and this warpgroup's first column of the output.
-    __device__ __forceinline__ int32_t row_group() const { return query_tile_ * kWarpgroupWarps + warp_; }
+    // This warp's rows, in the tile that it is at, or in that of a slot; and this warpgroup's first column of the
+    // output.
+    __device__ __forceinline__ const RowGroup& rows() const { return rows_in(work_slots_.slot); }
+    __device__ __forceinline__ const RowGroup& rows_in(int32_t slot) const {
+        return shared_.row_groups[slot][query_tile_ * kWarpgroupWarps + warp_];
+    }
     __device__ __forceinline__ int32_t first_column() const {
         return kTile.shares_rows ? warpgroup_ * kTile.out_columns() : 0;
     }
@@ -477,8 +479,7 @@ class Consumer {
 
     // Factors that turn O into the output; writes the log-sum-exp.
     __device__ __forceinline__ RowScale finish_rows(const RowTotals& totals, int32_t slot) {
-        const Work& work = shared_.work[slot];
-        const float sink = shared_.sinks[slot][row_group()];
+        const float sink = rows_in(slot).sink;
         constexpr auto kToBase2 = static_cast<float>(kLog2E);
         const RowScale scale{
             {softmax_.normaliser(totals, o_, 0, sink * kToBase2), softmax_.normaliser(totals, o_, 1, sink * kToBase2)}};
@@ -486,7 +487,7 @@ class Consumer {
             // Of warpgroups that share rows, one writes.
             if (params_.lse != nullptr && (!kTile.shares_rows || warpgroup_ == 0)) {
                 const float lse[2] = {softmax_.log_sum_exp(totals, 0, sink), softmax_.log_sum_exp(totals, 1, sink)};
-                store_lse(params_, work, row_group(), ptx::lane_id(), lse);
+                store_lse(params_, shared_.work[slot], rows_in(slot), ptx::lane_id(), lse);
             }
         }
         return scale;
@@ -509,7 +510,7 @@ class Consumer {
     template <int32_t kFirst = 0>
     __device__ __forceinline__ void store(RowScale scale, int32_t slot) {
         store_panels<kTile.staged_panels>(shared_.out[warpgroup_], warp_, ptx::lane_id(), maps_.out, params_,
-                                          shared_.work[slot], row_group(), first_column() + kFirst * kPanelColumns);
+                                          shared_.work[slot], rows_in(slot), first_column() + kFirst * kPanelColumns);
         if constexpr (kFirst + kTile.staged_panels < kOutPanels) {
             await_staging();
             stage<kFirst + kTile.staged_panels>(scale);

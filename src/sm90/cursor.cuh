@@ -65,16 +65,6 @@ class WorkCursor {
     Balancer<kConfig> balancer_;
 };
 
-// What a head has of its own, for the consumers; of the tile's g-th 16 rows.
-__device__ __forceinline__ float sink_of(const ForwardParams& params, const Work& work, int32_t g) {
-    return params.sinks == nullptr ? -INFINITY : params.sinks[work.head_of(g)];
-}
-__device__ __forceinline__ float slope_of(const ForwardParams& params, const Work& work, int32_t g) {
-    return params.scores.alibi_slopes == nullptr
-               ? 0.0f
-               : params.scores.alibi_slopes[work.sequence * params.scores.alibi_batch_stride + work.head_of(g)];
-}
-
 // Of the tile's w-th 64 rows; of such without a head, as if there were one.
 template <ForwardConfig kConfig>
 __device__ __forceinline__ OwnWork own_work_of(const ForwardParams& params, const Work& work, int32_t w) {
@@ -99,11 +89,9 @@ __device__ __forceinline__ void produce_work(Shared<kConfig>& shared, const Forw
         if (!is_set_up) await_set_up<kConfig>();
         is_set_up = true;
         more = work.computed != 0;
-        // Lane g sees to the g-th 16 rows.
-        const bool has_rows = more && ptx::lane_id() < kTile.row_groups() && work.has_head(ptx::lane_id());
-        const float sink = has_rows ? sink_of(params, work, ptx::lane_id()) : 0.0f;
-        float slope = 0.0f;
-        if constexpr (kConfig.has_options()) slope = has_rows ? slope_of(params, work, ptx::lane_id()) : 0.0f;
+        const int32_t g = ptx::lane_id();  // sees to the tile's g-th 16 rows
+        const bool has_rows = more && g < kTile.row_groups();
+        const RowGroup rows = has_rows ? row_group_of(params, work, g) : RowGroup{};
         ptx::mbarrier_wait(shared.work_free[ring.slot], ring.parity ^ 1);
         if (ptx::elect_sync()) {
             shared.work[ring.slot] = work;
@@ -111,10 +99,7 @@ __device__ __forceinline__ void produce_work(Shared<kConfig>& shared, const Forw
                 for (int32_t w = 0; w < kTile.query_tiles(); ++w)
                     shared.own_work[ring.slot][w] = own_work_of<kConfig>(params, work, w);
         }
-        if (has_rows) {
-            shared.sinks[ring.slot][ptx::lane_id()] = sink;
-            if constexpr (kConfig.has_options()) shared.slopes[ring.slot][ptx::lane_id()] = slope;
-        }
+        if (has_rows) shared.row_groups[ring.slot][g] = rows;
         ptx::mbarrier_arrive(shared.work_full[ring.slot]);  // every thread for itself: racecheck follows no warp
         __syncwarp();
     }

@@ -41,14 +41,13 @@ __device__ __forceinline__ void stage_panels(uint16_t* staging, int32_t warp, in
     }
 }
 
-// This warp's staged rows to global memory. group: of the tile's 16 rows; first_column: of the output.
+// This warp's staged rows to global memory. first_column: of the output.
 template <int32_t kPanels>
 __device__ __forceinline__ void store_panels(const uint16_t* staging, int32_t warp, int32_t lane,
                                              const CUtensorMap& map, const ForwardParams& params, const Work& work,
-                                             int32_t group, int32_t first_column) {
-    const int32_t query = work.query_of(group), head = work.head_of(group);
-    const int32_t rows = work.len_q - query;  // of the sequence from here on
-    const int32_t row = work.first_q + query;
+                                             const RowGroup& group, int32_t first_column) {
+    const int32_t rows = work.len_q - group.query;  // of the sequence from here on
+    const int32_t row = work.first_q + group.query, head = group.head;
     if (rows >= kWarpRows || work.first_q + work.len_q == params.rows_q) {
         // A box that reaches past the tensor is cut by the copy engine.
         ptx::fence_proxy_async();
@@ -77,15 +76,14 @@ __device__ __forceinline__ void store_panels(const uint16_t* staging, int32_t wa
     __syncwarp();
 }
 
-// The log-sum-exp of a thread's two rows. group: the warp's, of the tile's 16 rows.
-__device__ __forceinline__ void store_lse(const ForwardParams& params, const Work& work, int32_t group, int32_t lane,
-                                          const float (&lse)[2]) {
+// The log-sum-exp of two of the warp's rows, the thread's.
+__device__ __forceinline__ void store_lse(const ForwardParams& params, const Work& work, const RowGroup& group,
+                                          int32_t lane, const float (&lse)[2]) {
     if (lane % 4 != 0) return;
-    float* out =
-        params.lse + work.batch * params.lse_batch_stride + work.head_of(group) * params.lse_head_stride + work.first_q;
+    float* out = params.lse + work.batch * params.lse_batch_stride + group.head * params.lse_head_stride + work.first_q;
 #pragma unroll
     for (int32_t r = 0; r < 2; ++r) {
-        const int32_t row = work.query_of(group) + lane / 4 + 8 * r;
+        const int32_t row = group.query + lane / 4 + 8 * r;
         if (row < work.len_q) out[row] = lse[r];
     }
 }

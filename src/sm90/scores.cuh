@@ -26,15 +26,15 @@ class Scores {
     static constexpr int32_t kScores = kConfig.tile.keys / 2;  // of a thread in a block
 
    public:
-    // The warp's are the tile's group-th 16 rows, with ALiBi's `slope`; the thread's scores those of two of them
-    // against keys from first_key on, in the layout of a wgmma accumulator (ptx/wgmma.cuh).
-    __device__ __forceinline__ Scores(const ForwardParams& params, const Work& work, int32_t group, float slope,
+    // The thread's scores are those of two of the warp's rows against keys from first_key on, in the layout of a wgmma
+    // accumulator (ptx/wgmma.cuh).
+    __device__ __forceinline__ Scores(const ForwardParams& params, const Work& work, const RowGroup& rows,
                                       int32_t first_key, int32_t lane)
         : params_(params),
           work_(work),
-          slope_(slope),
-          head_(work.head_of(group)),
-          row_(work.query_of(group) + lane / 4),
+          slope_(rows.slope),
+          head_(rows.head),
+          row_(rows.query + lane / 4),
           first_key_(first_key + 2 * (lane % 4)) {}
 
     // From q.k to the score. true: softcap took the exact form.

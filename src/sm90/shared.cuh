@@ -24,8 +24,7 @@ struct Shared {
     uint64_t v_landed;  // a V block that still has rows to be zeroed
     uint64_t work_full[kWorkSlots], work_free[kWorkSlots];
     Work work[kWorkSlots];
-    float sinks[kWorkSlots][kTile.row_groups()];  // of each 16 rows' head; -inf: it has none
-    float slopes[kConfig.has_options() ? kWorkSlots : 1][kTile.row_groups()];  // ALiBi
+    RowGroup row_groups[kWorkSlots][kTile.row_groups()];
     RankedTiles ranked_tiles;
     OwnWork own_work[kWorkSlots][kTile.has_own_blocks() ? kTile.query_tiles() : 1];
     // Beside V, so that the product sums P (gemm.cuh).

@@ -59,7 +59,7 @@ struct ForwardTile {
 // Of a CTA: Q, K, V, O, ones, barriers and published tiles. forward.cuh checks that its struct is no larger.
 FOVEAL_HOST_DEVICE constexpr int32_t shared_bytes(const ForwardTile& tile) {
     // With the columns of ones, 2 KiB, and what their alignment may cost.
-    const int32_t barriers_and_work = tile.sums_in_product ? 6144 : 3072;
+    const int32_t barriers_and_work = tile.sums_in_product ? 7168 : 3072;
     return tile.query_buffers * tile.query_tiles() * tile.query_bytes() +
            tile.stages * (tile.k_bytes() + tile.v_bytes()) + tile.consumers * tile.staging_bytes() + barriers_and_work;
 }

@@ -33,6 +33,24 @@ struct Work {
     }
 };
 
+// 16 rows of a tile, a warp's, as whoever loads or computes them needs to know them.
+struct alignas(16) RowGroup {
+    int32_t query;  // the first; if the tile lacks their head, past the sequence's end
+    int32_t head;
+    float sink;   // the head's; -inf: none
+    float slope;  // ALiBi's
+};
+
+__device__ __forceinline__ RowGroup row_group_of(const ForwardParams& params, const Work& work, int32_t g) {
+    RowGroup group{work.query_of(g), work.head_of(g), -INFINITY, 0.0f};
+    if (!work.has_head(g)) return group;
+    if (params.sinks != nullptr) group.sink = params.sinks[group.head];
+    const ScoreOptions& scores = params.scores;
+    if (scores.alibi_slopes != nullptr)
+        group.slope = scores.alibi_slopes[work.sequence * scores.alibi_batch_stride + group.head];
+    return group;
+}
+
 // The band as the variants without options see it: no registers for what is always 0.
 template <ForwardConfig kConfig>
 __device__ __forceinline__ Band known_band(Band band) {
