@@ -70,7 +70,7 @@ CUtensorMap map_of(const DeviceBuffer& buffer, int rows, int columns, int box_ro
     return map;
 }
 
-__global__ void warp_instructions(int* lanes, float* powers, int* elected, uint32_t* matrices) {
+__global__ void warp_instructions(int* lanes, float* powers, int* elected, uint32_t* matrices, uint32_t* copied) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     __shared__ alignas(16) uint16_t tile[32][8];  // four 8x8 matrices, one below the other
     lanes[lane] = ptx::lane_id();
@@ -79,15 +79,24 @@ __global__ void warp_instructions(int* lanes, float* powers, int* elected, uint3
     const auto value = [&](uint32_t i) {
         return (static_cast<uint32_t>(lane) << 8 | i << 1) | ((static_cast<uint32_t>(lane) << 8 | i << 1 | 1) << 16);
     };
-    ptx::stmatrix_x4(static_cast<uint32_t>(__cvta_generic_to_shared(tile[lane])), value(0), value(1), value(2),
-                     value(3));
+    ptx::stmatrix_x4(ptx::shared_address(tile[lane]), value(0), value(1), value(2), value(3));
     __syncwarp();
     for (uint32_t i = 0; i < 4; ++i) matrices[4 * lane + i] = reinterpret_cast<const uint32_t*>(tile[lane])[i];
+    // Back by way of global memory, without the third matrix.
+    __threadfence();
+    __syncwarp();
+    ptx::copy_async(ptx::shared_address(tile[lane]), matrices + 4 * lane, lane / 8 != 2);
+    ptx::wait_for_copies();
+    __syncwarp();
+    uint32_t loaded[4];
+    ptx::ldmatrix_x4(ptx::shared_address(tile[lane]), loaded);
+    for (uint32_t i = 0; i < 4; ++i) copied[4 * lane + i] = i == 2 ? loaded[i] : loaded[i] ^ value(i);
 }
 
 TEST_F(Gpu, PtxWarpInstructions) {
-    const DeviceBuffer lanes(32 * 4), powers(32 * 4), elected(32 * 4), matrices(128 * 4);
-    warp_instructions<<<1, 32>>>(lanes.as<int>(), powers.as<float>(), elected.as<int>(), matrices.as<uint32_t>());
+    const DeviceBuffer lanes(32 * 4), powers(32 * 4), elected(32 * 4), matrices(128 * 4), copied(128 * 4);
+    warp_instructions<<<1, 32>>>(lanes.as<int>(), powers.as<float>(), elected.as<int>(), matrices.as<uint32_t>(),
+                                 copied.as<uint32_t>());
     synchronize();
     const auto lane = downloaded<int>(lanes);
     for (int i = 0; i < 32; ++i) EXPECT_EQ(lane[static_cast<size_t>(i)], i);
@@ -105,6 +114,7 @@ TEST_F(Gpu, PtxWarpInstructions) {
                 const uint32_t low = (4 * r + q) << 8 | m << 1;
                 EXPECT_EQ(stored[(8 * m + r) * 4 + q], low | (low | 1) << 16) << m << ' ' << r << ' ' << q;
             }
+    EXPECT_EQ(downloaded<uint32_t>(copied), std::vector<uint32_t>(128, 0));  // nothing is left over
 }
 
 // One thread loads a box and stores it again; the other warp's thread waits at a named barrier for it.

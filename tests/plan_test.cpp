@@ -19,18 +19,23 @@ TEST(Plan, TheSmallestTileThatHoldsTheHeadDimensions) {
 TEST(Plan, OnlyOptionsPayForOptions) {
     for (const std::string plain : {"causal", "full", "left5 right3 topleft", "sinks causal", "scale2"})
         expect_plan("s512 h2 d128 bf16 " + plain, "d_v up to 128, plain");
-    for (const std::string option :
-         {"softcap30 alibi", "softcap2e6", "alibi", "bias=bh", "mask=bh", "chunk64", "scale0", "scale-1"})
+    for (const std::string option : {"softcap30 alibi", "softcap2e6", "alibi", "bias_f32=bh", "bias=bh mask=bh",
+                                     "bias=11 softcap30", "mask=bh", "chunk64", "scale0", "scale-1"})
         expect_plan("s512 h2 d128 bf16 " + option, "d_v up to 128, with score options\n");
     expect_plan("s512 h2 d128 bf16 sinks lse", "d_v up to 128, with log-sum-exp");
     expect_plan("s512 h2 d128 bf16 softcap30 left100 sinks", "d_v up to 128, with softcap\n");
     expect_plan("s512 h2 d128 bf16 softcap30 lse", "d_v up to 128, with softcap and log-sum-exp");
     expect_plan("s512 h2 d128 bf16 alibi lse", "with score options and log-sum-exp");
+    expect_plan("s512 h2 d128 bf16 bias=bh causal", "d_v up to 128, with a bias\n");
+    expect_plan("s512 h2 d128 f16 bias=11 sinks lse", "d_v up to 128, with a bias and log-sum-exp");
+    expect_plan("sq512 sk513 h2 d128 bf16 bias=bh", "d_v up to 128, with score options\n");  // rows of 1026 bytes
     // Where there is no kernel of its own, one that can do more.
     expect_plan("s512 h2 d192 dv128 bf16 lse", "d up to 192, d_v up to 128, with score options and log-sum-exp");
     expect_plan("s512 h2 d256 bf16 softcap30", "d up to 256, d_v up to 256, with softcap and log-sum-exp");
     expect_plan("s512 h2 d192 dv128 bf16 softcap30", "d_v up to 128, with score options and log-sum-exp");
     expect_plan("s512 h2 d256 bf16 alibi", "d up to 256, d_v up to 256, with score options and log-sum-exp");
+    expect_plan("s512 h2 d64 bf16 bias=1h", "d up to 64, d_v up to 64, with a bias and log-sum-exp");
+    expect_plan("s512 h2 d512 bf16 bias=1h", "d up to 512, d_v up to 512, with score options and log-sum-exp");
 }
 
 TEST(Plan, LongFullRowsOfD64GetThreeWarpgroups) {

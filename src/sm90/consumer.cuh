@@ -152,11 +152,9 @@ class Consumer {
     // One block inside a tile, the i-th of blocks.visit.
     __device__ __forceinline__ void step(BlockRange& blocks, int32_t i) {
         const int32_t v_slot = values_.slot;
+        fetch_bias(blocks, i);
         scores_beside_output(i > blocks.visit.begin + 1, i + 1 == blocks.visit.end);
-        if (!shift_by_distances(blocks, i)) {
-            finish_scores(blocks, i);
-            softmax_.shift(s_);
-        }
+        take_exponents(blocks, i);
         const RowTotals before = softmax_.totals();
         Exponentials early;
         first_exponentials(early, i + 1 < blocks.visit.end);
@@ -216,6 +214,7 @@ class Consumer {
     // while the exponentials run.
     __device__ __forceinline__ void boundary(BlockRange& blocks, int32_t finished, bool accumulate) {
         const int32_t v_slot = values_.slot;
+        fetch_bias(blocks, blocks.visit.begin);
         scores_beside_output(accumulate, blocks.visit.size() <= 1);
         const RowTotals ended = softmax_.totals();
         RowScale scale;
@@ -234,6 +233,7 @@ class Consumer {
 
     __device__ __forceinline__ void first_scores(BlockRange& blocks) {
         const int32_t k_slot = keys_.slot;
+        fetch_bias(blocks, blocks.visit.begin);
         ptx::mbarrier_wait(shared_.k_full[k_slot], keys_.parity);
         take_turn();
         issue_scores(k_slot);
@@ -283,22 +283,39 @@ class Consumer {
             }
     }
 
-    // Masks, and options if there are any. The tile's band and row are read where they are needed, and not kept in
-    // registers. true: softcap took the exact form.
-    __device__ __forceinline__ bool finish_scores(const BlockRange& blocks, int32_t i) {
-        const Work& work = shared_.work[work_slots_.slot];
-        const int32_t block = block_of(blocks, i);
-        const int32_t first_key = block * kTile.keys;
-        bool exactly = false;
-        if constexpr (kConfig.modifies_scores())
-            exactly = Scores<kConfig>(params_, work, rows(), first_key, ptx::lane_id()).apply(s_);
-        if (!blocks.unmasked.contains(block)) {
-            const int32_t lane = ptx::lane_id();
-            softmax_.mask(s_, known_band<kConfig>(work.band), rows().query + lane / 4, first_key, lane);
-            // Far tiles pass here for every block, so that the others need not ask.
-            if (i != blocks.visit.begin && softmax_.far(scale_log2())) softmax_.scale_scores(s_, scale_log2());
+    // Of a tile's later blocks: exponents from the products.
+    __device__ __forceinline__ void take_exponents(const BlockRange& blocks, int32_t i) {
+        if (shift_by_distances(blocks, i)) return;
+        if (kConfig.has_bias() && !softmax_.far(scale_log2())) {
+            add_bias(params_.scale_log2, scale_log2(), softmax_.minus_reference);
+            mask(blocks, i);
+        } else {
+            finish_scores(blocks, i);
+            softmax_.shift(s_);
         }
+    }
+
+    // Options, if there are any, and masks. true: softcap took the exact form.
+    __device__ __forceinline__ bool finish_scores(const BlockRange& blocks, int32_t i) {
+        bool exactly = false;
+        if constexpr (kConfig.has_bias())
+            add_bias(params_.scores.scale, 1.0f, {0.0f, 0.0f});
+        else if constexpr (kConfig.modifies_scores())
+            exactly =
+                Scores<kConfig>(params_, shared_.work[work_slots_.slot], rows(), first_key(blocks, i), ptx::lane_id())
+                    .apply(s_);
+        mask(blocks, i);
         return exactly;
+    }
+
+    // The tile's band and row are read where they are needed, and not kept in registers.
+    __device__ __forceinline__ void mask(const BlockRange& blocks, int32_t i) {
+        if (blocks.unmasked.contains(block_of(blocks, i))) return;
+        const int32_t lane = ptx::lane_id();
+        softmax_.mask(s_, known_band<kConfig>(shared_.work[work_slots_.slot].band), rows().query + lane / 4,
+                      first_key(blocks, i), lane);
+        // Far tiles pass here for every block, so that the others need not ask.
+        if (i != blocks.visit.begin && softmax_.far(scale_log2())) softmax_.scale_scores(s_, scale_log2());
     }
 
     // ALiBi alone, in an unmasked block of which this warp's queries see one side: exponents at once. (The first block
@@ -318,6 +335,31 @@ class Consumer {
         return true;
     }
 
+    // A bias alone waits in this warp's staging rows when the scores come: from the tile's i-th block on its way ...
+    __device__ __forceinline__ void fetch_bias(const BlockRange& blocks, int32_t i) {
+        if constexpr (kConfig.has_bias()) {
+            const Work& work = shared_.work[work_slots_.slot];
+            const ScoreMatrix& bias = params_.scores.bias;
+            const int32_t row = rows().query, column = first_key(blocks, i);
+            const auto* from = static_cast<const uint16_t*>(bias.data) + work.batch * bias.batch_stride +
+                               rows().head * bias.head_stride + row * bias.row_stride + column;
+            await_staging();
+            staged_bias().fetch(from, bias.row_stride, work.len_q - row, work.band.len_k - column);
+        }
+    }
+    // ... and now there: s = factor * s + (bias_factor * bias + constants of the rows).
+    __device__ __forceinline__ void add_bias(float factor, float bias_factor, const float (&constants)[2]) {
+        if constexpr (kConfig.has_bias()) {
+            ptx::wait_for_copies();
+            __syncwarp();
+            add_staged_bias<kConfig.dtype>(s_, staged_bias(), factor, bias_factor, constants);
+        }
+    }
+    __device__ __forceinline__ StagedElements<kTile.keys> staged_bias() const {
+        static_assert(!kConfig.has_bias() || kTile.staging_bytes() >= kWarpgroupRows * kTile.keys * 2);
+        return {shared_.out[warpgroup_], warp_, ptx::lane_id()};
+    }
+
     // Masks, references and exponents of a tile's first block.
     __device__ __forceinline__ void start_rows(BlockRange& blocks) {
         const bool exactly = finish_scores(blocks, blocks.visit.begin);
@@ -333,8 +375,12 @@ class Consumer {
         softmax_.shift(s_);
     }
 
+    // The i-th of blocks.visit, and its first key.
     __device__ __forceinline__ int32_t block_of(const BlockRange& blocks, int32_t i) const {
         return block_of_step<kConfig>(params_, blocks.visit, i);
+    }
+    __device__ __forceinline__ int32_t first_key(const BlockRange& blocks, int32_t i) const {
+        return block_of(blocks, i) * kTile.keys;
     }
 
     // Has this warpgroup's tile rows past the end of the sequence?
@@ -502,19 +548,20 @@ class Consumer {
     // Panels of O from kFirst on to shared memory, as many as fit ...
     template <int32_t kFirst>
     __device__ __forceinline__ void stage(RowScale scale) {
-        stage_panels<kConfig.dtype, kFirst, kTile.staged_panels>(shared_.out[warpgroup_], warp_, ptx::lane_id(), o_,
-                                                                 scale);
+        stage_panels<kConfig.dtype, kFirst, kTile.staged_out_panels()>(shared_.out[warpgroup_], warp_, ptx::lane_id(),
+                                                                       o_, scale);
     }
 
     // ... and from there, then the others, to global memory.
     template <int32_t kFirst = 0>
     __device__ __forceinline__ void store(RowScale scale, int32_t slot) {
-        store_panels<kTile.staged_panels>(shared_.out[warpgroup_], warp_, ptx::lane_id(), maps_.out, params_,
-                                          shared_.work[slot], rows_in(slot), first_column() + kFirst * kPanelColumns);
-        if constexpr (kFirst + kTile.staged_panels < kOutPanels) {
+        store_panels<kTile.staged_out_panels()>(shared_.out[warpgroup_], warp_, ptx::lane_id(), maps_.out, params_,
+                                                shared_.work[slot], rows_in(slot),
+                                                first_column() + kFirst * kPanelColumns);
+        if constexpr (kFirst + kTile.staged_out_panels() < kOutPanels) {
             await_staging();
-            stage<kFirst + kTile.staged_panels>(scale);
-            store<kFirst + kTile.staged_panels>(scale, slot);
+            stage<kFirst + kTile.staged_out_panels()>(scale);
+            store<kFirst + kTile.staged_out_panels()>(scale, slot);
         }
     }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "forward_params.hpp"
+#include "gemm.cuh"
 #include "ptx/tensor_copy.cuh"
 #include "ptx/warp.cuh"
 #include "softmax.cuh"
@@ -14,11 +15,6 @@ namespace foveal::sm90 {
 struct RowScale {
     float of[2];
 };
-
-// Byte offset of 16-byte chunk `chunk` of row `row` in a panel of the 128-byte swizzle.
-__device__ __forceinline__ uint32_t swizzled(int32_t row, int32_t chunk) {
-    return static_cast<uint32_t>(row * 128 + ((chunk ^ (row & 7)) << 4));
-}
 
 // kPanels 64-column panels of O, from kFirst on, to this warp's rows of `staging`, which is laid out as a tile of
 // panels (gemm.cuh).

@@ -8,7 +8,8 @@
 //   [producer, warp K]  1. for every tile, for every K block: wait until free; load.
 //   [producer, warp V]  2. the same for V; rows of a block that belong to another sequence are zeroed (0 * NaN).
 //   [producer, warp Q]  3. for every tile: wait for a free Q buffer; load Q; with it the consumers get the tile.
-//   [consumer]          4. wait for the V block of the K/V block before; take the turn on the tensor cores.
+//   [consumer]          4. under a bias alone: begin to copy its part of this block to the staging buffer. Wait for the
+//                          V block of the K/V block before; take the turn on the tensor cores.
 //   [consumer]          5. issue S = Q K^T of this block, then O += P V of the block before, in two groups; two
 //                          wgmmas before the end pass the turn to the next warpgroup.
 //   [consumer]          6. S done: release K (and after a tile's last block a single Q buffer); options; mask; S

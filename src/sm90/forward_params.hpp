@@ -14,19 +14,14 @@ namespace foveal::sm90 {
 
 inline constexpr double kLog2E = std::numbers::log2e;  // exponents are in base 2
 
-// Neighbouring elements of a bias or a mask that are read at once (score_matrix.cuh).
-FOVEAL_HOST_DEVICE constexpr int32_t score_group(size_t element_bytes) {
-    return element_bytes == 1 ? 4 : element_bytes == 2 ? 8 : 2;
-}
-
 // A matrix with a value for each score, [b|1, h_q|1, s_q, s_k]; strides in elements, 0 where a dimension is shared.
 struct ScoreMatrix {
     const void* data;  // null: absent
     int64_t batch_stride, row_stride, head_stride;
-    bool in_groups;  // every group of a row is in the matrix and aligned
+    bool in_groups;  // every group (score_groups.hpp) of a row is in the matrix and aligned
 };
 
-// What only the variants with options or softcap read (scores.cuh).
+// What only variants that change the scores read (scores.cuh).
 struct ScoreOptions {
     float scale;
     float softcap;       // 0: none

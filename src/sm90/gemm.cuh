@@ -18,6 +18,11 @@ __device__ __forceinline__ int32_t uniform(int32_t x) { return __shfl_sync(~0u, 
 inline constexpr uint32_t kDescriptorUnit = 16;
 inline constexpr uint32_t kSwizzleAtomBytes = 1024;  // 8 rows of 128 bytes
 
+// Byte offset of 16-byte chunk `chunk` of row `row` in a panel of the 128-byte swizzle.
+__device__ __forceinline__ uint32_t swizzled(int32_t row, int32_t chunk) {
+    return static_cast<uint32_t>(row * 128 + ((chunk ^ (row & 7)) << 4));
+}
+
 // Low word of a descriptor: start address, and the leading dimension's byte offset (distance between panels; only read
 // for MN-major operands).
 __device__ __forceinline__ uint32_t descriptor_low(const void* tile, uint32_t panel_bytes) {

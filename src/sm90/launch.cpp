@@ -16,6 +16,7 @@
 #include "forward_kernel.hpp"
 #include "forward_params.hpp"
 #include "order.hpp"
+#include "score_groups.hpp"
 #include "tiles.hpp"
 
 namespace foveal::sm90 {
@@ -41,12 +42,15 @@ constexpr ForwardKernel kForwardKernels[] = {
     kernel<DType::bf16, kTileD64, ForwardVariant::lse>(),
     kernel<DType::bf16, kTileD64Long, ForwardVariant::plain>(),
     kernel<DType::bf16, kTileD64Options, ForwardVariant::softcap_lse>(),
+    kernel<DType::bf16, kTileD64Options, ForwardVariant::bias_lse>(),
     kernel<DType::bf16, kTileD64Options, ForwardVariant::options>(),
     kernel<DType::bf16, kTileD64Options, ForwardVariant::options_lse>(),
     kernel<DType::bf16, kTileD128, ForwardVariant::plain>(),
     kernel<DType::bf16, kTileD128, ForwardVariant::lse>(),
     kernel<DType::bf16, kTileD128, ForwardVariant::softcap>(),
     kernel<DType::bf16, kTileD128, ForwardVariant::softcap_lse>(),
+    kernel<DType::bf16, kTileD128, ForwardVariant::bias>(),
+    kernel<DType::bf16, kTileD128, ForwardVariant::bias_lse>(),
     kernel<DType::bf16, kTileD128, ForwardVariant::options>(),
     kernel<DType::bf16, kTileD128, ForwardVariant::options_lse>(),
     kernel<DType::bf16, kTileD192, ForwardVariant::plain>(),
@@ -54,6 +58,7 @@ constexpr ForwardKernel kForwardKernels[] = {
     kernel<DType::bf16, kTileD256, ForwardVariant::plain>(),
     kernel<DType::bf16, kTileD256, ForwardVariant::lse>(),
     kernel<DType::bf16, kTileD256, ForwardVariant::softcap_lse>(),
+    kernel<DType::bf16, kTileD256, ForwardVariant::bias_lse>(),
     kernel<DType::bf16, kTileD256, ForwardVariant::options_lse>(),
     kernel<DType::bf16, kTileD512, ForwardVariant::plain>(),
     kernel<DType::bf16, kTileD512, ForwardVariant::options_lse>(),
@@ -61,12 +66,15 @@ constexpr ForwardKernel kForwardKernels[] = {
     kernel<DType::f16, kTileD64, ForwardVariant::lse>(),
     kernel<DType::f16, kTileD64Long, ForwardVariant::plain>(),
     kernel<DType::f16, kTileD64Options, ForwardVariant::softcap_lse>(),
+    kernel<DType::f16, kTileD64Options, ForwardVariant::bias_lse>(),
     kernel<DType::f16, kTileD64Options, ForwardVariant::options>(),
     kernel<DType::f16, kTileD64Options, ForwardVariant::options_lse>(),
     kernel<DType::f16, kTileD128, ForwardVariant::plain>(),
     kernel<DType::f16, kTileD128, ForwardVariant::lse>(),
     kernel<DType::f16, kTileD128, ForwardVariant::softcap>(),
     kernel<DType::f16, kTileD128, ForwardVariant::softcap_lse>(),
+    kernel<DType::f16, kTileD128, ForwardVariant::bias>(),
+    kernel<DType::f16, kTileD128, ForwardVariant::bias_lse>(),
     kernel<DType::f16, kTileD128, ForwardVariant::options>(),
     kernel<DType::f16, kTileD128, ForwardVariant::options_lse>(),
     kernel<DType::f16, kTileD192, ForwardVariant::plain>(),
@@ -74,6 +82,7 @@ constexpr ForwardKernel kForwardKernels[] = {
     kernel<DType::f16, kTileD256, ForwardVariant::plain>(),
     kernel<DType::f16, kTileD256, ForwardVariant::lse>(),
     kernel<DType::f16, kTileD256, ForwardVariant::softcap_lse>(),
+    kernel<DType::f16, kTileD256, ForwardVariant::bias_lse>(),
     kernel<DType::f16, kTileD256, ForwardVariant::options_lse>(),
     kernel<DType::f16, kTileD512, ForwardVariant::plain>(),
     kernel<DType::f16, kTileD512, ForwardVariant::options_lse>(),
@@ -194,8 +203,8 @@ CUtensorMap tensor_map(DType dtype, const MappedTensor& t, int32_t box_rows) {
 ScoreMatrix score_matrix(const void* data, const Strides& strides, size_t element_bytes, int64_t columns) {
     const auto group = static_cast<size_t>(score_group(element_bytes));
     const bool aligned = reinterpret_cast<uintptr_t>(data) % (group * element_bytes) == 0;
-    const bool whole = static_cast<size_t>(strides.batch | strides.row | strides.head | columns) % group == 0;
-    return {data, strides.batch, strides.row, strides.head, aligned && whole};
+    return {data, strides.batch, strides.row, strides.head,
+            aligned && has_whole_groups(strides, columns, element_bytes)};
 }
 
 ScoreOptions score_options_of(const Problem& p, const Pointers& pointers) {
@@ -259,10 +268,12 @@ ForwardParams params_of(const Plan& plan, const Pointers& pointers) {
     return params;
 }
 
-size_t kernel_index_of(const Plan& plan) {
+size_t kernel_index_of(const Plan& plan, const ForwardParams& params) {
+    ForwardChoice choice = plan.forward.choice;
+    // The plan does not know where a bias lies.
+    if (is_bias(choice.variant) && !params.scores.bias.in_groups) choice.variant = ForwardVariant::options_lse;
     for (size_t i = 0; i < std::size(kForwardKernels); ++i)
-        if (kForwardKernels[i].dtype == plan.problem.dtype && kForwardKernels[i].choice == plan.forward.choice)
-            return i;
+        if (kForwardKernels[i].dtype == plan.problem.dtype && kForwardKernels[i].choice == choice) return i;
     throw Error(FOVEAL_INTERNAL_ERROR, "no sm90 forward kernel for this plan");
 }
 
@@ -347,7 +358,7 @@ void launch_forward(const Plan& plan, const Pointers& pointers, void* stream) {
     overlap.value.programmaticStreamSerializationAllowed = 1;
     config.attrs = &overlap;
     config.numAttrs = 1;
-    check(driver().launch_kernel(&config, state.functions[kernel_index_of(plan)], arguments, nullptr),
+    check(driver().launch_kernel(&config, state.functions[kernel_index_of(plan, params)], arguments, nullptr),
           "launch of the sm90 forward kernel");
 }
 

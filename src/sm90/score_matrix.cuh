@@ -3,7 +3,8 @@
 //
 // Read one by one, a line of the cache is asked for up to sixteen times, and that takes longer than both products
 // (docs/performance-log.md, 61 and 65). So a lane reads a group of neighbours at once, where that can be done, and
-// lanes that share a row exchange what the others need.
+// lanes that share a row exchange what the others need (ScoreElements). A bias alone comes by way of shared memory,
+// ahead of the scores (StagedElements).
 #pragma once
 
 #include <cuda_bf16.h>
@@ -13,8 +14,21 @@
 #include <type_traits>
 
 #include "forward_params.hpp"
+#include "gemm.cuh"
+#include "ptx/tensor_copy.cuh"
+#include "ptx/warp.cuh"
+#include "score_groups.hpp"
+#include "tiles.hpp"
 
 namespace foveal::sm90 {
+
+template <DType kType>
+__device__ __forceinline__ float2 unpack_pair(uint32_t pair) {
+    if constexpr (kType == DType::f16)
+        return __half22float2(reinterpret_cast<const __half2&>(pair));
+    else  // a bf16 is the upper half of an fp32
+        return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u)};
+}
 
 // Groups: Octet<T> of 16-bit elements, and Quartet of bytes.
 //   kSpan                 columns that the four lanes of a row read together
@@ -47,10 +61,7 @@ class Octet {
     }
 
     __device__ __forceinline__ float2 pair(int32_t p) const {
-        if constexpr (std::is_same_v<T, __half>)
-            return __half22float2(reinterpret_cast<const __half2&>(pairs_[p]));
-        else  // a bf16 is the upper half of an fp32
-            return {__uint_as_float(pairs_[p] << 16), __uint_as_float(pairs_[p] & 0xFFFF0000u)};
+        return unpack_pair < std::is_same_v<T, __half> ? DType::f16 : DType::bf16 > (pairs_[p]);
     }
 
    private:
@@ -96,6 +107,44 @@ class Quartet {
     }
 
     uint32_t bytes_;
+};
+
+// Of a matrix of 16-bit elements, a warp's 16 rows of a block, in the warp's rows of a tile of panels in shared memory
+// (gemm.cuh): there before the scores are, and read in their layout.
+template <int32_t kKeys>
+class StagedElements {
+    static constexpr int32_t kRowChunks = kKeys / 8;         // of 16 bytes
+    static constexpr int32_t kRowsAtOnce = 32 / kRowChunks;  // that the lanes of a warp copy
+
+   public:
+    __device__ __forceinline__ StagedElements(uint16_t* staging, int32_t warp, int32_t lane)
+        : base_(ptx::shared_address(staging)), first_row_(warp * kWarpRows), lane_(lane) {}
+
+    // data: from the warp's first row and the block's first column on. rows, columns: that there are from there on; the
+    // others become zeros.
+    __device__ __forceinline__ void fetch(const uint16_t* data, int64_t row_stride, int32_t rows,
+                                          int32_t columns) const {
+        const int32_t chunk = lane_ % kRowChunks;
+        const uint32_t panel = base_ + static_cast<uint32_t>(chunk / 8) * kWarpgroupRows * 128;
+#pragma unroll
+        for (int32_t i = 0; i < kWarpRows; i += kRowsAtOnce) {
+            const int32_t row = i + lane_ / kRowChunks;
+            ptx::copy_async(panel + swizzled(first_row_ + row, chunk % 8), data + row * row_stride + chunk * 8,
+                            row < rows && chunk * 8 < columns);
+        }
+    }
+
+    // The pairs of 16 columns: of the thread's two rows in eight columns, then in the next eight.
+    __device__ __forceinline__ void read(int32_t columns, uint32_t (&pairs)[4]) const {
+        const int32_t chunk = columns % 4 * 2 + lane_ / 16;
+        ptx::ldmatrix_x4(base_ + static_cast<uint32_t>(columns / 4) * kWarpgroupRows * 128 +
+                             swizzled(first_row_ + lane_ % 16, chunk),
+                         pairs);
+    }
+
+   private:
+    const uint32_t base_;
+    const int32_t first_row_, lane_;
 };
 
 // A thread's scores of a block, and the part of a matrix that belongs to the block.

@@ -1,5 +1,5 @@
 // What a score is beyond scale * q.k under a window (contract 1.2): softcap, ALiBi, bias, boolean mask. Only the
-// variants with options or softcap come here; all of it happens in the registers that hold Q K^T, before the softmax.
+// variants that change the scores come here; all of it happens in the registers that hold Q K^T, before the softmax.
 //
 // Scores are in natural units, as the contract has them: in base 2 those near the end of f16 would be rounded to
 // coarser steps than the reference's.
@@ -133,6 +133,41 @@ class Scores {
     const int32_t head_;
     const int32_t row_, first_key_;  // the thread's first row, of the sequence, and its first column
 };
+
+// A block's bias, of 16-bit elements: s[i] = factor * s[i] + (bias_factor * its element + constants[its row]). Then
+// -inf where the element is, whatever the score: an infinite one and -inf are no number together.
+template <DType kType, int32_t kKeys>
+__device__ __forceinline__ void add_staged_bias(float (&s)[kKeys / 2], const StagedElements<kKeys>& bias, float factor,
+                                                float bias_factor, const float (&constants)[2]) {
+    uint32_t largest = 0;  // as numbers without a sign -inf is above all but NaN
+#pragma unroll
+    for (int32_t c = 0; c < kKeys / 16; ++c) {
+        uint32_t pairs[4];
+        bias.read(c, pairs);
+        largest = __vimax3_u16x2(largest, pairs[0], pairs[1]);
+        largest = __vimax3_u16x2(largest, pairs[2], pairs[3]);
+#pragma unroll
+        for (int32_t i = 0; i < 4; ++i) {
+            const float2 b = unpack_pair<kType>(pairs[i]);
+            float* score = &s[8 * c + 2 * i];
+            score[0] = fmaf(score[0], factor, fmaf(b.x, bias_factor, constants[i & 1]));
+            score[1] = fmaf(score[1], factor, fmaf(b.y, bias_factor, constants[i & 1]));
+        }
+    }
+    constexpr uint32_t kMinusInfinity = kType == DType::bf16 ? 0xFF80 : 0xFC00;
+    if (!__any_sync(~0u, (largest & 0xFFFF) >= kMinusInfinity || largest >> 16 >= kMinusInfinity)) return;
+#pragma unroll
+    for (int32_t c = 0; c < kKeys / 16; ++c) {
+        uint32_t pairs[4];
+        bias.read(c, pairs);
+#pragma unroll
+        for (int32_t i = 0; i < 4; ++i) {
+            const float2 b = unpack_pair<kType>(pairs[i]);
+            if (b.x == -INFINITY) s[8 * c + 2 * i] = -INFINITY;
+            if (b.y == -INFINITY) s[8 * c + 2 * i + 1] = -INFINITY;
+        }
+    }
+}
 
 // Exponents of a block under ALiBi alone, in place of its q.k, where all its keys are before or all are after the
 // warp's queries: |i + off - j| is then linear. slope_log2: ALiBi's, in base 2, and negative after them. distance:

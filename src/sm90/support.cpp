@@ -5,6 +5,7 @@
 #include <limits>
 #include <string>
 
+#include "score_groups.hpp"
 #include "tiles.hpp"
 
 namespace foveal::sm90 {
@@ -61,20 +62,27 @@ bool too_long(int32_t tile_index, const Problem& p) {
     return tile_index == kTileD64 && !p.varlen && !p.window().limited() && p.rows_k >= kLongRow && !p.wants_lse;
 }
 
+// A bias that can be copied to shared memory (score_matrix.cuh), if its data is aligned.
+bool is_copied(const Problem& p) {
+    return p.bias_dtype == p.dtype && has_whole_groups(p.bias, p.rows_k, static_cast<size_t>(bytes_of(p.dtype)));
+}
+
 // What the problem asks of a kernel, besides a log-sum-exp.
 ForwardVariant variant_of(const Problem& p) {
     // Up to there scores are never far (softmax.cuh).
     constexpr float kLargestSoftcap = 0x1p20F;
     // Multiplying by a scale that is not positive would not keep the order of the scores, nor a mask's -inf.
     const bool positive_scale = p.scale >= std::numeric_limits<float>::min();
-    if (!positive_scale || p.chunk > 0 || p.has_alibi || p.has_bias || p.has_mask || p.softcap > kLargestSoftcap)
+    if (!positive_scale || p.chunk > 0 || p.has_alibi || p.has_mask || p.softcap > kLargestSoftcap)
         return ForwardVariant::options;
+    if (p.has_bias) return p.softcap == 0 && is_copied(p) ? ForwardVariant::bias : ForwardVariant::options;
     return p.softcap > 0 ? ForwardVariant::softcap : ForwardVariant::plain;
 }
 
 ForwardVariant with_lse(ForwardVariant variant) {
     return variant == ForwardVariant::plain     ? ForwardVariant::lse
            : variant == ForwardVariant::softcap ? ForwardVariant::softcap_lse
+           : variant == ForwardVariant::bias    ? ForwardVariant::bias_lse
                                                 : ForwardVariant::options_lse;
 }
 
@@ -90,6 +98,10 @@ const char* name_of(ForwardVariant variant) {
             return "with softcap";
         case ForwardVariant::softcap_lse:
             return "with softcap and log-sum-exp";
+        case ForwardVariant::bias:
+            return "with a bias";
+        case ForwardVariant::bias_lse:
+            return "with a bias and log-sum-exp";
         case ForwardVariant::options:
             return "with score options";
         case ForwardVariant::options_lse:

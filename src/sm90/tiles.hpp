@@ -29,7 +29,7 @@ struct ForwardTile {
     int32_t keys;           // keys a K/V block
     int32_t stages;         // K blocks, and V blocks, in flight
     int32_t query_buffers;  // 2: the next tile's Q is loaded while this one is computed; 1: in its last step
-    int32_t staged_panels;  // of a warpgroup's O that are in shared memory at once, on their way out
+    int32_t staged_panels;  // in shared memory for a warpgroup: of its O on their way out, or of a block's bias
     int32_t first_chunks;   // 16-key chunks of P*V whose registers are free before the rest has run
     int32_t early_chunks;   // the next chunks, whose exponentials are taken before P*V has run
     int32_t producer_registers;  // a thread
@@ -51,6 +51,9 @@ struct ForwardTile {
     FOVEAL_HOST_DEVICE constexpr int32_t query_bytes() const { return kWarpgroupRows * head_dim * 2; }
     FOVEAL_HOST_DEVICE constexpr int32_t k_bytes() const { return keys * head_dim * 2; }
     FOVEAL_HOST_DEVICE constexpr int32_t v_bytes() const { return keys * head_dim_v * 2; }
+    FOVEAL_HOST_DEVICE constexpr int32_t staged_out_panels() const {  // at once
+        return staged_panels * kPanelColumns < out_columns() ? staged_panels : out_columns() / kPanelColumns;
+    }
     FOVEAL_HOST_DEVICE constexpr int32_t staging_bytes() const {  // a warpgroup
         return staged_panels * kWarpgroupRows * kPanelColumns * 2;
     }
@@ -70,13 +73,20 @@ enum class ForwardVariant : int32_t {
     lse,          // the log-sum-exp
     softcap,      // softcap, without other options of the scores
     softcap_lse,  // and the log-sum-exp
+    bias,         // a bias of q's dtype in whole groups (score_groups.hpp), without other options of the scores
+    bias_lse,     // and the log-sum-exp
     options,      // every option of the scores (scores.cuh)
     options_lse   // and the log-sum-exp
 };
 
+FOVEAL_HOST_DEVICE constexpr bool is_bias(ForwardVariant variant) {
+    return variant == ForwardVariant::bias || variant == ForwardVariant::bias_lse;
+}
+
 constexpr int32_t bit_of(ForwardVariant variant) { return 1 << static_cast<int32_t>(variant); }
 inline constexpr int32_t kPlain = bit_of(ForwardVariant::plain), kLse = bit_of(ForwardVariant::lse),
                          kSoftcap = bit_of(ForwardVariant::softcap), kSoftcapLse = bit_of(ForwardVariant::softcap_lse),
+                         kBias = bit_of(ForwardVariant::bias), kBiasLse = bit_of(ForwardVariant::bias_lse),
                          kOptions = bit_of(ForwardVariant::options), kOptionsLse = bit_of(ForwardVariant::options_lse);
 
 struct ForwardTileEntry {
@@ -110,14 +120,15 @@ inline constexpr ForwardTileEntry kForwardTiles[kTileCount] = {
      "registers: 4 * 128 * 112 + 128 * 32 = 640 * 96"},
     {{ 64,  64, 3, true,  false, true, 128, 4, 2, 1, 1, 2, 32, 160, true}, kPlain,
      "registers: 3 * 128 * 160 + 128 * 32 = 65536"},
-    {{ 64,  64, 2, true,  false, false, 128, 5, 2, 1, 1, 3, 40, 232}, kSoftcapLse | kOptions | kOptionsLse,
+    {{ 64,  64, 2, true,  false, false, 128, 5, 2, 2, 1, 3, 40, 232}, kSoftcapLse | kBiasLse | kOptions | kOptionsLse,
      "registers: options need more than 160"},
     {{128, 128, 2, true,  false, false, 128, 2, 2, 2, 1, 3, 40, 232},
-     kPlain | kLse | kSoftcap | kSoftcapLse | kOptions | kOptionsLse,
+     kPlain | kLse | kSoftcap | kSoftcapLse | kBias | kBiasLse | kOptions | kOptionsLse,
      "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
     {{192, 128, 2, true,  false, false, 128, 2, 1, 1, 1, 3, 40, 232}, kPlain | kOptionsLse,
      "shared memory: Q 48, K 96, V 64 and O 16 of 227 KiB"},
-    {{256, 256, 2, true,  false, false,  64, 2, 1, 2, 1, 1, 40, 232}, kPlain | kLse | kSoftcapLse | kOptionsLse,
+    {{256, 256, 2, true,  false, false,  64, 2, 1, 2, 1, 1, 40, 232},
+     kPlain | kLse | kSoftcapLse | kBiasLse | kOptionsLse,
      "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
     {{512, 512, 2, true,  true,  false,  32, 2, 1, 2, 1, 0, 40, 232}, kPlain | kOptionsLse,
      "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
@@ -149,10 +160,11 @@ struct ForwardConfig {
     FOVEAL_HOST_DEVICE constexpr bool has_softcap() const {  // alone
         return variant == ForwardVariant::softcap || variant == ForwardVariant::softcap_lse;
     }
-    FOVEAL_HOST_DEVICE constexpr bool modifies_scores() const { return has_options() || has_softcap(); }
+    FOVEAL_HOST_DEVICE constexpr bool has_bias() const { return is_bias(variant); }  // alone
+    FOVEAL_HOST_DEVICE constexpr bool modifies_scores() const { return has_options() || has_softcap() || has_bias(); }
     FOVEAL_HOST_DEVICE constexpr bool has_lse() const {
         return variant == ForwardVariant::lse || variant == ForwardVariant::softcap_lse ||
-               variant == ForwardVariant::options_lse;
+               variant == ForwardVariant::bias_lse || variant == ForwardVariant::options_lse;
     }
 };
 

@@ -64,6 +64,24 @@ __device__ __forceinline__ void stmatrix_x4(uint32_t shared_address, uint32_t a,
                  : "memory");
 }
 
+// ldmatrix.x4: the same from shared memory.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#warp-level-matrix-instructions-ldmatrix
+__device__ __forceinline__ void ldmatrix_x4(uint32_t shared_address, uint32_t (&matrices)[4]) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
+                 : "r"(shared_address)
+                 : "memory");
+}
+
+// cp.async: 16 bytes from global to shared memory, past the registers; zeros in place of them if not `exists`.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async
+__device__ __forceinline__ void copy_async(uint32_t shared_address, const void* from, bool exists) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address), "l"(from), "r"(exists ? 16 : 0)
+                 : "memory");
+}
+// cp.async.wait_all: this thread's copies are there.
+__device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 // ex2.approx.ftz: 2^x, relative error 2^-22; 2^-inf = 0.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#floating-point-instructions-ex2
 __device__ __forceinline__ float ex2(float x) {
