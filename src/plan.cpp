@@ -20,20 +20,30 @@ int32_t passed_over_blocks(const Problem& p, const sm90::ForwardTile& tile, int3
     return all_alike ? 1 : 4;
 }
 
-// ForwardPlan's: what has the fewest tiles, and of such the most heads. Varlen: the most, and the kernel decides for
+// ForwardPlan's: what costs least, and of such the most heads, if that is less than without packing. Fewer tiles do,
+// and tiles of fewer queries where they visit fewer K/V blocks: under a narrow window, or where a tile's rows are more
+// than a block's keys. (H200, 2026-11-28: performance-log.md, 73.) Varlen: the most heads, and the kernel decides for
 // each sequence by itself: under softcap a row's rounding follows from the rows that it shares a tile with.
 int32_t packed_heads_log2(const Problem& p, const sm90::ForwardTile& tile) {
     const auto group = static_cast<int32_t>(p.group());
     const int32_t most = std::min(std::countr_zero(static_cast<uint32_t>(tile.row_groups())),
                                   static_cast<int32_t>(std::bit_width(static_cast<uint32_t>(group - 1))));
     if (p.varlen) return most;
-    const auto tiles = [&](int32_t log2) {
-        return sm90::group_tiles(static_cast<int32_t>(p.rows_q), tile.rows(), group, log2);
-    };
+    const auto cost = [&](int32_t log2) { return sm90::unit_cost(p, {tile.rows(), tile.keys, log2}); };
     int32_t best = 0;
+    int64_t best_cost = cost(0) - 1;
     for (int32_t log2 = 1; log2 <= most; ++log2)
-        if (tiles(log2) < tiles(0) && tiles(log2) <= tiles(best)) best = log2;
+        if (const int64_t packed = cost(log2); packed <= best_cost) best = log2, best_cost = packed;
     return best;
+}
+
+// ForwardPlan's. From a long sequence, not from the batch, which must not decide how a sequence is computed.
+int32_t least_saved_tiles(const Problem& p, const sm90::ForwardTile& tile, int32_t heads_log2) {
+    Problem sequence = p;
+    sequence.varlen = false;
+    sequence.rows_q = sequence.rows_k = 4096;
+    const auto cost = [&](int32_t log2) { return sm90::unit_cost(sequence, {tile.rows(), tile.keys, log2}); };
+    return cost(heads_log2) < cost(0) ? 0 : 1;
 }
 
 ForwardPlan plan_forward(const Problem& p, const DeviceTraits& traits) {
@@ -44,6 +54,7 @@ ForwardPlan plan_forward(const Problem& p, const DeviceTraits& traits) {
     // A limit on the right gives later rows more keys.
     plan.last_rows_first = p.window().right < kUnlimitedWidth;
     plan.heads_log2 = packed_heads_log2(p, tile);
+    if (p.varlen) plan.least_saved_tiles = least_saved_tiles(p, tile, plan.heads_log2);
     const sm90::TileShape shape{tile.rows(), tile.keys, plan.heads_log2};
     // Varlen: an upper bound, every sequence may end inside a tile. The kernel finds the rest.
     const int64_t tiles = p.varlen ? (p.rows_q / tile.rows() + p.batch) * p.heads_q
@@ -114,7 +125,9 @@ void describe_sm90(std::ostream& out, const Plan& plan) {
         << (tile.shares_rows ? "that split the columns of the output" : "of 64 rows") << ") x " << tile.keys
         << " keys, " << tile.stages << " stages; limited by " << entry.limited_by << '\n'
         << "           rows of " << (heads == 1 ? "one head" : std::to_string(heads) + " heads")
-        << (plan.forward.heads_log2 > 0 && plan.problem.varlen ? " in sequences that have fewer tiles then" : "")
+        << (plan.forward.heads_log2 == 0 || !plan.problem.varlen ? ""
+            : plan.forward.least_saved_tiles > 0                 ? " in sequences that have fewer tiles then"
+                                                                 : " in sequences that do not have more tiles then")
         << "; warpgroups without rows pass over tiles of " << plan.forward.passed_over_blocks << " or more K/V blocks\n"
         << "grid       " << plan.forward.grid << " CTAs of " << tile.threads() << " threads on " << plan.traits.sms
         << " SMs\n"

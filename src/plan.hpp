@@ -48,8 +48,9 @@ struct ForwardPlan {
     bool last_rows_first = false;
     sm90::OrderChoice order;
     // Tiles hold rows of so many query heads, as a power of two (sm90/schedule.hpp). Varlen: those of sequences that
-    // have fewer tiles then.
+    // have at least so many tiles less then; 0: packed tiles visit fewer K/V blocks.
     int32_t heads_log2 = 0;
+    int32_t least_saved_tiles = 1;
     // A warpgroup without rows in a tile passes over it if it has at least so many K/V blocks; else it computes as if.
     int32_t passed_over_blocks = 1;
 };

@@ -240,8 +240,7 @@ foveal_forward_args one_head(const foveal_forward_args& all, int64_t head, int64
 }
 
 // Tiles that hold rows of several heads give what each head gets alone. (But for softcap, whose form a warp's rows
-// decide together; and a limit on the left: a row that does not see its tile's first block is set up in a later one,
-// with one rounding more, and packed tiles begin elsewhere.)
+// decide together.)
 TEST_F(Gpu, PackedHeadsGiveTheSameBits) {
     int packed_cases = 0;
     for (const std::string heads :
@@ -249,7 +248,8 @@ TEST_F(Gpu, PackedHeadsGiveTheSameBits) {
         for (const std::string tail :
              {" d128 bf16 full lse sinks", " d128 bf16 causal", " d128 f16 causal lse sd20 pad",
               " d64 bf16 causal sinks", " d64 f16 right5 lse bhsd", " d80 bf16 full qkv", " d192 dv128 bf16 causal",
-              " d256 bf16 causal lse", " d256 f16 full sinks", " d512 bf16 causal", " d128 bf16 causal topleft lse"})
+              " d256 bf16 causal lse", " d256 f16 full sinks", " d512 bf16 causal", " d128 bf16 causal topleft lse",
+              " d64 bf16 left9 causal", " d128 f16 left100 right3 lse", " d256 bf16 left63 causal sinks"})
             for (const std::string shape : {"b2 s3", "b3 sq40 sk300", "b2 s64", "b2 sq130 sk77", "b3 s200",
                                             "b1 sq1000 sk1100", "b3 sq70 sk500 used_q=0,70,33 used_k=500,2,77",
                                             "varlen qlens=1,0,33,200,64,1300,7 klens=400,9,33,300,64,1300,0"}) {

@@ -62,7 +62,7 @@ TEST(Plan, WarpgroupsWithoutRowsPassOverLongTiles) {
     expect_plan("varlen qlens=7 klens=500 h16 d128 bf16 full", "pass over tiles of 4 or more");
 }
 
-TEST(Plan, HeadsArePackedWhereThatSavesTiles) {
+TEST(Plan, HeadsArePackedWhereThatSavesWork) {
     expect_plan("b4 sq64 sk500 hq32 hk8 d128 bf16 causal", "rows of 4 heads;");
     expect_plan("b4 sq1 sk500 hq32 hk2 d128 bf16 causal lse", "rows of 8 heads;");  // of 16: a warp each
     expect_plan("b4 sq1 sk500 hq32 hk2 d64 bf16 causal lse", "rows of 16 heads;");
@@ -78,6 +78,13 @@ TEST(Plan, HeadsArePackedWhereThatSavesTiles) {
     expect_plan("b4 sq64 sk500 hq40 hk8 d128 bf16 causal", "rows of 2 heads;");    // of 5
     expect_plan("b4 sq100 sk500 hq28 hk4 d128 bf16 causal", "rows of one head;");  // 7 tiles either way
     expect_plan("b4 sq1 sk500 hq71 hk1 d64 bf16 causal", "rows of 16 heads;");
+    // As many tiles, but of fewer K/V blocks: their rows are more than a block's keys, or the window is narrow.
+    expect_plan("b8 s4096 hq32 hk8 d64 bf16 causal", "rows of 4 heads;");
+    expect_plan("b8 s4096 hq64 hk8 d64 bf16 left127 causal", "rows of 8 heads;");
+    expect_plan("b8 s4096 hq32 hk8 d64 bf16 full", "rows of one head;");
+    expect_plan("varlen qlens=900,7 klens=900,900 hq32 hk8 d64 bf16 causal",
+                "in sequences that do not have more tiles");
+    expect_plan("varlen qlens=900,7 klens=900,900 hq32 hk8 d128 bf16 causal", "in sequences that have fewer tiles");
     // Whatever the lengths are.
     for (const std::string lengths : {"7,9", "64,64", "1000,70"})
         expect_plan("varlen qlens=" + lengths + " klens=1000,1000 hq40 hk8 d128 bf16 causal",

@@ -90,6 +90,9 @@ TEST(Schedule, PackedTilesHoldAllRows) {
             }
         }
     }
+    const auto group_tiles = [](int32_t len_q, int32_t rows, int32_t group, int32_t heads_log2) {
+        return packs_of(group, heads_log2) * row_blocks_of(len_q, rows, heads_log2);
+    };
     EXPECT_EQ(group_tiles(64, 128, 2, 0), 2);
     EXPECT_EQ(group_tiles(64, 128, 2, 1), 1);
     EXPECT_EQ(group_tiles(65, 128, 2, 1), 2);

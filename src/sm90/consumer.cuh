@@ -286,36 +286,34 @@ class Consumer {
     // Of a tile's later blocks: exponents from the products.
     __device__ __forceinline__ void take_exponents(const BlockRange& blocks, int32_t i) {
         if (shift_by_distances(blocks, i)) return;
-        if (kConfig.has_bias() && !softmax_.far(scale_log2())) {
+        if (kConfig.has_bias() && blocks.unmasked.contains(block_of(blocks, i))) {
             add_bias(params_.scale_log2, scale_log2(), softmax_.minus_reference);
-            mask(blocks, i);
         } else {
             finish_scores(blocks, i);
             softmax_.shift(s_);
         }
     }
 
-    // Options, if there are any, and masks. true: softcap took the exact form.
+    // Options, if there are any, and masks. The tile's band and row are read where they are needed, and not kept in
+    // registers. true: softcap took the exact form.
     __device__ __forceinline__ bool finish_scores(const BlockRange& blocks, int32_t i) {
+        const Work& work = shared_.work[work_slots_.slot];
+        const int32_t first_key = this->first_key(blocks, i), lane = ptx::lane_id();
         bool exactly = false;
         if constexpr (kConfig.has_bias())
             add_bias(params_.scores.scale, 1.0f, {0.0f, 0.0f});
         else if constexpr (kConfig.modifies_scores())
-            exactly =
-                Scores<kConfig>(params_, shared_.work[work_slots_.slot], rows(), first_key(blocks, i), ptx::lane_id())
-                    .apply(s_);
-        mask(blocks, i);
+            exactly = Scores<kConfig>(params_, work, rows(), first_key, lane).apply(s_);
+        if (!blocks.unmasked.contains(block_of(blocks, i))) {
+            softmax_.mask(s_, known_band<kConfig>(work.band), rows().query + lane / 4, first_key, lane);
+            // Far tiles pass here for every block, and tiles with rows that see none of the first for the second, so
+            // that the others need not ask.
+            if (i != blocks.visit.begin && softmax_.far(scale_log2()))
+                softmax_.scale_scores(s_, scale_log2());
+            else if (i == blocks.visit.begin + 1)
+                softmax_.start_unseen(s_);
+        }
         return exactly;
-    }
-
-    // The tile's band and row are read where they are needed, and not kept in registers.
-    __device__ __forceinline__ void mask(const BlockRange& blocks, int32_t i) {
-        if (blocks.unmasked.contains(block_of(blocks, i))) return;
-        const int32_t lane = ptx::lane_id();
-        softmax_.mask(s_, known_band<kConfig>(shared_.work[work_slots_.slot].band), rows().query + lane / 4,
-                      first_key(blocks, i), lane);
-        // Far tiles pass here for every block, so that the others need not ask.
-        if (i != blocks.visit.begin && softmax_.far(scale_log2())) softmax_.scale_scores(s_, scale_log2());
     }
 
     // ALiBi alone, in an unmasked block of which this warp's queries see one side: exponents at once. (The first block

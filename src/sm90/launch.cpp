@@ -240,6 +240,7 @@ ForwardParams params_of(const Plan& plan, const Pointers& pointers) {
     const OrderChoice& order = plan.forward.order;
     const ForwardTile& tile = kForwardTiles[plan.forward.choice.tile_index].tile;
     params.heads_log2 = plan.forward.heads_log2;
+    params.least_saved_tiles = plan.forward.least_saved_tiles;
     if (!p.varlen)
         params.order = FastTileOrder(
             tile_order(p, {tile.rows(), tile.keys, params.heads_log2}, order, plan.forward.last_rows_first));

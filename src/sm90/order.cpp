@@ -187,6 +187,12 @@ class Model {
 
 }  // namespace
 
+int64_t unit_cost(const Problem& p, TileShape tile) {
+    double cost = 0;
+    for (const RowBlock& row_block : row_blocks_with_costs(p, tile, false)) cost += row_block.cost;
+    return packs_of(static_cast<int32_t>(p.group()), tile.heads_log2) * static_cast<int64_t>(cost);
+}
+
 TileOrder tile_order(const Problem& p, TileShape tile, const OrderChoice& choice, bool last_rows_first) {
     return {static_cast<int32_t>(p.batch * p.heads_k),
             packs_of(static_cast<int32_t>(p.group()), tile.heads_log2),

@@ -8,6 +8,9 @@
 
 namespace foveal::sm90 {
 
+// What all tiles of one KV unit of a dense problem cost together (tile_cost()).
+int64_t unit_cost(const Problem& problem, TileShape tile);
+
 // The dense problem's order that `choice` stands for; the launch hands it to the kernel.
 TileOrder tile_order(const Problem& problem, TileShape tile, const OrderChoice& choice, bool last_rows_first);
 

@@ -73,11 +73,6 @@ FOVEAL_HOST_DEVICE int32_t row_blocks_of(int32_t len_q, int32_t rows, int32_t he
     return (full << heads_log2) + ((rest << heads_log2) + rows - 1) / rows;
 }
 
-// Tiles of a sequence and a group of heads.
-FOVEAL_HOST_DEVICE int32_t group_tiles(int32_t len_q, int32_t rows, int32_t group, int32_t heads_log2) {
-    return packs_of(group, heads_log2) * row_blocks_of(len_q, rows, heads_log2);
-}
-
 // A tile costs the keys of its K/V blocks and, for its start and end, as much as so many more.
 inline constexpr int32_t kTileOverheadKeys = 150;
 
@@ -165,6 +160,16 @@ FOVEAL_HOST_DEVICE int32_t section_count(int32_t units, int32_t section_units, i
     return max_i32(units - least_in_last, 0) / section_units + 1;
 }
 
+// kv_range(), but where a row sees none of the first block, the second counts as masked: whether a row is still to be
+// set up is asked only there (softmax.cuh, start_unseen()).
+FOVEAL_HOST_DEVICE BlockRange blocks_of_rows(Band band, Range rows, int32_t keys) {
+    BlockRange blocks = kv_range(band, rows, keys);
+    if (visible_keys(band, rows.end - 1).begin < (blocks.visit.begin + 1) * keys) return blocks;
+    blocks.unmasked.begin = max_i32(blocks.unmasked.begin, min_i32(blocks.visit.begin + 2, blocks.visit.end));
+    blocks.unmasked.end = max_i32(blocks.unmasked.end, blocks.unmasked.begin);
+    return blocks;
+}
+
 // What a warpgroup's rows need of a tile, at least one block.
 struct OwnWork {
     BlockRange blocks;
@@ -181,7 +186,7 @@ FOVEAL_HOST_DEVICE OwnWork own_work(Band band, bool chunked, BlockRange tile, in
                                     int32_t keys, IsAscending is_ascending) {
     if (chunked) return {tile, 0, 0};
     const int32_t begin = min_i32(row, len_q - 1);
-    BlockRange blocks = kv_range(band, {begin, min_i32(begin + rows, len_q)}, keys);
+    BlockRange blocks = blocks_of_rows(band, {begin, min_i32(begin + rows, len_q)}, keys);
     if (blocks.visit.size() == 0) blocks = {{tile.visit.begin, tile.visit.begin + 1}, {0, 0}};
     const int32_t below = blocks.visit.begin - tile.visit.begin, above = tile.visit.end - blocks.visit.end;
     const bool ascending = is_ascending();

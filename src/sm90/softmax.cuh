@@ -96,11 +96,12 @@ struct Softmax {
     // them, without kShift, which would be lost in it; and they are scaled before it is subtracted, since an fma would
     // leave the rounding of the reference as an exponent.
     static constexpr float kFar = 0x1p22f;
+    static constexpr uint32_t kMinusZeroBits = 0x80000000;
     // Added to a pair of P, carries into the sign of one beyond its limit; for a thread with a row that has seen no
     // key, of any.
     static constexpr uint32_t kSigns = 0x80008000, kMargin = kSigns - 0x00010001 * (Format::kLimitBits + 1);
 
-    float minus_reference[2];  // -(reference + kShift); 0 while the row has seen no key
+    float minus_reference[2];  // -(reference + kShift); -0 while the row has seen no key, and only then
     float limit[2];      // of a row's sum; -1 while it has seen no key: any sum passes it; unless the product sums
     uint32_t margin;     // kMargin or kSigns; if the product sums
     float sum[2];        // of the rounded P, this thread's columns; unless the product sums
@@ -131,7 +132,7 @@ struct Softmax {
         for (int32_t r = 0; r < 2; ++r) {
             const float top = row_max(thread_max(s, r)) * scale_log2;
             const bool unseen = top == -INFINITY, is_far = fabsf(top) > kFar && !unseen;
-            minus_reference[r] = unseen ? 0.0f : -top - (is_far ? 0.0f : Format::kShift);
+            minus_reference[r] = unseen ? -0.0f : never_minus_zero(-top - (is_far ? 0.0f : Format::kShift));
             limit[r] = unseen ? -1.0f : is_far ? Format::kFarSumLimit : Format::kSumLimit;
             sum[r] = 0.0f;
             exact_sum[r] = 0.0f;
@@ -139,6 +140,21 @@ struct Softmax {
             if (unseen) margin = kSigns;
         }
         scale = __any_sync(~0u, far) ? 1.0f : scale_log2;
+    }
+
+    // References, before shift(), of rows that have seen no key: of a tile's second block, since under a window some
+    // see none of the first (schedule.hpp, blocks_of_rows()). rescale() would do all of the block twice; it still sees
+    // to rows that are far or see no key here either. Not where the warp is far.
+    __device__ __forceinline__ void start_unseen(const float (&s)[kScores]) {
+        if (!__any_sync(~0u, is_unseen(0) || is_unseen(1))) return;
+#pragma unroll
+        for (int32_t r = 0; r < 2; ++r) {
+            const float top = row_max(thread_max(s, r)) * scale;
+            if (!is_unseen(r) || !(fabsf(top) <= kFar)) continue;
+            minus_reference[r] = never_minus_zero(-top - Format::kShift);
+            limit[r] = Format::kSumLimit;
+        }
+        margin = is_unseen(0) || is_unseen(1) ? kSigns : kMargin;
     }
 
     // Are the warp's scores to be scaled before shift()?
@@ -252,7 +268,7 @@ struct Softmax {
     __device__ __forceinline__ void rescale(float (&t)[kScores], uint32_t (&p)[kChunks][4], float (&o)[kOut],
                                             const RowTotals& before, int32_t rows_left) {
         float factor[2];
-        bool any_unseen = false;
+        bool still_unseen = false;
         const uint32_t quad = 0xfu << (threadIdx.x % 32 & ~3u);
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
@@ -261,7 +277,7 @@ struct Softmax {
             const bool needed = (__ballot_sync(~0u, mine) & quad) != 0;
             const float top = row_max(thread_max(t, r));
             const bool is_far = fabsf(minus_reference[r] - top) > kFar;
-            const bool unseen = is_unseen(o, r);
+            const bool unseen = is_unseen(r);
             float distance = top + (is_far ? 0.0f : Format::kShift);
             if constexpr (kSumsInProduct)
                 if (!is_far && product_sum(o, r) > Format::kSumLimit)
@@ -269,9 +285,9 @@ struct Softmax {
             const bool moves = needed && distance > -INFINITY && (unseen || distance > 0);
             const float step = moves ? distance : 0.0f;
             factor[r] = moves && !unseen ? ptx::ex2(-step) : 1.0f;
-            minus_reference[r] -= step;
+            minus_reference[r] = (moves ? 0.0f : -0.0f) + minus_reference[r] - step;  // -0 + x is x, 0 + -0 is 0
             if (moves) limit[r] = is_far ? Format::kFarSumLimit : Format::kSumLimit;
-            any_unseen |= unseen && !moves;
+            still_unseen |= unseen && !moves;
             if (__any_sync(~0u, moves && is_far)) scale = 1.0f;
             sum[r] = before.sum[r] * factor[r];
             exact_sum[r] = before.exact_sum[r] * factor[r];
@@ -279,7 +295,7 @@ struct Softmax {
             for (int32_t i = 0; i < kScores; ++i)
                 if (((i >> 1) & 1) == r) t[i] -= step;
         }
-        margin = any_unseen ? kSigns : kMargin;
+        margin = still_unseen ? kSigns : kMargin;
 #pragma unroll
         for (int32_t i = 0; i < kOut; ++i) o[i] *= factor[(i >> 1) & 1];
         probabilities<0, kChunks>(t, p);
@@ -315,9 +331,11 @@ struct Softmax {
         return top;
     }
 
-    // A row that has seen a key has a sum.
-    __device__ __forceinline__ bool is_unseen(const float (&o)[kOut], int32_t r) const {
-        return kSumsInProduct ? product_sum(o, r) == 0.0f : limit[r] < 0;
+    // Something less kShift, which is -0 only where kShift is 0.
+    static __device__ __forceinline__ float never_minus_zero(float x) { return Format::kShift == 0.0f ? x + 0.0f : x; }
+
+    __device__ __forceinline__ bool is_unseen(int32_t r) const {
+        return __float_as_uint(minus_reference[r]) == kMinusZeroBits;
     }
 
     // What add() found, of one row.
@@ -328,7 +346,7 @@ struct Softmax {
 #pragma unroll
         for (int32_t c = 0; c < kChunks; ++c) largest = __vimax3_u16x2(largest, p[c][r], p[c][r + 2]);
         return ((largest + kMargin) & kSigns) != 0 ||
-               (Format::kLimitsWholeRow && product_sum(o, r) > Format::kSumLimit) || is_unseen(o, r);
+               (Format::kLimitsWholeRow && product_sum(o, r) > Format::kSumLimit) || is_unseen(r);
     }
 
     // P is added packed, once, before fp32: a key with the one half a block away, because keys that dominate a row

@@ -99,7 +99,7 @@ __device__ __forceinline__ void fill(Work& work, const ForwardParams& params, Ti
     work.len_q = len_q;
     work.heads_log2 = heads_log2;
     work.band = known_band<kConfig>(band_of(params.window, len_q, len_k));
-    work.blocks = kv_range(work.band, {work.row, min_i32(work.row + queries, len_q)}, kConfig.tile.keys);
+    work.blocks = blocks_of_rows(work.band, {work.row, min_i32(work.row + queries, len_q)}, kConfig.tile.keys);
     // A tile whose rows see no key visits one block, all of it masked, and so writes its zeros.
     if (work.blocks.visit.size() == 0) work.blocks = {{0, 1}, {0, 0}};
     work.computed = computed_rows<kConfig>(params, work);
@@ -112,7 +112,8 @@ struct SequenceTiles {
     int32_t row_blocks;
 };
 
-// Packed, if that saves tiles and all heads are in one section: bundles of CTAs (balance.cuh) then still are whole.
+// Packed, if that saves tiles enough and all heads are in one section: bundles of CTAs (balance.cuh) then still are
+// whole.
 template <ForwardConfig kConfig>
 __device__ __forceinline__ SequenceTiles tiles_of_sequence(const ForwardParams& params, int32_t len_q, int32_t len_k) {
     constexpr int32_t kRows = kConfig.tile.rows();
@@ -120,7 +121,7 @@ __device__ __forceinline__ SequenceTiles tiles_of_sequence(const ForwardParams& 
     const int32_t apart = row_blocks_of(len_q, kRows, 0);
     if (heads_log2 == 0 || len_k > params.packed_section_keys) return {0, params.group, apart};
     const int32_t packs = packs_of(params.group, heads_log2), packed = row_blocks_of(len_q, kRows, heads_log2);
-    if (packs * packed >= params.group * apart) return {0, params.group, apart};
+    if (packs * packed > params.group * apart - params.least_saved_tiles) return {0, params.group, apart};
     return {heads_log2, packs, packed};
 }
 
