@@ -121,5 +121,17 @@ TEST(Order, VarlenHasSectionsOfACachesSize) {
     EXPECT_EQ(choice_for(p).section_keys, 57344);  // 28 MiB of 512 bytes a key
 }
 
+// Packed, a tile has fewer queries, and visits fewer blocks where it has more rows than a block has keys.
+TEST(Order, WhatAUnitCostsPacked) {
+    const Problem causal = dense(1, 1024, 4, 1, FOVEAL_UNLIMITED, 0), narrow = dense(1, 1024, 4, 1, 127, 0),
+                  full = dense(1, 1024, 4, 1, FOVEAL_UNLIMITED, FOVEAL_UNLIMITED);
+    for (const Problem& p : {causal, narrow, full}) EXPECT_EQ(unit_cost(p, {128, 128, 2}), unit_cost(p, kTile));
+    // Four heads: tiles of 256 rows that visit 4, 8, 12 and 16 blocks of 64 keys; packed, of 64 queries, 1 to 16.
+    EXPECT_EQ(unit_cost(causal, {256, 64, 0}), 4 * (40 * 64 + 4 * kTileOverheadKeys));
+    EXPECT_EQ(unit_cost(causal, {256, 64, 2}), 136 * 64 + 16 * kTileOverheadKeys);
+    EXPECT_LT(unit_cost(narrow, {256, 64, 2}), unit_cost(narrow, {256, 64, 0}));
+    EXPECT_EQ(unit_cost(full, {256, 64, 2}), unit_cost(full, {256, 64, 0}));
+}
+
 }  // namespace
 }  // namespace foveal::sm90

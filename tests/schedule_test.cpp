@@ -167,5 +167,34 @@ TEST(Schedule, SectionsHoldAtLeastOneUnitAndAtMostAll) {
     }
 }
 
+// Where a row sees keys, but none of the first block, the second is masked, so that the softmax asks for that row
+// there. Nothing else differs from kv_range(), and without a limit before a query nothing does.
+TEST(Schedule, TheSecondBlockIsMaskedWhereARowSeesNoneOfTheFirst) {
+    constexpr int32_t kKeys = 4, kLengthQ = 11, kLengthK = 23;
+    int asked = 0;
+    for (const int32_t left : {0, 1, 3, 4, 7, kUnlimitedWidth})
+        for (const int32_t right : {0, 2, 5, kUnlimitedWidth})
+            for (const int32_t chunk : {0, 3, 8})
+                for (int32_t begin = 0; begin < kLengthQ; ++begin)
+                    for (int32_t end = begin + 1; end <= std::min(begin + kKeys, kLengthQ); ++end) {
+                        const Band band = band_of({left, right, false, chunk}, kLengthQ, kLengthK);
+                        const BlockRange blocks = blocks_of_rows(band, {begin, end}, kKeys);
+                        const BlockRange plain = kv_range(band, {begin, end}, kKeys);
+                        ASSERT_TRUE(blocks.visit.begin == plain.visit.begin && blocks.visit.end == plain.visit.end);
+                        bool any_misses_first = false;
+                        for (int32_t row = begin; row < end; ++row) {
+                            const Range keys = visible_keys(band, row);
+                            any_misses_first |= keys.size() > 0 && keys.begin >= (blocks.visit.begin + 1) * kKeys;
+                        }
+                        asked += any_misses_first;
+                        ASSERT_FALSE(any_misses_first && blocks.unmasked.contains(blocks.visit.begin + 1));
+                        for (int32_t block = blocks.visit.begin; block < blocks.visit.end; ++block) {
+                            if (block == blocks.visit.begin + 1 && (left < kUnlimitedWidth || chunk > 0)) continue;
+                            ASSERT_EQ(blocks.unmasked.contains(block), plain.unmasked.contains(block));
+                        }
+                    }
+    EXPECT_GT(asked, 50);
+}
+
 }  // namespace
 }  // namespace foveal::sm90
