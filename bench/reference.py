@@ -1,5 +1,7 @@
 """What a case's output should be, in float64 on sampled heads and rows, and how wrong an output is."""
 
+import math
+
 import torch
 
 SAMPLED_HEADS = 3
@@ -76,7 +78,7 @@ class Reference:
     def _hidden(case, positions, keys):
         """bool [rows, keys]: which keys a row does not see. positions: of the rows, counted as the keys are."""
         distance = torch.arange(keys, device=positions.device)[None, :] - positions[:, None]
-        left, right = (keys if side is None else side for side in case.window)
+        left, right = (math.inf if side is None else side for side in case.window)
         return (distance < -left) | (distance > right)
 
     def _error(self, actual):

@@ -14,6 +14,7 @@ from reference import Reference  # noqa: E402
 CASES = [
     "b2 s40 hq4 hk2 d64 bf16 causal",
     "b1 s50 h2 d64 dv32 bf16 full",
+    "b1 sq90 sk20 h2 d64 bf16 full",
     "b2 sq30 sk70 hq4 hk1 d64 bf16 causal",
     "b1 sq70 sk90 h2 d64 bf16 left20 causal",
     "b1 sq33 sk60 h2 d64 bf16 left5 right9",
