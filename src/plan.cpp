@@ -20,28 +20,30 @@ int32_t passed_over_blocks(const Problem& p, const sm90::ForwardTile& tile, int3
     return all_alike ? 1 : 4;
 }
 
-// ForwardPlan's: what costs least, and of such the most heads, if that is less than without packing. Fewer tiles do,
-// and tiles of fewer queries where they visit fewer K/V blocks: under a narrow window, or where a tile's rows are more
-// than a block's keys. (H200, 2026-11-28: performance-log.md, 73.) Varlen: the most heads, and the kernel decides for
-// each sequence by itself: under softcap a row's rounding follows from the rows that it shares a tile with.
+// ForwardPlan's: what costs least, and of such the most heads, if that is less than without packing. Fewer tiles cost
+// less, and so do tiles of fewer queries where they visit fewer K/V blocks: under a narrow window, or where a tile's
+// rows are more than a block's keys (H200, 2026-11-28: performance-log.md, 73). Varlen: the most heads, and the kernel
+// decides for each sequence by itself: under softcap a row's rounding follows from the rows that it shares a tile with.
 int32_t packed_heads_log2(const Problem& p, const sm90::ForwardTile& tile) {
     const auto group = static_cast<int32_t>(p.group());
     const int32_t most = std::min(std::countr_zero(static_cast<uint32_t>(tile.row_groups())),
                                   static_cast<int32_t>(std::bit_width(static_cast<uint32_t>(group - 1))));
     if (p.varlen) return most;
     const auto cost = [&](int32_t log2) { return sm90::unit_cost(p, {tile.rows(), tile.keys, log2}); };
+    const int64_t apart = cost(0);
     int32_t best = 0;
-    int64_t best_cost = cost(0) - 1;
     for (int32_t log2 = 1; log2 <= most; ++log2)
-        if (const int64_t packed = cost(log2); packed <= best_cost) best = log2, best_cost = packed;
+        if (cost(log2) < apart && cost(log2) <= cost(best)) best = log2;
     return best;
 }
 
-// ForwardPlan's. From a long sequence, not from the batch, which must not decide how a sequence is computed.
+// ForwardPlan's, of a varlen problem. From a sequence of many whole tiles, not from the batch, which must not decide
+// how a sequence is computed.
 int32_t least_saved_tiles(const Problem& p, const sm90::ForwardTile& tile, int32_t heads_log2) {
+    constexpr int64_t kManyWholeTiles = 4096;
     Problem sequence = p;
     sequence.varlen = false;
-    sequence.rows_q = sequence.rows_k = 4096;
+    sequence.rows_q = sequence.rows_k = kManyWholeTiles;
     const auto cost = [&](int32_t log2) { return sm90::unit_cost(sequence, {tile.rows(), tile.keys, log2}); };
     return cost(heads_log2) < cost(0) ? 0 : 1;
 }

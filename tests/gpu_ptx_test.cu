@@ -8,6 +8,7 @@
 
 #include "gpu_fixture.hpp"
 #include "sm90/gemm.cuh"
+#include "sm90/ptx/async_copy.cuh"
 #include "sm90/ptx/mbarrier.cuh"
 #include "sm90/ptx/tensor_copy.cuh"
 #include "sm90/ptx/warp.cuh"

@@ -4,6 +4,7 @@
 #include "epilogue.cuh"
 #include "forward_params.hpp"
 #include "gemm.cuh"
+#include "ptx/async_copy.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/tensor_copy.cuh"
 #include "ptx/warp.cuh"

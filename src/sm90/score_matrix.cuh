@@ -15,6 +15,7 @@
 
 #include "forward_params.hpp"
 #include "gemm.cuh"
+#include "ptx/async_copy.cuh"
 #include "ptx/tensor_copy.cuh"
 #include "ptx/warp.cuh"
 #include "score_groups.hpp"
@@ -61,7 +62,8 @@ class Octet {
     }
 
     __device__ __forceinline__ float2 pair(int32_t p) const {
-        return unpack_pair < std::is_same_v<T, __half> ? DType::f16 : DType::bf16 > (pairs_[p]);
+        constexpr DType kType = std::is_same_v<T, __half> ? DType::f16 : DType::bf16;
+        return unpack_pair<kType>(pairs_[p]);
     }
 
    private:

@@ -73,15 +73,6 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t shared_address, uint32_t (&
                  : "memory");
 }
 
-// cp.async: 16 bytes from global to shared memory, past the registers; zeros in place of them if not `exists`.
-// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async
-__device__ __forceinline__ void copy_async(uint32_t shared_address, const void* from, bool exists) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address), "l"(from), "r"(exists ? 16 : 0)
-                 : "memory");
-}
-// cp.async.wait_all: this thread's copies are there.
-__device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-
 // ex2.approx.ftz: 2^x, relative error 2^-22; 2^-inf = 0.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#floating-point-instructions-ex2
 __device__ __forceinline__ float ex2(float x) {
