@@ -88,6 +88,14 @@ TEST(Order, NoCtaIsLeftBehind) {
     }
 }
 
+// Of which none of the usual sections makes whole turns: with those alone up to 1.11.
+TEST(Order, LengthsThatAreNoPowersOfTwoAreEvenToo) {
+    for (const int64_t rows : {2176, 2432, 2944, 3200, 3712, 4736}) {
+        const Problem p = dense(8, rows, 16, 16, FOVEAL_UNLIMITED, 0);
+        EXPECT_LE(choice_for(p).imbalance, 1.035) << text_of(p);
+    }
+}
+
 // The slower the DRAM, the smaller the sections: K and V then come in evenly.
 TEST(Order, SlowDramWantsSmallSections) {
     const Problem p = dense(16, 1024, 16, 16, FOVEAL_UNLIMITED, 0);

@@ -30,6 +30,11 @@ constexpr double kBalancedSeconds = 100e-6;
 
 // A run is the tiles of one section and row block. More of them would take milliseconds to simulate.
 constexpr int64_t kMaxSimulatedRuns = 1 << 15;
+// Where the busiest CTA has more than so much of the mean, all sections up to that size are tried, too: it takes up to
+// a millisecond more. Lengths that are no power of two gained up to 10 % (H200, 2026-11-28: docs/performance-log.md,
+// 77).
+constexpr double kEvenEnough = 1.01;
+constexpr int32_t kMaxSweptSection = 44;
 // A candidate with larger sections has to be better by so much.
 constexpr double kNotWorthwhile = 0.998;
 
@@ -228,13 +233,16 @@ OrderChoice choose_order(const Problem& p, const DeviceTraits& traits, TileShape
     // The least number of units whose tiles are whole turns of the grid.
     const int32_t turn_units = grid / std::gcd(grid, model.unit_tiles());
     const int32_t sizes[] = {1, kSmallSection, turn_units / 3, turn_units * 2 / 3, turn_units, turn_units * 2};
-    for (const int32_t section_units : sizes) {
+    const auto consider_ends = [&](int32_t section_units) {
         consider(section_units, 1);
         // Half turns: the last section ends together.
         for (const int32_t half_turns : {3, 5, 7, 13})
             consider(section_units, (half_turns * grid / 2 + model.unit_tiles() - 1) / model.unit_tiles());
-    }
+    };
+    for (const int32_t section_units : sizes) consider_ends(section_units);
     consider(model.units(), 1);
+    for (int32_t section_units = 2; section_units <= kMaxSweptSection && best.imbalance > kEvenEnough; ++section_units)
+        consider_ends(section_units);
     return best;
 }
 
