@@ -48,9 +48,9 @@ int32_t least_saved_tiles(const Problem& p, const sm90::ForwardTile& tile, int32
     return cost(heads_log2) < cost(0) ? 0 : 1;
 }
 
-ForwardPlan plan_forward(const Problem& p, const DeviceTraits& traits) {
+ForwardPlan plan_forward(const Problem& p, sm90::ForwardChoice choice, const DeviceTraits& traits) {
     ForwardPlan plan;
-    plan.choice = sm90::choice_of(p);
+    plan.choice = choice;
     const sm90::ForwardTile& tile = sm90::kForwardTiles[plan.choice.tile_index].tile;
     if (p.total_rows_q() == 0 || p.batch == 0) return plan;
     // A limit on the right gives later rows more keys.
@@ -125,8 +125,14 @@ void describe_sm90(std::ostream& out, const Plan& plan) {
         << tile.head_dim_v << ", " << sm90::name_of(plan.forward.choice.variant) << '\n'
         << "tile       " << tile.rows() << " rows (" << tile.consumers << " warpgroups "
         << (tile.shares_rows ? "that split the columns of the output" : "of 64 rows") << ") x " << tile.keys
-        << " keys, " << tile.stages << " stages; limited by " << entry.limited_by << '\n'
-        << "           rows of " << (heads == 1 ? "one head" : std::to_string(heads) + " heads")
+        << " keys, " << tile.stages << " stages; limited by " << entry.limited_by << '\n';
+    if (sm90::is_bias(config.variant)) {
+        const sm90::ForwardChoice other = plan.unaligned_bias.choice;
+        const sm90::ForwardTile& other_tile = sm90::kForwardTiles[other.tile_index].tile;
+        out << "           if bias.data is not aligned to 16 bytes: " << other_tile.rows() << " rows x "
+            << other_tile.keys << " keys, " << sm90::name_of(other.variant) << '\n';
+    }
+    out << "           rows of " << (heads == 1 ? "one head" : std::to_string(heads) + " heads")
         << (plan.forward.heads_log2 == 0 || !plan.problem.varlen ? ""
             : plan.forward.least_saved_tiles > 0                 ? " in sequences that have fewer tiles then"
                                                                  : " in sequences that do not have more tiles then")
@@ -154,8 +160,11 @@ void describe_sm90(std::ostream& out, const Plan& plan) {
 
 Plan make_plan(const Problem& problem, foveal_backend backend, int32_t device, const DeviceTraits& traits) {
     check_supported(problem, backend);
-    Plan plan{problem, backend, device, traits, {}};
-    if (backend == FOVEAL_BACKEND_SM90) plan.forward = plan_forward(problem, traits);
+    Plan plan{problem, backend, device, traits, {}, {}};
+    if (backend != FOVEAL_BACKEND_SM90) return plan;
+    plan.forward = plan_forward(problem, sm90::choice_of(problem), traits);
+    if (sm90::is_bias(plan.forward.choice.variant))
+        plan.unaligned_bias = plan_forward(problem, sm90::choice_for_unaligned_bias(problem), traits);
     return plan;
 }
 

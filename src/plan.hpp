@@ -61,6 +61,7 @@ struct Plan {
     int32_t device = -1;
     DeviceTraits traits;
     ForwardPlan forward;
+    ForwardPlan unaligned_bias;  // in place of `forward` where that copies a bias and bias.data is not aligned to 16
 };
 
 // Throws Error(UNSUPPORTED) as check_supported() does. device -1: a generic H200.

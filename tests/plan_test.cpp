@@ -34,7 +34,9 @@ TEST(Plan, OnlyOptionsPayForOptions) {
     expect_plan("s512 h2 d256 bf16 softcap30", "d up to 256, d_v up to 256, with softcap and log-sum-exp");
     expect_plan("s512 h2 d192 dv128 bf16 softcap30", "d_v up to 128, with score options and log-sum-exp");
     expect_plan("s512 h2 d256 bf16 alibi", "d up to 256, d_v up to 256, with score options and log-sum-exp");
-    expect_plan("s512 h2 d64 bf16 bias=1h", "d up to 64, d_v up to 64, with a bias and log-sum-exp");
+    expect_plan("s512 h2 d64 bf16 bias=1h", "d up to 64, d_v up to 64, with a bias\n");
+    expect_plan("s512 h2 d64 bf16 bias=1h", "not aligned to 16 bytes: 128 rows x 128 keys, with score options\n");
+    expect_plan("s512 h2 d256 f16 bias=1h", "16 bytes: 128 rows x 64 keys, with score options and log-sum-exp\n");
     expect_plan("s512 h2 d512 bf16 bias=1h", "d up to 512, d_v up to 512, with score options and log-sum-exp");
 }
 
@@ -43,7 +45,8 @@ TEST(Plan, LongFullRowsOfD64GetThreeWarpgroups) {
     expect_plan("s16384 h32 d64 bf16 causal", "tile       256 rows");
     expect_plan("s16384 h32 d64 bf16 full", "tile       192 rows");
     expect_plan("s16384 h32 d64 bf16 full lse", "tile       256 rows");
-    expect_plan("s512 h2 d64 bf16 softcap30", "tile       128 rows");
+    expect_plan("s16384 h32 d64 bf16 full softcap30", "tile       256 rows");
+    expect_plan("s512 h2 d64 bf16 alibi", "tile       128 rows");
 }
 
 TEST(Plan, ShortRowsOfOneHeadAfterTheOther) {
@@ -69,10 +72,10 @@ TEST(Plan, HeadsArePackedWhereThatSavesWork) {
     expect_plan("b4 sq130 sk500 hq8 hk2 d128 bf16 full sinks", "rows of 4 heads;");
     expect_plan("b4 sq64 sk500 hq32 hk8 d128 bf16 alibi", "rows of 4 heads;");
     expect_plan("b4 sq64 sk500 hq12 hk2 d128 bf16 full", "rows of 2 heads;");
-    expect_plan("b4 s128 hq32 hk8 d64 bf16 causal", "rows of 4 heads;");      // 256 rows a tile
-    expect_plan("b4 s128 hq32 hk8 d64 bf16 softcap30", "rows of one head;");  // 128
-    expect_plan("b4 s4096 hq32 hk8 d128 bf16 causal", "rows of one head;");   // whole tiles
-    expect_plan("b4 s120 hq8 hk4 d128 bf16 causal", "rows of one head;");     // two tiles, or two
+    expect_plan("b4 s128 hq32 hk8 d64 bf16 causal", "rows of 4 heads;");     // 256 rows a tile
+    expect_plan("b4 s128 hq32 hk8 d64 bf16 alibi", "rows of one head;");     // 128
+    expect_plan("b4 s4096 hq32 hk8 d128 bf16 causal", "rows of one head;");  // whole tiles
+    expect_plan("b4 s120 hq8 hk4 d128 bf16 causal", "rows of one head;");    // two tiles, or two
     expect_plan("b4 sq64 sk500 hq12 hk4 d128 bf16 full", "rows of 3 heads;");
     expect_plan("b4 sq16 sk500 hq28 hk4 d128 bf16 causal", "rows of 7 heads;");
     expect_plan("b4 sq64 sk500 hq40 hk8 d128 bf16 causal", "rows of 2 heads;");    // of 5

@@ -25,7 +25,8 @@ class Consumer {
     // wgmmas before the end of P V at which the turn is passed
     static constexpr int32_t kEarlyChunks = kChunks - kTile.first_chunks < 2 ? kChunks - kTile.first_chunks : 2;
     // Chunks of P whose exponentials capped_step() takes before P V has run: more would spill.
-    static constexpr int32_t kCappedChunks = kTile.first_chunks + kTile.early_chunks + (kConfig.has_lse() ? 0 : 1);
+    static constexpr int32_t kCappedChunks =
+        kTile.takes_turns ? kTile.first_chunks + kTile.early_chunks + (kConfig.has_lse() ? 0 : 1) : kTile.first_chunks;
     using Exponentials = float[kTile.early_chunks > 0 ? kTile.early_chunks * 8 : 1];
     static constexpr int32_t kOutPanels = kTile.out_columns() / kPanelColumns;
     static constexpr int32_t kTurnThreads = 2 * kWarpgroupThreads;
@@ -168,7 +169,7 @@ class Consumer {
         const int32_t v_slot = values_.slot;
         scores_beside_output(i > blocks.visit.begin + 1, i + 1 == blocks.visit.end);
         const RowTotals before = softmax_.totals();
-        CappedExponents<kConfig> exponents(params_.scores.cap, s_, softmax_.minus_reference);
+        CappedExponents<kConfig> exponents(params_, s_, softmax_.minus_reference);
         uint32_t early[kChunks][4];  // rounded: more of them fit
         ptx::pin(s_);
         ptx::wgmma_wait_group<1>();

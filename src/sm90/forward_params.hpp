@@ -47,6 +47,7 @@ struct ForwardParams {
     int32_t least_saved_tiles;  // varlen: as in ForwardPlan
     Window window;
     float scale_log2;  // scale * log2(e)
+    uint32_t zero;     // 0, which the compiler does not know (instruction_order.cuh)
 
     FastTileOrder order;  // dense; varlen: last_rows_first only
     Divisor by_heads_k;

@@ -40,9 +40,11 @@ constexpr ForwardKernel kernel() {
 constexpr ForwardKernel kForwardKernels[] = {
     kernel<DType::bf16, kTileD64, ForwardVariant::plain>(),
     kernel<DType::bf16, kTileD64, ForwardVariant::lse>(),
+    kernel<DType::bf16, kTileD64, ForwardVariant::softcap>(),
+    kernel<DType::bf16, kTileD64, ForwardVariant::softcap_lse>(),
+    kernel<DType::bf16, kTileD64, ForwardVariant::bias>(),
+    kernel<DType::bf16, kTileD64, ForwardVariant::bias_lse>(),
     kernel<DType::bf16, kTileD64Long, ForwardVariant::plain>(),
-    kernel<DType::bf16, kTileD64Options, ForwardVariant::softcap_lse>(),
-    kernel<DType::bf16, kTileD64Options, ForwardVariant::bias_lse>(),
     kernel<DType::bf16, kTileD64Options, ForwardVariant::options>(),
     kernel<DType::bf16, kTileD64Options, ForwardVariant::options_lse>(),
     kernel<DType::bf16, kTileD128, ForwardVariant::plain>(),
@@ -64,9 +66,11 @@ constexpr ForwardKernel kForwardKernels[] = {
     kernel<DType::bf16, kTileD512, ForwardVariant::options_lse>(),
     kernel<DType::f16, kTileD64, ForwardVariant::plain>(),
     kernel<DType::f16, kTileD64, ForwardVariant::lse>(),
+    kernel<DType::f16, kTileD64, ForwardVariant::softcap>(),
+    kernel<DType::f16, kTileD64, ForwardVariant::softcap_lse>(),
+    kernel<DType::f16, kTileD64, ForwardVariant::bias>(),
+    kernel<DType::f16, kTileD64, ForwardVariant::bias_lse>(),
     kernel<DType::f16, kTileD64Long, ForwardVariant::plain>(),
-    kernel<DType::f16, kTileD64Options, ForwardVariant::softcap_lse>(),
-    kernel<DType::f16, kTileD64Options, ForwardVariant::bias_lse>(),
     kernel<DType::f16, kTileD64Options, ForwardVariant::options>(),
     kernel<DType::f16, kTileD64Options, ForwardVariant::options_lse>(),
     kernel<DType::f16, kTileD128, ForwardVariant::plain>(),
@@ -226,8 +230,15 @@ ScoreOptions score_options_of(const Problem& p, const Pointers& pointers) {
     return options;
 }
 
-ForwardParams params_of(const Plan& plan, const Pointers& pointers) {
+// The plan does not know where a bias lies.
+const ForwardPlan& forward_of(const Plan& plan, const Pointers& pointers) {
     const Problem& p = plan.problem;
+    const bool copied = !is_bias(plan.forward.choice.variant) ||
+                        score_matrix(pointers.bias, p.bias, bytes_of(p.bias_dtype), p.rows_k).in_groups;
+    return copied ? plan.forward : plan.unaligned_bias;
+}
+
+ForwardParams params_of(const Problem& p, const ForwardPlan& forward, const Pointers& pointers) {
     ForwardParams params{};
     params.batch = static_cast<int32_t>(p.batch);
     params.rows_q = static_cast<int32_t>(p.rows_q);
@@ -237,20 +248,20 @@ ForwardParams params_of(const Plan& plan, const Pointers& pointers) {
     params.group = static_cast<int32_t>(p.group());
     params.window = p.window();
     params.scale_log2 = static_cast<float>(static_cast<double>(p.scale) * kLog2E);
-    const OrderChoice& order = plan.forward.order;
-    const ForwardTile& tile = kForwardTiles[plan.forward.choice.tile_index].tile;
-    params.heads_log2 = plan.forward.heads_log2;
-    params.least_saved_tiles = plan.forward.least_saved_tiles;
+    const OrderChoice& order = forward.order;
+    const ForwardTile& tile = kForwardTiles[forward.choice.tile_index].tile;
+    params.heads_log2 = forward.heads_log2;
+    params.least_saved_tiles = forward.least_saved_tiles;
     if (!p.varlen)
-        params.order = FastTileOrder(
-            tile_order(p, {tile.rows(), tile.keys, params.heads_log2}, order, plan.forward.last_rows_first));
+        params.order =
+            FastTileOrder(tile_order(p, {tile.rows(), tile.keys, params.heads_log2}, order, forward.last_rows_first));
     params.by_heads_k = Divisor(params.heads_k);
     params.section_keys = order.section_keys;
     params.packed_section_keys = order.section_keys / params.heads_k;
-    params.order.last_rows_first = plan.forward.last_rows_first;
+    params.order.last_rows_first = forward.last_rows_first;
     params.bundle = order.bundle;
     params.bundle_units = Divisor(std::max(1, order.bundle / std::gcd(order.bundle, params.group)));
-    params.passed_over_blocks = plan.forward.passed_over_blocks;
+    params.passed_over_blocks = forward.passed_over_blocks;
     params.cu_seqlens_q = pointers.cu_seqlens_q;
     params.cu_seqlens_k = pointers.cu_seqlens_k;
     params.seqused_q = pointers.seqused_q;
@@ -269,12 +280,9 @@ ForwardParams params_of(const Plan& plan, const Pointers& pointers) {
     return params;
 }
 
-size_t kernel_index_of(const Plan& plan, const ForwardParams& params) {
-    ForwardChoice choice = plan.forward.choice;
-    // The plan does not know where a bias lies.
-    if (is_bias(choice.variant) && !params.scores.bias.in_groups) choice.variant = ForwardVariant::options_lse;
+size_t kernel_index_of(DType dtype, ForwardChoice choice) {
     for (size_t i = 0; i < std::size(kForwardKernels); ++i)
-        if (kForwardKernels[i].dtype == plan.problem.dtype && kForwardKernels[i].choice == choice) return i;
+        if (kForwardKernels[i].dtype == dtype && kForwardKernels[i].choice == choice) return i;
     throw Error(FOVEAL_INTERNAL_ERROR, "no sm90 forward kernel for this plan");
 }
 
@@ -328,7 +336,8 @@ const DeviceTraits& traits_of(int32_t device) { return state_of(device).traits; 
 void launch_forward(const Plan& plan, const Pointers& pointers, void* stream) {
     if (plan.forward.grid == 0) return;
     const Problem& p = plan.problem;
-    const ForwardTile& tile = kForwardTiles[plan.forward.choice.tile_index].tile;
+    const ForwardPlan& forward = forward_of(plan, pointers);
+    const ForwardTile& tile = kForwardTiles[forward.choice.tile_index].tile;
     const DeviceState& state = state_of(plan.device);
     const CurrentDevice current(plan.device);
 
@@ -339,16 +348,16 @@ void launch_forward(const Plan& plan, const Pointers& pointers, void* stream) {
     // A tensor map has no empty dimension: without keys K and V map a row of q, which the kernel masks and zeroes.
     if (p.rows_k == 0) of_k = of_v = {"q", pointers.q, maps, 1, p.heads_k, p.head_dim, p.q};
     CUtensorMap q = tensor_map(p.dtype, of_q, kWarpgroupRows);
-    CUtensorMap packed_q = plan.forward.heads_log2 > 0 ? tensor_map(p.dtype, of_q, kWarpRows) : q;
+    CUtensorMap packed_q = forward.heads_log2 > 0 ? tensor_map(p.dtype, of_q, kWarpRows) : q;
     CUtensorMap k = tensor_map(p.dtype, of_k, tile.keys);
     CUtensorMap v = tensor_map(p.dtype, of_v, tile.keys);
     CUtensorMap out =
         tensor_map(p.dtype, {"out", pointers.out, maps, p.rows_q, p.heads_q, p.head_dim_v, p.out}, kWarpRows);
-    ForwardParams params = params_of(plan, pointers);
+    ForwardParams params = params_of(p, forward, pointers);
     void* arguments[] = {&q, &packed_q, &k, &v, &out, &params};
 
     CUlaunchConfig config{};
-    config.gridDimX = static_cast<unsigned>(plan.forward.grid);
+    config.gridDimX = static_cast<unsigned>(forward.grid);
     config.blockDimX = static_cast<unsigned>(tile.threads());
     config.gridDimY = config.gridDimZ = config.blockDimY = config.blockDimZ = 1;
     config.sharedMemBytes = static_cast<unsigned>(shared_bytes(tile));
@@ -359,8 +368,9 @@ void launch_forward(const Plan& plan, const Pointers& pointers, void* stream) {
     overlap.value.programmaticStreamSerializationAllowed = 1;
     config.attrs = &overlap;
     config.numAttrs = 1;
-    check(driver().launch_kernel(&config, state.functions[kernel_index_of(plan, params)], arguments, nullptr),
-          "launch of the sm90 forward kernel");
+    check(
+        driver().launch_kernel(&config, state.functions[kernel_index_of(p.dtype, forward.choice)], arguments, nullptr),
+        "launch of the sm90 forward kernel");
 }
 
 void set_rescale_counter(unsigned long long* counter) { rescale_counter.store(counter, std::memory_order_relaxed); }

@@ -9,6 +9,7 @@
 #include <cuda_fp16.h>
 
 #include "forward_params.hpp"
+#include "instruction_order.cuh"
 #include "ptx/warp.cuh"
 #include "score_matrix.cuh"
 #include "softcap.hpp"
@@ -182,41 +183,63 @@ __device__ __forceinline__ void alibi_exponents(float (&s)[kScores], float scale
         s[i] = fmaf(s[i], scale_log2, fmaf(slope_log2, static_cast<float>(column_of(i)), first[i >> 1 & 1]));
 }
 
-// Exponents of a block under softcap alone, from its q.k, by the polynomial and when the softmax asks for them: it then
-// runs on the FMA pipe between exponentials that wait for the MUFU. (docs/performance-log.md, 39)
+// Exponents of a block under softcap alone, from its q.k, by the polynomial, a few ahead of the exponentials: it then
+// runs on the FMA pipe in the gaps between them, for which they wait for the MUFU.
+//
+// The polynomial of a group waits for an exponential of two groups before (instruction_order.cuh): an instruction a
+// group, a twelfth of the time (docs/performance-log.md, 76).
 template <ForwardConfig kConfig>
 class CappedExponents {
     static constexpr int32_t kScores = kConfig.tile.keys / 2;
+    static constexpr int32_t kGroup = 4;  // scores
 
    public:
-    __device__ __forceinline__ CappedExponents(const SoftcapPolynomial& polynomial, const float (&s)[kScores],
+    __device__ __forceinline__ CappedExponents(const ForwardParams& params, const float (&s)[kScores],
                                                const float (&minus_reference)[2])
-        : polynomial_(polynomial), s_(s), minus_reference_(minus_reference) {}
-
-    __device__ __forceinline__ float2 pair(int32_t i) {
-        const SoftcapTerms a = softcap_terms(polynomial_, s_[2 * i]), b = softcap_terms(polynomial_, s_[2 * i + 1]);
-        least_w_bits_ = __vimin3_u32(least_w_bits_, __float_as_uint(a.w), __float_as_uint(b.w));
-        return {softcap_exponent(polynomial_, a, minus_reference_[i & 1]),
-                softcap_exponent(polynomial_, b, minus_reference_[i & 1])};
+        : polynomial_(params.scores.cap), zero_(params.zero), s_(s), minus_reference_(minus_reference) {
+        work_out(0, polynomial_.factor);
+        work_out(1, polynomial_.factor);
     }
 
-    // All of them, where the q.k were.
-    __device__ __forceinline__ void store(float (&t)[kScores]) {
+    // The i-th two neighbours, in ascending order; 2^x of the first of them, once it is there.
+    __device__ __forceinline__ float2 pair(int32_t i) {
+        const int32_t group = 2 * i / kGroup;
+        if (2 * i % kGroup == 0 && 0 < group && group + 1 < kScores / kGroup)
+            work_out(group + 1, not_before(polynomial_.factor, exponential_, zero_));
+        return {t_[2 * i], t_[2 * i + 1]};
+    }
+    __device__ __forceinline__ void taken(int32_t i, float exponential) {
+        if (2 * i % kGroup == kGroup - 2) exponential_ = exponential;
+    }
+
+    // All of them anew, where the q.k were.
+    __device__ __forceinline__ void store(float (&t)[kScores]) const {
 #pragma unroll
-        for (int32_t i = 0; i < kScores / 2; ++i) {
-            const float2 both = pair(i);
-            t[2 * i] = both.x;
-            t[2 * i + 1] = both.y;
-        }
+        for (int32_t i = 0; i < kScores; ++i)
+            t[i] = softcap_exponent(polynomial_, softcap_terms(polynomial_, s_[i]), minus_reference_[i >> 1 & 1]);
     }
 
     // Did this thread ask for one for which the polynomial does not hold?
     __device__ __forceinline__ bool out_of_range() const { return least_w_bits_ < polynomial_.last_w_bits; }
 
    private:
+    __device__ __forceinline__ void work_out(int32_t group, float factor) {
+#pragma unroll
+        for (int32_t i = kGroup * group; i < kGroup * (group + 1); i += 2) {
+            const SoftcapTerms a = softcap_terms(polynomial_, s_[i], factor),
+                               b = softcap_terms(polynomial_, s_[i + 1], factor);
+            least_w_bits_ = __vimin3_u32(least_w_bits_, __float_as_uint(a.w), __float_as_uint(b.w));
+            t_[i] = softcap_exponent(polynomial_, a, minus_reference_[i >> 1 & 1]);
+            t_[i + 1] = softcap_exponent(polynomial_, b, minus_reference_[i >> 1 & 1]);
+        }
+    }
+
     const SoftcapPolynomial& polynomial_;
+    const uint32_t zero_;
     const float (&s_)[kScores];
     const float (&minus_reference_)[2];
+    float t_[kScores];   // of the groups up to the one after that which is asked for
+    float exponential_;  // of the group before
     // While w < 0 its bits fall as |q.k| grows; from there on, and for NaN, they are smaller still.
     uint32_t least_w_bits_ = ~0u;
 };

@@ -45,9 +45,13 @@ struct SoftcapTerms {
     float z, w;
 };
 
-FOVEAL_HOST_DEVICE SoftcapTerms softcap_terms(const SoftcapPolynomial& polynomial, float qk) {
-    const float z = polynomial.factor * qk;
+// factor: the polynomial's.
+FOVEAL_HOST_DEVICE SoftcapTerms softcap_terms(const SoftcapPolynomial& polynomial, float qk, float factor) {
+    const float z = factor * qk;
     return {z, fmaf(z, z, polynomial.offset)};
+}
+FOVEAL_HOST_DEVICE SoftcapTerms softcap_terms(const SoftcapPolynomial& polynomial, float qk) {
+    return softcap_terms(polynomial, qk, polynomial.factor);
 }
 
 // The exponent, and `shift` added to it.

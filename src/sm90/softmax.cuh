@@ -171,12 +171,13 @@ struct Softmax {
     }
 
     // P of 16-key chunks [kBegin, kEnd), rounded, as A fragments of the second product. Exponents that are still to be
-    // worked out (CappedExponents, scores.cuh) are asked for in pairs of neighbours.
+    // worked out (CappedExponents, scores.cuh) are asked for in pairs of neighbours, and told what came of them.
     template <int32_t kBegin, int32_t kEnd>
     __device__ __forceinline__ void probabilities(const float (&t)[kScores], uint32_t (&p)[kChunks][4]) {
         struct {
             const float (&t)[kScores];
             __device__ __forceinline__ float2 pair(int32_t i) const { return {t[2 * i], t[2 * i + 1]}; }
+            __device__ __forceinline__ void taken(int32_t, float) const {}
         } exponents{t};
         probabilities_of<kBegin, kEnd>(exponents, p);
     }
@@ -188,6 +189,7 @@ struct Softmax {
             for (int32_t i = 0; i < 4; ++i) {
                 const float2 t = exponents.pair(4 * c + i);
                 const float a = ptx::ex2(t.x), b = ptx::ex2(t.y);
+                exponents.taken(4 * c + i, a);
                 if constexpr (kLse) exact_sum[i & 1] += a + b;
                 const Pair pair = Format::pack(a, b);
                 p[c][i] = reinterpret_cast<const uint32_t&>(pair);

@@ -57,9 +57,10 @@ void check_tile_count(const Problem& p, const ForwardTile& tile) {
 // Four warpgroups with blocks of 64 keys fill the tensor cores best; three with blocks of 128 need fewer instructions a
 // score. Time of three over four (H200, 2026-11-25, d 64, h 32, full): s512 1.10, s4096 1.03, s16384 0.96; causal
 // s16384 1.00.
-bool too_long(int32_t tile_index, const Problem& p) {
+bool too_long(int32_t tile_index, ForwardVariant variant, const Problem& p) {
     constexpr int64_t kLongRow = 16384;
-    return tile_index == kTileD64 && !p.varlen && !p.window().limited() && p.rows_k >= kLongRow && !p.wants_lse;
+    return tile_index == kTileD64 && variant == ForwardVariant::plain && !p.varlen && !p.window().limited() &&
+           p.rows_k >= kLongRow;
 }
 
 // A bias that can be copied to shared memory (score_matrix.cuh), if its data is aligned.
@@ -86,6 +87,19 @@ ForwardVariant with_lse(ForwardVariant variant) {
                                                 : ForwardVariant::options_lse;
 }
 
+ForwardChoice choice_of(const Problem& p, ForwardVariant variant) {
+    const ForwardVariant and_lse = with_lse(variant), needed = p.wants_lse ? and_lse : variant;
+    for (int32_t i = 0; const auto& entry : kForwardTiles) {
+        const ForwardTile& tile = entry.tile;
+        if (p.head_dim <= tile.head_dim && p.head_dim_v <= tile.head_dim_v && !(tile.dense_only && p.varlen) &&
+            !too_long(i, needed, p))
+            for (const ForwardVariant served : {needed, and_lse, ForwardVariant::options_lse})
+                if (entry.serves(served)) return {i, served};
+        ++i;
+    }
+    throw Error(FOVEAL_INTERNAL_ERROR, "no sm90 tile for this problem");
+}
+
 }  // namespace
 
 const char* name_of(ForwardVariant variant) {
@@ -110,18 +124,9 @@ const char* name_of(ForwardVariant variant) {
     return "unknown";
 }
 
-ForwardChoice choice_of(const Problem& p) {
-    const ForwardVariant variant = variant_of(p), and_lse = with_lse(variant), needed = p.wants_lse ? and_lse : variant;
-    for (int32_t i = 0; const auto& entry : kForwardTiles) {
-        const ForwardTile& tile = entry.tile;
-        if (p.head_dim <= tile.head_dim && p.head_dim_v <= tile.head_dim_v && !(tile.dense_only && p.varlen) &&
-            !too_long(i, p))
-            for (const ForwardVariant served : {needed, and_lse, ForwardVariant::options_lse})
-                if (entry.serves(served)) return {i, served};
-        ++i;
-    }
-    throw Error(FOVEAL_INTERNAL_ERROR, "no sm90 tile for this problem");
-}
+ForwardChoice choice_of(const Problem& p) { return choice_of(p, variant_of(p)); }
+
+ForwardChoice choice_for_unaligned_bias(const Problem& p) { return choice_of(p, ForwardVariant::options); }
 
 void check_supported(const Problem& p) {
     if (p.dtype == DType::f32) refuse("q.dtype is f32; the sm90 backend supports bf16 and f16");

@@ -13,6 +13,8 @@ void check_pointers(const Pointers& pointers);
 
 // The kernel for the problem. Throws as check_supported() does.
 ForwardChoice choice_of(const Problem& problem);
+// The same for one with a bias alone that turns out not to be aligned to 16 bytes.
+ForwardChoice choice_for_unaligned_bias(const Problem& problem);
 
 const char* name_of(ForwardVariant variant);
 

@@ -116,11 +116,12 @@ enum ForwardTileIndex : int32_t {
 inline constexpr ForwardTileEntry kForwardTiles[kTileCount] = {
     //  d, d_v, consumers, takes_turns, shares_rows, sums_in_product, keys, stages, query_buffers, staged_panels,
     //  first_chunks, early_chunks, registers, dense_only
-    {{ 64,  64, 4, false, false, true,  64, 6, 2, 1, 1, 1, 32, 112}, kPlain | kLse,
+    {{ 64,  64, 4, false, false, true,  64, 6, 2, 1, 1, 1, 32, 112},
+     kPlain | kLse | kSoftcap | kSoftcapLse | kBias | kBiasLse,
      "registers: 4 * 128 * 112 + 128 * 32 = 640 * 96"},
     {{ 64,  64, 3, true,  false, true, 128, 4, 2, 1, 1, 2, 32, 160, true}, kPlain,
      "registers: 3 * 128 * 160 + 128 * 32 = 65536"},
-    {{ 64,  64, 2, true,  false, false, 128, 5, 2, 2, 1, 3, 40, 232}, kSoftcapLse | kBiasLse | kOptions | kOptionsLse,
+    {{ 64,  64, 2, true,  false, false, 128, 5, 2, 2, 1, 3, 40, 232}, kOptions | kOptionsLse,
      "registers: options need more than 160"},
     {{128, 128, 2, true,  false, false, 128, 2, 2, 2, 1, 3, 40, 232},
      kPlain | kLse | kSoftcap | kSoftcapLse | kBias | kBiasLse | kOptions | kOptionsLse,
