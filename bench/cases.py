@@ -104,6 +104,9 @@ SUITES = {
     "chunk": [f"b{b} sq{sq} sk{sk} hq32 hk8 d128 bf16 causal" for b, sq, sk in _CHUNKS]
     + [f"b64 sq16 sk4096 {heads} d128 bf16 causal" for heads in ("hq28 hk4", "hq40 hk8", "hq24 hk8")]
     + [f"{_varlen('hq32 hk8', *batch)} causal" for batch in ((512, 1, 64), (128, 4, 256), (64, 64, 960))],
+    # No powers of two: their tiles fit no whole number of turns.
+    "lengths": [f"b{b} s{s} h16 d128 bf16 causal" for b, s in ((8, 640), (8, 896), (8, 2176), (8, 2944), (16, 2411))]
+    + [f"b{b} s{s} hq32 hk8 d128 bf16 causal" for b, s in ((4, 1664), (16, 2411))],
     "window": [
         "b8 s4096 hq64 hk8 d64 bf16 left127 causal",
         "b4 s8192 hq32 hk8 d128 bf16 left1023 causal",
