@@ -133,13 +133,15 @@ void check_supported(const Problem& p) {
     const ForwardTile& widest = kForwardTiles[std::size(kForwardTiles) - 1].tile;
     check_head_dim("q", p.head_dim, widest.head_dim);
     check_head_dim("v", p.head_dim_v, widest.head_dim_v);
-    const ForwardTile& tile = kForwardTiles[choice_of(p).tile_index].tile;
+    const ForwardChoice choice = choice_of(p);
     const int64_t element = bytes_of(p.dtype);
     check_strides("q", p.q, element);
     check_strides("k", p.k, element);
     check_strides("v", p.v, element);
     check_strides("out", p.out, element);
-    check_tile_count(p, tile);
+    check_tile_count(p, kForwardTiles[choice.tile_index].tile);
+    // Either may be launched.
+    if (is_bias(choice.variant)) check_tile_count(p, kForwardTiles[choice_for_unaligned_bias(p).tile_index].tile);
 }
 
 void check_pointers(const Pointers& pointers) {
