@@ -61,7 +61,9 @@ struct Plan {
     int32_t device = -1;
     DeviceTraits traits;
     ForwardPlan forward;
-    ForwardPlan unaligned_bias;  // in place of `forward` where that copies a bias and bias.data is not aligned to 16
+    // In place of `forward` where that copies a bias (sm90/consumer.cuh) and bias.data is not aligned to 16 bytes,
+    // which only the launch knows.
+    ForwardPlan unaligned_bias;
 };
 
 // Throws Error(UNSUPPORTED) as check_supported() does. device -1: a generic H200.

@@ -24,7 +24,8 @@ class Consumer {
     static constexpr int32_t kChunks = Products::kChunks;
     // wgmmas before the end of P V at which the turn is passed
     static constexpr int32_t kEarlyChunks = kChunks - kTile.first_chunks < 2 ? kChunks - kTile.first_chunks : 2;
-    // Chunks of P whose exponentials capped_step() takes before P V has run: more would spill.
+    // Chunks of P whose exponentials capped_step() takes before P V has run: more would spill. (Without turns there are
+    // more warpgroups, with fewer registers each.)
     static constexpr int32_t kCappedChunks =
         kTile.takes_turns ? kTile.first_chunks + kTile.early_chunks + (kConfig.has_lse() ? 0 : 1) : kTile.first_chunks;
     using Exponentials = float[kTile.early_chunks > 0 ? kTile.early_chunks * 8 : 1];

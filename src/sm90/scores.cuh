@@ -186,8 +186,8 @@ __device__ __forceinline__ void alibi_exponents(float (&s)[kScores], float scale
 // Exponents of a block under softcap alone, from its q.k, by the polynomial, a few ahead of the exponentials: it then
 // runs on the FMA pipe in the gaps between them, for which they wait for the MUFU.
 //
-// The polynomial of a group waits for an exponential of two groups before (instruction_order.cuh): an instruction a
-// group, a twelfth of the time (docs/performance-log.md, 76).
+// The polynomial of a group waits for an exponential of two groups before (instruction_order.cuh). That costs an
+// instruction a group, and saves a twelfth of the time (docs/performance-log.md, 76).
 template <ForwardConfig kConfig>
 class CappedExponents {
     static constexpr int32_t kScores = kConfig.tile.keys / 2;
