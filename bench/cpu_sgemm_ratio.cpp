@@ -33,8 +33,8 @@
 #include <thread>
 #include <vector>
 
-#include "case_data.hpp"
-#include "check.hpp"
+#include "tests/support/case_data.hpp"
+#include "tests/support/check.hpp"
 
 namespace {
 

@@ -7,13 +7,13 @@
 #include <new>
 #include <string>
 
-#include "backend.hpp"
+#include "backend/backends.hpp"
+#include "backend/plan.hpp"
 #include "foveal/foveal.h"
-#include "merge.hpp"
-#include "plan.hpp"
-#include "problem.hpp"
+#include "problem/forward.hpp"
+#include "problem/merge.hpp"
 #if FOVEAL_HAS_CUDA
-#include "sm90/launch.hpp"
+#include "sm90/forward/launch.hpp"
 #endif
 
 struct foveal_plan {

@@ -12,7 +12,7 @@
 #include <algorithm>
 
 #include "cpu/simd.hpp"
-#include "problem.hpp"
+#include "problem/forward.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace foveal::cpu::HWY_NAMESPACE {

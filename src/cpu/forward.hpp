@@ -1,7 +1,7 @@
 // The forward pass on the CPU.
 #pragma once
 
-#include "problem.hpp"
+#include "problem/forward.hpp"
 
 namespace foveal::cpu {
 

@@ -1,7 +1,7 @@
 // Merging of partial results on the CPU.
 #pragma once
 
-#include "../merge.hpp"  // "merge.hpp" would be this file
+#include "problem/merge.hpp"  // "merge.hpp" would be this file
 
 namespace foveal::cpu {
 

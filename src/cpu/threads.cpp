@@ -21,7 +21,7 @@
 #include <thread>
 #include <vector>
 
-#include "problem.hpp"
+#include "problem/forward.hpp"
 
 namespace foveal::cpu {
 namespace {

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "mask.hpp"
-#include "problem.hpp"
+#include "problem/forward.hpp"
+#include "problem/mask.hpp"
 
 namespace foveal::cpu {
 

@@ -4,7 +4,7 @@
 #include <initializer_list>
 #include <limits>
 
-#include "drawn_tensor.hpp"
+#include "tests/fuzz/drawn_tensor.hpp"
 
 namespace {
 

@@ -2,7 +2,7 @@
 // tensors.
 #include <array>
 
-#include "drawn_tensor.hpp"
+#include "tests/fuzz/drawn_tensor.hpp"
 
 namespace {
 

@@ -10,14 +10,14 @@
 
 #include "backend_choice.hpp"
 #include "case_arguments.hpp"
-#include "case_data.hpp"
-#include "check.hpp"
 #include "commands.hpp"
 #include "json_file.hpp"
 #include "machine.hpp"
 #include "nvml.hpp"
 #include "progress.hpp"
 #include "statistics.hpp"
+#include "tests/support/case_data.hpp"
+#include "tests/support/check.hpp"
 #include "timing.hpp"
 
 namespace foveal_tool {

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "case.hpp"
-#include "suites.hpp"
+#include "tests/support/case.hpp"
+#include "tests/support/suites.hpp"
 
 namespace foveal_tool {
 

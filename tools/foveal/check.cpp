@@ -1,5 +1,5 @@
 // foveal check: results against the float64 oracle under contract 1.10.
-#include "check.hpp"
+#include "tests/support/check.hpp"
 
 #include <fmt/format.h>
 

@@ -9,10 +9,10 @@
 #include <utility>
 #include <vector>
 
-#include "case_data.hpp"
 #include "commands.hpp"
 #include "machine.hpp"
 #include "support_table.hpp"
+#include "tests/support/case_data.hpp"
 
 namespace foveal_tool {
 namespace {

@@ -4,9 +4,9 @@
 
 #include <fstream>
 
-#include "check.hpp"
 #include "commands.hpp"
 #include "machine.hpp"
+#include "tests/support/check.hpp"
 
 namespace foveal_tool {
 

@@ -10,8 +10,8 @@
 #include <thread>
 
 #include "built_commit.hpp"
-#include "case_data.hpp"
 #include "nvml.hpp"
+#include "tests/support/case_data.hpp"
 
 #if FOVEAL_HAS_CUDA
 #include <cuda_runtime_api.h>

@@ -6,9 +6,9 @@
 
 #include "backend_choice.hpp"
 #include "case_arguments.hpp"
-#include "case_data.hpp"
 #include "commands.hpp"
 #include "machine.hpp"
+#include "tests/support/case_data.hpp"
 
 namespace foveal_tool {
 namespace {

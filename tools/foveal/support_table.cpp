@@ -7,7 +7,7 @@
 #include <functional>
 #include <vector>
 
-#include "case_data.hpp"
+#include "tests/support/case_data.hpp"
 
 namespace foveal_tool {
 namespace {

@@ -10,7 +10,7 @@
 #include "foveal/foveal.h"
 
 #if FOVEAL_HAS_CUDA
-#include "device_buffer.hpp"
+#include "tests/support/device_buffer.hpp"
 #endif
 
 namespace foveal_tool {

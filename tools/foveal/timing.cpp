@@ -7,7 +7,7 @@
 #include "statistics.hpp"
 
 #if FOVEAL_HAS_CUDA
-#include "device_buffer.hpp"
+#include "tests/support/device_buffer.hpp"
 #endif
 
 namespace foveal_tool {

@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "problem.hpp"
+#include "problem/forward.hpp"
 
 namespace foveal::sm90::ptx {
 

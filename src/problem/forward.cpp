@@ -1,0 +1,248 @@
+#include "problem/forward.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "problem/argument.hpp"
+
+namespace foveal {
+namespace {
+
+void check_lengths_vector(const Argument& a, int64_t entries, const char* meaning) {
+    require_rank(a, 1, "a vector of lengths");
+    require_dtype(a, FOVEAL_I32, a.name);
+    require_dim(a, 0, entries, meaning);
+    check_strided(a);
+}
+
+void check_row_count(const std::string& name, int64_t n) {
+    if (n > kMaxSequenceLength)
+        refuse(name + " is " + std::to_string(n) + "; at most " + std::to_string(kMaxSequenceLength) +
+               " rows are supported");
+}
+
+void check_options(const foveal_forward_args& args) {
+    require_known_backend(args.backend);
+    if (args.alignment != FOVEAL_BOTTOM_RIGHT && args.alignment != FOVEAL_TOP_LEFT)
+        refuse("alignment is " + std::to_string(args.alignment) + "; known are 0 (bottom-right) and 1 (top-left)");
+    if (std::isinf(args.scale)) refuse("scale is infinite; it must be finite, or NaN for 1/sqrt(d)");
+    if (!(args.softcap >= 0) || std::isinf(args.softcap))
+        refuse("softcap is " + std::to_string(args.softcap) + "; it must be positive and finite, or 0 for none");
+    if (args.chunk < 0) refuse("chunk is " + std::to_string(args.chunk) + "; it must be positive, or 0 for no chunks");
+    if (args.reserved != 0) refuse("reserved is " + std::to_string(args.reserved) + "; it must be 0");
+    for (const auto& [name, width] : {std::pair{"window_left", args.window_left}, {"window_right", args.window_right}})
+        if (width < FOVEAL_UNLIMITED)
+            refuse(std::string(name) + " is " + std::to_string(width) + "; it must be >= 0, or -1 for no limit");
+}
+
+// Ranks and dtypes first: what follows reads shapes by position.
+void check_forms(const foveal_forward_args& args, bool varlen) {
+    const Argument q{"q", args.q};
+    if (q.tensor.dtype != FOVEAL_F32 && q.tensor.dtype != FOVEAL_BF16 && q.tensor.dtype != FOVEAL_F16)
+        refuse("q.dtype is " + text_of(q.tensor.dtype) + "; supported are f32, bf16 and f16");
+    const char* layout = varlen ? "varlen (cu_seqlens are present)" : "dense (cu_seqlens are absent)";
+    for (const Argument& a : {q, Argument{"k", args.k}, Argument{"v", args.v}, Argument{"out", args.out}}) {
+        require_rank(a, varlen ? 3 : 4, layout);
+        require_dtype(a, q.tensor.dtype, "q's dtype");
+        check_strided(a);
+    }
+    require_no_overlap({"out", args.out});
+    const Argument lse{"lse", args.lse};
+    if (!lse.present()) return;
+    require_rank(lse, varlen ? 2 : 3, layout);
+    require_dtype(lse, FOVEAL_F32, "the log-sum-exp");
+    check_strided(lse);
+    require_no_overlap(lse);
+}
+
+// f32 values of each query head.
+void check_head_values(const Argument& a, const foveal_forward_args& args, int64_t batch, bool may_have_batch) {
+    if (!a.present()) return;
+    const int64_t heads_q = args.q.shape[args.q.rank - 2];
+    if (!may_have_batch || a.tensor.rank != 2)
+        require_rank(a, 1,
+                     may_have_batch ? "a value for each query head ([h_q], or rank 2: [b, h_q])"
+                                    : "a value for each query head");
+    require_dtype(a, FOVEAL_F32, a.name);
+    if (a.tensor.rank == 2) require_dim(a, 0, batch, "the batch size");
+    require_dim(a, a.tensor.rank - 1, heads_q, "the number of q heads");
+    check_strided(a);
+}
+
+// A value for each score: [b or 1, h_q or 1, s_q, s_k].
+void check_score_matrix(const Argument& a, const foveal_forward_args& args, bool varlen) {
+    if (!a.present()) return;
+    if (varlen) refuse(a.text() + " is present; it needs the dense form, and cu_seqlens are present");
+    require_rank(a, 4, "a value for each score");
+    if (a.tensor.shape[0] != 1) require_dim(a, 0, args.q.shape[0], "q.shape[0] (or 1)");
+    if (a.tensor.shape[1] != 1) require_dim(a, 1, args.q.shape[2], "q.shape[2] (or 1)");
+    require_dim(a, 2, args.q.shape[1], "q.shape[1]");
+    require_dim(a, 3, args.k.shape[1], "k.shape[1]");
+    check_strided(a);
+}
+
+void check_score_options(const foveal_forward_args& args, bool varlen, int64_t batch) {
+    check_head_values({"alibi_slopes", args.alibi_slopes}, args, batch, true);
+    check_head_values({"sinks", args.sinks}, args, batch, false);
+    const Argument bias{"bias", args.bias}, mask{"mask", args.mask};
+    check_score_matrix(bias, args, varlen);
+    if (bias.present() && bias.tensor.dtype != FOVEAL_F32) require_dtype(bias, args.q.dtype, "q's dtype (or f32)");
+    check_score_matrix(mask, args, varlen);
+    if (mask.present()) require_dtype(mask, FOVEAL_BOOL, "a mask");
+}
+
+void check_lengths(const foveal_forward_args& args, bool varlen, int64_t batch) {
+    if (varlen) {
+        check_lengths_vector({"cu_seqlens_q", args.cu_seqlens_q}, args.cu_seqlens_k.shape[0], "cu_seqlens_k.shape[0]");
+        check_lengths_vector({"cu_seqlens_k", args.cu_seqlens_k}, args.cu_seqlens_q.shape[0], "cu_seqlens_q.shape[0]");
+        if (batch < 0) refuse("cu_seqlens_q.shape[0] is 0; it has b + 1 entries");
+    }
+    for (const Argument& a : {Argument{"seqused_q", args.seqused_q}, Argument{"seqused_k", args.seqused_k}})
+        if (a.present()) check_lengths_vector(a, batch, "the batch size");
+    if (batch > kMaxSequenceLength)
+        refuse("the batch has " + std::to_string(batch) + " sequences; at most " + std::to_string(kMaxSequenceLength) +
+               " are supported");
+}
+
+void check_agreement(const foveal_forward_args& args, bool varlen) {
+    const Argument k{"k", args.k}, v{"v", args.v}, out{"out", args.out}, lse{"lse", args.lse};
+    const int row = varlen ? 0 : 1, head = row + 1, dim = row + 2;
+    const int64_t* q = args.q.shape;
+    if (!varlen) {
+        require_dim(k, 0, q[0], "q.shape[0]");
+        require_dim(v, 0, q[0], "q.shape[0]");
+        require_dim(out, 0, q[0], "q.shape[0]");
+    }
+    require_dim(v, row, k.tensor.shape[row], varlen ? "k.shape[0]" : "k.shape[1]");
+    require_dim(out, row, q[row], varlen ? "q.shape[0]" : "q.shape[1]");
+    require_dim(v, head, k.tensor.shape[head], varlen ? "k.shape[1]" : "k.shape[2]");
+    require_dim(out, head, q[head], varlen ? "q.shape[1]" : "q.shape[2]");
+    require_dim(k, dim, q[dim], varlen ? "q.shape[2]" : "q.shape[3]");
+    require_dim(out, dim, v.tensor.shape[dim], varlen ? "v.shape[2]" : "v.shape[3]");
+    if (!lse.present()) return;
+    if (!varlen) require_dim(lse, 0, q[0], "q.shape[0]");
+    require_dim(lse, varlen ? 0 : 1, q[head], "the number of q heads");
+    require_dim(lse, varlen ? 1 : 2, q[row], "the number of q rows");
+}
+
+void check_sizes(const Problem& p) {
+    if (p.heads_q < 1) refuse("q has " + std::to_string(p.heads_q) + " heads; at least 1 is needed");
+    if (p.heads_k < 1) refuse("k has " + std::to_string(p.heads_k) + " heads; at least 1 is needed");
+    if (p.heads_q % p.heads_k != 0)
+        refuse("q has " + std::to_string(p.heads_q) + " heads and k has " + std::to_string(p.heads_k) +
+               "; the first must be a multiple of the second");
+    if (p.head_dim < 1) refuse("q's head dimension is " + std::to_string(p.head_dim) + "; at least 1 is needed");
+    if (p.head_dim_v < 1) refuse("v's head dimension is " + std::to_string(p.head_dim_v) + "; at least 1 is needed");
+    check_row_count(p.varlen ? "q.shape[0]" : "q.shape[1]", p.rows_q);
+    check_row_count(p.varlen ? "k.shape[0]" : "k.shape[1]", p.rows_k);
+}
+
+void require_known_ranks(const foveal_forward_args& args) {
+    for (const Argument& a : {Argument{"q", args.q},
+                              {"k", args.k},
+                              {"v", args.v},
+                              {"out", args.out},
+                              {"lse", args.lse},
+                              {"cu_seqlens_q", args.cu_seqlens_q},
+                              {"cu_seqlens_k", args.cu_seqlens_k},
+                              {"seqused_q", args.seqused_q},
+                              {"seqused_k", args.seqused_k},
+                              {"alibi_slopes", args.alibi_slopes},
+                              {"sinks", args.sinks},
+                              {"bias", args.bias},
+                              {"mask", args.mask}})
+        require_known_rank(a);
+}
+
+// The validated options, and strides of the tensors that belong to them.
+void take_options(const foveal_forward_args& args, Problem& p) {
+    p.scale =
+        std::isnan(args.scale) ? static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.head_dim))) : args.scale;
+    p.window_left = args.window_left;
+    p.window_right = args.window_right;
+    p.alignment = args.alignment;
+    p.chunk = args.chunk;
+    p.softcap = args.softcap;
+    p.has_alibi = args.alibi_slopes.rank != 0;
+    if (args.alibi_slopes.rank == 2) p.alibi_batch_stride = stride_or_zero(args.alibi_slopes, 0);
+    p.has_sinks = args.sinks.rank != 0;
+    p.has_bias = args.bias.rank != 0;
+    if (p.has_bias) p.bias_dtype = static_cast<DType>(args.bias.dtype), p.bias = score_strides_of(args.bias);
+    p.has_mask = args.mask.rank != 0;
+    if (p.has_mask) p.mask = score_strides_of(args.mask);
+}
+
+}  // namespace
+
+int64_t bytes_of(DType dtype) { return element_bytes(static_cast<foveal_dtype>(dtype)); }
+
+const char* name_of(DType dtype) { return dtype == DType::f32 ? "f32" : dtype == DType::bf16 ? "bf16" : "f16"; }
+
+Window Problem::window() const {
+    const auto width = [](int64_t w) {
+        return w == FOVEAL_UNLIMITED || w >= kUnlimitedWidth ? kUnlimitedWidth : static_cast<int32_t>(w);
+    };
+    return {width(window_left), width(window_right), alignment == FOVEAL_TOP_LEFT,
+            static_cast<int32_t>(std::min<int64_t>(chunk, kUnlimitedWidth))};
+}
+
+Problem validate(const foveal_forward_args& args) {
+    require_known_ranks(args);
+    check_options(args);
+    const bool varlen = args.cu_seqlens_q.rank != 0;
+    if (varlen != (args.cu_seqlens_k.rank != 0))
+        refuse(varlen ? "cu_seqlens_q is present but cu_seqlens_k is absent; varlen needs both"
+                      : "cu_seqlens_k is present but cu_seqlens_q is absent; varlen needs both");
+    check_forms(args, varlen);
+
+    Problem p;
+    p.dtype = static_cast<DType>(args.q.dtype);
+    p.varlen = varlen;
+    p.has_seqused_q = args.seqused_q.rank != 0;
+    p.has_seqused_k = args.seqused_k.rank != 0;
+    p.wants_lse = args.lse.rank != 0;
+    p.batch = varlen ? std::max<int64_t>(args.cu_seqlens_q.shape[0], 0) - 1 : args.q.shape[0];
+    check_lengths(args, varlen, p.batch);
+    check_agreement(args, varlen);
+    check_score_options(args, varlen, p.batch);
+    const int row = varlen ? 0 : 1;
+    p.rows_q = args.q.shape[row];
+    p.rows_k = args.k.shape[row];
+    p.heads_q = args.q.shape[row + 1];
+    p.heads_k = args.k.shape[row + 1];
+    p.head_dim = args.q.shape[row + 2];
+    p.head_dim_v = args.v.shape[row + 2];
+    check_sizes(p);
+    p.q = strides_of(args.q);
+    p.k = strides_of(args.k);
+    p.v = strides_of(args.v);
+    p.out = strides_of(args.out);
+    if (p.wants_lse) p.lse = lse_strides_of(args.lse);
+    take_options(args, p);
+    return p;
+}
+
+Pointers pointers_of(const foveal_forward_args& args, const Problem& problem) {
+    const int64_t element = bytes_of(problem.dtype);
+    const auto i32 = [](const char* name, const foveal_tensor& t) {
+        return static_cast<const int32_t*>(data_of({name, t}, 4));
+    };
+    Pointers p;
+    p.q = data_of({"q", args.q}, element);
+    p.k = data_of({"k", args.k}, element);
+    p.v = data_of({"v", args.v}, element);
+    p.out = const_cast<void*>(data_of({"out", args.out}, element));
+    p.lse = static_cast<float*>(const_cast<void*>(data_of({"lse", args.lse}, 4)));
+    p.cu_seqlens_q = i32("cu_seqlens_q", args.cu_seqlens_q);
+    p.cu_seqlens_k = i32("cu_seqlens_k", args.cu_seqlens_k);
+    p.seqused_q = i32("seqused_q", args.seqused_q);
+    p.seqused_k = i32("seqused_k", args.seqused_k);
+    p.alibi_slopes = static_cast<const float*>(data_of({"alibi_slopes", args.alibi_slopes}, 4));
+    p.sinks = static_cast<const float*>(data_of({"sinks", args.sinks}, 4));
+    p.bias = data_of({"bias", args.bias}, problem.has_bias ? bytes_of(problem.bias_dtype) : 1);
+    p.mask = static_cast<const uint8_t*>(data_of({"mask", args.mask}, 1));
+    return p;
+}
+
+}  // namespace foveal

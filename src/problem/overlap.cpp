@@ -1,0 +1,111 @@
+#include "problem/overlap.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+#include "problem/argument.hpp"
+
+namespace foveal {
+namespace {
+
+constexpr int kMaxSearchSteps = 1000;
+
+__extension__ using Wide = __int128;  // sums of two 64-bit reaches
+
+// Sums of count_i * stride_i with 0 <= count_i <= limit_i: the bytes of a tensor, relative to its first, are such sums.
+class StrideSums {
+   public:
+    void add(int64_t stride, Wide limit) {
+        if (limit <= 0) return;
+        const auto same = std::find_if(terms_.begin(), terms_.begin() + size_,
+                                       [stride](const Term& term) { return term.stride == stride; });
+        if (same == terms_.begin() + size_)
+            terms_[static_cast<size_t>(size_++)] = {stride, limit, 0, false};
+        else
+            same->limit += limit;
+    }
+
+    // To be called once all terms are there.
+    bool contain(Wide target) {
+        std::sort(terms_.begin(), terms_.begin() + size_,
+                  [](const Term& a, const Term& b) { return a.stride < b.stride; });
+        Wide reach = 0;
+        bool dense = true;
+        for (int i = 0; i < size_; ++i) {
+            Term& term = terms_[static_cast<size_t>(i)];
+            dense = dense && term.stride <= reach + 1;
+            reach += static_cast<Wide>(term.stride) * term.limit;
+            term.reach = reach;
+            term.dense = dense;
+        }
+        return search(size_ - 1, target);
+    }
+
+   private:
+    struct Term {
+        int64_t stride;
+        Wide limit;
+        Wide reach;  // the largest sum of this term and those of smaller strides
+        bool dense;  // and whether every number up to there is one
+    };
+
+    // Is target a sum of the terms 0 ... last?
+    bool search(int last, Wide target) {
+        if (target == 0) return true;
+        if (last < 0 || target < 0) return false;
+        const Term& term = terms_[static_cast<size_t>(last)];
+        if (target > term.reach) return false;
+        if (term.dense || ++steps_ > kMaxSearchSteps) return true;
+        const Wide inner = last > 0 ? terms_[static_cast<size_t>(last - 1)].reach : 0;
+        const Wide least = target > inner ? (target - inner + term.stride - 1) / term.stride : 0;
+        for (Wide n = least; n <= term.limit && n * term.stride <= target; ++n)
+            if (search(last - 1, target - n * term.stride)) return true;
+        return false;
+    }
+
+    std::array<Term, 2 * FOVEAL_MAX_RANK + 2> terms_{};
+    int size_ = 0;
+    int steps_ = 0;
+};
+
+bool has_elements(const foveal_tensor& t) {
+    return std::all_of(t.shape, t.shape + t.rank, [](int64_t n) { return n > 0; });
+}
+
+// Distance of the tensor's last byte from its first.
+Wide reach_bytes(const foveal_tensor& t) {
+    int64_t reach = 0;
+    for (int i = 0; i < t.rank; ++i) reach += stride_or_zero(t, i) * (t.shape[i] - 1);
+    return static_cast<Wide>(reach * element_bytes(t.dtype)) + element_bytes(t.dtype) - 1;
+}
+
+void add_terms(StrideSums& sums, const foveal_tensor& t) {
+    for (int i = 0; i < t.rank; ++i) sums.add(stride_or_zero(t, i) * element_bytes(t.dtype), t.shape[i] - 1);
+    sums.add(1, element_bytes(t.dtype) - 1);
+}
+
+}  // namespace
+
+bool same_memory(const foveal_tensor& a, const foveal_tensor& b) {
+    if (a.data != b.data || a.dtype != b.dtype || a.rank != b.rank) return false;
+    for (int i = 0; i < a.rank; ++i)
+        if (stride_or_zero(a, i) != stride_or_zero(b, i)) return false;
+    return true;
+}
+
+bool share_memory(const foveal_tensor& a, const foveal_tensor& b) {
+    if (!has_elements(a) || !has_elements(b)) return false;
+    const Wide from_a_to_b =
+        static_cast<Wide>(reinterpret_cast<uintptr_t>(b.data)) - reinterpret_cast<uintptr_t>(a.data);
+    const Wide reach_a = reach_bytes(a), reach_b = reach_bytes(b);
+    if (from_a_to_b > reach_a || from_a_to_b < -reach_b) return false;
+    // A byte x of a and y of b coincide iff x = from_a_to_b + y, that is x + (reach_b - y) = from_a_to_b + reach_b; and
+    // the bytes reach_b - y are sums of b's strides just as the bytes y are.
+    StrideSums sums;
+    add_terms(sums, a);
+    add_terms(sums, b);
+    return sums.contain(from_a_to_b + reach_b);
+}
+
+}  // namespace foveal

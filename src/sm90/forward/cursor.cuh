@@ -1,0 +1,108 @@
+// Which tiles a CTA computes: one producer warp finds them, one after the other, and publishes them ahead of time to
+// those that load and to the consumers.
+#pragma once
+
+#include "sm90/forward/balance.cuh"
+#include "sm90/forward/params.hpp"
+#include "sm90/forward/schedule.hpp"
+#include "sm90/forward/set_up.cuh"
+#include "sm90/forward/shared.cuh"
+#include "sm90/forward/tiles.hpp"
+#include "sm90/forward/work.cuh"
+#include "sm90/ptx/mbarrier.cuh"
+#include "sm90/ptx/warp.cuh"
+#include "sm90/tile/pipeline.cuh"
+
+namespace foveal::sm90 {
+
+// The CTA's tiles. Used by a whole, converged warp.
+template <ForwardConfig kConfig>
+class WorkCursor {
+    static constexpr int32_t kRows = kConfig.tile.rows();
+
+   public:
+    __device__ WorkCursor(const ForwardParams& params, RankedTiles& ranked)
+        : params_(params), window_(params), balancer_(params, ranked) {}
+
+    // The next one; computed == 0 after the last.
+    __device__ Work next() { return is_varlen<kConfig>(params_) ? next_of_varlen() : next_of_dense(); }
+
+   private:
+    __device__ Work next_of_dense() {
+        for (;;) {
+            const int32_t t = next_turn();
+            Work work{};
+            if (t >= params_.order.tiles()) return work;
+            const TilePlace place = tile_place(params_.order, t);
+            work.batch = place.unit / params_.by_heads_k;
+            work.sequence = work.batch;
+            const int32_t len_q = used(params_.seqused_q, work.batch, params_.rows_q);
+            if (place.row_block * (kRows >> params_.heads_log2) >= len_q) continue;  // seqused_q ends before this tile
+            work.head_k = place.unit - work.batch * params_.heads_k;
+            fill<kConfig>(work, params_, place, params_.heads_log2, len_q,
+                          used(params_.seqused_k, work.batch, params_.rows_k));
+            return work;
+        }
+    }
+
+    // Where tiles are long, they are dealt out by load; else in a serpentine.
+    __device__ Work next_of_varlen() {
+        const int32_t t = params_.bundle == 0 ? next_turn() : balancer_.next();
+        if (t < 0) return Work{};
+        while (t >= window_.end_tile())
+            if (!window_.advance()) return Work{};
+        const auto place = window_.find(t);
+        return work_in_sequence<kConfig>(params_, place.sequence, place.tile);
+    }
+
+    __device__ int32_t next_turn() {
+        return serpentine(turn_++, static_cast<int32_t>(blockIdx.x), static_cast<int32_t>(gridDim.x));
+    }
+
+    const ForwardParams& params_;
+    int32_t turn_ = 0;
+    SequenceWindow<kConfig> window_;
+    Balancer<kConfig> balancer_;
+};
+
+// Of the tile's w-th 64 rows; of such without a head, as if there were one.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ OwnWork own_work_of(const ForwardParams& params, const Work& work, int32_t w) {
+    const Range visit = work.blocks.visit;
+    const auto is_ascending = [&] { return block_of_step<kConfig>(params, visit, visit.begin) == visit.begin; };
+    const bool chunked = known_band<kConfig>(work.band).chunk != 0;
+    const int32_t row = work.row + query_in_tile(w * kWarpgroupWarps, work.heads_log2);
+    return own_work(work.band, chunked, work.blocks, row, queries_of_warpgroup(work.heads_log2), work.len_q,
+                    kConfig.tile.keys, is_ascending);
+}
+
+// The first tile is found while the others set up, unless global memory says where it is.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ void produce_work(Shared<kConfig>& shared, const ForwardParams& params) {
+    constexpr ForwardTile kTile = kConfig.tile;
+    if (is_varlen<kConfig>(params) || params.seqused_q != nullptr || params.seqused_k != nullptr) await_kernel_before();
+    WorkCursor<kConfig> cursor(params, shared.ranked_tiles);
+    RingPosition<kWorkSlots> ring;
+    bool is_set_up = false;
+    for (bool more = true; more; ring.advance()) {
+        const Work work = cursor.next();
+        if (!is_set_up) await_set_up<kConfig>();
+        is_set_up = true;
+        more = work.computed != 0;
+        const int32_t g = ptx::lane_id();  // sees to the tile's g-th 16 rows
+        const bool has_rows = more && g < kTile.row_groups();
+        const RowGroup rows = has_rows ? row_group_of(params, work, g) : RowGroup{};
+        ptx::mbarrier_wait(shared.work_free[ring.slot], ring.parity ^ 1);
+        if (ptx::elect_sync()) {
+            shared.work[ring.slot] = work;
+            if constexpr (kTile.has_own_blocks())
+                for (int32_t w = 0; w < kTile.query_tiles(); ++w)
+                    shared.own_work[ring.slot][w] = own_work_of<kConfig>(params, work, w);
+        }
+        if (has_rows) shared.row_groups[ring.slot][g] = rows;
+        ptx::mbarrier_arrive(shared.work_full[ring.slot]);  // every thread for itself: racecheck follows no warp
+        __syncwarp();
+    }
+}
+
+}  // namespace foveal::sm90

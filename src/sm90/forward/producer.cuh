@@ -1,0 +1,141 @@
+// The forward kernel's producer warps that load: steps 1 to 3 of its schedule (forward.cuh).
+#pragma once
+
+#include "sm90/forward/params.hpp"
+#include "sm90/forward/shared.cuh"
+#include "sm90/forward/tiles.hpp"
+#include "sm90/forward/work.cuh"
+#include "sm90/ptx/mbarrier.cuh"
+#include "sm90/ptx/tensor_copy.cuh"
+#include "sm90/ptx/warp.cuh"
+#include "sm90/tile/pipeline.cuh"
+
+namespace foveal::sm90 {
+
+// kRows rows of kColumns columns, as a tile of panels; by one thread.
+template <int32_t kRows, int32_t kColumns>
+__device__ __forceinline__ void load_tile(uint16_t* tile, const CUtensorMap& map, uint64_t& barrier, int32_t row,
+                                          int32_t head, int32_t batch) {
+    ptx::mbarrier_arrive_expect_tx(barrier, kRows * kColumns * 2);
+#pragma unroll
+    for (int32_t panel = 0; panel < kColumns / kPanelColumns; ++panel)
+        ptx::tensor_load(tile + panel * kRows * kPanelColumns, map, barrier, panel * kPanelColumns, row, head, batch);
+}
+
+// The w-th 64 rows of Q: in one box a panel, or, packed, 16 at a time; by one thread.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ void load_queries(uint16_t* tile, const ForwardMaps& maps, uint64_t& barrier,
+                                             const Work& work, int32_t w) {
+    const bool packed = work.heads_log2 > 0;
+    const CUtensorMap& map = packed ? maps.packed_q : maps.q;
+    ptx::mbarrier_arrive_expect_tx(barrier, kConfig.tile.query_bytes());
+#pragma unroll 1
+    for (int32_t i = 0; i < (packed ? kWarpgroupWarps : 1); ++i) {
+        const int32_t row = work.first_q + work.query_of(w * kWarpgroupWarps + i),
+                      head = work.head_of(w * kWarpgroupWarps + i);
+#pragma unroll
+        for (int32_t panel = 0; panel < kConfig.tile.head_dim / kPanelColumns; ++panel)
+            ptx::tensor_load(tile + (panel * kWarpgroupRows + i * kWarpRows) * kPanelColumns, map, barrier,
+                             panel * kPanelColumns, row, head, work.batch);
+    }
+}
+
+// The tile in a slot, once it is there.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ Work next_work(Shared<kConfig>& shared, RingPosition<kWorkSlots> works) {
+    ptx::mbarrier_wait(shared.work_full[works.slot], works.parity);
+    const Work work = shared.work[works.slot];
+    ptx::mbarrier_arrive(shared.work_free[works.slot]);  // every thread for itself: racecheck follows no warp
+    return work;
+}
+
+// load(work, block, ring) for each K/V block of each tile.
+template <ForwardConfig kConfig, class Load>
+__device__ __forceinline__ void for_each_block(Shared<kConfig>& shared, const ForwardParams& params, Load load) {
+    RingPosition<kWorkSlots> works;
+    RingPosition<kConfig.tile.stages> ring;
+    for (;; works.advance()) {
+        const Work work = next_work(shared, works);
+        if (work.computed == 0) return;
+        const Range visit = work.blocks.visit;
+        for (int32_t step = visit.begin; step < visit.end; ++step, ring.advance())
+            load(work, block_of_step<kConfig>(params, visit, step), ring);
+    }
+}
+
+template <ForwardConfig kConfig>
+__device__ __forceinline__ void produce_k(Shared<kConfig>& shared, const ForwardMaps& maps,
+                                          const ForwardParams& params) {
+    constexpr ForwardTile kTile = kConfig.tile;
+    for_each_block(shared, params, [&](const Work& work, int32_t block, auto ring) {
+        ptx::mbarrier_wait(shared.k_free[ring.slot], ring.parity ^ 1);
+        if (ptx::elect_sync())
+            load_tile<kTile.keys, kTile.head_dim>(shared.k[ring.slot], maps.k, shared.k_full[ring.slot],
+                                                  work.first_k + block * kTile.keys, work.head_k, work.batch);
+        __syncwarp();
+    });
+}
+
+// Rows [first_row, keys) of a V block in shared memory, all panels.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ void zero_rows(uint16_t* tile, int32_t first_row) {
+    constexpr ForwardTile kTile = kConfig.tile;
+    constexpr int32_t kRowVectors = kPanelColumns * 2 / sizeof(uint4);
+    const int32_t lane = static_cast<int32_t>(threadIdx.x) % 32;
+    for (int32_t panel = 0; panel < kTile.head_dim_v / kPanelColumns; ++panel) {
+        auto* rows = reinterpret_cast<uint4*>(tile + panel * kTile.keys * kPanelColumns);
+        for (int32_t i = first_row * kRowVectors + lane; i < kTile.keys * kRowVectors; i += 32)
+            rows[i] = uint4{0, 0, 0, 0};
+    }
+}
+
+template <ForwardConfig kConfig>
+__device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const ForwardMaps& maps,
+                                          const ForwardParams& params) {
+    constexpr ForwardTile kTile = kConfig.tile;
+    RingPosition<1> landing;
+    for_each_block(shared, params, [&](const Work& work, int32_t block, auto ring) {
+        const int32_t row = block * kTile.keys;
+        // The copy engine fills with zeros past the tensor, but not past the sequence.
+        const bool has_stray_rows =
+            row + kTile.keys > work.band.len_k && work.first_k + work.band.len_k < params.mapped_rows_k;
+        ptx::mbarrier_wait(shared.v_free[ring.slot], ring.parity ^ 1);
+        uint64_t& landed = has_stray_rows ? shared.v_landed : shared.v_full[ring.slot];
+        if (ptx::elect_sync())
+            load_tile<kTile.keys, kTile.head_dim_v>(shared.v[ring.slot], maps.v, landed, work.first_k + row,
+                                                    work.head_k, work.batch);
+        __syncwarp();
+        if (!has_stray_rows) return;
+        ptx::mbarrier_wait(shared.v_landed, landing.parity);
+        landing.advance();
+        zero_rows<kConfig>(shared.v[ring.slot], max_i32(work.band.len_k - row, 0));
+        ptx::fence_proxy_async();
+        __syncwarp();
+        if (ptx::elect_sync()) ptx::mbarrier_arrive(shared.v_full[ring.slot]);
+        __syncwarp();
+    });
+}
+
+template <ForwardConfig kConfig>
+__device__ __forceinline__ void produce_q(Shared<kConfig>& shared, const ForwardMaps& maps) {
+    constexpr ForwardTile kTile = kConfig.tile;
+    RingPosition<kTile.query_buffers> ring;
+    RingPosition<kWorkSlots> works;
+    for (;; ring.advance(), works.advance()) {
+        const Work work = next_work(shared, works);
+        for (int32_t w = 0; w < kTile.query_tiles(); ++w) {
+            ptx::mbarrier_wait(shared.q_free[ring.slot][w], ring.parity ^ 1);
+            if (ptx::elect_sync()) {
+                uint64_t& full = shared.q_full[ring.slot][w];
+                if ((work.computed >> w & 1) != 0)
+                    load_queries<kConfig>(shared.q[ring.slot][w], maps, full, work, w);
+                else
+                    ptx::mbarrier_arrive(full);
+            }
+            __syncwarp();
+        }
+        if (work.computed == 0) return;
+    }
+}
+
+}  // namespace foveal::sm90

@@ -1,0 +1,377 @@
+// The softmax of one warpgroup's 64 rows over the K/V blocks it visits, one block at a time.
+//
+// Every row has a reference, set to its maximum when the first block is seen; the exponent of a score is its distance
+// from the reference, less kShift. The reference is not followed: as long as P stays below a limit, no later score can
+// have come near the end of the format's range, and neither the maximum nor a rescaling of O is needed. The rare row
+// that leaves this range is caught by one comparison and one vote a block and set anew, O included, before its P is
+// used: rescale(). So every input is handled by the same code in one pass, and no block pays for a maximum.
+//
+// The sum that normalises O is the sum of P as rounded for the second product: numerator and denominator then carry the
+// same rounding, which matters as soon as the largest P is not exactly 1. Either the product sums (columns of ones
+// beside V), or the threads do. The log-sum-exp needs the unrounded sum.
+//
+// Exponents are in base 2: scale * log2(e) * q.k - reference - kShift. (With options scores.cuh has made the scores,
+// and only log2(e) is left.)
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "sm90/forward/tiles.hpp"
+#include "sm90/ptx/warp.cuh"
+#include "sm90/ptx/wgmma.cuh"
+#include "sm90/scores/mask.hpp"
+
+namespace foveal::sm90 {
+
+// How far a row may grow before it is corrected: limits of its sum, of a far row's (below) where the threads sum, and,
+// where the product sums, of its P (bits of the 16-bit number).
+template <DType kType>
+struct Rounded;
+
+// bf16 has the exponents of fp32. A row may grow by 48 bits (33 nats) before it is corrected, its sum stays below 1, so
+// that O is finite even where V is at the end of bf16's range, and the 70 bits between 2^-56 and 2^-126 hold every key
+// that counts. (24: 1.13 of FA3's time in place of 0.92 at logits of standard deviation 10; docs/performance-log.md.)
+template <>
+struct Rounded<DType::bf16> {
+    using Pair = __nv_bfloat162;
+    static constexpr uint16_t kOneBits = 0x3F80;
+    static constexpr float kShift = 56.0f;
+    static constexpr float kSumLimit = 0.125f, kFarSumLimit = 0x1p20f;
+    static constexpr uint32_t kLimitBits = (127 - 8) << 7;
+    static constexpr bool kLimitsWholeRow = true;
+    static __device__ __forceinline__ Pair pack(float a, float b) { return __floats2bfloat162_rn(a, b); }
+    // A bf16 is the upper half of an fp32. (__bfloat1622float2 takes two more instructions, nvcc 13.0.)
+    static __device__ __forceinline__ float2 unpack(Pair x) {
+        const uint32_t bits = reinterpret_cast<const uint32_t&>(x);
+        return {__uint_as_float(bits << 16), __uint_as_float(bits & 0xFFFF0000u)};
+    }
+};
+
+// f16 ends at 65504: the largest P starts at 1, as precise as f16 can be, and neither a P nor the sum of a block must
+// pass 2^13. O cannot overflow fp32, so the sum of the whole row is free.
+template <>
+struct Rounded<DType::f16> {
+    using Pair = __half2;
+    static constexpr uint16_t kOneBits = 0x3C00;
+    static constexpr float kShift = 0.0f;
+    static constexpr float kSumLimit = 8192.0f, kFarSumLimit = kSumLimit;
+    static constexpr uint32_t kLimitBits = (15 + 13) << 10;
+    static constexpr bool kLimitsWholeRow = false;
+    static __device__ __forceinline__ Pair pack(float a, float b) { return __floats2half2_rn(a, b); }
+    static __device__ __forceinline__ float2 unpack(Pair x) { return __half22float2(x); }
+};
+
+// Sums over the four lanes that share a row, and their maximum.
+__device__ __forceinline__ float row_sum(float x) {
+    x += __shfl_xor_sync(~0u, x, 1);
+    return x + __shfl_xor_sync(~0u, x, 2);
+}
+__device__ __forceinline__ float row_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+
+// What a row is normalised by, when it has ended.
+struct RowTotals {
+    float minus_reference[2];
+    float sum[2];        // of the rounded P; this thread's columns, unless the product sums
+    float exact_sum[2];  // of the unrounded P, this thread's columns; only with a log-sum-exp
+};
+
+// The rows of one thread: two, 8 apart. kKeys: keys a block. Arrays over r are indexed by row.
+template <ForwardConfig kConfig>
+struct Softmax {
+    static constexpr ForwardTile kTile = kConfig.tile;
+    static constexpr int32_t kKeys = kTile.keys;
+    static constexpr bool kLse = kConfig.has_lse();
+    static constexpr bool kSumsInProduct = kTile.sums_in_product;
+    using Format = Rounded<kConfig.dtype>;
+    using Pair = typename Format::Pair;
+    static constexpr int32_t kScores = kKeys / 2;   // of a thread in a block
+    static constexpr int32_t kChunks = kKeys / 16;  // k of one wgmma is 16 keys
+    static constexpr int32_t kOut = kTile.accumulators();
+    static constexpr float kLn2 = 0.693147180559945f;
+    // Scores beyond it ("far") are spaced more widely than an exponent may be off. Their reference is exactly one of
+    // them, without kShift, which would be lost in it; and they are scaled before it is subtracted, since an fma would
+    // leave the rounding of the reference as an exponent.
+    static constexpr float kFar = 0x1p22f;
+    static constexpr uint32_t kMinusZeroBits = 0x80000000;
+    // Added to a pair of P, carries into the sign of one beyond its limit; for a thread with a row that has seen no
+    // key, of any.
+    static constexpr uint32_t kSigns = 0x80008000, kMargin = kSigns - 0x00010001 * (Format::kLimitBits + 1);
+
+    float minus_reference[2];  // -(reference + kShift); -0 while the row has seen no key, and only then
+    float limit[2];      // of a row's sum; -1 while it has seen no key: any sum passes it; unless the product sums
+    uint32_t margin;     // kMargin or kSigns; if the product sums
+    float sum[2];        // of the rounded P, this thread's columns; unless the product sums
+    float exact_sum[2];  // of the unrounded P; only if kLse
+    float scale;         // what shift() multiplies by; 1 where a row of the warp is far
+
+    // Scores of keys that a row does not see become -inf.
+    static __device__ __forceinline__ void mask(float (&s)[kScores], Band band, int32_t row, int32_t first_key,
+                                                int32_t lane) {
+#pragma unroll
+        for (int32_t r = 0; r < 2; ++r) {
+            const uint32_t visible = visible_positions(band, row + 8 * r, first_key, lane);
+#pragma unroll
+            for (int32_t j = 0; j < kKeys / 8; ++j)
+#pragma unroll
+                for (int32_t e = 0; e < 2; ++e)
+                    if (!((visible >> (2 * j + e)) & 1)) s[4 * j + 2 * r + e] = -INFINITY;
+        }
+    }
+
+    // A new tile: the references from its first block's scores, which are still to be multiplied by scale_log2.
+    // rows_left: of the sequence, from the thread's first on. Rows past its end hold anything, and have no say in what
+    // the warp does.
+    __device__ __forceinline__ void start(const float (&s)[kScores], float scale_log2, int32_t rows_left) {
+        bool far = false;
+        margin = kMargin;
+#pragma unroll
+        for (int32_t r = 0; r < 2; ++r) {
+            const float top = row_max(thread_max(s, r)) * scale_log2;
+            const bool unseen = top == -INFINITY, is_far = fabsf(top) > kFar && !unseen;
+            minus_reference[r] = unseen ? -0.0f : never_minus_zero(-top - (is_far ? 0.0f : Format::kShift));
+            limit[r] = unseen ? -1.0f : is_far ? Format::kFarSumLimit : Format::kSumLimit;
+            sum[r] = 0.0f;
+            exact_sum[r] = 0.0f;
+            far |= is_far && 8 * r < rows_left;
+            if (unseen) margin = kSigns;
+        }
+        scale = __any_sync(~0u, far) ? 1.0f : scale_log2;
+    }
+
+    // References, before shift(), of rows that have seen no key: of a tile's second block, since under a window some
+    // see none of the first (schedule.hpp, blocks_of_rows()). rescale() would do all of the block twice; it still sees
+    // to rows that are far or see no key here either. Not where the warp is far.
+    __device__ __forceinline__ void start_unseen(const float (&s)[kScores]) {
+        if (!__any_sync(~0u, is_unseen(0) || is_unseen(1))) return;
+#pragma unroll
+        for (int32_t r = 0; r < 2; ++r) {
+            const float top = row_max(thread_max(s, r)) * scale;
+            if (!is_unseen(r) || !(fabsf(top) <= kFar)) continue;
+            minus_reference[r] = never_minus_zero(-top - Format::kShift);
+            limit[r] = Format::kSumLimit;
+        }
+        margin = is_unseen(0) || is_unseen(1) ? kSigns : kMargin;
+    }
+
+    // Are the warp's scores to be scaled before shift()?
+    __device__ __forceinline__ bool far(float scale_log2) const { return scale != scale_log2; }
+    static __device__ __forceinline__ void scale_scores(float (&s)[kScores], float scale_log2) {
+#pragma unroll
+        for (int32_t i = 0; i < kScores; ++i) s[i] = __fmul_rn(s[i], scale_log2);
+    }
+
+    // Scores to exponents, in place.
+    __device__ __forceinline__ void shift(float (&s)[kScores]) const {
+#pragma unroll
+        for (int32_t i = 0; i < kScores; ++i) s[i] = fmaf(s[i], scale, minus_reference[(i >> 1) & 1]);
+    }
+
+    // P of 16-key chunks [kBegin, kEnd), rounded, as A fragments of the second product. Exponents that are still to be
+    // worked out (CappedExponents, scores.cuh) are asked for in pairs of neighbours, and told what came of them.
+    template <int32_t kBegin, int32_t kEnd>
+    __device__ __forceinline__ void probabilities(const float (&t)[kScores], uint32_t (&p)[kChunks][4]) {
+        struct {
+            const float (&t)[kScores];
+            __device__ __forceinline__ float2 pair(int32_t i) const { return {t[2 * i], t[2 * i + 1]}; }
+            __device__ __forceinline__ void taken(int32_t, float) const {}
+        } exponents{t};
+        probabilities_of<kBegin, kEnd>(exponents, p);
+    }
+    template <int32_t kBegin, int32_t kEnd, class Exponents>
+    __device__ __forceinline__ void probabilities_of(Exponents& exponents, uint32_t (&p)[kChunks][4]) {
+#pragma unroll
+        for (int32_t c = kBegin; c < kEnd; ++c)
+#pragma unroll
+            for (int32_t i = 0; i < 4; ++i) {
+                const float2 t = exponents.pair(4 * c + i);
+                const float a = ptx::ex2(t.x), b = ptx::ex2(t.y);
+                exponents.taken(4 * c + i, a);
+                if constexpr (kLse) exact_sum[i & 1] += a + b;
+                const Pair pair = Format::pack(a, b);
+                p[c][i] = reinterpret_cast<const uint32_t&>(pair);
+            }
+    }
+
+    // The same in two steps: exponentials of chunks [kBegin, kBegin + kCount), and P from them. The exact sums grow in
+    // the same order, since rescale() takes the way above, and a row must not see whether it was taken.
+    template <int32_t kBegin, int32_t kCount, int32_t kSize>
+    __device__ __forceinline__ void exponentials(const float (&t)[kScores], float (&e)[kSize]) {
+#pragma unroll
+        for (int32_t i = 0; i < 4 * kCount; ++i) {
+            e[2 * i] = ptx::ex2(t[8 * kBegin + 2 * i]);
+            e[2 * i + 1] = ptx::ex2(t[8 * kBegin + 2 * i + 1]);
+            if constexpr (kLse) exact_sum[i & 1] += e[2 * i] + e[2 * i + 1];
+        }
+    }
+    template <int32_t kBegin, int32_t kCount, int32_t kSize>
+    static __device__ __forceinline__ void round(const float (&e)[kSize], uint32_t (&p)[kChunks][4]) {
+#pragma unroll
+        for (int32_t i = 0; i < 4 * kCount; ++i) {
+            const Pair pair = Format::pack(e[2 * i], e[2 * i + 1]);
+            p[kBegin + i / 4][i % 4] = reinterpret_cast<const uint32_t&>(pair);
+        }
+    }
+
+    // The totals of the rows as they stand. With sums in the product they are o's, and those of P V up to here.
+    __device__ __forceinline__ RowTotals totals() const {
+        return {{minus_reference[0], minus_reference[1]}, {sum[0], sum[1]}, {exact_sum[0], exact_sum[1]}};
+    }
+    // Back to them: the last block's P has been added and is not what it should be.
+    __device__ __forceinline__ void take_back(const RowTotals& before) {
+#pragma unroll
+        for (int32_t r = 0; r < 2; ++r) {
+            sum[r] = before.sum[r];
+            exact_sum[r] = before.exact_sum[r];
+        }
+    }
+    static __device__ __forceinline__ float product_sum(const float (&o)[kOut], int32_t r) {
+        return o[kTile.out_columns() / 2 + 2 * r];
+    }
+
+    // Adds a tile's first block.
+    __device__ __forceinline__ void add_first(const uint32_t (&p)[kChunks][4]) {
+        if constexpr (!kSumsInProduct) {
+#pragma unroll
+            for (int32_t r = 0; r < 2; ++r) sum[r] = block_sum(p, r);
+        }
+    }
+
+    // Adds the block's P to the sums; true if a row of this thread has left its range. o: P V of the blocks before.
+    // 16-bit numbers that are not negative are in the order of their bits.
+    __device__ __forceinline__ bool add(const uint32_t (&p)[kChunks][4], const float (&o)[kOut]) {
+        if constexpr (kSumsInProduct) {
+            uint32_t largest = p[0][0];
+#pragma unroll
+            for (int32_t c = 0; c < kChunks; ++c) {
+                largest = __vimax3_u16x2(largest, p[c][1], p[c][2]);
+                largest = __vimax3_u16x2(largest, p[c][3], p[min_i32(c + 1, kChunks - 1)][0]);
+            }
+            return ((largest + margin) & kSigns) != 0 ||
+                   (Format::kLimitsWholeRow &&
+                    (product_sum(o, 0) > Format::kSumLimit || product_sum(o, 1) > Format::kSumLimit));
+        }
+        bool out_of_range = false;
+#pragma unroll
+        for (int32_t r = 0; r < 2; ++r) {
+            const float block = block_sum(p, r);
+            sum[r] += block;
+            out_of_range |= (Format::kLimitsWholeRow ? sum[r] : block) > limit[r];
+        }
+        return out_of_range;
+    }
+
+    // New references for the rows of this warp that have left their range: this block's maximum, or the sum so far, as
+    // if it were a key, where that is more. O and the sums follow, and t and P of the block are computed anew. before:
+    // the totals without this block; rows_left: as in start().
+    __device__ __forceinline__ void rescale(float (&t)[kScores], uint32_t (&p)[kChunks][4], float (&o)[kOut],
+                                            const RowTotals& before, int32_t rows_left) {
+        float factor[2];
+        bool still_unseen = false;
+        const uint32_t quad = 0xfu << (threadIdx.x % 32 & ~3u);
+#pragma unroll
+        for (int32_t r = 0; r < 2; ++r) {
+            // A row does not move for the sake of another: its result must not depend on what that one holds.
+            const bool mine = left_range(p, o, r) && 8 * r < rows_left;
+            const bool needed = (__ballot_sync(~0u, mine) & quad) != 0;
+            const float top = row_max(thread_max(t, r));
+            const bool is_far = fabsf(minus_reference[r] - top) > kFar;
+            const bool unseen = is_unseen(r);
+            float distance = top + (is_far ? 0.0f : Format::kShift);
+            if constexpr (kSumsInProduct)
+                if (!is_far && product_sum(o, r) > Format::kSumLimit)
+                    distance = fmaxf(distance, __log2f(product_sum(o, r)) + Format::kShift);
+            const bool moves = needed && distance > -INFINITY && (unseen || distance > 0);
+            const float step = moves ? distance : 0.0f;
+            factor[r] = moves && !unseen ? ptx::ex2(-step) : 1.0f;
+            minus_reference[r] = (moves ? 0.0f : -0.0f) + minus_reference[r] - step;  // -0 + x is x, 0 + -0 is 0
+            if (moves) limit[r] = is_far ? Format::kFarSumLimit : Format::kSumLimit;
+            still_unseen |= unseen && !moves;
+            if (__any_sync(~0u, moves && is_far)) scale = 1.0f;
+            sum[r] = before.sum[r] * factor[r];
+            exact_sum[r] = before.exact_sum[r] * factor[r];
+#pragma unroll
+            for (int32_t i = 0; i < kScores; ++i)
+                if (((i >> 1) & 1) == r) t[i] -= step;
+        }
+        margin = still_unseen ? kSigns : kMargin;
+#pragma unroll
+        for (int32_t i = 0; i < kOut; ++i) o[i] *= factor[(i >> 1) & 1];
+        probabilities<0, kChunks>(t, p);
+        if constexpr (!kSumsInProduct) {
+#pragma unroll
+            for (int32_t r = 0; r < 2; ++r) sum[r] += block_sum(p, r);
+        }
+    }
+
+    // 1 / denominator of the whole row, 0 for a row that saw no key. o: of the whole row. sink_log2: a sink's logit in
+    // base 2, -inf: none.
+    static __device__ __forceinline__ float normaliser(const RowTotals& row, const float (&o)[kOut], int32_t r,
+                                                       float sink_log2) {
+        const float keys = kSumsInProduct ? product_sum(o, r) : row_sum(row.sum[r]);
+        const float total = keys + ptx::ex2(sink_log2 + row.minus_reference[r]);
+        return total == 0.0f ? 0.0f : __fdividef(1.0f, total);
+    }
+
+    // Natural logarithm of the row's sum of exponentials, the sink's (natural units, -inf: none) included; -inf for a
+    // row that saw no key.
+    static __device__ __forceinline__ float log_sum_exp(const RowTotals& row, int32_t r, float sink) {
+        const float keys = kLn2 * (__log2f(row_sum(row.exact_sum[r])) - row.minus_reference[r]);
+        const float larger = fmaxf(keys, sink), smaller = fminf(keys, sink);
+        return smaller == -INFINITY ? larger : larger + log1pf(__expf(smaller - larger));
+    }
+
+   private:
+    static __device__ __forceinline__ float thread_max(const float (&s)[kScores], int32_t r) {
+        float top = s[2 * r];
+#pragma unroll
+        for (int32_t i = 0; i < kScores; ++i)
+            if (((i >> 1) & 1) == r) top = fmaxf(top, s[i]);
+        return top;
+    }
+
+    // Something less kShift, which is -0 only where kShift is 0.
+    static __device__ __forceinline__ float never_minus_zero(float x) { return Format::kShift == 0.0f ? x + 0.0f : x; }
+
+    __device__ __forceinline__ bool is_unseen(int32_t r) const {
+        return __float_as_uint(minus_reference[r]) == kMinusZeroBits;
+    }
+
+    // What add() found, of one row.
+    __device__ __forceinline__ bool left_range(const uint32_t (&p)[kChunks][4], const float (&o)[kOut],
+                                               int32_t r) const {
+        if constexpr (!kSumsInProduct) return (Format::kLimitsWholeRow ? sum[r] : block_sum(p, r)) > limit[r];
+        uint32_t largest = 0;
+#pragma unroll
+        for (int32_t c = 0; c < kChunks; ++c) largest = __vimax3_u16x2(largest, p[c][r], p[c][r + 2]);
+        return ((largest + kMargin) & kSigns) != 0 ||
+               (Format::kLimitsWholeRow && product_sum(o, r) > Format::kSumLimit) || is_unseen(r);
+    }
+
+    // P is added packed, once, before fp32: a key with the one half a block away, because keys that dominate a row
+    // together are rarely that far apart, and then nothing is lost. Packed twice would save 24 instructions a block,
+    // but where few keys dominate it costs up to 1.3 times the error of the same-precision reference; not packed at
+    // all, 48 instructions and an eighth of the speed (docs/performance-log.md).
+    static __device__ __forceinline__ float block_sum(const uint32_t (&p)[kChunks][4], int32_t r) {
+        constexpr int32_t kHalf = kChunks / 2;
+        float2 total{0.0f, 0.0f};
+#pragma unroll
+        for (int32_t c = 0; c < kHalf; ++c)
+#pragma unroll
+            for (int32_t i = r; i < 4; i += 2) {
+                const float2 sums = Format::unpack(__hadd2(pair(p[c][i]), pair(p[c + kHalf][i])));
+                total.x += sums.x;
+                total.y += sums.y;
+            }
+        return total.x + total.y;
+    }
+
+    static __device__ __forceinline__ const Pair& pair(const uint32_t& bits) {
+        return reinterpret_cast<const Pair&>(bits);
+    }
+};
+
+}  // namespace foveal::sm90

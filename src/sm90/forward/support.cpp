@@ -1,0 +1,154 @@
+#include "sm90/forward/support.hpp"
+
+#include <cmath>
+#include <iterator>
+#include <limits>
+#include <string>
+
+#include "sm90/forward/tiles.hpp"
+#include "sm90/scores/matrix_vectors.hpp"
+
+namespace foveal::sm90 {
+namespace {
+
+constexpr int64_t kCopyEngineBytes = 16;  // alignment of addresses and strides in a tensor map
+constexpr int64_t kMaxStrideBytes = int64_t{1} << 40;
+
+[[noreturn]] void refuse(const std::string& message) { throw Error(FOVEAL_UNSUPPORTED, message); }
+
+// All that a dtype's kernels have in common: 16-byte rows, no wider than the widest tile.
+void check_head_dim(const char* name, int64_t head_dim, int32_t widest) {
+    if (head_dim % 8 != 0 || head_dim > widest)
+        refuse(std::string(name) + "'s head dimension is " + std::to_string(head_dim) +
+               "; the sm90 backend supports multiples of 8 up to " + std::to_string(widest));
+}
+
+void check_stride(const char* tensor, const char* which, int64_t stride, int64_t element_bytes) {
+    if (stride * element_bytes % kCopyEngineBytes != 0)
+        refuse(std::string(tensor) + "'s " + which + " stride is " + std::to_string(stride) +
+               " elements; the sm90 backend needs a multiple of " + std::to_string(kCopyEngineBytes / element_bytes) +
+               " (16 bytes)");
+    if (stride * element_bytes >= kMaxStrideBytes)
+        refuse(std::string(tensor) + "'s " + which + " stride is " + std::to_string(stride) +
+               " elements; the sm90 backend needs less than 2^40 bytes");
+}
+
+void check_strides(const char* tensor, const Strides& strides, int64_t element_bytes) {
+    check_stride(tensor, "batch", strides.batch, element_bytes);
+    check_stride(tensor, "row", strides.row, element_bytes);
+    check_stride(tensor, "head", strides.head, element_bytes);
+}
+
+void check_alignment(const char* tensor, const void* data) {
+    if (reinterpret_cast<uintptr_t>(data) % kCopyEngineBytes != 0)
+        refuse(std::string(tensor) + ".data is not aligned to 16 bytes, which the sm90 backend needs");
+}
+
+// Tiles are counted in 32 bits.
+void check_tile_count(const Problem& p, const ForwardTile& tile) {
+    const double row_blocks =
+        std::ceil(static_cast<double>(p.total_rows_q()) / tile.rows()) + static_cast<double>(p.batch);
+    const double tiles = row_blocks * static_cast<double>(p.heads_q);
+    if (tiles >= std::numeric_limits<int32_t>::max() / 2)
+        refuse("q has " + std::to_string(p.batch) + " sequences, " + std::to_string(p.rows_q) + " rows and " +
+               std::to_string(p.heads_q) + " heads: more than 2^30 tiles, which the sm90 backend does not support");
+}
+
+// Four warpgroups with blocks of 64 keys fill the tensor cores best; three with blocks of 128 need fewer instructions a
+// score. Time of three over four (H200, 2026-11-25, d 64, h 32, full): s512 1.10, s4096 1.03, s16384 0.96; causal
+// s16384 1.00.
+bool too_long(int32_t tile_index, ForwardVariant variant, const Problem& p) {
+    constexpr int64_t kLongRow = 16384;
+    return tile_index == kTileD64 && variant == ForwardVariant::plain && !p.varlen && !p.window().limited() &&
+           p.rows_k >= kLongRow;
+}
+
+// A bias that can be copied to shared memory (score_matrix.cuh), if its data is aligned.
+bool is_copied(const Problem& p) {
+    return p.bias_dtype == p.dtype && has_whole_groups(p.bias, p.rows_k, static_cast<size_t>(bytes_of(p.dtype)));
+}
+
+// What the problem asks of a kernel, besides a log-sum-exp.
+ForwardVariant variant_of(const Problem& p) {
+    // Up to there scores are never far (softmax.cuh).
+    constexpr float kLargestSoftcap = 0x1p20F;
+    // Multiplying by a scale that is not positive would not keep the order of the scores, nor a mask's -inf.
+    const bool positive_scale = p.scale >= std::numeric_limits<float>::min();
+    if (!positive_scale || p.chunk > 0 || p.has_alibi || p.has_mask || p.softcap > kLargestSoftcap)
+        return ForwardVariant::options;
+    if (p.has_bias) return p.softcap == 0 && is_copied(p) ? ForwardVariant::bias : ForwardVariant::options;
+    return p.softcap > 0 ? ForwardVariant::softcap : ForwardVariant::plain;
+}
+
+ForwardVariant with_lse(ForwardVariant variant) {
+    return variant == ForwardVariant::plain     ? ForwardVariant::lse
+           : variant == ForwardVariant::softcap ? ForwardVariant::softcap_lse
+           : variant == ForwardVariant::bias    ? ForwardVariant::bias_lse
+                                                : ForwardVariant::options_lse;
+}
+
+ForwardChoice choice_of(const Problem& p, ForwardVariant variant) {
+    const ForwardVariant and_lse = with_lse(variant), needed = p.wants_lse ? and_lse : variant;
+    for (int32_t i = 0; const auto& entry : kForwardTiles) {
+        const ForwardTile& tile = entry.tile;
+        if (p.head_dim <= tile.head_dim && p.head_dim_v <= tile.head_dim_v && !(tile.dense_only && p.varlen) &&
+            !too_long(i, needed, p))
+            for (const ForwardVariant served : {needed, and_lse, ForwardVariant::options_lse})
+                if (entry.serves(served)) return {i, served};
+        ++i;
+    }
+    throw Error(FOVEAL_INTERNAL_ERROR, "no sm90 tile for this problem");
+}
+
+}  // namespace
+
+const char* name_of(ForwardVariant variant) {
+    switch (variant) {
+        case ForwardVariant::plain:
+            return "plain";
+        case ForwardVariant::lse:
+            return "with log-sum-exp";
+        case ForwardVariant::softcap:
+            return "with softcap";
+        case ForwardVariant::softcap_lse:
+            return "with softcap and log-sum-exp";
+        case ForwardVariant::bias:
+            return "with a bias";
+        case ForwardVariant::bias_lse:
+            return "with a bias and log-sum-exp";
+        case ForwardVariant::options:
+            return "with score options";
+        case ForwardVariant::options_lse:
+            return "with score options and log-sum-exp";
+    }
+    return "unknown";
+}
+
+ForwardChoice choice_of(const Problem& p) { return choice_of(p, variant_of(p)); }
+
+ForwardChoice choice_for_unaligned_bias(const Problem& p) { return choice_of(p, ForwardVariant::options); }
+
+void check_supported(const Problem& p) {
+    if (p.dtype == DType::f32) refuse("q.dtype is f32; the sm90 backend supports bf16 and f16");
+    const ForwardTile& widest = kForwardTiles[std::size(kForwardTiles) - 1].tile;
+    check_head_dim("q", p.head_dim, widest.head_dim);
+    check_head_dim("v", p.head_dim_v, widest.head_dim_v);
+    const ForwardChoice choice = choice_of(p);
+    const int64_t element = bytes_of(p.dtype);
+    check_strides("q", p.q, element);
+    check_strides("k", p.k, element);
+    check_strides("v", p.v, element);
+    check_strides("out", p.out, element);
+    check_tile_count(p, kForwardTiles[choice.tile_index].tile);
+    // Either may be launched.
+    if (is_bias(choice.variant)) check_tile_count(p, kForwardTiles[choice_for_unaligned_bias(p).tile_index].tile);
+}
+
+void check_pointers(const Pointers& pointers) {
+    check_alignment("q", pointers.q);
+    check_alignment("k", pointers.k);
+    check_alignment("v", pointers.v);
+    check_alignment("out", pointers.out);
+}
+
+}  // namespace foveal::sm90

@@ -1,7 +1,0 @@
-#include "forward.cuh"
-
-namespace foveal::sm90 {
-
-template const void* forward_kernel<ForwardInstance<DType::bf16, kTileD256, ForwardVariant::options_lse>>();
-
-}  // namespace foveal::sm90

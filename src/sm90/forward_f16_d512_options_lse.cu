@@ -1,7 +1,0 @@
-#include "forward.cuh"
-
-namespace foveal::sm90 {
-
-template const void* forward_kernel<ForwardInstance<DType::f16, kTileD512, ForwardVariant::options_lse>>();
-
-}  // namespace foveal::sm90

@@ -1,8 +1,0 @@
-#include "forward.cuh"
-
-namespace foveal::sm90 {
-
-template const void* forward_kernel<ForwardInstance<DType::f16, kTileD64, ForwardVariant::bias>>();
-template const void* forward_kernel<ForwardInstance<DType::f16, kTileD64, ForwardVariant::bias_lse>>();
-
-}  // namespace foveal::sm90

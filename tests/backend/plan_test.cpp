@@ -1,0 +1,117 @@
+// The plan's heuristics: which kernel a problem gets, and in which order its tiles go. No GPU is needed.
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "tests/support/plan_text.hpp"
+
+namespace foveal_testing {
+namespace {
+
+TEST(Plan, TheSmallestTileThatHoldsTheHeadDimensions) {
+    expect_plan("s512 h2 d8 bf16", "d up to 64, d_v up to 64, plain");
+    expect_plan("s512 h2 d64 dv72 bf16", "d up to 128, d_v up to 128, plain");
+    expect_plan("s512 h2 d136 dv128 f16", "d up to 192, d_v up to 128, plain");
+    expect_plan("s512 h2 d192 bf16", "d up to 256, d_v up to 256, plain");
+    expect_plan("s512 h2 d256 dv264 bf16", "d up to 512, d_v up to 512, plain");
+}
+
+TEST(Plan, OnlyOptionsPayForOptions) {
+    for (const std::string plain : {"causal", "full", "left5 right3 topleft", "sinks causal", "scale2"})
+        expect_plan("s512 h2 d128 bf16 " + plain, "d_v up to 128, plain");
+    for (const std::string option : {"softcap30 alibi", "softcap2e6", "alibi", "bias_f32=bh", "bias=bh mask=bh",
+                                     "bias=11 softcap30", "mask=bh", "chunk64", "scale0", "scale-1"})
+        expect_plan("s512 h2 d128 bf16 " + option, "d_v up to 128, with score options\n");
+    expect_plan("s512 h2 d128 bf16 sinks lse", "d_v up to 128, with log-sum-exp");
+    expect_plan("s512 h2 d128 bf16 softcap30 left100 sinks", "d_v up to 128, with softcap\n");
+    expect_plan("s512 h2 d128 bf16 softcap30 lse", "d_v up to 128, with softcap and log-sum-exp");
+    expect_plan("s512 h2 d128 bf16 alibi lse", "with score options and log-sum-exp");
+    expect_plan("s512 h2 d128 bf16 bias=bh causal", "d_v up to 128, with a bias\n");
+    expect_plan("s512 h2 d128 f16 bias=11 sinks lse", "d_v up to 128, with a bias and log-sum-exp");
+    expect_plan("sq512 sk513 h2 d128 bf16 bias=bh", "d_v up to 128, with score options\n");  // rows of 1026 bytes
+    // Where there is no kernel of its own, one that can do more.
+    expect_plan("s512 h2 d192 dv128 bf16 lse", "d up to 192, d_v up to 128, with score options and log-sum-exp");
+    expect_plan("s512 h2 d256 bf16 softcap30", "d up to 256, d_v up to 256, with softcap and log-sum-exp");
+    expect_plan("s512 h2 d192 dv128 bf16 softcap30", "d_v up to 128, with score options and log-sum-exp");
+    expect_plan("s512 h2 d256 bf16 alibi", "d up to 256, d_v up to 256, with score options and log-sum-exp");
+    expect_plan("s512 h2 d64 bf16 bias=1h", "d up to 64, d_v up to 64, with a bias\n");
+    expect_plan("s512 h2 d64 bf16 bias=1h", "not aligned to 16 bytes: 128 rows x 128 keys, with score options\n");
+    expect_plan("s512 h2 d256 f16 bias=1h", "16 bytes: 128 rows x 64 keys, with score options and log-sum-exp\n");
+    expect_plan("s512 h2 d512 bf16 bias=1h", "d up to 512, d_v up to 512, with score options and log-sum-exp");
+}
+
+TEST(Plan, LongFullRowsOfD64GetThreeWarpgroups) {
+    expect_plan("b16 s1024 h32 d64 bf16 causal", "tile       256 rows");
+    expect_plan("s16384 h32 d64 bf16 causal", "tile       256 rows");
+    expect_plan("s16384 h32 d64 bf16 full", "tile       192 rows");
+    expect_plan("s16384 h32 d64 bf16 full lse", "tile       256 rows");
+    expect_plan("s16384 h32 d64 bf16 full softcap30", "tile       256 rows");
+    expect_plan("s512 h2 d64 bf16 alibi", "tile       128 rows");
+}
+
+TEST(Plan, ShortRowsOfOneHeadAfterTheOther) {
+    expect_plan("b16 s1024 h16 d128 bf16 full",
+                "1 heads of K a section, 256 sections (the last has what is left), first");
+    // The last heads end together.
+    expect_plan("b16 s1024 h16 d128 bf16 causal",
+                "1 heads of K a section, 232 sections (the last has what is left), last");
+    // Long rows, whose heads are too few to be balanced one by one.
+    expect_plan("b4 s4096 h16 d128 bf16 causal", "11 heads of K a section, 4 sections");
+}
+
+TEST(Plan, WarpgroupsWithoutRowsPassOverLongTiles) {
+    expect_plan("b1 sq64 sk500 h16 d128 bf16 full", "pass over tiles of 1 or more K/V blocks");
+    expect_plan("b1 sq129 sk500 h16 d128 bf16 full", "pass over tiles of 4 or more");
+    expect_plan("varlen qlens=7 klens=500 h16 d128 bf16 full", "pass over tiles of 4 or more");
+}
+
+TEST(Plan, HeadsArePackedWhereThatSavesWork) {
+    expect_plan("b4 sq64 sk500 hq32 hk8 d128 bf16 causal", "rows of 4 heads;");
+    expect_plan("b4 sq1 sk500 hq32 hk2 d128 bf16 causal lse", "rows of 8 heads;");  // of 16: a warp each
+    expect_plan("b4 sq1 sk500 hq32 hk2 d64 bf16 causal lse", "rows of 16 heads;");
+    expect_plan("b4 sq130 sk500 hq8 hk2 d128 bf16 full sinks", "rows of 4 heads;");
+    expect_plan("b4 sq64 sk500 hq32 hk8 d128 bf16 alibi", "rows of 4 heads;");
+    expect_plan("b4 sq64 sk500 hq12 hk2 d128 bf16 full", "rows of 2 heads;");
+    expect_plan("b4 s128 hq32 hk8 d64 bf16 causal", "rows of 4 heads;");     // 256 rows a tile
+    expect_plan("b4 s128 hq32 hk8 d64 bf16 alibi", "rows of one head;");     // 128
+    expect_plan("b4 s4096 hq32 hk8 d128 bf16 causal", "rows of one head;");  // whole tiles
+    expect_plan("b4 s120 hq8 hk4 d128 bf16 causal", "rows of one head;");    // two tiles, or two
+    expect_plan("b4 sq64 sk500 hq12 hk4 d128 bf16 full", "rows of 3 heads;");
+    expect_plan("b4 sq16 sk500 hq28 hk4 d128 bf16 causal", "rows of 7 heads;");
+    expect_plan("b4 sq64 sk500 hq40 hk8 d128 bf16 causal", "rows of 2 heads;");    // of 5
+    expect_plan("b4 sq100 sk500 hq28 hk4 d128 bf16 causal", "rows of one head;");  // 7 tiles either way
+    expect_plan("b4 sq1 sk500 hq71 hk1 d64 bf16 causal", "rows of 16 heads;");
+    // As many tiles, but of fewer K/V blocks: their rows are more than a block's keys, or the window is narrow.
+    expect_plan("b8 s4096 hq32 hk8 d64 bf16 causal", "rows of 4 heads;");
+    expect_plan("b8 s4096 hq64 hk8 d64 bf16 left127 causal", "rows of 8 heads;");
+    expect_plan("b8 s4096 hq32 hk8 d64 bf16 full", "rows of one head;");
+    expect_plan("varlen qlens=900,7 klens=900,900 hq32 hk8 d64 bf16 causal",
+                "in sequences that do not have more tiles");
+    expect_plan("varlen qlens=900,7 klens=900,900 hq32 hk8 d128 bf16 causal", "in sequences that have fewer tiles");
+    // Whatever the lengths are.
+    for (const std::string lengths : {"7,9", "64,64", "1000,70"})
+        expect_plan("varlen qlens=" + lengths + " klens=1000,1000 hq40 hk8 d128 bf16 causal",
+                    "rows of 5 heads in sequences");
+    expect_plan("varlen qlens=7 klens=500 hq16 hk4 d128 bf16 full", "rows of 4 heads in sequences that have fewer");
+    expect_plan("varlen qlens=4000 klens=4000 hq32 hk8 d128 bf16 causal", "rows of 4 heads in sequences");
+    // Bundles of four CTAs, and two tiles side by side.
+    expect_plan("varlen qlens=8000 klens=8000 hq8 hk2 d128 bf16 causal", "rows of one head;");
+}
+
+TEST(Plan, LongTilesOfVarlenAreDealtOutByLoad) {
+    const auto varlen = [](const std::string& length, const std::string& tail) {
+        return "varlen qlens=1," + length + " klens=1," + length + tail;
+    };
+    expect_plan(varlen("8000", " hq32 hk8 d128 bf16 causal"), "dealt out to bundles of 4 CTAs by what they have");
+    expect_plan("varlen qlens=2400,0,2600 klens=3000,5,3400 hq16 hk8 d128 bf16 full", "dealt out");  // gpu_tests.py
+    expect_plan(varlen("8000", " hq6 hk2 d128 bf16 full"), "dealt out to bundles of 6 CTAs");
+    expect_plan(varlen("8000", " hq5 hk1 d128 bf16 causal"), "in serpentines");  // bundles of 1 would be too many
+    expect_plan(varlen("800", " hq32 hk8 d128 bf16 causal"), "in serpentines");
+    expect_plan(varlen("8000", " hq32 hk8 d128 bf16 left200 right0"), "in serpentines");
+    // Long tiles, but few: the first ones would wait for too large a part of the whole.
+    expect_plan("varlen qlens=2000 klens=2000 hq32 hk8 d128 bf16 causal", "in serpentines");
+    expect_plan("varlen qlens=4000 klens=4000 hq32 hk8 d128 bf16 causal", "dealt out");
+}
+
+}  // namespace
+}  // namespace foveal_testing

@@ -1,0 +1,517 @@
+#include "tests/support/case_data.hpp"
+
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <numeric>
+
+#include "tests/support/device_data.hpp"
+#include "tests/support/input_values.hpp"
+#include "tests/support/number_formats.hpp"
+#include "tests/support/parallel.hpp"
+
+namespace foveal_testing {
+namespace {
+
+// Elements before and after an output: what a kernel writes there is found by scanning for lost poison.
+constexpr int64_t kGuardElements = 256;
+
+// A dimension in memory order, outermost first; logical: its index in the tensor's shape.
+struct MemoryDimension {
+    int logical;
+    int64_t size;
+    int64_t padding;
+};
+
+TensorLayout lay_out(foveal_dtype dtype, const std::vector<MemoryDimension>& dimensions, bool guarded) {
+    TensorLayout layout;
+    layout.view.dtype = dtype;
+    layout.view.rank = static_cast<int32_t>(dimensions.size());
+    int64_t stride = 1;
+    int64_t elements = 1;
+    int64_t offset = 0;
+    for (size_t n = dimensions.size(); n-- > 0;) {
+        const MemoryDimension& dim = dimensions[n];
+        layout.view.shape[dim.logical] = dim.size;
+        layout.view.stride[dim.logical] = stride;
+        stride *= std::max<int64_t>(dim.size + dim.padding, 1);
+        elements *= dim.size + dim.padding;
+        if (dim.padding > 0 && n + 1 == dimensions.size()) offset = stride;  // the view begins after one padded row
+    }
+    const int64_t guard = guarded ? kGuardElements : 0;
+    layout.offset = elements == 0 ? guard : offset + guard;
+    layout.buffer_elements = (elements == 0 ? 0 : elements + offset) + 2 * guard;
+    return layout;
+}
+
+TensorLayout lay_out_rows(const Case& c, int64_t rows, int64_t heads, int64_t channels, bool guarded) {
+    const bool pad = c.padded;
+    const int first = c.varlen ? 0 : 1;  // index of the row in the shape
+    const MemoryDimension row{first, rows, pad ? 3 : 0};
+    const MemoryDimension head{first + 1, heads, pad ? 1 : 0};
+    const MemoryDimension channel{first + 2, channels, pad ? 8 : 0};  // 16 bytes or a multiple
+    std::vector<MemoryDimension> dimensions;
+    if (!c.varlen) dimensions.push_back({0, c.batch, pad ? 1 : 0});
+    dimensions.push_back(c.bhsd ? head : row);
+    dimensions.push_back(c.bhsd ? row : head);
+    dimensions.push_back(channel);
+    return lay_out(c.dtype, dimensions, guarded);
+}
+
+// q, k or v; with qkv, heads [first_head, first_head + heads) of the buffer that they share.
+TensorLayout lay_out_input(const Case& c, int64_t rows, int64_t heads, int64_t channels, int64_t first_head) {
+    if (!c.qkv) return lay_out_rows(c, rows, heads, channels, false);
+    TensorLayout layout = lay_out_rows(c, rows, c.heads_q + 2 * c.heads_k, channels, false);
+    const int head = c.varlen ? 1 : 2;
+    layout.view.shape[head] = heads;
+    if (layout.buffer_elements > 0) layout.offset += first_head * layout.view.stride[head];
+    return layout;
+}
+
+TensorLayout lay_out_lse(const Case& c) {
+    const int first = c.varlen ? 0 : 1;
+    std::vector<MemoryDimension> dimensions;
+    if (!c.varlen) dimensions.push_back({0, c.batch, c.padded ? 1 : 0});
+    dimensions.push_back({first, c.heads_q, c.padded ? 1 : 0});
+    dimensions.push_back({first + 1, c.rows_q, c.padded ? 4 : 0});
+    return lay_out(FOVEAL_F32, dimensions, true);
+}
+
+TensorLayout lay_out_slopes(const Case& c) {
+    std::vector<MemoryDimension> dimensions;
+    if (c.alibi == Alibi::kBySequenceAndHead) dimensions.push_back({0, c.batch, 0});
+    dimensions.push_back({static_cast<int>(dimensions.size()), c.heads_q, c.padded ? 3 : 0});
+    return lay_out(FOVEAL_F32, dimensions, false);
+}
+
+// Rows of an odd pitch where padded: nothing is said of its alignment.
+TensorLayout lay_out_scores(const Case& c, const ScoreMatrix& matrix, foveal_dtype dtype) {
+    const int64_t pad = c.padded ? 1 : 0;
+    return lay_out(dtype,
+                   {{0, matrix.by_sequence ? c.batch : 1, pad},
+                    {1, matrix.by_head ? c.heads_q : 1, pad},
+                    {2, c.rows_q, pad * 3},
+                    {3, c.rows_k, pad * (c.rows_k % 2 == 0 ? 5 : 4)}},
+                   false);
+}
+
+// Element index in the buffer of the first channel of a row of a sequence and head.
+int64_t element_index(const Case& c, const TensorLayout& layout, TensorId id, int64_t sequence, int64_t head,
+                      int64_t row) {
+    const Axes axes = axes_of(c, id);
+    const bool of_k = id == TensorId::kK || id == TensorId::kV;
+    const int64_t first_row = of_k ? c.first_row_k(sequence) : c.first_row_q(sequence);
+    return layout.offset + sequence * stride_along(layout.view, axes.sequence) +
+           (first_row + row) * stride_along(layout.view, axes.row) + head * stride_along(layout.view, axes.head);
+}
+
+int64_t row_stride(const Case& c, const TensorLayout& layout, TensorId id) {
+    return stride_along(layout.view, axes_of(c, id).row);
+}
+
+float load(const std::byte* buffer, foveal_dtype dtype, int64_t index) {
+    if (dtype == FOVEAL_F32) {
+        float value;
+        std::memcpy(&value, buffer + index * 4, 4);
+        return value;
+    }
+    if (dtype == FOVEAL_BOOL) return buffer[index] == std::byte{0} ? 0.0f : 1.0f;
+    uint16_t bits;
+    std::memcpy(&bits, buffer + index * 2, 2);
+    return dtype == FOVEAL_BF16 ? bf16_to_float(bits) : f16_to_float(bits);
+}
+
+void store(std::byte* buffer, foveal_dtype dtype, int64_t index, float value) {
+    if (dtype == FOVEAL_F32) {
+        std::memcpy(buffer + index * 4, &value, 4);
+        return;
+    }
+    const uint16_t bits = dtype == FOVEAL_BF16 ? float_to_bf16(value) : float_to_f16(value);
+    std::memcpy(buffer + index * 2, &bits, 2);
+}
+
+class HostData final : public CaseData {
+   public:
+    explicit HostData(const Case& c) : CaseData(c) {
+        args_ = shape_args(c, FOVEAL_BACKEND_CPU);
+        for (int i = 0; i < kTensors; ++i) allocate(static_cast<TensorId>(i));
+        set_lengths(args_.cu_seqlens_q, cu_q_, c.varlen ? cumulated(c.lengths_q) : std::vector<int32_t>{});
+        set_lengths(args_.cu_seqlens_k, cu_k_, c.varlen ? cumulated(c.lengths_k) : std::vector<int32_t>{});
+        set_lengths(args_.seqused_q, used_q_, narrowed(c.seqused_q));
+        set_lengths(args_.seqused_k, used_k_, narrowed(c.seqused_k));
+        refill(c.seed);
+        poison_outputs();
+    }
+
+    void poison_outputs() override {
+        for (const TensorId id : {TensorId::kOut, TensorId::kLse}) {
+            std::vector<std::byte>& buffer = at(id).buffer;
+            for (size_t i = 0; i + 1 < buffer.size(); i += 2) std::memcpy(buffer.data() + i, &kPoison16, 2);
+        }
+    }
+
+    void refill(uint64_t seed) override {
+        case_.seed = seed;
+        for (const TensorId id : {TensorId::kQ, TensorId::kK, TensorId::kV}) fill(id);
+        for (const TensorId id : {TensorId::kAlibi, TensorId::kSinks}) {
+            if (has_tensor(case_, id)) fill_head_values(case_, id, at(id).layout, at(id).buffer.data());
+        }
+        if (case_.bias) fill_scores(TensorId::kBias, *case_.bias);
+        if (case_.mask) fill_scores(TensorId::kMask, *case_.mask);
+    }
+
+    void synchronize() override {}
+
+    void read(TensorId id, int64_t sequence, int64_t head, int64_t first, int64_t count, float* to) override {
+        read_host(case_, at(id).layout, id, buffer(id).data(), sequence, head, first, count, to);
+    }
+
+    OutputScan scan(TensorId output) override { return scan_host(at(output).layout.view.dtype, at(output).buffer); }
+
+    std::vector<std::byte> bytes(TensorId output) override { return at(output).buffer; }
+
+   private:
+    struct Tensor {
+        TensorLayout layout;
+        std::vector<std::byte> buffer;
+    };
+
+    Tensor& at(TensorId id) { return tensors_[static_cast<size_t>(id)]; }
+    std::vector<std::byte>& buffer(TensorId id) { return at(buffer_of(case_, id)).buffer; }
+
+    void allocate(TensorId id) {
+        if (!has_tensor(case_, id)) return;
+        Tensor& tensor = at(id);
+        tensor.layout = layout_of(case_, id);
+        try {
+            if (buffer_of(case_, id) == id)
+                tensor.buffer.assign(static_cast<size_t>(tensor.layout.buffer_bytes()), std::byte{0xFF});
+        } catch (const std::bad_alloc&) {
+            throw OutOfMemory("host memory for " + std::string(tensor_name(id)) + " of " + to_text(case_));
+        }
+        foveal_tensor& view = tensor_of(args_, id);
+        if (!buffer(id).empty()) view.data = buffer(id).data() + tensor.layout.offset * tensor.layout.element_bytes();
+    }
+
+    static void set_lengths(foveal_tensor& tensor, std::vector<int32_t>& owner, std::vector<int32_t> values) {
+        owner = std::move(values);
+        if (tensor.rank != 0) tensor.data = owner.data();
+    }
+
+    void fill(TensorId id) {
+        const bool of_q = id == TensorId::kQ;
+        const int64_t heads = of_q ? case_.heads_q : case_.heads_k;
+        const InputRecipe recipe = recipe_of(case_);
+        parallel_for(case_.batch * heads,
+                     [&](int64_t item, int64_t) { fill_head(id, recipe, item / heads, item % heads); });
+    }
+
+    void fill_head(TensorId id, const InputRecipe& recipe, int64_t sequence, int64_t head) {
+        const TensorLayout& layout = at(id).layout;
+        const int64_t rows = id == TensorId::kQ ? case_.used_q(sequence) : case_.used_k(sequence);
+        Place place{id, sequence, head, 0, 0, case_.used_k(sequence)};
+        const int64_t begin = element_index(case_, layout, id, sequence, head, 0);
+        const int64_t stride = row_stride(case_, layout, id);
+        for (place.row = 0; place.row < rows; ++place.row) {
+            for (place.channel = 0; place.channel < channels_of(case_, id); ++place.channel) {
+                store(buffer(id).data(), case_.dtype, begin + place.row * stride + place.channel,
+                      input_value(recipe, place));
+            }
+        }
+    }
+
+    // A bias or a mask.
+    void fill_scores(TensorId id, const ScoreMatrix& matrix) {
+        const foveal_tensor& view = at(id).layout.view;
+        const int64_t heads = view.shape[1], rows = view.shape[2];
+        const InputRecipe recipe = recipe_of(case_);
+        parallel_for(view.shape[0] * heads * rows, [&](int64_t item, int64_t) {
+            const int64_t sequence = item / rows / heads;
+            const ScoreExtent extent = score_extent(case_, matrix, sequence);
+            Place place{id, sequence, item / rows % heads, item % rows, 0, extent.keys};
+            if (place.row < extent.queries) fill_score_row(recipe, place, view.dtype);
+        });
+    }
+
+    void fill_score_row(const InputRecipe& recipe, Place place, foveal_dtype dtype) {
+        std::byte* to = at(place.tensor).buffer.data();
+        int64_t index =
+            element_index(case_, at(place.tensor).layout, place.tensor, place.sequence, place.head, place.row);
+        for (; place.channel < place.len_k; ++place.channel, ++index) {
+            if (place.tensor == TensorId::kMask) {
+                to[index] = std::byte{mask_value(recipe, place)};
+            } else {
+                store(to, dtype, index, bias_value(recipe, place));
+            }
+        }
+    }
+
+    std::array<Tensor, kTensors> tensors_;
+    std::vector<int32_t> cu_q_, cu_k_, used_q_, used_k_;
+};
+
+// The slopes of the ALiBi paper: the powers of 2^(-8/n), n the power of two at or below the number of heads, and then
+// every other one of those for 2n.
+float paper_slope(int64_t head, int64_t heads) {
+    int64_t n = 1;
+    while (2 * n <= heads) n *= 2;
+    const double exponent = head < n ? -8.0 * static_cast<double>(head + 1) / static_cast<double>(n)
+                                     : -4.0 * static_cast<double>(2 * (head - n) + 1) / static_cast<double>(n);
+    return static_cast<float>(std::exp2(exponent));
+}
+
+foveal_tensor lengths_tensor(int64_t entries) {
+    foveal_tensor tensor{};
+    tensor.dtype = FOVEAL_I32;
+    tensor.rank = 1;
+    tensor.shape[0] = entries;
+    tensor.stride[0] = 1;
+    return tensor;
+}
+
+// |v| that fp32 sums of weights up to 1 still carry: what the textbook forward can do, and no more.
+float v_limit_of(const Case& c) {
+    if (c.dtype == FOVEAL_F16) return 65504 * 0.98f;
+    int64_t longest = 1;
+    for (int64_t i = 0; i < c.batch; ++i) longest = std::max(longest, c.used_k(i));
+    return static_cast<float>(largest_finite(c.dtype) / (2.0 * static_cast<double>(longest)));
+}
+
+}  // namespace
+
+const char* tensor_name(TensorId id) {
+    constexpr std::array<const char*, kTensors> kNames = {"q",     "k",    "v",   "out", "lse", "alibi_slopes",
+                                                          "sinks", "bias", "mask"};
+    return kNames[static_cast<size_t>(id)];
+}
+
+bool has_tensor(const Case& c, TensorId id) {
+    switch (id) {
+        case TensorId::kLse:
+            return c.lse;
+        case TensorId::kAlibi:
+            return c.alibi != Alibi::kNone;
+        case TensorId::kSinks:
+            return c.sink_logit.has_value();
+        case TensorId::kBias:
+            return c.bias.has_value();
+        case TensorId::kMask:
+            return c.mask.has_value();
+        default:
+            return true;
+    }
+}
+
+TensorId buffer_of(const Case& c, TensorId id) {
+    return c.qkv && (id == TensorId::kK || id == TensorId::kV) ? TensorId::kQ : id;
+}
+
+foveal_tensor& tensor_of(foveal_forward_args& args, TensorId id) {
+    switch (id) {
+        case TensorId::kQ:
+            return args.q;
+        case TensorId::kK:
+            return args.k;
+        case TensorId::kV:
+            return args.v;
+        case TensorId::kOut:
+            return args.out;
+        case TensorId::kLse:
+            return args.lse;
+        case TensorId::kAlibi:
+            return args.alibi_slopes;
+        case TensorId::kSinks:
+            return args.sinks;
+        case TensorId::kBias:
+            return args.bias;
+        case TensorId::kMask:
+            return args.mask;
+    }
+    return args.q;
+}
+
+Axes axes_of(const Case& c, TensorId id) {
+    const int first = c.varlen ? 0 : 1;
+    const int sequence = c.varlen ? -1 : 0;
+    switch (id) {
+        case TensorId::kLse:
+            return {sequence, first + 1, first};
+        case TensorId::kAlibi:
+            return c.alibi == Alibi::kBySequenceAndHead ? Axes{0, -1, 1} : Axes{-1, -1, 0};
+        case TensorId::kSinks:
+            return {-1, -1, 0};
+        case TensorId::kBias:
+        case TensorId::kMask:
+            return {0, 2, 1};
+        default:
+            return {sequence, first, first + 1};
+    }
+}
+
+int64_t channels_of(const Case& c, TensorId id) {
+    switch (id) {
+        case TensorId::kQ:
+        case TensorId::kK:
+            return c.head_dim;
+        case TensorId::kV:
+        case TensorId::kOut:
+            return c.head_dim_v;
+        case TensorId::kBias:
+        case TensorId::kMask:
+            return c.rows_k;
+        default:
+            return 1;
+    }
+}
+
+int64_t stride_along(const foveal_tensor& view, int dimension) {
+    return dimension >= 0 && view.shape[dimension] > 1 ? view.stride[dimension] : 0;
+}
+
+ScoreExtent score_extent(const Case& c, const ScoreMatrix& matrix, int64_t of) {
+    if (matrix.by_sequence) return {c.used_q(of), c.used_k(of)};
+    ScoreExtent extent{0, 0};
+    for (int64_t i = 0; i < c.batch; ++i) {
+        extent = {std::max(extent.queries, c.used_q(i)), std::max(extent.keys, c.used_k(i))};
+    }
+    return extent;
+}
+
+void fill_head_values(const Case& c, TensorId id, const TensorLayout& layout, std::byte* buffer) {
+    const InputRecipe recipe = recipe_of(c);
+    const int64_t sequences = axes_of(c, id).sequence < 0 ? 1 : c.batch;
+    for (int64_t sequence = 0; sequence < sequences; ++sequence) {
+        for (int64_t head = 0; head < c.heads_q; ++head) {
+            const float value = id == TensorId::kSinks
+                                    ? *c.sink_logit + normal_of(hash_of(recipe, {id, sequence, head, 0, 0, 0}))
+                                    : paper_slope(head, c.heads_q) * (1 + 0.25f * static_cast<float>(sequence % 8));
+            store(buffer, FOVEAL_F32, element_index(c, layout, id, sequence, head, 0), value);
+        }
+    }
+}
+
+std::vector<int32_t> cumulated(const std::vector<int64_t>& lengths) {
+    std::vector<int32_t> sums = {0};
+    for (const int64_t length : lengths) sums.push_back(sums.back() + static_cast<int32_t>(length));
+    return sums;
+}
+
+std::vector<int32_t> narrowed(const std::optional<std::vector<int64_t>>& lengths) {
+    std::vector<int32_t> narrow;
+    if (!lengths) return narrow;
+    for (const int64_t length : *lengths) narrow.push_back(static_cast<int32_t>(length));
+    return narrow;
+}
+
+void read_host(const Case& c, const TensorLayout& layout, TensorId id, const std::byte* buffer, int64_t sequence,
+               int64_t head, int64_t first, int64_t count, float* to) {
+    const int64_t channels = channels_of(c, id);
+    const int64_t begin = element_index(c, layout, id, sequence, head, first);
+    const int64_t stride = row_stride(c, layout, id);
+    for (int64_t row = 0; row < count; ++row) {
+        for (int64_t i = 0; i < channels; ++i) *to++ = load(buffer, layout.view.dtype, begin + row * stride + i);
+    }
+}
+
+OutputScan scan_host(foveal_dtype dtype, const std::vector<std::byte>& buffer) {
+    OutputScan scan;
+    const int64_t element = dtype == FOVEAL_F32 ? 4 : 2;
+    scan.elements = static_cast<int64_t>(buffer.size()) / element;
+    for (int64_t i = 0; i < scan.elements; ++i) {
+        uint32_t bits = 0;
+        std::memcpy(&bits, buffer.data() + i * element, static_cast<size_t>(element));
+        const float value = load(buffer.data(), dtype, i);
+        if (bits == (element == 4 ? kPoison32 : kPoison16)) {
+            ++scan.poison;
+        } else if (std::isnan(value)) {
+            ++scan.nan;
+        } else if (std::isinf(value)) {
+            ++scan.infinite;
+        }
+    }
+    return scan;
+}
+
+TensorLayout layout_of(const Case& c, TensorId id) {
+    switch (id) {
+        case TensorId::kQ:
+            return lay_out_input(c, c.rows_q, c.heads_q, c.head_dim, 0);
+        case TensorId::kK:
+            return lay_out_input(c, c.rows_k, c.heads_k, c.head_dim, c.heads_q);
+        case TensorId::kV:
+            return lay_out_input(c, c.rows_k, c.heads_k, c.head_dim_v, c.heads_q + c.heads_k);
+        case TensorId::kOut:
+            return lay_out_rows(c, c.rows_q, c.heads_q, c.head_dim_v, true);
+        case TensorId::kLse:
+            return lay_out_lse(c);
+        case TensorId::kAlibi:
+            return lay_out_slopes(c);
+        case TensorId::kSinks:
+            return lay_out(FOVEAL_F32, {{0, c.heads_q, 0}}, false);
+        case TensorId::kBias:
+            return lay_out_scores(c, c.bias.value(), c.bias_dtype());
+        case TensorId::kMask:
+            return lay_out_scores(c, c.mask.value(), FOVEAL_BOOL);
+    }
+    return {};
+}
+
+foveal_forward_args shape_args(const Case& c, foveal_backend backend) {
+    foveal_forward_args args;
+    foveal_forward_args_init(&args);
+    args.backend = backend;
+    for (int i = 0; i < kTensors; ++i) {
+        const auto id = static_cast<TensorId>(i);
+        if (has_tensor(c, id)) tensor_of(args, id) = layout_of(c, id).view;
+    }
+    if (c.varlen) args.cu_seqlens_q = args.cu_seqlens_k = lengths_tensor(c.batch + 1);
+    if (c.seqused_q) args.seqused_q = lengths_tensor(c.batch);
+    if (c.seqused_k) args.seqused_k = lengths_tensor(c.batch);
+    if (c.scale) args.scale = *c.scale;
+    args.alignment = c.top_left ? FOVEAL_TOP_LEFT : FOVEAL_BOTTOM_RIGHT;
+    args.window_left = c.window_left;
+    args.window_right = c.window_right;
+    args.chunk = c.chunk;
+    args.softcap = c.softcap;
+    return args;
+}
+
+InputRecipe recipe_of(const Case& c) {
+    InputRecipe recipe;
+    const double scale = c.effective_scale();
+    recipe.seed = c.seed;
+    if (c.logit_sd && scale != 0) {
+        recipe.q_factor =
+            static_cast<float>(*c.logit_sd / (std::abs(scale) * std::sqrt(static_cast<double>(c.head_dim))));
+    }
+    recipe.flat = c.flat;
+    recipe.v_limit = c.vmax ? v_limit_of(c) : 0.0f;
+    recipe.bias_inf = c.bias_inf;
+    recipe.steered = (!c.sink_keys.empty() || c.grow_nats != 0) && scale != 0;
+    if (!recipe.steered) return recipe;
+    const auto height = [scale](double nats) { return static_cast<float>(nats / (scale * kSteering)); };
+    recipe.grow_per_key = height(c.grow_nats / 128);
+    for (const SinkKey& sink : c.sink_keys) {
+        recipe.sink_position[recipe.sink_keys] = static_cast<int>(sink.position);
+        recipe.sink_height[recipe.sink_keys++] = height(sink.nats);
+    }
+    return recipe;
+}
+
+#if !FOVEAL_HAS_CUDA
+std::unique_ptr<CaseData> make_device_data(const Case&) {
+    throw std::runtime_error("this build has no CUDA: no device memory");
+}
+
+bool has_sm90_device() { return false; }
+#endif
+
+std::unique_ptr<CaseData> make_case_data(const Case& c, foveal_backend backend) {
+    if (backend == FOVEAL_BACKEND_CPU) return std::make_unique<HostData>(c);
+    if (backend == FOVEAL_BACKEND_SM90) return make_device_data(c);
+    throw std::invalid_argument("make_case_data: backend must be cpu or sm90");
+}
+
+}  // namespace foveal_testing

@@ -1,0 +1,164 @@
+#include "tests/support/check.hpp"
+
+#include <algorithm>
+
+#include "tests/support/oracle.hpp"
+#include "tests/support/parallel.hpp"
+
+namespace foveal_testing {
+namespace {
+
+// What the oracle does for every row of, in pairs of (query, key); beyond it, rows are sampled.
+constexpr double kMaxPairsInFull = 1.5e6;
+constexpr int64_t kSampledRows = 384;
+constexpr int64_t kRowsAGroup = 64;
+
+KeyValueHead read_keys_and_values(CaseData& data, int64_t sequence, int64_t head_k) {
+    const Case& c = data.the_case();
+    KeyValueHead head;
+    head.len_k = c.used_k(sequence);
+    std::vector<float> k(static_cast<size_t>(head.len_k * c.head_dim));
+    data.read(TensorId::kK, sequence, head_k, 0, head.len_k, k.data());
+    head.k_transposed.resize(k.size());
+    for (int64_t j = 0; j < head.len_k; ++j) {
+        for (int64_t i = 0; i < c.head_dim; ++i) {
+            head.k_transposed[static_cast<size_t>(i * head.len_k + j)] = k[static_cast<size_t>(j * c.head_dim + i)];
+        }
+    }
+    head.v.resize(static_cast<size_t>(head.len_k * c.head_dim_v));
+    data.read(TensorId::kV, sequence, head_k, 0, head.len_k, head.v.data());
+    return head;
+}
+
+RowOptions read_options(CaseData& data, int64_t sequence, const RowId& id) {
+    const Case& c = data.the_case();
+    RowOptions options;
+    const auto read = [&](TensorId tensor, float* to) { data.read(tensor, sequence, id.head_q, id.row, 1, to); };
+    if (c.alibi != Alibi::kNone) read(TensorId::kAlibi, &options.slope);
+    if (c.sink_logit) read(TensorId::kSinks, &options.sink.emplace());
+    // Of these the first len_k are read.
+    if (c.bias) options.bias.resize(static_cast<size_t>(c.rows_k)), read(TensorId::kBias, options.bias.data());
+    if (c.mask) options.visible.resize(static_cast<size_t>(c.rows_k)), read(TensorId::kMask, options.visible.data());
+    return options;
+}
+
+void check_group(CaseData& data, const RowGroup& group, ErrorStatistics& statistics) {
+    const Case& c = data.the_case();
+    const int64_t len_q = c.used_q(group.sequence);
+    const KeyValueHead head = read_keys_and_values(data, group.sequence, group.head_k);
+    std::vector<float> q(static_cast<size_t>(c.head_dim));
+    std::vector<float> out(static_cast<size_t>(c.head_dim_v));
+    OracleRow oracle;
+    ReferenceRow reference;
+    for (const RowId& id : group.rows) {
+        data.read(TensorId::kQ, group.sequence, id.head_q, id.row, 1, q.data());
+        data.read(TensorId::kOut, group.sequence, id.head_q, id.row, 1, out.data());
+        const RowOptions options = read_options(data, group.sequence, id);
+        oracle_row(c, id.row, len_q, q.data(), head, options, oracle);
+        reference_row(c, id.row, len_q, q.data(), head, options, reference);
+        statistics.add_row(group.sequence, id.head_q, id.row, c.head_dim_v, out.data(), oracle.out.data(),
+                           reference.out.data());
+        if (!c.lse) continue;
+        float lse = 0;
+        data.read(TensorId::kLse, group.sequence, id.head_q, id.row, 1, &lse);
+        statistics.add_lse(group.sequence, id.head_q, id.row, lse, oracle.lse);
+    }
+}
+
+int64_t used_rows(const Case& c) {
+    int64_t rows = 0;
+    for (int64_t i = 0; i < c.batch; ++i) rows += c.used_q(i);
+    return rows * c.heads_q;
+}
+
+// Poison must be gone from every used element and still be everywhere else; NaN and infinity have no business in the
+// result of finite inputs.
+std::string scan_text(CaseData& data, TensorId id, int64_t used_elements) {
+    const OutputScan scan = data.scan(id);
+    const int64_t unused = scan.elements - used_elements;
+    std::string text;
+    if (scan.poison > unused) text += std::to_string(scan.poison - unused) + " elements were never written; ";
+    if (scan.poison < unused)
+        text += std::to_string(unused - scan.poison) + " elements outside the used rows were written; ";
+    if (scan.nan > 0) text += std::to_string(scan.nan) + " elements are NaN; ";
+    if (scan.infinite > 0 && id == TensorId::kOut) text += std::to_string(scan.infinite) + " elements are infinite; ";
+    return text.empty() ? "" : std::string(tensor_name(id)) + ": " + text + "\n";
+}
+
+// Pairs that are computed, and what it takes to read the keys and values of a group and the bias and mask of a row, of
+// which a window spares nothing.
+double cost_in_pairs(const Case& c) {
+    double read = 0;
+    const double matrices = (c.bias ? 0.25 : 0) + (c.mask ? 0.25 : 0);
+    for (int64_t i = 0; i < c.batch; ++i) {
+        read +=
+            static_cast<double>(c.used_q(i)) * (static_cast<double>(c.used_k(i)) / static_cast<double>(kRowsAGroup) +
+                                                matrices * static_cast<double>(c.rows_k));
+    }
+    return (c.visible_pairs() + read) * static_cast<double>(c.heads_q);
+}
+
+}  // namespace
+
+Verdict verify(CaseData& data) {
+    const Case& c = data.the_case();
+    data.synchronize();
+    const bool in_full = cost_in_pairs(c) <= kMaxPairsInFull;
+    const std::vector<RowGroup> groups = in_full ? all_rows(c, kRowsAGroup) : sampled_rows(c, kSampledRows);
+    const auto count = static_cast<int64_t>(groups.size());
+    std::vector<ErrorStatistics> of_worker(static_cast<size_t>(worker_count(count)), ErrorStatistics(c.dtype));
+    parallel_for(count, [&](int64_t item, int64_t worker) {
+        check_group(data, groups[static_cast<size_t>(item)], of_worker[static_cast<size_t>(worker)]);
+    });
+    ErrorStatistics statistics(c.dtype);
+    for (const ErrorStatistics& part : of_worker) statistics.merge(part);
+
+    Verdict verdict = judge(statistics);
+    verdict.failure += scan_text(data, TensorId::kOut, used_rows(c) * c.head_dim_v);
+    if (c.lse) verdict.failure += scan_text(data, TensorId::kLse, used_rows(c));
+    verdict.pass = verdict.failure.empty();
+    return verdict;
+}
+
+foveal_status call_forward(const foveal_forward_args& args) { return foveal_forward(&args, nullptr); }
+
+CheckResult check_case(const Case& c, foveal_backend backend, const Forward& forward) {
+    CheckResult result;
+    const foveal_forward_args shapes = shape_args(c, backend);
+    const foveal_status supported = foveal_supports(&shapes);
+    if (supported == FOVEAL_UNSUPPORTED) {
+        result.status = CheckResult::Status::kUnsupported;
+        result.message = foveal_last_error();
+        return result;
+    }
+    const std::string rerun = "rerun: " + rerun_line(c, backend);
+    if (supported != FOVEAL_OK) {
+        result.message = std::string(foveal_status_name(supported)) + ": " + foveal_last_error() + "\n" + rerun;
+        return result;
+    }
+    try {
+        const std::unique_ptr<CaseData> data = make_case_data(c, backend);
+        const foveal_status status = forward(data->args());
+        if (status != FOVEAL_OK) {
+            result.message = std::string(foveal_status_name(status)) + ": " + foveal_last_error() + "\n" + rerun;
+            return result;
+        }
+        result.verdict = verify(*data);
+    } catch (const std::exception& error) {  // a kernel that faulted, or no memory
+        result.message = std::string(error.what()) + "\n" + rerun;
+        return result;
+    }
+    result.status = result.verdict.pass ? CheckResult::Status::kPass : CheckResult::Status::kFail;
+    if (!result.verdict.pass) result.message = result.verdict.failure + rerun;
+    return result;
+}
+
+const char* backend_name(foveal_backend backend) {
+    return backend == FOVEAL_BACKEND_CPU ? "cpu" : backend == FOVEAL_BACKEND_SM90 ? "sm90" : "auto";
+}
+
+std::string rerun_line(const Case& c, foveal_backend backend) {
+    return std::string("foveal check --backend ") + backend_name(backend) + " \"" + to_text(c) + "\"";
+}
+
+}  // namespace foveal_testing

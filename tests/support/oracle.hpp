@@ -1,0 +1,65 @@
+// Attention written down as the contract states it, one row at a time: once in float64 (the oracle), once as the
+// textbook does it in the input's own precision (the reference that the tolerance measures by). Shares nothing with
+// the library.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "tests/support/case.hpp"
+
+namespace foveal_testing {
+
+// One sequence and key/value head, as floats that hold the inputs exactly.
+struct KeyValueHead {
+    int64_t len_k = 0;
+    std::vector<float> k_transposed;  // [d, len_k]
+    std::vector<float> v;             // [len_k, d_v]
+};
+
+struct OracleRow {
+    std::vector<double> out;  // [d_v]
+    double lse = 0;
+};
+
+struct ReferenceRow {
+    std::vector<float> out;  // [d_v], rounded to the case's type
+};
+
+// What else a row's scores depend on, besides the case's own numbers.
+struct RowOptions {
+    float slope = 0;                  // of ALiBi
+    std::optional<float> sink = {};   // logit
+    std::vector<float> bias = {};     // [len_k], or empty
+    std::vector<float> visible = {};  // [len_k] of the boolean mask, or empty: 0 hides the key
+};
+
+// The keys that window and chunks let row i of len_q queries see, first and one past the last (contract 1.3).
+struct KeyInterval {
+    int64_t first, last;
+};
+KeyInterval keys_seen_by(const Case& c, int64_t i, int64_t len_q, int64_t len_k);
+
+// q: [d]
+void oracle_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
+                const RowOptions& options, OracleRow& row);
+void reference_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
+                   const RowOptions& options, ReferenceRow& row);
+
+// A row of the result to be checked, and rows of one sequence and key/value head together.
+struct RowId {
+    int64_t head_q, row;
+};
+struct RowGroup {
+    int64_t sequence, head_k;
+    std::vector<RowId> rows;
+};
+
+// Every used row, in groups of at most `rows_a_group`.
+std::vector<RowGroup> all_rows(const Case& c, int64_t rows_a_group);
+// About `budget` rows: of the first, last and some random sequences and heads the rows at both ends, at the edges of
+// 64-row tiles, and random ones.
+std::vector<RowGroup> sampled_rows(const Case& c, int64_t budget);
+
+}  // namespace foveal_testing

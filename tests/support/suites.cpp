@@ -1,0 +1,389 @@
+#include "tests/support/suites.hpp"
+
+#include <array>
+#include <functional>
+#include <random>
+#include <utility>
+
+#include "tests/support/check.hpp"
+#include "tests/support/grid.hpp"
+
+namespace foveal_testing {
+namespace {
+
+using Text = std::string;
+
+// What one checked case may cost on the CPU, in useful FLOPs: the whole list takes under a minute on two cores.
+constexpr double kMaxCheckFlopsCpu = 2e9;
+
+class List {
+   public:
+    void add(const Text& text) { cases_.push_back(parse_case(text)); }
+    // Each of the alternatives in turn, after what comes before.
+    void add_each(const Text& head, const std::vector<Text>& alternatives) {
+        for (const Text& tail : alternatives) add(head + " " + tail);
+    }
+    std::vector<Case> take() { return std::move(cases_); }
+
+   private:
+    std::vector<Case> cases_;
+};
+
+// Lengths around the edges of 64- and 128-row tiles, multiples of nothing, single rows, one side much longer.
+const std::vector<std::pair<int, int>>& length_pairs() {
+    static const std::vector<std::pair<int, int>> pairs = {
+        {1, 1},     {1, 2},     {2, 1},      {3, 513},    {64, 64},     {64, 128},  {63, 65},     {65, 63},
+        {113, 203}, {113, 211}, {108, 256},  {256, 512},  {128, 217},   {239, 1},   {799, 3},     {127, 127},
+        {127, 128}, {128, 127}, {128, 128},  {128, 129},  {129, 128},   {129, 129}, {191, 193},   {192, 192},
+        {193, 191}, {255, 257}, {256, 256},  {257, 255},  {383, 385},   {512, 256}, {1023, 1024}, {1024, 1023},
+        {1, 4096},  {64, 4096}, {129, 2048}, {2048, 129}, {4224, 4224},
+    };
+    return pairs;
+}
+
+Text lengths_text(std::pair<int, int> lengths) {
+    return "sq" + std::to_string(lengths.first) + " sk" + std::to_string(lengths.second);
+}
+
+// Every pair of lengths under every mask; heads, batch and LSE turn with the index so that each value meets each mask.
+// every_type: in each type; else the types take turns.
+void add_lengths(List& list, const Text& head_dim, const std::vector<Text>& types, bool every_type) {
+    static const std::vector<Text> masks = {"full", "causal", "causal topleft"};
+    static const std::vector<Text> heads = {"h3", "hq4 hk2", "hq6 hk2", "hq5 hk1", "hq8 hk1", "h2"};
+    size_t turn = 0;
+    for (size_t n = 0; n < length_pairs().size(); ++n) {
+        for (size_t m = 0; m < masks.size(); ++m) {
+            for (size_t t = 0; t < types.size(); ++t) {
+                if (!every_type && (n + m) % types.size() != t) continue;
+                const Text batch = turn % 2 ? "b2 " : "b1 ";
+                const Text lse = turn % 3 ? " lse" : "";
+                list.add(batch + lengths_text(length_pairs()[n]) + " " + heads[turn % heads.size()] + " " + head_dim +
+                         " " + types[t] + " " + masks[m] + lse);
+                ++turn;
+            }
+        }
+    }
+}
+
+void add_heads(List& list, const Text& head_dim, const std::vector<Text>& types) {
+    for (const Text heads :
+         {"h1", "h4", "hq4 hk2", "hq6 hk2", "hq5 hk1", "hq10 hk2", "hq16 hk2", "hq32 hk8", "hq32 hk1"}) {
+        for (const Text& type : types) {
+            list.add_each("b2 sq200 sk300 " + heads + " " + head_dim + " " + type,
+                          {"full lse", "causal", "causal topleft lse"});
+            list.add("varlen qlens=5,70,130 klens=64,7,300 " + heads + " " + head_dim + " " + type + " causal lse");
+        }
+    }
+}
+
+void add_varlen(List& list, const Text& head_dim, const std::vector<Text>& types) {
+    for (const Text& type : types) {
+        const Text tail = " hq4 hk2 " + head_dim + " " + type;
+        for (const Text lengths :
+             {"qlens=113 klens=203", "qlens=113,64,1 klens=203,64,5", "qlens=128,128 klens=128,128",
+              "qlens=1,2,3,4,5,6,7,8 klens=8,7,6,5,4,3,2,1", "qlens=127,129,64 klens=129,127,65",
+              "qlens=500,3,260 klens=600,700,260", "qlens=1024,1023 klens=1023,1024"}) {
+            list.add_each("varlen " + lengths + tail,
+                          {"full", "full lse", "causal lse", "causal", "causal topleft lse"});
+        }
+    }
+}
+
+// Every multiple of 8 that sm90 has a tile for, and some pairs of their own for q and v; the types take turns.
+void add_head_dims(List& list, const std::vector<Text>& types) {
+    std::vector<Text> dims;
+    for (int d = 8; d <= 256; d += 8) dims.push_back("d" + std::to_string(d));
+    for (const Text dim :
+         {"d264", "d384", "d512", "d512 dv64", "d64 dv512", "d320 dv456", "d192 dv128", "d128 dv192", "d64 dv128",
+          "d128 dv64", "d40 dv24", "d8 dv256", "d256 dv8", "d96 dv160", "d72 dv136", "d256 dv128", "d200 dv248"})
+        dims.push_back(dim);
+    for (size_t n = 0; n < dims.size(); ++n) {
+        const Text tail = " hq4 hk2 " + dims[n] + " ";
+        list.add_each("b2 sq200 sk300" + tail + types[n % types.size()], {"full", "causal lse"});
+        list.add("varlen qlens=5,70,130 klens=64,7,300" + tail + types[(n + 1) % types.size()] + " causal pad");
+    }
+}
+
+std::vector<Case> correctness(const std::vector<Text>& types, bool every_type) {
+    List list;
+    for (const Text head_dim : {"d128", "d64"}) {
+        add_lengths(list, head_dim, types, every_type);
+        add_heads(list, head_dim, types);
+        add_varlen(list, head_dim, types);
+    }
+    add_head_dims(list, types);
+    return list.take();
+}
+
+void add_empty(List& list, const Text& shape) {
+    list.add_each("b2 " + shape, {"sq0 sk0", "sq5 sk0 lse", "sq0 sk5 lse", "sq300 sk0 causal lse"});
+    list.add_each("b0 " + shape, {"s128 lse", "s0", "sq3 sk5 causal"});
+    list.add_each("varlen " + shape,
+                  {"qlens= klens= lse", "qlens=0,0 klens=0,0 lse", "qlens=0,0 klens=3,5 lse", "qlens=3,5 klens=0,0 lse",
+                   "qlens=0,7,0,130,1 klens=9,0,0,70,1 causal lse", "qlens=0,1,0,64,129,0 klens=0,0,1,65,300,0 lse",
+                   "qlens=200,1,1 klens=1,200,0 causal lse", "qlens=200,1,1 klens=1,200,0 causal topleft lse"});
+    // More queries than keys: bottom-right causal leaves the first rows without a key.
+    list.add_each("b2 " + shape + " causal lse", {"sq300 sk7", "sq257 sk128", "sq129 sk1", "sq64 sk63", "sq640 sk130"});
+    list.add_each("b2 " + shape + " causal topleft lse", {"sq300 sk7", "sq7 sk300"});
+}
+
+Text repeated_lengths(int count, int modulo, int offset, uint32_t seed) {
+    std::mt19937 random(seed);
+    Text text;
+    for (int i = 0; i < count; ++i) {
+        if (i > 0) text += ',';
+        text += std::to_string(offset + static_cast<int>(random() % static_cast<unsigned>(modulo)));
+    }
+    return text;
+}
+
+void add_batches(List& list, const Text& shape) {
+    list.add_each("b9 s65 " + shape, {"full lse", "causal"});
+    list.add("b1000 sq3 sk5 " + shape + " causal lse");
+    list.add("varlen qlens=" + repeated_lengths(1000, 9, 0, 1) + " klens=" + repeated_lengths(1000, 13, 0, 2) + " " +
+             shape + " causal lse");
+    list.add("varlen qlens=" + repeated_lengths(40, 200, 0, 3) + " klens=" + repeated_lengths(40, 300, 0, 4) + " " +
+             shape + " lse");
+}
+
+void add_memory(List& list, const Text& shape) {
+    list.add_each("b3 sq130 sk201 " + shape + " causal lse", {"pad", "bhsd", "pad bhsd"});
+    list.add_each("b2 sq64 sk128 " + shape + " lse", {"pad", "bhsd", "pad bhsd"});
+    list.add_each("varlen qlens=5,0,70,1 klens=64,3,7,300 " + shape + " lse", {"pad", "bhsd", "pad bhsd causal"});
+    list.add_each("b3 sq130 sk201 " + shape + " lse used_q=130,1,77",
+                  {"used_k=201,64,0", "used_k=0,1,200 causal", "pad causal topleft"});
+    list.add_each("b3 sq130 sk201 " + shape + " lse used_k=65,0,200", {"full", "causal", "bhsd causal topleft"});
+    list.add("varlen qlens=64,0,70,9 klens=64,3,70,300 " + shape + " lse causal used_q=3,0,70,0 used_k=60,3,1,129");
+    list.add("varlen qlens=64,0,70,9 klens=64,3,70,300 " + shape + " lse pad used_k=0,0,65,299");
+}
+
+void add_scales(List& list, const Text& shape) {
+    list.add_each("b1 sq100 sk150 " + shape + " lse",
+                  {"scale0", "scale-0.1", "scale1", "scale1e-5 sd1", "scale100 sd1 causal"});
+}
+
+void add_windows(List& list, const Text& shape) {
+    list.add_each("b2 sq200 sk330 " + shape + " lse",
+                  {"left0 right0", "left5 right3", "left64 causal", "left127 right128", "left20", "right70",
+                   "left100 causal topleft", "right7 topleft"});
+    list.add_each("b2 sq330 sk200 " + shape + " lse", {"left0 right0", "left64 causal", "left200 right1 topleft"});
+    list.add("varlen qlens=5,0,70,300 klens=64,3,7,130 " + shape + " lse left33 right2");
+}
+
+// Inputs on which a softmax that is not anchored on the row's own maximum goes wrong.
+void add_distributions(List& list, const Text& shape) {
+    const std::vector<Text> masks = {"full lse", "causal lse"};
+    for (const Text sd : {"sd0.3", "sd1", "sd3", "sd10", "sd30"}) {
+        list.add_each("b1 s640 " + shape + " " + sd, masks);
+        list.add("varlen qlens=129,300 klens=400,300 " + shape + " " + sd + " causal");
+    }
+    for (const Text nats : {"20", "60", "200"}) {
+        for (const Text where : {"@0", "@mid", "@last"})
+            list.add_each("b1 s640 " + shape + " sink" + nats + where, masks);
+        list.add("b1 sq64 sk1000 " + shape + " sink" + nats + "@0 sink" + nats + "@last causal");
+        list.add("b1 s640 " + shape + " sink-" + nats + "@0 causal lse");  // all that the first row sees is far below
+    }
+    list.add_each("b1 s640 " + shape, {"grow2 causal lse", "grow20 causal lse", "grow100 causal", "grow100 full lse",
+                                       "grow-100 causal lse", "grow400 causal", "flat causal lse", "flat full"});
+    list.add_each("b1 s640 " + shape + " vmax",
+                  {"causal", "sink60@mid causal", "sink60@last full", "grow20 causal", "sd10 full"});
+}
+
+// Each option of the scores under the plain masks, and all of them together.
+void add_score_options(List& list, const Text& shape) {
+    for (const Text option : {"softcap30",
+                              "softcap2",
+                              "alibi",
+                              "alibi_b",
+                              "sinks",
+                              "sinks5",
+                              "sinks-5",
+                              "bias=bh",
+                              "bias=b1",
+                              "bias=1h",
+                              "bias=11",
+                              "mask=bh",
+                              "mask=b1",
+                              "mask=1h",
+                              "mask=11",
+                              "bias=bh bias_inf",
+                              "bias_f32=b1",
+                              "bias_f32=1h bias_inf",
+                              "softcap5 alibi",
+                              "alibi bias=bh",
+                              "softcap5 sinks mask=bh",
+                              "sinks bias=b1 bias_inf",
+                              "softcap5 alibi_b sinks bias=bh bias_inf mask=1h"}) {
+        list.add_each("b2 sq200 sk330 " + shape + " lse " + option, {"full", "causal"});
+        list.add("b2 sq330 sk200 " + shape + " causal " + option);
+        list.add("b3 sq130 sk201 " + shape + " lse pad left70 right20 used_q=130,1,77 used_k=201,0,130 " + option);
+    }
+    for (const Text option : {"softcap30", "alibi", "alibi_b", "sinks", "softcap5 alibi_b sinks1"}) {
+        list.add_each("varlen qlens=5,0,70,300 klens=64,3,7,130 " + shape + " lse " + option,
+                      {"full", "causal", "causal topleft", "left33 right2", "chunk50 causal"});
+    }
+    for (const Text type_free : {"softcap30", "alibi", "sinks", "mask=11", "bias=11"}) {
+        list.add_each("b2 sq100 sk150 " + shape + " lse " + type_free,
+                      {"scale-0.1", "scale0", "flat", "sink60@mid causal"});
+    }
+}
+
+// Softcap by the polynomial, by tanh, and by both in one block.
+void add_softcap(List& list, const Text& shape) {
+    list.add_each("b1 s640 " + shape, {"softcap30 sd3 causal lse", "softcap30 sd4 causal", "softcap30 sd4 full lse",
+                                       "softcap50 sd10 causal", "softcap30 sd30 left200 right9 lse",
+                                       "softcap30 sink60@mid causal", "softcap30 sink60@last full lse",
+                                       "softcap300 grow20 causal lse", "softcap1e5 causal", "softcap2e6 full lse"});
+    list.add("varlen qlens=330,200,640 klens=330,640,200 " + shape + " softcap30 sd4 causal lse");
+}
+
+void add_chunks(List& list, const Text& shape) {
+    list.add_each("b2 sq200 sk330 " + shape + " lse",
+                  {"chunk1", "chunk64", "chunk65 causal", "chunk128 topleft", "chunk100 left70 right20", "chunk1000"});
+    list.add_each("b2 sq330 sk200 " + shape + " lse", {"chunk64 causal", "chunk100", "chunk90 causal topleft"});
+    list.add("varlen qlens=5,0,70,300 klens=64,3,7,130 " + shape + " lse chunk33 causal");
+}
+
+void add_packed(List& list, const Text& shape) {
+    list.add_each("b3 s130 " + shape + " lse qkv", {"full", "causal", "pad causal", "bhsd"});
+    list.add_each("varlen qlens=64,0,70,9 klens=64,0,70,9 " + shape + " lse qkv", {"full", "causal", "pad causal"});
+}
+
+// Logits at the ends of the range of the type's products, with and without the options.
+void add_extremes(List& list, const Text& shape, const Text& type) {
+    const Text far = type == "f16" ? "1e4" : "1e30";
+    for (const Text option : {"full", "softcap30", "alibi", "sinks", "bias=11 bias_inf", "mask=11"}) {
+        list.add_each("b1 sq70 sk330 " + shape + " " + option,
+                      {"lse sd" + far, "lse sink" + far + "@mid", "lse sink-" + far + "@0"});
+        list.add("b1 sq70 sk330 " + shape + " flat sd" + far + " " + option);  // no lse: products cancel in it
+    }
+}
+
+std::vector<Case> corner(const std::vector<Text>& types, bool gpu) {
+    List list;
+    for (const Text& type : types) {
+        for (const Text head_dim : {"d128", "d64"}) {
+            const Text shape = "hq4 hk2 " + head_dim + " " + type;
+            add_empty(list, shape);
+            add_batches(list, shape);
+            add_memory(list, shape);
+            add_windows(list, shape);
+            add_scales(list, shape);
+            add_distributions(list, shape);
+            if (!gpu && head_dim == "d128") continue;  // on the CPU no option knows the head dimension
+            add_score_options(list, shape);
+            add_softcap(list, shape);
+            add_chunks(list, shape);
+            add_packed(list, shape);
+            add_extremes(list, shape, type);
+        }
+    }
+    // Shapes for the CPU alone: odd channels, d_v of its own.
+    for (const Text& type : types) {
+        for (const Text channels : {"d1", "d7", "d40 dv24", "d96", "d129 dv3", "d256", "d512 dv64"}) {
+            list.add_each("b2 sq33 sk70 hq4 hk2 " + channels + " " + type + " lse", {"full", "causal", "causal pad"});
+        }
+    }
+    return list.take();
+}
+
+// shared/targets.md.
+std::vector<Case> seed_table() {
+    List list;
+    for (const Text shape : {"b128 s128", "b128 s512", "b128 s1024", "b128 s2048", "b32 s4096", "b128 s8192"}) {
+        list.add(shape + " hq32 hk8 d128 bf16 causal");
+    }
+    return list.take();
+}
+
+std::vector<Case> seed_cpu() {
+    List list;
+    for (const Text shape : {"b16 s128", "b8 s512", "b4 s1024", "b1 s2048"}) {
+        for (const Text type : {"bf16", "f32"}) list.add(shape + " hq8 hk2 d128 " + type + " causal");
+    }
+    return list.take();
+}
+
+std::vector<Case> single(bool gpu) {
+    List list;
+    for (const int length : {1024, 4096, 16384, 65536}) {
+        list.add("b1 s" + std::to_string(gpu ? length : length / 16) + (gpu ? " hq32 hk8" : " hq8 hk2") +
+                 " d128 bf16 causal");
+    }
+    return list.take();
+}
+
+// 16384 tokens in all (512 on the CPU: a quarter of the heads, a sixteenth of the length).
+std::vector<Case> equal_tokens(bool gpu, const Text& heads, const Text& heads_cpu, const Text& head_dim) {
+    List list;
+    for (const int length : {512, 1024, 2048, 4096, 8192, 16384}) {
+        const int batch = 16384 / length;
+        for (const Text mask : {"causal", "full"}) {
+            list.add("b" + std::to_string(batch) + " s" + std::to_string(gpu ? length : length / 16) + " " +
+                     (gpu ? heads : heads_cpu) + " " + head_dim + " bf16 " + mask);
+        }
+    }
+    return list.take();
+}
+
+std::vector<Case> d64(bool gpu) {
+    std::vector<Case> cases = equal_tokens(gpu, "h32", "h8", "d64");
+    cases.push_back(parse_case(gpu ? "b8 s4096 hq32 hk8 d64 bf16 causal" : "b8 s256 hq8 hk2 d64 bf16 causal"));
+    return cases;
+}
+
+const std::vector<std::pair<Text, std::function<std::vector<Case>(bool gpu)>>>& lists() {
+    static const std::vector<Text> gpu_types = {"bf16", "f16"};
+    static const std::vector<Text> cpu_types = {"bf16", "f16", "f32"};
+    static const std::vector<std::pair<Text, std::function<std::vector<Case>(bool)>>> table = {
+        {"correctness", [](bool gpu) { return correctness(gpu ? gpu_types : cpu_types, gpu); }},
+        {"corner", [](bool gpu) { return corner(gpu ? gpu_types : cpu_types, gpu); }},
+        {"grid", [](bool gpu) { return grid(gpu ? FOVEAL_BACKEND_SM90 : FOVEAL_BACKEND_CPU); }},
+        {"seed", [](bool gpu) { return gpu ? seed_table() : seed_cpu(); }},
+        {"single", [](bool gpu) { return single(gpu); }},
+        {"mha", [](bool gpu) { return equal_tokens(gpu, "h16", "h4", "d128"); }},
+        {"d64", [](bool gpu) { return d64(gpu); }},
+    };
+    return table;
+}
+
+bool is_check_list(const Text& name) { return name == "correctness" || name == "corner" || name == "grid"; }
+
+void leave_out_expensive(Suite& suite) {
+    const size_t all = suite.cases.size();
+    std::erase_if(suite.cases, [](const Case& c) { return c.flops() > kMaxCheckFlopsCpu; });
+    const size_t gone = all - suite.cases.size();
+    if (suite.name == "correctness")
+        suite.left_out = "the types take turns over the lengths (sm90 runs each length in each); ";
+    if (suite.name == "corner") suite.left_out = "the options of the scores at d128; ";
+    if (suite.name == "grid") suite.left_out = "some of the coverings, and the pairs that cost more than 1 GFLOP; ";
+    if (gone > 0) suite.left_out += std::to_string(gone) + " cases of more than 2 GFLOP";
+}
+
+}  // namespace
+
+const std::vector<std::string>& suite_names() {
+    static const std::vector<std::string> names = [] {
+        std::vector<std::string> all;
+        for (const auto& [name, make] : lists()) all.push_back(name);
+        return all;
+    }();
+    return names;
+}
+
+Suite suite(std::string_view name, foveal_backend backend) {
+    const bool gpu = backend == FOVEAL_BACKEND_SM90;
+    for (const auto& [known, make] : lists()) {
+        if (known != name) continue;
+        Suite result{known, make(gpu), ""};
+        if (!gpu && is_check_list(known)) leave_out_expensive(result);
+        if (!gpu && !is_check_list(known))
+            result.left_out = "the full lengths, which only the sm90 backend is timed at";
+        return result;
+    }
+    Text all;
+    for (const Text& known : suite_names()) all += (all.empty() ? "" : ", ") + known;
+    throw CaseError("unknown suite '" + std::string(name) + "'; known are " + all);
+}
+
+}  // namespace foveal_testing
