@@ -1,30 +1,32 @@
-// The C ABI: turns exceptions into statuses, and keeps each thread's last message and last few plans.
+// The C ABI: turns exceptions into statuses, and keeps each thread's last message and last few plans. It knows
+// operations and backends, and no architecture.
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <new>
 #include <string>
 
 #include "backend/backends.hpp"
 #include "backend/plan.hpp"
 #include "foveal/foveal.h"
+#include "foveal/types.hpp"
 #include "problem/forward.hpp"
 #include "problem/merge.hpp"
-#if FOVEAL_HAS_CUDA
-#include "sm90/forward/launch.hpp"
-#endif
 
 struct foveal_plan {
-    foveal::Plan plan;
+    std::unique_ptr<foveal::ForwardPlan> plan;
 };
 
 namespace {
 
+using foveal::Backend;
 using foveal::Error;
-using foveal::Plan;
-using foveal::Problem;
+using foveal::ForwardPlan;
+using foveal::ForwardPointers;
+using foveal::ForwardProblem;
 
 thread_local std::string last_error;
 
@@ -88,63 +90,48 @@ const foveal_forward_args& checked(const foveal_forward_args* args) {
 
 const foveal_merge_args& checked(const foveal_merge_args* args) { return checked(args, "foveal_merge_args_init"); }
 
-Plan plan_for_device(const Problem& problem, foveal_backend backend, int32_t device) {
-    foveal::DeviceTraits traits;
-#if FOVEAL_HAS_CUDA
-    if (backend == FOVEAL_BACKEND_SM90 && device >= 0) traits = foveal::sm90::traits_of(device);
-#endif
-    return foveal::make_plan(problem, backend, device, traits);
-}
-
-int32_t device_of([[maybe_unused]] foveal_backend backend, [[maybe_unused]] void* stream) {
-#if FOVEAL_HAS_CUDA
-    if (backend == FOVEAL_BACKEND_SM90) return foveal::sm90::device_of(stream);
-#endif
-    return -1;
-}
-
 // The last plans of this thread, so that a repeated call does not plan again.
 class PlanCache {
    public:
-    const Plan& find_or_make(const Problem& problem, foveal_backend backend, int32_t device) {
-        for (const Plan& plan : plans_)
-            if (plan.problem == problem && plan.backend == backend && plan.device == device) return plan;
-        Plan& oldest = plans_[next_];
-        oldest = plan_for_device(problem, backend, device);
+    const ForwardPlan& find_or_make(const ForwardProblem& problem, const Backend& backend, int32_t device) {
+        for (const auto& plan : plans_)
+            if (plan && plan->problem() == problem && plan->backend() == backend.id && plan->device() == device)
+                return *plan;
+        std::unique_ptr<ForwardPlan>& oldest = plans_[next_];
+        oldest = backend.plan_forward(problem, device);
         next_ = (next_ + 1) % plans_.size();
-        return oldest;
+        return *oldest;
     }
 
    private:
-    std::array<Plan, 8> plans_{};
+    std::array<std::unique_ptr<ForwardPlan>, 8> plans_{};
     size_t next_ = 0;
 };
 
 void forward(const foveal_forward_args& args, void* stream) {
     thread_local PlanCache cache;
-    const Problem problem = foveal::validate(args);
-    const foveal::Pointers pointers = foveal::pointers_of(args, problem);
-    const foveal_backend backend = foveal::resolve_backend(args.backend, args.q.data);
-    foveal::check_supported(problem, backend);
-    foveal::launch(cache.find_or_make(problem, backend, device_of(backend, stream)), pointers, stream);
+    const ForwardProblem problem = foveal::validate(args);
+    const ForwardPointers pointers = foveal::pointers_of(args);
+    const Backend& backend = foveal::resolve_backend(args.backend, args.q.data);
+    backend.check_supported(problem);
+    cache.find_or_make(problem, backend, backend.device_of(stream)).launch(pointers, stream);
 }
 
-void launch(const Plan& plan, const foveal_forward_args& args, void* stream) {
-    const Problem problem = foveal::validate(args);
-    if (problem != plan.problem)
+void launch(const ForwardPlan& plan, const foveal_forward_args& args, void* stream) {
+    const ForwardProblem problem = foveal::validate(args);
+    if (problem != plan.problem())
         throw Error(FOVEAL_INVALID_ARGUMENT,
-                    "args describe another problem than the plan was made for; the plan's:\n" + foveal::describe(plan));
-    if (args.backend != FOVEAL_BACKEND_AUTO && args.backend != plan.backend)
+                    "args describe another problem than the plan was made for; the plan's:\n" + plan.describe());
+    if (args.backend != FOVEAL_BACKEND_AUTO && args.backend != plan.backend())
         throw Error(FOVEAL_INVALID_ARGUMENT, "args.backend is " + std::to_string(args.backend) +
-                                                 " but the plan was made for backend " + std::to_string(plan.backend));
-    const foveal::Pointers pointers = foveal::pointers_of(args, problem);
-    if (plan.backend == FOVEAL_BACKEND_SM90) {
-        const int32_t device = device_of(plan.backend, stream);
-        if (plan.device != device)
-            throw Error(FOVEAL_INVALID_ARGUMENT, "the plan was made for device " + std::to_string(plan.device) +
-                                                     " but the stream belongs to device " + std::to_string(device));
-    }
-    foveal::launch(plan, pointers, stream);
+                                                 " but the plan was made for backend " +
+                                                 std::to_string(plan.backend()));
+    const ForwardPointers pointers = foveal::pointers_of(args);
+    const int32_t device = foveal::require_built(foveal::backend_of(plan.backend())).device_of(stream);
+    if (plan.device() != device)
+        throw Error(FOVEAL_INVALID_ARGUMENT, "the plan was made for device " + std::to_string(plan.device()) +
+                                                 " but the stream belongs to device " + std::to_string(device));
+    plan.launch(pointers, stream);
 }
 
 }  // namespace
@@ -168,24 +155,22 @@ foveal_status foveal_forward(const foveal_forward_args* args, void* stream) {
 
 foveal_status foveal_supports(const foveal_forward_args* args) {
     return guarded([&] {
-        const Problem problem = foveal::validate(checked(args));
-        // What the CPU backend supports, AUTO does: it supports all that sm90 does.
-        foveal::check_supported(problem, args->backend == FOVEAL_BACKEND_AUTO ? FOVEAL_BACKEND_CPU : args->backend);
+        const ForwardProblem problem = foveal::validate(checked(args));
+        // What the CPU backend supports, AUTO does: it supports all that others do.
+        const bool any = args->backend == FOVEAL_BACKEND_AUTO;
+        foveal::backend_of(any ? FOVEAL_BACKEND_CPU : args->backend).check_supported(problem);
     });
 }
 
 foveal_status foveal_plan_create(const foveal_forward_args* args, int32_t device, foveal_plan** plan) {
     return guarded([&] {
-        const Problem problem = foveal::validate(checked(args));
-        if (args->backend == FOVEAL_BACKEND_AUTO)
-            throw Error(FOVEAL_INVALID_ARGUMENT,
-                        "args.backend is 0 (auto); a plan is made for one backend: 1 (cpu) or 2 (sm90)");
+        const ForwardProblem problem = foveal::validate(checked(args));
+        const Backend& backend = foveal::backend_of(args->backend);
         if (device < -1)
             throw Error(FOVEAL_INVALID_ARGUMENT,
                         "device is " + std::to_string(device) + "; it must be -1 or a CUDA device");
         foveal_plan*& result = required(plan, "plan");
-        result =
-            new foveal_plan{plan_for_device(problem, args->backend, args->backend == FOVEAL_BACKEND_CPU ? -1 : device)};
+        result = new foveal_plan{backend.plan_forward(problem, device)};
     });
 }
 
@@ -193,7 +178,7 @@ void foveal_plan_destroy(foveal_plan* plan) { delete plan; }
 
 foveal_status foveal_plan_describe(const foveal_plan* plan, char* text, size_t size, size_t* needed) {
     return guarded([&] {
-        const std::string description = foveal::describe(required(plan, "plan").plan);
+        const std::string description = required(plan, "plan").plan->describe();
         if (needed != nullptr) *needed = description.size() + 1;
         if (size == 0) return;
         const size_t copied = std::min(size - 1, description.size());
@@ -202,10 +187,12 @@ foveal_status foveal_plan_describe(const foveal_plan* plan, char* text, size_t s
     });
 }
 
-size_t foveal_plan_workspace_bytes(const foveal_plan*) { return 0; }
+size_t foveal_plan_workspace_bytes(const foveal_plan* plan) {
+    return plan == nullptr ? 0 : static_cast<size_t>(plan->plan->workspace_bytes());
+}
 
 foveal_status foveal_plan_launch(const foveal_plan* plan, const foveal_forward_args* args, void* stream) {
-    return guarded([&] { launch(required(plan, "plan").plan, checked(args), stream); });
+    return guarded([&] { launch(*required(plan, "plan").plan, checked(args), stream); });
 }
 
 void foveal_merge_args_init(foveal_merge_args* args) {
@@ -218,7 +205,7 @@ void foveal_merge_args_init(foveal_merge_args* args) {
 foveal_status foveal_merge(const foveal_merge_args* args, void* stream) {
     return guarded([&] {
         const foveal::Merge merge = foveal::validate(checked(args));
-        foveal::launch(merge, foveal::resolve_backend(args->backend, args->outs[0].data), stream);
+        foveal::resolve_backend(args->backend, args->outs[0].data).merge(merge, stream);
     });
 }
 

@@ -15,32 +15,15 @@
 #include <memory>
 #include <optional>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <utility>
 
 #include "foveal/foveal.h"
+#include "foveal/types.hpp"
 
 namespace foveal {
 inline namespace v0 {
 
-// What a call that did not return FOVEAL_OK throws. what() names the argument, the value and what is supported.
-class Error : public std::runtime_error {
-   public:
-    Error(foveal_status status, const std::string& message) : std::runtime_error(message), status_(status) {}
-    foveal_status status() const noexcept { return status_; }
-
-   private:
-    foveal_status status_;
-};
-
-enum class DType : foveal_dtype {
-    f32 = FOVEAL_F32,
-    bf16 = FOVEAL_BF16,
-    f16 = FOVEAL_F16,
-    i32 = FOVEAL_I32,
-    boolean = FOVEAL_BOOL
-};
 enum class Backend : foveal_backend {
     automatic = FOVEAL_BACKEND_AUTO,
     cpu = FOVEAL_BACKEND_CPU,

@@ -1,82 +1,64 @@
 #include "backend/backends.hpp"
 
 #include <cstdlib>
+#include <string>
 #include <string_view>
 
-#include "cpu/forward.hpp"
-#include "cpu/merge.hpp"
-#include "sm90/forward/support.hpp"
-#if FOVEAL_HAS_CUDA
-#include "sm90/forward/launch.hpp"
-#include "sm90/merge/merge.hpp"
-#endif
+#include "cpu/backend.hpp"
+#include "sm90/backend.hpp"
 
 namespace foveal {
 namespace {
 
-void require_built(foveal_backend backend) {
-    if (!backend_built(backend))
-        throw Error(FOVEAL_NO_DEVICE, "backend is sm90, but this build of foveal has no CUDA part");
-}
+// A new backend gets its row here, and nowhere else.
+constexpr const Backend* kBackends[] = {&cpu::kBackend, &sm90::kBackend};
 
-void require_no_stream(void* stream) {
-    if (stream != nullptr) throw Error(FOVEAL_INVALID_ARGUMENT, "stream is not NULL; the cpu backend has no streams");
+const Backend* find_backend(foveal_backend id) {
+    for (const Backend* backend : kBackends)
+        if (backend->id == id) return backend;
+    return nullptr;
 }
 
 // FOVEAL_BACKEND, or AUTO if it is unset.
 foveal_backend forced_backend() {
     const char* text = std::getenv("FOVEAL_BACKEND");
     if (text == nullptr || *text == '\0' || std::string_view(text) == "auto") return FOVEAL_BACKEND_AUTO;
-    if (std::string_view(text) == "cpu") return FOVEAL_BACKEND_CPU;
-    if (std::string_view(text) == "sm90") return FOVEAL_BACKEND_SM90;
+    for (const Backend* backend : kBackends)
+        if (std::string_view(text) == backend->name) return backend->id;
     throw Error(FOVEAL_INVALID_ARGUMENT, std::string("the environment variable FOVEAL_BACKEND is \"") + text +
                                              "\"; known are cpu, sm90 and auto");
 }
 
 }  // namespace
 
-bool backend_built(foveal_backend backend) {
-    return backend == FOVEAL_BACKEND_CPU || (backend == FOVEAL_BACKEND_SM90 && FOVEAL_HAS_CUDA);
+bool backend_built(foveal_backend id) {
+    const Backend* backend = find_backend(id);
+    return backend != nullptr && backend->is_built;
 }
 
-foveal_backend resolve_backend(foveal_backend asked, [[maybe_unused]] const void* first_input) {
-    foveal_backend backend = asked;
-    if (backend == FOVEAL_BACKEND_AUTO) backend = forced_backend();
-#if FOVEAL_HAS_CUDA
-    if (backend == FOVEAL_BACKEND_AUTO && sm90::is_device_pointer(first_input)) backend = FOVEAL_BACKEND_SM90;
-#endif
-    if (backend == FOVEAL_BACKEND_AUTO) backend = FOVEAL_BACKEND_CPU;
-    require_built(backend);
+const Backend& backend_of(foveal_backend id) {
+    const Backend* backend = find_backend(id);
+    if (backend == nullptr)
+        throw Error(FOVEAL_INVALID_ARGUMENT, "args.backend is " + std::to_string(id) +
+                                                 " (auto); a plan is made for one backend: 1 (cpu) or 2 (sm90)");
+    return *backend;
+}
+
+const Backend& require_built(const Backend& backend) {
+    if (!backend.is_built)
+        throw Error(FOVEAL_NO_DEVICE,
+                    std::string("backend is ") + backend.name + ", but this build of foveal has no CUDA part");
     return backend;
 }
 
-void check_supported(const Problem& problem, foveal_backend backend) {
-    if (backend == FOVEAL_BACKEND_SM90) sm90::check_supported(problem);
-}
-
-void launch(const Plan& plan, const Pointers& pointers, void* stream) {
-    if (plan.backend == FOVEAL_BACKEND_CPU) {
-        require_no_stream(stream);
-        cpu::forward(plan.problem, pointers);
-        return;
+const Backend& resolve_backend(foveal_backend asked, const void* first_input) {
+    foveal_backend id = asked != FOVEAL_BACKEND_AUTO ? asked : forced_backend();
+    if (id == FOVEAL_BACKEND_AUTO) {
+        id = FOVEAL_BACKEND_CPU;
+        for (const Backend* backend : kBackends)
+            if (backend->holds(first_input)) id = backend->id;
     }
-    require_built(plan.backend);
-#if FOVEAL_HAS_CUDA
-    sm90::check_pointers(pointers);
-    sm90::launch_forward(plan, pointers, stream);
-#endif
-}
-
-void launch(const Merge& merge, foveal_backend backend, void* stream) {
-    if (backend == FOVEAL_BACKEND_CPU) {
-        require_no_stream(stream);
-        cpu::merge(merge);
-        return;
-    }
-    require_built(backend);
-#if FOVEAL_HAS_CUDA
-    sm90::launch_merge(merge, stream);
-#endif
+    return require_built(backend_of(id));
 }
 
 }  // namespace foveal

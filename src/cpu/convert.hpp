@@ -17,7 +17,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace foveal::cpu::HWY_NAMESPACE {
 
-// A format's storage, and one vector from and to it. Pointers need no alignment.
+// A format's storage, and one vector from and to it. ForwardPointers need no alignment.
 struct F32Format {
     using Storage = float;
     static HWY_INLINE VecF32 load(const float* from) { return hn::LoadU(F32(), from); }
@@ -138,6 +138,8 @@ inline LoadRow row_loader(DType dtype) {
             return load_row<BF16Format>;
         case DType::f16:
             return load_row<F16Format>;
+        default:  // validate() lets no other through
+            break;
     }
     return nullptr;
 }
@@ -150,6 +152,8 @@ inline StoreRow row_storer(DType dtype) {
             return store_row<BF16Format>;
         case DType::f16:
             return store_row<F16Format>;
+        default:  // validate() lets no other through
+            break;
     }
     return nullptr;
 }

@@ -37,41 +37,30 @@ struct Sequence {
     int32_t len_k;
 };
 
-struct Extent {
-    int64_t first;
-    int32_t length;
-};
-
-// Where sequence i of the batch lies along the rows of q (or k).
-Extent extent_of(int64_t i, int64_t rows, const int32_t* cu_seqlens, const char* cu_name, const int32_t* used,
-                 const char* used_name) {
-    Extent extent{0, static_cast<int32_t>(rows)};
-    if (cu_seqlens != nullptr) {
-        const int32_t begin = cu_seqlens[i];
-        const int32_t end = cu_seqlens[i + 1];
-        if (begin < 0 || begin > rows) refuse(cu_name, i, begin, "it must lie in [0, " + std::to_string(rows) + "]");
-        if (end < begin || end > rows) {
-            refuse(cu_name, i + 1, end, "it must lie in [" + std::to_string(begin) + ", " + std::to_string(rows) + "]");
-        }
-        extent = {begin, end - begin};
+// The kernels trust the lengths; here they can be checked before anything is written.
+void check_sequence(int32_t i, const Lengths& lengths, const char* cu_name, const char* used_name) {
+    const auto range = [](int64_t least, int64_t most) {
+        return "it must lie in [" + std::to_string(least) + ", " + std::to_string(most) + "]";
+    };
+    int32_t length = lengths.rows;
+    if (lengths.cu_seqlens != nullptr) {
+        const int32_t begin = lengths.cu_seqlens[i], end = lengths.cu_seqlens[i + 1];
+        if (begin < 0 || begin > lengths.rows) refuse(cu_name, i, begin, range(0, lengths.rows));
+        if (end < begin || end > lengths.rows) refuse(cu_name, i + 1, end, range(begin, lengths.rows));
+        length = end - begin;
     }
-    if (used != nullptr) {
-        if (used[i] < 0 || used[i] > extent.length) {
-            refuse(used_name, i, used[i], "it must lie in [0, " + std::to_string(extent.length) + "]");
-        }
-        extent.length = used[i];
-    }
-    return extent;
+    if (lengths.seqused != nullptr && (lengths.seqused[i] < 0 || lengths.seqused[i] > length))
+        refuse(used_name, i, lengths.seqused[i], range(0, length));
 }
 
-std::vector<Sequence> sequences_of(const Problem& problem, const Pointers& pointers) {
+std::vector<Sequence> sequences_of(const ForwardProblem& problem, const ForwardPointers& pointers) {
+    const Lengths of_q = problem.lengths_q(pointers), of_k = problem.lengths_k(pointers);
     std::vector<Sequence> sequences;
     sequences.reserve(static_cast<size_t>(problem.batch));
-    for (int64_t i = 0; i < problem.batch; ++i) {
-        const Extent q =
-            extent_of(i, problem.rows_q, pointers.cu_seqlens_q, "cu_seqlens_q", pointers.seqused_q, "seqused_q");
-        const Extent k =
-            extent_of(i, problem.rows_k, pointers.cu_seqlens_k, "cu_seqlens_k", pointers.seqused_k, "seqused_k");
+    for (int32_t i = 0; i < problem.batch; ++i) {
+        check_sequence(i, of_q, "cu_seqlens_q", "seqused_q");
+        check_sequence(i, of_k, "cu_seqlens_k", "seqused_k");
+        const SequenceRows q = of_q.of(i), k = of_k.of(i);
         sequences.push_back({q.first, k.first, q.length, k.length});
     }
     return sequences;
@@ -87,14 +76,14 @@ struct QueryRange {
     double multiply_adds;  // of one K/V head
 };
 
-double multiply_adds_of(const Problem& problem, const Sequence& sequence, int64_t begin, int64_t end) {
+double multiply_adds_of(const ForwardProblem& problem, const Sequence& sequence, int64_t begin, int64_t end) {
     const Band band = band_of(problem.window(), sequence.len_q, sequence.len_k);
     const int64_t step = subtile_queries();
     double pairs = 0;
     for (int64_t first = begin; first < end; first += step) {
         const int64_t last = std::min(first + step, end) - 1;
-        const Range keys{visible_keys(band, static_cast<int32_t>(first / problem.group())).begin,
-                         visible_keys(band, static_cast<int32_t>(last / problem.group())).end};
+        const Range keys{visible_keys(band, static_cast<int32_t>(first / problem.heads_per_kv())).begin,
+                         visible_keys(band, static_cast<int32_t>(last / problem.heads_per_kv())).end};
         // One key's worth for what a query costs without any.
         pairs += static_cast<double>(last + 1 - first) * (keys.size() + 1.0);
     }
@@ -102,11 +91,11 @@ double multiply_adds_of(const Problem& problem, const Sequence& sequence, int64_
 }
 
 // Smaller tiles than the cache allows if the threads would otherwise lack work. No result depends on it.
-int64_t tile_queries_of(const Problem& problem, const std::vector<Sequence>& sequences, int threads) {
+int64_t tile_queries_of(const ForwardProblem& problem, const std::vector<Sequence>& sequences, int threads) {
     const int64_t query_bytes = (problem.head_dim + problem.head_dim_v) * static_cast<int64_t>(sizeof(float));
     int64_t subtiles = 0;
     for (const Sequence& s : sequences) {
-        subtiles += (s.len_q * problem.group() + subtile_queries() - 1) / subtile_queries() * problem.heads_k;
+        subtiles += (s.len_q * problem.heads_per_kv() + subtile_queries() - 1) / subtile_queries() * problem.heads_k;
     }
     const int64_t fit_cache = std::min(kTileBytes / query_bytes, kMaxTileQueries) / subtile_queries();
     const int64_t fit_threads = subtiles / (threads * kTilesPerThread);
@@ -114,10 +103,11 @@ int64_t tile_queries_of(const Problem& problem, const std::vector<Sequence>& seq
 }
 
 // Longest first: the last tile to start is a short one.
-std::vector<QueryRange> schedule(const Problem& problem, const std::vector<Sequence>& sequences, int64_t tile_queries) {
+std::vector<QueryRange> schedule(const ForwardProblem& problem, const std::vector<Sequence>& sequences,
+                                 int64_t tile_queries) {
     std::vector<QueryRange> ranges;
     for (size_t i = 0; i < sequences.size(); ++i) {
-        const int64_t queries = sequences[i].len_q * problem.group();
+        const int64_t queries = sequences[i].len_q * problem.heads_per_kv();
         for (int64_t begin = 0; begin < queries; begin += tile_queries) {
             const int64_t end = std::min(begin + tile_queries, queries);
             ranges.push_back(
@@ -143,7 +133,7 @@ int64_t offset_of(const Strides& stride, int64_t batch, int64_t row, int64_t hea
     return batch * stride.batch + row * stride.row + head * stride.head;
 }
 
-void set_score_options(HeadGroup& group, const Problem& problem, const Pointers& pointers, int64_t batch,
+void set_score_options(HeadGroup& group, const ForwardProblem& problem, const ForwardPointers& pointers, int64_t batch,
                        int64_t head_q) {
     group.softcap = problem.softcap;
     group.alibi_slopes =
@@ -158,9 +148,9 @@ void set_score_options(HeadGroup& group, const Problem& problem, const Pointers&
     group.mask_stride = problem.mask;
 }
 
-HeadGroup head_group(const Problem& problem, const Pointers& pointers, const Sequence& sequence, int64_t batch,
-                     int64_t head_k) {
-    const int64_t head_q = head_k * problem.group();
+HeadGroup head_group(const ForwardProblem& problem, const ForwardPointers& pointers, const Sequence& sequence,
+                     int64_t batch, int64_t head_k) {
+    const int64_t head_q = head_k * problem.heads_per_kv();
     HeadGroup group;
     group.dtype = problem.dtype;
     group.q = advance(problem.dtype, pointers.q, offset_of(problem.q, batch, sequence.first_q, head_q));
@@ -175,7 +165,7 @@ HeadGroup head_group(const Problem& problem, const Pointers& pointers, const Seq
     group.v_row_stride = problem.v.row;
     group.len_q = sequence.len_q;
     group.len_k = sequence.len_k;
-    group.heads = problem.group();
+    group.heads = problem.heads_per_kv();
     group.head_dim = problem.head_dim;
     group.head_dim_v = problem.head_dim_v;
     group.scale = problem.scale;
@@ -210,7 +200,7 @@ thread_local ThreadWorkspace thread_workspace;
 
 }  // namespace
 
-void forward(const Problem& problem, const Pointers& pointers) {
+void forward(const ForwardProblem& problem, const ForwardPointers& pointers) {
     const std::vector<Sequence> sequences = sequences_of(problem, pointers);
     if (problem.heads_q == 0) return;
     const int threads = thread_count();

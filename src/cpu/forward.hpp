@@ -14,6 +14,6 @@ namespace foveal::cpu {
 //
 // Throws Error(INVALID_ARGUMENT) if cu_seqlens descends or leaves [0, total], if a used length leaves [0, length], or
 // if FOVEAL_NUM_THREADS is malformed; std::bad_alloc. Nothing has been written if it throws Error.
-void forward(const Problem& problem, const Pointers& pointers);
+void forward(const ForwardProblem& problem, const ForwardPointers& pointers);
 
 }  // namespace foveal::cpu

@@ -118,6 +118,8 @@ void MergeRows(const Merge& merge, int64_t begin, int64_t end) {
         case DType::f16:
             return widens ? merge_rows<F16Format, F32Format>(merge, begin, end)
                           : merge_rows<F16Format, F16Format>(merge, begin, end);
+        default:  // validate() lets no other through
+            break;
     }
 }
 

@@ -360,6 +360,8 @@ class Tile {
                 return rounded_by(RoundMantissa(16, 0x1p-126f));
             case DType::f16:
                 return rounded_by(RoundMantissa(13, 0x1p-14f));
+            default:  // validate() lets no other through
+                break;
         }
     }
 

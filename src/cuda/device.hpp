@@ -1,14 +1,22 @@
-// CUDA's errors as ours, and the current device. Host code of the sm90 backend only.
+// Devices: which one a stream or a pointer belongs to, and what it is.
 #pragma once
-
-#include <cuda_runtime_api.h>
 
 #include <cstdint>
 
-namespace foveal::sm90 {
+#include "cuda/traits.hpp"
 
-// Throws Error(CUDA_ERROR) unless all went well.
-void check(cudaError_t status, const char* what);
+namespace foveal::cuda {
+
+inline constexpr int32_t kMaxDevices = 64;
+
+// Is this host pointer device memory? false where there is no driver.
+bool is_device_pointer(const void* pointer);
+
+// The device that a stream belongs to; null: the current one. Throws Error(NO_DEVICE) where there is none.
+int32_t device_of(void* stream);
+
+// Asked of the driver once. Throws Error(NO_DEVICE) unless there is such a device.
+const DeviceTraits& traits_of(int32_t device);
 
 // The current device for as long as this lives; the caller's comes back.
 class CurrentDevice {
@@ -23,4 +31,4 @@ class CurrentDevice {
     bool changed_ = false;
 };
 
-}  // namespace foveal::sm90
+}  // namespace foveal::cuda

@@ -1,4 +1,4 @@
-// Tensor arguments: the checks that every operation makes of them, and the form in which the backends take them.
+// Tensor arguments: the checks that every operation makes of them.
 // Each require_ and check_ throws Error(INVALID_ARGUMENT) naming the argument and the value.
 #pragma once
 
@@ -6,14 +6,11 @@
 #include <string>
 
 #include "foveal/foveal.h"
-#include "problem/forward.hpp"
+#include "problem/dtype.hpp"
 
 namespace foveal {
 
 [[noreturn]] void refuse(const std::string& message);
-
-std::string text_of(foveal_dtype dtype);
-int64_t element_bytes(foveal_dtype dtype);
 
 // A tensor argument and what messages call it: "q", or one of several, "outs[2]".
 struct Argument {
@@ -25,26 +22,21 @@ struct Argument {
     std::string dim(int i) const { return text() + ".shape[" + std::to_string(i) + "]"; }
     std::string stride(int i) const { return text() + ".stride[" + std::to_string(i) + "]"; }
     bool present() const { return tensor.rank != 0; }
-    bool empty() const;  // has it no element?
+    DType dtype() const { return dtype_of(tensor); }
+    int64_t element_bytes() const { return bytes_of(dtype()); }
 };
 
 void require_known_backend(foveal_backend backend);
 void require_known_rank(const Argument& a);  // what else reads shapes needs this first
 void require_rank(const Argument& a, int rank, const char* layout);
-void require_dtype(const Argument& a, foveal_dtype dtype, const char* why);
+void require_dtype(const Argument& a, DType dtype, const char* why);
 void require_dim(const Argument& a, int i, int64_t expected, const char* same_as);
 // A tensor that is written must not lie on itself.
 void require_no_overlap(const Argument& a);
 // Lengths, strides, and that 64 bits reach every byte.
 void check_strided(const Argument& a);
 
-// null if absent; else present where elements are, and aligned to `alignment_bytes`.
-const void* data_of(const Argument& a, int64_t alignment_bytes);
-
-int64_t stride_or_zero(const foveal_tensor& t, int i);  // 0 where the dimension has size 1
-// All 0 where there is no element: the pointer may be null then, and nothing may be added to it.
-Strides strides_of(const foveal_tensor& t);        // [b, s, h, d] or, varlen, [total, h, d]
-Strides lse_strides_of(const foveal_tensor& t);    // [b, h, s] or, varlen, [h, total]
-Strides score_strides_of(const foveal_tensor& t);  // [b, h, s_q, s_k]
+// null if absent; else present where elements are, and aligned to the element.
+const void* data_of(const Argument& a);
 
 }  // namespace foveal

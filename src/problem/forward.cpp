@@ -11,7 +11,7 @@ namespace {
 
 void check_lengths_vector(const Argument& a, int64_t entries, const char* meaning) {
     require_rank(a, 1, "a vector of lengths");
-    require_dtype(a, FOVEAL_I32, a.name);
+    require_dtype(a, DType::i32, a.name);
     require_dim(a, 0, entries, meaning);
     check_strided(a);
 }
@@ -39,19 +39,18 @@ void check_options(const foveal_forward_args& args) {
 // Ranks and dtypes first: what follows reads shapes by position.
 void check_forms(const foveal_forward_args& args, bool varlen) {
     const Argument q{"q", args.q};
-    if (q.tensor.dtype != FOVEAL_F32 && q.tensor.dtype != FOVEAL_BF16 && q.tensor.dtype != FOVEAL_F16)
-        refuse("q.dtype is " + text_of(q.tensor.dtype) + "; supported are f32, bf16 and f16");
+    if (!is_float(q.dtype())) refuse("q.dtype is " + name_of(q.dtype()) + "; supported are f32, bf16 and f16");
     const char* layout = varlen ? "varlen (cu_seqlens are present)" : "dense (cu_seqlens are absent)";
     for (const Argument& a : {q, Argument{"k", args.k}, Argument{"v", args.v}, Argument{"out", args.out}}) {
         require_rank(a, varlen ? 3 : 4, layout);
-        require_dtype(a, q.tensor.dtype, "q's dtype");
+        require_dtype(a, q.dtype(), "q's dtype");
         check_strided(a);
     }
     require_no_overlap({"out", args.out});
     const Argument lse{"lse", args.lse};
     if (!lse.present()) return;
     require_rank(lse, varlen ? 2 : 3, layout);
-    require_dtype(lse, FOVEAL_F32, "the log-sum-exp");
+    require_dtype(lse, DType::f32, "the log-sum-exp");
     check_strided(lse);
     require_no_overlap(lse);
 }
@@ -64,7 +63,7 @@ void check_head_values(const Argument& a, const foveal_forward_args& args, int64
         require_rank(a, 1,
                      may_have_batch ? "a value for each query head ([h_q], or rank 2: [b, h_q])"
                                     : "a value for each query head");
-    require_dtype(a, FOVEAL_F32, a.name);
+    require_dtype(a, DType::f32, a.name);
     if (a.tensor.rank == 2) require_dim(a, 0, batch, "the batch size");
     require_dim(a, a.tensor.rank - 1, heads_q, "the number of q heads");
     check_strided(a);
@@ -87,9 +86,9 @@ void check_score_options(const foveal_forward_args& args, bool varlen, int64_t b
     check_head_values({"sinks", args.sinks}, args, batch, false);
     const Argument bias{"bias", args.bias}, mask{"mask", args.mask};
     check_score_matrix(bias, args, varlen);
-    if (bias.present() && bias.tensor.dtype != FOVEAL_F32) require_dtype(bias, args.q.dtype, "q's dtype (or f32)");
+    if (bias.present() && bias.dtype() != DType::f32) require_dtype(bias, dtype_of(args.q), "q's dtype (or f32)");
     check_score_matrix(mask, args, varlen);
-    if (mask.present()) require_dtype(mask, FOVEAL_BOOL, "a mask");
+    if (mask.present()) require_dtype(mask, DType::boolean, "a mask");
 }
 
 void check_lengths(const foveal_forward_args& args, bool varlen, int64_t batch) {
@@ -126,7 +125,7 @@ void check_agreement(const foveal_forward_args& args, bool varlen) {
     require_dim(lse, varlen ? 1 : 2, q[row], "the number of q rows");
 }
 
-void check_sizes(const Problem& p) {
+void check_sizes(const ForwardProblem& p) {
     if (p.heads_q < 1) refuse("q has " + std::to_string(p.heads_q) + " heads; at least 1 is needed");
     if (p.heads_k < 1) refuse("k has " + std::to_string(p.heads_k) + " heads; at least 1 is needed");
     if (p.heads_q % p.heads_k != 0)
@@ -156,7 +155,7 @@ void require_known_ranks(const foveal_forward_args& args) {
 }
 
 // The validated options, and strides of the tensors that belong to them.
-void take_options(const foveal_forward_args& args, Problem& p) {
+void take_options(const foveal_forward_args& args, ForwardProblem& p) {
     p.scale =
         std::isnan(args.scale) ? static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.head_dim))) : args.scale;
     p.window_left = args.window_left;
@@ -168,26 +167,14 @@ void take_options(const foveal_forward_args& args, Problem& p) {
     if (args.alibi_slopes.rank == 2) p.alibi_batch_stride = stride_or_zero(args.alibi_slopes, 0);
     p.has_sinks = args.sinks.rank != 0;
     p.has_bias = args.bias.rank != 0;
-    if (p.has_bias) p.bias_dtype = static_cast<DType>(args.bias.dtype), p.bias = score_strides_of(args.bias);
+    if (p.has_bias) p.bias_dtype = dtype_of(args.bias), p.bias = score_strides_of(args.bias);
     p.has_mask = args.mask.rank != 0;
     if (p.has_mask) p.mask = score_strides_of(args.mask);
 }
 
 }  // namespace
 
-int64_t bytes_of(DType dtype) { return element_bytes(static_cast<foveal_dtype>(dtype)); }
-
-const char* name_of(DType dtype) { return dtype == DType::f32 ? "f32" : dtype == DType::bf16 ? "bf16" : "f16"; }
-
-Window Problem::window() const {
-    const auto width = [](int64_t w) {
-        return w == FOVEAL_UNLIMITED || w >= kUnlimitedWidth ? kUnlimitedWidth : static_cast<int32_t>(w);
-    };
-    return {width(window_left), width(window_right), alignment == FOVEAL_TOP_LEFT,
-            static_cast<int32_t>(std::min<int64_t>(chunk, kUnlimitedWidth))};
-}
-
-Problem validate(const foveal_forward_args& args) {
+ForwardProblem validate(const foveal_forward_args& args) {
     require_known_ranks(args);
     check_options(args);
     const bool varlen = args.cu_seqlens_q.rank != 0;
@@ -196,8 +183,8 @@ Problem validate(const foveal_forward_args& args) {
                       : "cu_seqlens_k is present but cu_seqlens_q is absent; varlen needs both");
     check_forms(args, varlen);
 
-    Problem p;
-    p.dtype = static_cast<DType>(args.q.dtype);
+    ForwardProblem p;
+    p.dtype = dtype_of(args.q);
     p.varlen = varlen;
     p.has_seqused_q = args.seqused_q.rank != 0;
     p.has_seqused_k = args.seqused_k.rank != 0;
@@ -223,25 +210,24 @@ Problem validate(const foveal_forward_args& args) {
     return p;
 }
 
-Pointers pointers_of(const foveal_forward_args& args, const Problem& problem) {
-    const int64_t element = bytes_of(problem.dtype);
+ForwardPointers pointers_of(const foveal_forward_args& args) {
     const auto i32 = [](const char* name, const foveal_tensor& t) {
-        return static_cast<const int32_t*>(data_of({name, t}, 4));
+        return static_cast<const int32_t*>(data_of({name, t}));
     };
-    Pointers p;
-    p.q = data_of({"q", args.q}, element);
-    p.k = data_of({"k", args.k}, element);
-    p.v = data_of({"v", args.v}, element);
-    p.out = const_cast<void*>(data_of({"out", args.out}, element));
-    p.lse = static_cast<float*>(const_cast<void*>(data_of({"lse", args.lse}, 4)));
+    ForwardPointers p;
+    p.q = data_of({"q", args.q});
+    p.k = data_of({"k", args.k});
+    p.v = data_of({"v", args.v});
+    p.out = const_cast<void*>(data_of({"out", args.out}));
+    p.lse = static_cast<float*>(const_cast<void*>(data_of({"lse", args.lse})));
     p.cu_seqlens_q = i32("cu_seqlens_q", args.cu_seqlens_q);
     p.cu_seqlens_k = i32("cu_seqlens_k", args.cu_seqlens_k);
     p.seqused_q = i32("seqused_q", args.seqused_q);
     p.seqused_k = i32("seqused_k", args.seqused_k);
-    p.alibi_slopes = static_cast<const float*>(data_of({"alibi_slopes", args.alibi_slopes}, 4));
-    p.sinks = static_cast<const float*>(data_of({"sinks", args.sinks}, 4));
-    p.bias = data_of({"bias", args.bias}, problem.has_bias ? bytes_of(problem.bias_dtype) : 1);
-    p.mask = static_cast<const uint8_t*>(data_of({"mask", args.mask}, 1));
+    p.alibi_slopes = static_cast<const float*>(data_of({"alibi_slopes", args.alibi_slopes}));
+    p.sinks = static_cast<const float*>(data_of({"sinks", args.sinks}));
+    p.bias = data_of({"bias", args.bias});
+    p.mask = static_cast<const uint8_t*>(data_of({"mask", args.mask}));
     return p;
 }
 

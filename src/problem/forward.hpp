@@ -2,39 +2,33 @@
 #pragma once
 
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 
 #include "foveal/foveal.h"
+#include "problem/dtype.hpp"
+#include "problem/lengths.hpp"
 #include "problem/mask.hpp"
+#include "problem/strides.hpp"
 
 namespace foveal {
 
-// What the library throws; c_api.cpp turns it into a status and a message.
-class Error : public std::runtime_error {
-   public:
-    Error(foveal_status status, const std::string& message) : std::runtime_error(message), status_(status) {}
-    foveal_status status() const { return status_; }
-
-   private:
-    foveal_status status_;
+// Where the data lie. Shapes in elements: see foveal.h.
+struct ForwardPointers {
+    const void* q = nullptr;                // [b, s_q, h_q, d] or [total_q, h_q, d]
+    const void* k = nullptr;                // [b, s_k, h_k, d] or [total_k, h_k, d]
+    const void* v = nullptr;                // [b, s_k, h_k, d_v] or [total_k, h_k, d_v]
+    void* out = nullptr;                    // [b, s_q, h_q, d_v] or [total_q, h_q, d_v]
+    float* lse = nullptr;                   // [b, h_q, s_q] or [h_q, total_q]
+    const int32_t* cu_seqlens_q = nullptr;  // [b + 1]
+    const int32_t* cu_seqlens_k = nullptr;  // [b + 1]
+    const int32_t* seqused_q = nullptr;     // [b]
+    const int32_t* seqused_k = nullptr;     // [b]
+    const float* alibi_slopes = nullptr;    // [h_q] or [b, h_q]
+    const float* sinks = nullptr;           // [h_q]
+    const void* bias = nullptr;             // [b|1, h_q|1, s_q, s_k]
+    const uint8_t* mask = nullptr;          // [b|1, h_q|1, s_q, s_k]
 };
 
-enum class DType : int32_t { f32 = FOVEAL_F32, bf16 = FOVEAL_BF16, f16 = FOVEAL_F16 };
-
-int64_t bytes_of(DType dtype);
-const char* name_of(DType dtype);
-
-// Distance in elements between neighbours of a [b, s, h, d] tensor; varlen: batch is 0, row is the token.
-// A dimension of size 1 has stride 0 here, whatever the caller gave.
-struct Strides {
-    int64_t batch = 0;
-    int64_t row = 0;
-    int64_t head = 0;
-    bool operator==(const Strides&) const = default;
-};
-
-struct Problem {
+struct ForwardProblem {
     DType dtype = DType::bf16;
     bool varlen = false;
     bool has_seqused_q = false;
@@ -67,37 +61,34 @@ struct Problem {
     bool has_mask = false;
     Strides mask;
 
-    bool operator==(const Problem&) const = default;
+    bool operator==(const ForwardProblem&) const = default;
 
-    int64_t group() const { return heads_q / heads_k; }
+    int64_t heads_per_kv() const { return heads_q / heads_k; }
     // Is a score anything but scale * q.k under a window?
     bool modifies_scores() const { return softcap > 0 || has_alibi || has_bias || has_mask; }
-    Window window() const;
+    Window window() const {
+        const auto width = [](int64_t w) {
+            return w == FOVEAL_UNLIMITED || w >= kUnlimitedWidth ? kUnlimitedWidth : static_cast<int32_t>(w);
+        };
+        return {width(window_left), width(window_right), alignment == FOVEAL_TOP_LEFT,
+                static_cast<int32_t>(chunk < kUnlimitedWidth ? chunk : kUnlimitedWidth)};
+    }
     // Rows of q over the whole batch, an upper bound of the work when seqused or varlen shorten it.
     int64_t total_rows_q() const { return varlen ? rows_q : batch * rows_q; }
-};
 
-// Where the data lie. Shapes in elements: see foveal.h.
-struct Pointers {
-    const void* q = nullptr;                // [b, s_q, h_q, d] or [total_q, h_q, d]
-    const void* k = nullptr;                // [b, s_k, h_k, d] or [total_k, h_k, d]
-    const void* v = nullptr;                // [b, s_k, h_k, d_v] or [total_k, h_k, d_v]
-    void* out = nullptr;                    // [b, s_q, h_q, d_v] or [total_q, h_q, d_v]
-    float* lse = nullptr;                   // [b, h_q, s_q] or [h_q, total_q]
-    const int32_t* cu_seqlens_q = nullptr;  // [b + 1]
-    const int32_t* cu_seqlens_k = nullptr;  // [b + 1]
-    const int32_t* seqused_q = nullptr;     // [b]
-    const int32_t* seqused_k = nullptr;     // [b]
-    const float* alibi_slopes = nullptr;    // [h_q] or [b, h_q]
-    const float* sinks = nullptr;           // [h_q]
-    const void* bias = nullptr;             // [b|1, h_q|1, s_q, s_k]
-    const uint8_t* mask = nullptr;          // [b|1, h_q|1, s_q, s_k]
+    Lengths lengths_q(const ForwardPointers& at) const {
+        return {static_cast<int32_t>(rows_q), at.cu_seqlens_q, at.seqused_q};
+    }
+    Lengths lengths_k(const ForwardPointers& at) const {
+        return {static_cast<int32_t>(rows_k), at.cu_seqlens_k, at.seqused_k};
+    }
 };
 
 // Shapes, strides, dtypes and options, independent of any backend. Throws Error(INVALID_ARGUMENT) naming the argument.
-Problem validate(const foveal_forward_args& args);
+ForwardProblem validate(const foveal_forward_args& args);
 
-// The data pointers: present where elements are, aligned to their element. Throws as validate() does.
-Pointers pointers_of(const foveal_forward_args& args, const Problem& problem);
+// The data pointers of validated arguments: present where elements are, aligned to their element. Throws as validate()
+// does.
+ForwardPointers pointers_of(const foveal_forward_args& args);
 
 }  // namespace foveal

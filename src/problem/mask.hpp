@@ -3,11 +3,7 @@
 
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define FOVEAL_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-#define FOVEAL_HOST_DEVICE inline
-#endif
+#include "problem/host_device.hpp"
 
 namespace foveal {
 
@@ -42,9 +38,6 @@ struct Band {
     int32_t off;
     int32_t chunk;
 };
-
-FOVEAL_HOST_DEVICE int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
-FOVEAL_HOST_DEVICE int32_t max_i32(int32_t a, int32_t b) { return a > b ? a : b; }
 
 FOVEAL_HOST_DEVICE Band band_of(Window window, int32_t len_q, int32_t len_k) {
     const int32_t off = window.top_left ? 0 : len_k - len_q;

@@ -8,8 +8,6 @@
 namespace foveal {
 namespace {
 
-bool is_partial_dtype(foveal_dtype dtype) { return dtype == FOVEAL_F32 || dtype == FOVEAL_BF16 || dtype == FOVEAL_F16; }
-
 void check_options(const foveal_merge_args& args) {
     require_known_backend(args.backend);
     if (args.parts < 1 || args.parts > FOVEAL_MAX_MERGE_PARTS)
@@ -33,7 +31,7 @@ void check_out(const Argument& a, const foveal_tensor& first) {
 void check_lse(const Argument& a, const foveal_tensor& first) {
     require_known_rank(a);
     require_rank(a, first.rank - 1, first.rank == 4 ? "rank 4 of outs[0]" : "rank 3 of outs[0]");
-    require_dtype(a, FOVEAL_F32, "the log-sum-exp");
+    require_dtype(a, DType::f32, "the log-sum-exp");
     const int row = first.rank - 3;
     if (row == 1) require_dim(a, 0, first.shape[0], "outs[0].shape[0]");
     require_dim(a, row, first.shape[row + 1], "the number of heads of outs[0]");
@@ -45,8 +43,7 @@ void check_first(const foveal_tensor& first) {
     const Argument a{"outs", first, 0};
     require_known_rank(a);
     if (first.rank != 4) require_rank(a, 3, "a partial result ([total_q, h_q, d_v], or rank 4: [b, s_q, h_q, d_v])");
-    if (!is_partial_dtype(first.dtype))
-        refuse("outs[0].dtype is " + text_of(first.dtype) + "; supported are f32, bf16 and f16");
+    if (!is_float(a.dtype())) refuse("outs[0].dtype is " + name_of(a.dtype()) + "; supported are f32, bf16 and f16");
 }
 
 void check_parts(const foveal_merge_args& args) {
@@ -55,7 +52,7 @@ void check_parts(const foveal_merge_args& args) {
     for (int32_t n = 0; n < args.parts; ++n) {
         const Argument out{"outs", args.outs[n], n}, lse{"lses", args.lses[n], n};
         check_out(out, first);
-        require_dtype(out, first.dtype, "outs[0]'s dtype");
+        require_dtype(out, dtype_of(first), "outs[0]'s dtype");
         check_lse(lse, first);
     }
 }
@@ -64,7 +61,7 @@ void check_merged(const foveal_merge_args& args) {
     const foveal_tensor& first = args.outs[0];
     const Argument out{"out", args.out}, lse{"lse", args.lse};
     check_out(out, first);
-    if (out.tensor.dtype != FOVEAL_F32) require_dtype(out, first.dtype, "outs[0]'s dtype (or f32)");
+    if (out.dtype() != DType::f32) require_dtype(out, dtype_of(first), "outs[0]'s dtype (or f32)");
     require_no_overlap(out);
     require_known_rank(lse);
     if (!lse.present()) return;
@@ -95,8 +92,8 @@ void check_overlaps(const foveal_merge_args& args) {
 
 MergePart part_of(const Argument& out, const Argument& lse) {
     MergePart part;
-    part.out = const_cast<void*>(data_of(out, element_bytes(out.tensor.dtype)));
-    part.lse = static_cast<float*>(const_cast<void*>(data_of(lse, element_bytes(FOVEAL_F32))));
+    part.out = const_cast<void*>(data_of(out));
+    part.lse = static_cast<float*>(const_cast<void*>(data_of(lse)));
     part.out_stride = strides_of(out.tensor);
     if (lse.present()) part.lse_stride = lse_strides_of(lse.tensor);
     return part;
@@ -112,8 +109,8 @@ Merge validate(const foveal_merge_args& args) {
     Merge merge;
     const foveal_tensor& first = args.outs[0];
     const int row = first.rank - 3;
-    merge.dtype = static_cast<DType>(first.dtype);
-    merge.out_dtype = static_cast<DType>(args.out.dtype);
+    merge.dtype = dtype_of(first);
+    merge.out_dtype = dtype_of(args.out);
     merge.batch = row == 1 ? first.shape[0] : 1;
     merge.rows = first.shape[row];
     merge.heads = first.shape[row + 1];

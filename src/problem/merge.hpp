@@ -5,7 +5,8 @@
 #include <cstdint>
 
 #include "foveal/foveal.h"
-#include "problem/forward.hpp"
+#include "problem/dtype.hpp"
+#include "problem/strides.hpp"
 
 namespace foveal {
 

@@ -4,7 +4,8 @@
 #include <array>
 #include <cstdint>
 
-#include "problem/argument.hpp"
+#include "problem/dtype.hpp"
+#include "problem/strides.hpp"
 
 namespace foveal {
 namespace {
@@ -69,20 +70,16 @@ class StrideSums {
     int steps_ = 0;
 };
 
-bool has_elements(const foveal_tensor& t) {
-    return std::all_of(t.shape, t.shape + t.rank, [](int64_t n) { return n > 0; });
-}
-
 // Distance of the tensor's last byte from its first.
 Wide reach_bytes(const foveal_tensor& t) {
     int64_t reach = 0;
     for (int i = 0; i < t.rank; ++i) reach += stride_or_zero(t, i) * (t.shape[i] - 1);
-    return static_cast<Wide>(reach * element_bytes(t.dtype)) + element_bytes(t.dtype) - 1;
+    return static_cast<Wide>(reach * bytes_of(dtype_of(t))) + bytes_of(dtype_of(t)) - 1;
 }
 
 void add_terms(StrideSums& sums, const foveal_tensor& t) {
-    for (int i = 0; i < t.rank; ++i) sums.add(stride_or_zero(t, i) * element_bytes(t.dtype), t.shape[i] - 1);
-    sums.add(1, element_bytes(t.dtype) - 1);
+    for (int i = 0; i < t.rank; ++i) sums.add(stride_or_zero(t, i) * bytes_of(dtype_of(t)), t.shape[i] - 1);
+    sums.add(1, bytes_of(dtype_of(t)) - 1);
 }
 
 }  // namespace

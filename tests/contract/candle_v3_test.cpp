@@ -1,6 +1,4 @@
 // candle_v3.hpp on both backends: the literal cases of the crate's own tests, and all eight functions against float64.
-#include "foveal/candle_v3.hpp"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -11,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "foveal/candle_v3.hpp"
 #include "tests/support/case_data.hpp"
 #include "tests/support/strided_tensor.hpp"
 #include "tests/support/tolerance.hpp"

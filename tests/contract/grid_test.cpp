@@ -1,6 +1,4 @@
 // The grid on the CPU backend, and that it bites: with an option dropped on the way to the library, it fails.
-#include "tests/support/grid.hpp"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -10,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/grid.hpp"
 #include "tests/support/run_suite.hpp"
 
 namespace foveal_testing {

@@ -2,10 +2,9 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "tests/cpu/convert_test.cpp"
 #define HWY_DISABLED_TARGETS HWY_SSSE3
-#include "cpu/convert.hpp"
-
 #include <hwy/foreach_target.h>
 
+#include "cpu/convert.hpp"
 #include "cpu/transpose.hpp"
 
 HWY_BEFORE_NAMESPACE();

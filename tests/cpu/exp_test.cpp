@@ -3,10 +3,9 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "tests/cpu/exp_test.cpp"
 #define HWY_DISABLED_TARGETS HWY_SSSE3
-#include "cpu/exp.hpp"
-
 #include <hwy/foreach_target.h>
 
+#include "cpu/exp.hpp"
 #include "cpu/softmax.hpp"
 
 HWY_BEFORE_NAMESPACE();

@@ -1,6 +1,4 @@
 // cpu/threads.hpp
-#include "cpu/threads.hpp"
-
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <sys/wait.h>
@@ -22,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "cpu/threads.hpp"
 #include "problem/forward.hpp"
 
 namespace foveal::cpu {

@@ -1,12 +1,11 @@
 // src/mask.hpp against contract 1.3 by brute force: every small shape, window and tiling.
-#include "problem/mask.hpp"
-
 #include <gtest/gtest.h>
 
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "problem/mask.hpp"
 #include "sm90/scores/mask.hpp"
 
 namespace foveal {

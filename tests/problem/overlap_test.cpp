@@ -1,12 +1,11 @@
 // share_memory() against the list of all bytes of both tensors.
-#include "problem/overlap.hpp"
-
 #include <gtest/gtest.h>
 
 #include <random>
 #include <set>
 
-#include "problem/argument.hpp"
+#include "problem/dtype.hpp"
+#include "problem/overlap.hpp"
 
 namespace foveal {
 namespace {
@@ -31,8 +30,8 @@ std::set<int64_t> bytes_of(const foveal_tensor& t) {
     for (int64_t n = 0; n < elements; ++n) {
         int64_t offset = 0;
         for (int64_t i = t.rank - 1, rest = n; i >= 0; rest /= t.shape[i--]) offset += rest % t.shape[i] * t.stride[i];
-        for (int64_t byte = 0; byte < element_bytes(t.dtype); ++byte)
-            bytes.insert(reinterpret_cast<int64_t>(t.data) + offset * element_bytes(t.dtype) + byte);
+        for (int64_t byte = 0; byte < foveal::bytes_of(dtype_of(t)); ++byte)
+            bytes.insert(reinterpret_cast<int64_t>(t.data) + offset * foveal::bytes_of(dtype_of(t)) + byte);
     }
     return bytes;
 }

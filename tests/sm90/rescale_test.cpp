@@ -1,11 +1,12 @@
 // The softmax of the sm90 kernel keeps a row's first reference until a row leaves its range, and corrects it then
-// (src/sm90/softmax.cuh). A counter proves that the correction runs where it must and nowhere else. Links the library's
-// objects in place of the shared library, which hides the counter.
+// (src/sm90/forward/softmax.cuh). A counter proves that the correction runs where it must and nowhere else. It links
+// the library's objects in place of the shared library, so that it can launch a plan with a counter in its parameters.
 #include <gtest/gtest.h>
 
 #include <string>
 
-#include "sm90/forward/launch.hpp"
+#include "sm90/device.hpp"
+#include "sm90/forward/plan.hpp"
 #include "tests/support/gpu_fixture.hpp"
 
 namespace foveal_testing {
@@ -15,11 +16,8 @@ class Counter {
    public:
     Counter() : memory_(sizeof(unsigned long long)) {
         require_cuda(cudaMemset(memory_.as(), 0, memory_.bytes()), "cudaMemset");
-        foveal::sm90::set_rescale_counter(memory_.as<unsigned long long>());
     }
-    Counter(const Counter&) = delete;
-    Counter& operator=(const Counter&) = delete;
-    ~Counter() { foveal::sm90::set_rescale_counter(nullptr); }
+    unsigned long long* address() const { return memory_.as<unsigned long long>(); }
     unsigned long long value() const {
         unsigned long long count = 0;
         memory_.download(&count);
@@ -30,10 +28,20 @@ class Counter {
     DeviceBuffer memory_;
 };
 
+void run_counted(const CaseData& data, const Counter& counter) {
+    constexpr int32_t kDevice = 0;
+    const foveal::ForwardProblem problem = foveal::validate(data.args());
+    const foveal::ForwardPointers pointers = foveal::pointers_of(data.args());
+    const foveal::sm90::Sm90ForwardPlan plan(problem, kDevice, foveal::sm90::traits_of(kDevice));
+    foveal::sm90::PreparedForward kernel = plan.kernel_for(pointers);
+    kernel.params.rescales = counter.address();
+    foveal::sm90::launch_forward(problem, kernel, kDevice, pointers, nullptr);
+}
+
 unsigned long long rescales_of(const std::string& text) {
     const auto data = on_gpu(text);
     const Counter counter;
-    run(*data);
+    run_counted(*data, counter);
     const Verdict verdict = verify(*data);
     EXPECT_TRUE(verdict.pass) << text << "\n" << verdict.failure;
     std::printf("  %llu corrections: %s\n", counter.value(), text.c_str());

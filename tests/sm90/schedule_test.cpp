@@ -1,6 +1,4 @@
 // src/sm90/schedule.hpp: every tile exactly once, and in the order that its comment promises.
-#include "sm90/forward/schedule.hpp"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -8,6 +6,8 @@
 #include <string>
 #include <tuple>
 #include <vector>
+
+#include "sm90/forward/schedule.hpp"
 
 namespace foveal::sm90 {
 namespace {

@@ -1,10 +1,10 @@
 // The kernel's polynomial for softcap, in the arithmetic of the kernel, against tanh.
-#include "sm90/scores/softcap.hpp"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <numbers>
+
+#include "sm90/scores/softcap.hpp"
 
 namespace foveal::sm90 {
 namespace {

@@ -1,6 +1,4 @@
 // The text form of cases, and what is derived from it.
-#include "tests/support/case.hpp"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -8,6 +6,7 @@
 #include <set>
 #include <string>
 
+#include "tests/support/case.hpp"
 #include "tests/support/case_data.hpp"
 #include "tests/support/suites.hpp"
 

@@ -1,6 +1,4 @@
 // The judge judged: number formats, oracle, reference and verdict on results known beforehand.
-#include "tests/support/oracle.hpp"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -10,6 +8,7 @@
 
 #include "tests/support/check.hpp"
 #include "tests/support/number_formats.hpp"
+#include "tests/support/oracle.hpp"
 #include "tests/support/tolerance.hpp"
 
 namespace foveal_testing {

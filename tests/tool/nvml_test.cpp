@@ -1,12 +1,11 @@
 // Clock and power through NVML, with a stand-in for its library, and the order statistics of timings.
-#include "nvml.hpp"
-
 #include <gtest/gtest.h>
 
 #include <chrono>
 #include <filesystem>
 #include <thread>
 
+#include "nvml.hpp"
 #include "statistics.hpp"
 
 namespace foveal_tool {

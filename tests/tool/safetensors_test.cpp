@@ -1,7 +1,5 @@
 // The safetensors reader and writer: what is written reads back, and every way in which a file can lie is an error that
 // says so.
-#include "safetensors.hpp"
-
 #include <gtest/gtest.h>
 
 #include <array>
@@ -11,6 +9,8 @@
 #include <random>
 #include <string>
 #include <vector>
+
+#include "safetensors.hpp"
 
 namespace foveal_tool {
 namespace {

@@ -9,7 +9,7 @@
 namespace foveal::sm90 {
 namespace {
 
-// Fitted to the times of 15 problems in eight to eleven orders each (H100, 2026-11-25: docs/performance-log.md, 45).
+// Fitted to the times of 15 problems in eight to eleven orders each (H100, 2026-11-25: docs/performance-log, 45).
 // What an SM computes while it is busy.
 constexpr double kFlopsPerSecondOfSm = 700e12 / 132;
 // The part of the DRAM's peak rate that the kernel draws without waiting, and the part of the reading that costs time
@@ -23,7 +23,7 @@ constexpr double kResidentShare = 0.7;
 constexpr int64_t kVarlenSectionBytes = int64_t{28} << 20;
 
 // Tiles of a varlen batch that take at least as long on average are dealt out evenly (balance.cuh): for shorter ones
-// that costs more than it brings (H100, 2026-11-27: docs/performance-log.md, 51 and 55).
+// that costs more than it brings (H100, 2026-11-27: docs/performance-log, 51 and 55).
 constexpr double kBalancedTileSeconds = 7.6e-6;
 // And a CTA's tiles together at least so long: its first one waits 4 us and more for the ranks.
 constexpr double kBalancedSeconds = 100e-6;
@@ -31,7 +31,7 @@ constexpr double kBalancedSeconds = 100e-6;
 // A run is the tiles of one section and row block. More of them would take milliseconds to simulate.
 constexpr int64_t kMaxSimulatedRuns = 1 << 15;
 // Where the busiest CTA has more than so much of the mean, all sections up to that size are tried, too: it takes up to
-// a millisecond more. Lengths that are no power of two gained up to 10 % (H200, 2026-11-28: docs/performance-log.md,
+// a millisecond more. Lengths that are no power of two gained up to 10 % (H200, 2026-11-28: docs/performance-log,
 // 77).
 constexpr double kEvenEnough = 1.01;
 constexpr int32_t kMaxSweptSection = 44;
@@ -39,12 +39,14 @@ constexpr int32_t kMaxSweptSection = 44;
 constexpr double kNotWorthwhile = 0.998;
 
 // That a tile of `rows` rows computes.
-double seconds_of_key(const Problem& p, int32_t rows) {
+double seconds_of_key(const ForwardProblem& p, int32_t rows) {
     return 2.0 * rows * static_cast<double>(p.head_dim + p.head_dim_v) / kFlopsPerSecondOfSm;
 }
 
 // Of one head's K and V, or of its Q and output.
-double key_bytes_of(const Problem& p) { return static_cast<double>((p.head_dim + p.head_dim_v) * bytes_of(p.dtype)); }
+double key_bytes_of(const ForwardProblem& p) {
+    return static_cast<double>((p.head_dim + p.head_dim_v) * bytes_of(p.dtype));
+}
 
 struct RowBlock {
     double cost;        // tile_cost()
@@ -52,7 +54,7 @@ struct RowBlock {
     double fresh_keys;  // of them, those that the row block before it in the order does not visit
 };
 
-std::vector<RowBlock> row_blocks_with_costs(const Problem& p, TileShape tile, bool last_rows_first) {
+std::vector<RowBlock> row_blocks_with_costs(const ForwardProblem& p, TileShape tile, bool last_rows_first) {
     const auto rows_q = static_cast<int32_t>(p.rows_q);
     const Band band = band_of(p.window(), rows_q, static_cast<int32_t>(p.rows_k));
     std::vector<RowBlock> row_blocks(static_cast<size_t>(row_blocks_of(rows_q, tile.rows, tile.heads_log2)));
@@ -72,9 +74,9 @@ std::vector<RowBlock> row_blocks_with_costs(const Problem& p, TileShape tile, bo
 
 // What a tile takes on average in a batch of sequences of its mean length: computing, or reading and writing, each row
 // and each key once.
-double mean_tile_seconds(const Problem& p, const DeviceTraits& traits, TileShape tile, int32_t grid,
+double mean_tile_seconds(const ForwardProblem& p, const cuda::DeviceTraits& traits, TileShape tile, int32_t grid,
                          bool last_rows_first) {
-    Problem mean = p;
+    ForwardProblem mean = p;
     mean.rows_q = std::max<int64_t>(1, p.rows_q / p.batch);
     mean.rows_k = p.rows_k / p.batch;
     const std::vector<RowBlock> row_blocks = row_blocks_with_costs(mean, tile, last_rows_first);
@@ -84,13 +86,14 @@ double mean_tile_seconds(const Problem& p, const DeviceTraits& traits, TileShape
     const double tiles = static_cast<double>(mean.rows_q) / tile.rows + 0.5;
     const double bytes =
         key_bytes_of(p) / tiles *
-        (static_cast<double>(mean.rows_q) + static_cast<double>(mean.rows_k) / static_cast<double>(p.group()));
+        (static_cast<double>(mean.rows_q) + static_cast<double>(mean.rows_k) / static_cast<double>(p.heads_per_kv()));
     return std::max(cost * seconds_of_key(p, tile.rows), bytes * grid / (kDramShare * traits.dram_bytes_per_second));
 }
 
 // CTAs that take as many neighbouring tiles together, heads of the same rows. 0: too few heads for that, or tiles so
 // short or so few that dealing them out evenly costs more than it brings.
-int32_t bundle_of(const Problem& p, const DeviceTraits& traits, TileShape tile, int32_t grid, bool last_rows_first) {
+int32_t bundle_of(const ForwardProblem& p, const cuda::DeviceTraits& traits, TileShape tile, int32_t grid,
+                  bool last_rows_first) {
     const int32_t bundle = std::gcd(static_cast<int32_t>(p.heads_q), grid);
     if (grid / bundle > kMaxBundles) return 0;
     const double tile_seconds = mean_tile_seconds(p, traits, tile, grid, last_rows_first);
@@ -99,7 +102,7 @@ int32_t bundle_of(const Problem& p, const DeviceTraits& traits, TileShape tile, 
     return tile_seconds >= kBalancedTileSeconds && tile_seconds * tiles >= kBalancedSeconds ? bundle : 0;
 }
 
-OrderChoice choose_varlen_order(const Problem& p, const DeviceTraits& traits, TileShape tile, int32_t grid,
+OrderChoice choose_varlen_order(const ForwardProblem& p, const cuda::DeviceTraits& traits, TileShape tile, int32_t grid,
                                 bool last_rows_first) {
     OrderChoice choice;
     choice.section_keys = static_cast<int32_t>(
@@ -116,7 +119,7 @@ class Model {
         double seconds, imbalance;
     };
 
-    Model(const Problem& p, const DeviceTraits& traits, TileShape tile, int32_t grid, bool last_rows_first)
+    Model(const ForwardProblem& p, const cuda::DeviceTraits& traits, TileShape tile, int32_t grid, bool last_rows_first)
         : order_(tile_order(p, tile, {}, last_rows_first)),
           row_blocks_(row_blocks_with_costs(p, tile, last_rows_first)),
           grid_(grid),
@@ -192,22 +195,22 @@ class Model {
 
 }  // namespace
 
-int64_t unit_cost(const Problem& p, TileShape tile) {
+int64_t unit_cost(const ForwardProblem& p, TileShape tile) {
     double cost = 0;
     for (const RowBlock& row_block : row_blocks_with_costs(p, tile, false)) cost += row_block.cost;
-    return packs_of(static_cast<int32_t>(p.group()), tile.heads_log2) * static_cast<int64_t>(cost);
+    return packs_of(static_cast<int32_t>(p.heads_per_kv()), tile.heads_log2) * static_cast<int64_t>(cost);
 }
 
-TileOrder tile_order(const Problem& p, TileShape tile, const OrderChoice& choice, bool last_rows_first) {
+TileOrder tile_order(const ForwardProblem& p, TileShape tile, const OrderChoice& choice, bool last_rows_first) {
     return {static_cast<int32_t>(p.batch * p.heads_k),
-            packs_of(static_cast<int32_t>(p.group()), tile.heads_log2),
+            packs_of(static_cast<int32_t>(p.heads_per_kv()), tile.heads_log2),
             row_blocks_of(static_cast<int32_t>(p.rows_q), tile.rows, tile.heads_log2),
             choice.section_units,
             choice.sections,
             last_rows_first};
 }
 
-OrderChoice choose_order(const Problem& p, const DeviceTraits& traits, TileShape tile, int32_t grid,
+OrderChoice choose_order(const ForwardProblem& p, const cuda::DeviceTraits& traits, TileShape tile, int32_t grid,
                          bool last_rows_first) {
     if (p.varlen) return choose_varlen_order(p, traits, {tile.rows, tile.keys, 0}, grid, last_rows_first);
     OrderChoice best;

@@ -1,14 +1,14 @@
 // What a forward launch hands to its kernel, besides the tensor maps.
 #pragma once
 
-#include <cuda.h>
-
 #include <cstdint>
 #include <numbers>
 
-#include "problem/forward.hpp"
+#include "problem/mask.hpp"
 #include "sm90/forward/schedule.hpp"
 #include "sm90/scores/softcap.hpp"
+
+struct CUtensorMap_st;  // of cuda.h, which plans do without
 
 namespace foveal::sm90 {
 
@@ -73,13 +73,13 @@ struct ForwardParams {
     const float* sinks;  // [h_q] or null
     ScoreOptions scores;
 
-    unsigned long long* rescales;  // tests: counts the warps that corrected their softmax reference; else null
+    unsigned long long* rescales;  // null, but in tests: counts the warps that corrected their softmax reference
 };
 
 // The tensors as the copy engine sees them. packed_q: in boxes of 16 rows, in place of 64 (which are 1 % faster on
-// short rows, H100, 2026-11-27: docs/performance-log.md, 60).
+// short rows, H100, 2026-11-27: docs/performance-log, 60).
 struct ForwardMaps {
-    const CUtensorMap &q, &packed_q, &k, &v, &out;
+    const CUtensorMap_st &q, &packed_q, &k, &v, &out;
 };
 
 }  // namespace foveal::sm90

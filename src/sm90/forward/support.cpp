@@ -45,7 +45,7 @@ void check_alignment(const char* tensor, const void* data) {
 }
 
 // Tiles are counted in 32 bits.
-void check_tile_count(const Problem& p, const ForwardTile& tile) {
+void check_tile_count(const ForwardProblem& p, const ForwardTile& tile) {
     const double row_blocks =
         std::ceil(static_cast<double>(p.total_rows_q()) / tile.rows()) + static_cast<double>(p.batch);
     const double tiles = row_blocks * static_cast<double>(p.heads_q);
@@ -57,19 +57,19 @@ void check_tile_count(const Problem& p, const ForwardTile& tile) {
 // Four warpgroups with blocks of 64 keys fill the tensor cores best; three with blocks of 128 need fewer instructions a
 // score. Time of three over four (H200, 2026-11-25, d 64, h 32, full): s512 1.10, s4096 1.03, s16384 0.96; causal
 // s16384 1.00.
-bool too_long(int32_t tile_index, ForwardVariant variant, const Problem& p) {
+bool too_long(int32_t tile_index, ForwardVariant variant, const ForwardProblem& p) {
     constexpr int64_t kLongRow = 16384;
     return tile_index == kTileD64 && variant == ForwardVariant::plain && !p.varlen && !p.window().limited() &&
            p.rows_k >= kLongRow;
 }
 
 // A bias that can be copied to shared memory (score_matrix.cuh), if its data is aligned.
-bool is_copied(const Problem& p) {
+bool is_copied(const ForwardProblem& p) {
     return p.bias_dtype == p.dtype && has_whole_groups(p.bias, p.rows_k, static_cast<size_t>(bytes_of(p.dtype)));
 }
 
 // What the problem asks of a kernel, besides a log-sum-exp.
-ForwardVariant variant_of(const Problem& p) {
+ForwardVariant variant_of(const ForwardProblem& p) {
     // Up to there scores are never far (softmax.cuh).
     constexpr float kLargestSoftcap = 0x1p20F;
     // Multiplying by a scale that is not positive would not keep the order of the scores, nor a mask's -inf.
@@ -87,7 +87,7 @@ ForwardVariant with_lse(ForwardVariant variant) {
                                                 : ForwardVariant::options_lse;
 }
 
-ForwardChoice choice_of(const Problem& p, ForwardVariant variant) {
+ForwardChoice choice_of(const ForwardProblem& p, ForwardVariant variant) {
     const ForwardVariant and_lse = with_lse(variant), needed = p.wants_lse ? and_lse : variant;
     for (int32_t i = 0; const auto& entry : kForwardTiles) {
         const ForwardTile& tile = entry.tile;
@@ -124,11 +124,11 @@ const char* name_of(ForwardVariant variant) {
     return "unknown";
 }
 
-ForwardChoice choice_of(const Problem& p) { return choice_of(p, variant_of(p)); }
+ForwardChoice choice_of(const ForwardProblem& p) { return choice_of(p, variant_of(p)); }
 
-ForwardChoice choice_for_unaligned_bias(const Problem& p) { return choice_of(p, ForwardVariant::options); }
+ForwardChoice choice_for_unaligned_bias(const ForwardProblem& p) { return choice_of(p, ForwardVariant::options); }
 
-void check_supported(const Problem& p) {
+void check_supported(const ForwardProblem& p) {
     if (p.dtype == DType::f32) refuse("q.dtype is f32; the sm90 backend supports bf16 and f16");
     const ForwardTile& widest = kForwardTiles[std::size(kForwardTiles) - 1].tile;
     check_head_dim("q", p.head_dim, widest.head_dim);
@@ -144,7 +144,7 @@ void check_supported(const Problem& p) {
     if (is_bias(choice.variant)) check_tile_count(p, kForwardTiles[choice_for_unaligned_bias(p).tile_index].tile);
 }
 
-void check_pointers(const Pointers& pointers) {
+void check_pointers(const ForwardPointers& pointers) {
     check_alignment("q", pointers.q);
     check_alignment("k", pointers.k);
     check_alignment("v", pointers.v);

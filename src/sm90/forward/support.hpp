@@ -1,20 +1,30 @@
-// What the sm90 backend can do exactly.
+// What the sm90 backend's forward can do exactly, and with which kernel.
 #pragma once
 
-#include "backend/plan.hpp"
+#include <cstdint>
+
+#include "problem/forward.hpp"
+#include "sm90/forward/tiles.hpp"
 
 namespace foveal::sm90 {
 
+// Which instantiation of the forward kernel.
+struct ForwardChoice {
+    int32_t tile_index = 0;  // into kForwardTiles
+    ForwardVariant variant{};
+    bool operator==(const ForwardChoice&) const = default;
+};
+
 // Throws Error(UNSUPPORTED), naming the argument, the value and what is supported.
-void check_supported(const Problem& problem);
+void check_supported(const ForwardProblem& problem);
 
 // Throws Error(UNSUPPORTED) where a data pointer is not what the copy engine can address.
-void check_pointers(const Pointers& pointers);
+void check_pointers(const ForwardPointers& pointers);
 
 // The kernel for the problem. Throws as check_supported() does.
-ForwardChoice choice_of(const Problem& problem);
+ForwardChoice choice_of(const ForwardProblem& problem);
 // The same for one with a bias alone that turns out not to be aligned to 16 bytes.
-ForwardChoice choice_for_unaligned_bias(const Problem& problem);
+ForwardChoice choice_for_unaligned_bias(const ForwardProblem& problem);
 
 const char* name_of(ForwardVariant variant);
 

@@ -8,23 +8,15 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include <algorithm>
-#include <bit>
 #include <cmath>
 
-#include "cuda/device.hpp"
-#include "sm90/forward/launch.hpp"
-#include "sm90/merge/merge.hpp"
+#include "sm90/merge/params.hpp"
 
 namespace foveal::sm90 {
 namespace {
 
-constexpr int32_t kThreads = 256;
-constexpr int32_t kTileRows = 64;
-constexpr int32_t kRowWeighers = kThreads / kTileRows;  // threads that share a row's parts in step 1
-constexpr int32_t kPackBytes = 16;
-constexpr int32_t kCtasPerSm = 8;
-constexpr int32_t kLoadsAtOnce = 2;   // of each thread in step 2
+constexpr int32_t kRowWeighers = kMergeThreads / kMergeTileRows;  // threads that share a row's parts in step 1
+constexpr int32_t kLoadsAtOnce = 2;                               // of each thread in step 2
 constexpr float kCountsNothing = -1;  // in place of the weight of a part whose log-sum-exp is -inf
 
 // What a kernel is compiled for. A type: nvcc 13.0 rejects kernels with a structure as template argument.
@@ -35,33 +27,13 @@ struct Config {
     static constexpr bool kPacked = kIsPacked;  // all rows can be read and written 16 bytes at a time
 };
 
-// A part or, written, the merged result.
-struct Rows {
-    void* out;   // [b, rows, h, d_v]
-    float* lse;  // [b, h, rows] or, of the merged result, null
-    int64_t out_batch_stride, out_row_stride, out_head_stride;
-    int64_t lse_batch_stride, lse_head_stride;
-};
-
-struct Params {
-    int64_t all_rows;  // b * rows * h
-    int64_t rows;
-    int64_t heads;
-    int64_t head_dim;
-    int32_t parts;
-    int32_t row_threads_log2;  // threads that share a row in step 2
-    Rows merged;
-    Rows part[FOVEAL_MAX_MERGE_PARTS];
-};
-static_assert(sizeof(Params) <= 4096, "the parameters of a kernel");
-
 struct Place {
     int64_t batch, row, head;
 };
 
 struct Tile {
-    Place place[kTileRows];
-    float weight[FOVEAL_MAX_MERGE_PARTS][kTileRows];
+    Place place[kMergeTileRows];
+    float weight[FOVEAL_MAX_MERGE_PARTS][kMergeTileRows];
 };
 
 template <DType kType>
@@ -87,10 +59,10 @@ struct Element<DType::f16> {
 
 // Elements that one load brings.
 template <class Config>
-constexpr int32_t kPack = Config::kPacked ? kPackBytes / sizeof(typename Element<Config::kIn>::Type) : 1;
+constexpr int32_t kPack = Config::kPacked ? kMergePackBytes / sizeof(typename Element<Config::kIn>::Type) : 1;
 
 template <class Type, int32_t kSize>
-struct alignas(kSize == 1 ? sizeof(Type) : kPackBytes) Pack {
+struct alignas(kSize == 1 ? sizeof(Type) : kMergePackBytes) Pack {
     Type element[kSize];
 };
 
@@ -105,13 +77,13 @@ __device__ float sum_of_row(float x) {
 }
 
 // Step 1, for rows from first_row on.
-__device__ void weigh(const Params& params, int64_t first_row, Tile& tile) {
+__device__ void weigh(const MergeParams& params, int64_t first_row, Tile& tile) {
     const int32_t r = static_cast<int32_t>(threadIdx.x) / kRowWeighers;
     const int32_t first_part = static_cast<int32_t>(threadIdx.x) % kRowWeighers;
     const int64_t i = first_row + r;
     const int32_t parts = i < params.all_rows ? params.parts : 0;  // a row past the end takes part in the shuffles
     const Place at{i / params.heads / params.rows, i / params.heads % params.rows, i % params.heads};
-    const auto lse_of = [&at](const Rows& rows) {
+    const auto lse_of = [&at](const MergeRows& rows) {
         return rows.lse + at.batch * rows.lse_batch_stride + at.head * rows.lse_head_stride + at.row;
     };
 
@@ -140,14 +112,14 @@ __device__ void weigh(const Params& params, int64_t first_row, Tile& tile) {
 }
 
 template <class Type>
-__device__ Type* row_of(const Rows& rows, const Place& at) {
+__device__ Type* row_of(const MergeRows& rows, const Place& at) {
     return static_cast<Type*>(rows.out) + at.batch * rows.out_batch_stride + at.row * rows.out_row_stride +
            at.head * rows.out_head_stride;
 }
 
 // One pack of row r of the tile, its `c`-th.
 template <class Config>
-__device__ void sum_pack(const Params& params, const Tile& tile, int32_t r, int64_t c) {
+__device__ void sum_pack(const MergeParams& params, const Tile& tile, int32_t r, int64_t c) {
     using In = Element<Config::kIn>;
     using Out = Element<Config::kOut>;
     constexpr int32_t kSize = kPack<Config>;
@@ -180,21 +152,21 @@ __device__ void sum_pack(const Params& params, const Tile& tile, int32_t r, int6
 
 // Step 2.
 template <class Config>
-__device__ void sum_rows(const Params& params, const Tile& tile, int64_t first_row) {
+__device__ void sum_rows(const MergeParams& params, const Tile& tile, int64_t first_row) {
     const auto thread = static_cast<int32_t>(threadIdx.x);
     const int32_t row_threads = 1 << params.row_threads_log2;
     const int64_t rows_left = params.all_rows - first_row;
-    const int32_t rows = rows_left < kTileRows ? static_cast<int32_t>(rows_left) : kTileRows;
+    const int32_t rows = rows_left < kMergeTileRows ? static_cast<int32_t>(rows_left) : kMergeTileRows;
     const int64_t packs = params.head_dim / kPack<Config>;
-    for (int32_t r = thread >> params.row_threads_log2; r < rows; r += kThreads >> params.row_threads_log2)
+    for (int32_t r = thread >> params.row_threads_log2; r < rows; r += kMergeThreads >> params.row_threads_log2)
         for (int64_t c = thread & (row_threads - 1); c < packs; c += row_threads) sum_pack<Config>(params, tile, r, c);
 }
 
 template <class Config>
-__global__ void __launch_bounds__(kThreads) merge_tiles(const __grid_constant__ Params params) {
+__global__ void __launch_bounds__(kMergeThreads) merge_tiles(const __grid_constant__ MergeParams params) {
     __shared__ Tile tile;
-    for (int64_t first_row = int64_t{blockIdx.x} * kTileRows; first_row < params.all_rows;
-         first_row += int64_t{gridDim.x} * kTileRows) {
+    for (int64_t first_row = int64_t{blockIdx.x} * kMergeTileRows; first_row < params.all_rows;
+         first_row += int64_t{gridDim.x} * kMergeTileRows) {
         weigh(params, first_row, tile);
         __syncthreads();  // weights and places complete for all threads
         sum_rows<Config>(params, tile, first_row);
@@ -202,95 +174,22 @@ __global__ void __launch_bounds__(kThreads) merge_tiles(const __grid_constant__ 
     }
 }
 
-struct Kernel {
-    DType in;
-    DType out;
-    bool packed;
-    void (*run)(const Params);
-};
-
-template <DType kIn, DType kOut, bool kPacked>
-constexpr Kernel kernel() {
-    return {kIn, kOut, kPacked, &merge_tiles<Config<kIn, kOut, kPacked>>};
-}
-
-// One row a Config; validate() lets no other types through.
-constexpr Kernel kKernels[] = {
-    kernel<DType::f32, DType::f32, true>(),   kernel<DType::f32, DType::f32, false>(),
-    kernel<DType::bf16, DType::bf16, true>(), kernel<DType::bf16, DType::bf16, false>(),
-    kernel<DType::bf16, DType::f32, true>(),  kernel<DType::bf16, DType::f32, false>(),
-    kernel<DType::f16, DType::f16, true>(),   kernel<DType::f16, DType::f16, false>(),
-    kernel<DType::f16, DType::f32, true>(),   kernel<DType::f16, DType::f32, false>(),
-};
-
-const void* kernel_of(const Merge& merge, bool packed) {
-    for (const Kernel& kernel : kKernels)
-        if (kernel.in == merge.dtype && kernel.out == merge.out_dtype && kernel.packed == packed)
-            return reinterpret_cast<const void*>(kernel.run);
-    throw Error(FOVEAL_INTERNAL_ERROR, "no sm90 merge kernel for this merge");
-}
-
-bool rows_can_be_packed(const MergePart& part, DType dtype) {
-    const auto fits = [&](int64_t stride) { return stride * bytes_of(dtype) % kPackBytes == 0; };
-    return reinterpret_cast<uintptr_t>(part.out) % kPackBytes == 0 && fits(part.out_stride.batch) &&
-           fits(part.out_stride.row) && fits(part.out_stride.head);
-}
-
-bool can_be_packed(const Merge& merge) {
-    const auto end = merge.part.begin() + merge.parts;
-    return merge.head_dim * bytes_of(merge.dtype) % kPackBytes == 0 &&
-           std::all_of(merge.part.begin(), end,
-                       [&](const MergePart& part) { return rows_can_be_packed(part, merge.dtype); }) &&
-           rows_can_be_packed(merge.merged, merge.out_dtype);
-}
-
-Rows rows_of(const MergePart& part) {
-    return {part.out,
-            part.lse,
-            part.out_stride.batch,
-            part.out_stride.row,
-            part.out_stride.head,
-            part.lse_stride.batch,
-            part.lse_stride.head};
-}
-
-// As many as a row has packs, rounded up to a power of two, but not more than the CTA has.
-int32_t row_threads_log2_of(const Merge& merge, bool packed) {
-    const int64_t packs = packed ? merge.head_dim * bytes_of(merge.dtype) / kPackBytes : merge.head_dim;
-    const int64_t threads = std::clamp<int64_t>(packs, 1, kThreads);
-    return std::bit_width(static_cast<uint32_t>(threads - 1));
-}
-
-Params params_of(const Merge& merge, bool packed) {
-    Params params{};
-    params.all_rows = merge.all_rows();
-    params.rows = merge.rows;
-    params.heads = merge.heads;
-    params.head_dim = merge.head_dim;
-    params.parts = merge.parts;
-    params.row_threads_log2 = row_threads_log2_of(merge, packed);
-    params.merged = rows_of(merge.merged);
-    for (int32_t n = 0; n < merge.parts; ++n) params.part[n] = rows_of(merge.part[static_cast<size_t>(n)]);
-    return params;
-}
-
 }  // namespace
 
-void launch_merge(const Merge& merge, void* stream) {
-    const int32_t device = device_of(stream);
-    const DeviceTraits& traits = traits_of(device);
-    if (merge.all_rows() == 0) return;
-    const CurrentDevice current(device);
-    const bool packed = can_be_packed(merge);
-    Params params = params_of(merge, packed);
-    void* arguments[] = {&params};
-
-    const int64_t tiles = (params.all_rows + kTileRows - 1) / kTileRows;
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(std::min<int64_t>(tiles, int64_t{traits.sms} * kCtasPerSm)));
-    config.blockDim = dim3(kThreads);
-    config.stream = static_cast<cudaStream_t>(stream);
-    check(cudaLaunchKernelExC(&config, kernel_of(merge, packed), arguments), "launch of the sm90 merge kernel");
+template <DType kIn, DType kOut, bool kPacked>
+const void* merge_kernel() {
+    return reinterpret_cast<const void*>(&merge_tiles<Config<kIn, kOut, kPacked>>);
 }
+
+template const void* merge_kernel<DType::f32, DType::f32, true>();
+template const void* merge_kernel<DType::f32, DType::f32, false>();
+template const void* merge_kernel<DType::bf16, DType::bf16, true>();
+template const void* merge_kernel<DType::bf16, DType::bf16, false>();
+template const void* merge_kernel<DType::bf16, DType::f32, true>();
+template const void* merge_kernel<DType::bf16, DType::f32, false>();
+template const void* merge_kernel<DType::f16, DType::f16, true>();
+template const void* merge_kernel<DType::f16, DType::f16, false>();
+template const void* merge_kernel<DType::f16, DType::f32, true>();
+template const void* merge_kernel<DType::f16, DType::f32, false>();
 
 }  // namespace foveal::sm90

@@ -1,0 +1,48 @@
+#include "cpu/backend.hpp"
+
+#include "cpu/forward.hpp"
+#include "cpu/merge.hpp"
+
+namespace foveal::cpu {
+namespace {
+
+constexpr int32_t kNoDevice = -1;
+
+bool holds(const void*) { return false; }
+
+int32_t device_of(void* stream) {
+    if (stream != nullptr) throw Error(FOVEAL_INVALID_ARGUMENT, "stream is not NULL; the cpu backend has no streams");
+    return kNoDevice;
+}
+
+// There is no valid problem that it does not support.
+void check_supported(const ForwardProblem&) {}
+
+class CpuForwardPlan : public ForwardPlan {
+   public:
+    explicit CpuForwardPlan(const ForwardProblem& problem) : ForwardPlan(problem, FOVEAL_BACKEND_CPU, kNoDevice) {}
+
+    std::string describe() const override {
+        return foveal::describe(problem()) + "kernel     cpu forward\nworkspace  0 bytes\n";
+    }
+    void launch(const ForwardPointers& pointers, void* stream) const override {
+        device_of(stream);
+        forward(problem(), pointers);
+    }
+};
+
+std::unique_ptr<ForwardPlan> plan_forward(const ForwardProblem& problem, int32_t) {
+    return std::make_unique<CpuForwardPlan>(problem);
+}
+
+void run_merge(const Merge& parts, void* stream) {
+    device_of(stream);
+    merge(parts);
+}
+
+}  // namespace
+
+constinit const Backend kBackend{FOVEAL_BACKEND_CPU, "cpu",           true,         holds,
+                                 device_of,          check_supported, plan_forward, run_merge};
+
+}  // namespace foveal::cpu

@@ -1,0 +1,34 @@
+// Where a sequence's rows lie along q or k, and how many of them take part (contract 1.1): the only place that knows.
+// Host and device share it.
+#pragma once
+
+#include <cstdint>
+
+#include "problem/host_device.hpp"
+
+namespace foveal {
+
+// Of one sequence: the rows before it, and its own that take part.
+struct SequenceRows {
+    int32_t first;
+    int32_t length;
+};
+
+// Of all sequences, along q or along k.
+struct Lengths {
+    int32_t rows;               // dense: of every sequence; varlen: of all of them together
+    const int32_t* cu_seqlens;  // [b + 1]; null: dense
+    const int32_t* seqused;     // [b]; null: all rows of a sequence take part
+
+    FOVEAL_HOST_DEVICE SequenceRows of(int32_t sequence) const {
+        int32_t first = 0, length = rows;
+        if (cu_seqlens != nullptr) {
+            first = cu_seqlens[sequence];
+            length = cu_seqlens[sequence + 1] - first;
+        }
+        if (seqused != nullptr) length = min_i32(seqused[sequence], length);
+        return {first, length};
+    }
+};
+
+}  // namespace foveal

@@ -1,0 +1,52 @@
+#include "problem/work.hpp"
+
+#include "problem/mask.hpp"
+
+namespace foveal {
+namespace {
+
+double visible_pairs(Window window, const SequenceLengths& lengths) {
+    const auto rows = static_cast<int32_t>(lengths.q);
+    const Band band = band_of(window, rows, static_cast<int32_t>(lengths.k));
+    double pairs = 0;
+    for (int32_t i = 0; i < rows; ++i) pairs += visible_keys(band, i).size();
+    return pairs;
+}
+
+// Of a bias or a mask, each visible element is read once, also where several heads or sequences share it.
+double matrix_bytes(const ForwardProblem& p, const Strides& strides, DType dtype, double pairs) {
+    const bool by_sequence = strides.batch != 0 || p.batch <= 1, by_head = strides.head != 0;
+    return pairs / static_cast<double>(by_sequence ? 1 : p.batch) * static_cast<double>(by_head ? p.heads_q : 1) *
+           static_cast<double>(bytes_of(dtype));
+}
+
+UsefulWork work_of(const ForwardProblem& p, double pairs, double rows_q, double rows_k) {
+    const double heads_q = static_cast<double>(p.heads_q), heads_k = static_cast<double>(p.heads_k);
+    const double channels = static_cast<double>(p.head_dim + p.head_dim_v);  // of q and out, or of k and v
+    UsefulWork work{pairs, 2 * channels * pairs * heads_q, 0};
+    work.bytes = channels * (rows_q * heads_q + rows_k * heads_k) * static_cast<double>(bytes_of(p.dtype));
+    if (p.wants_lse) work.bytes += rows_q * heads_q * static_cast<double>(sizeof(float));
+    if (p.has_bias) work.bytes += matrix_bytes(p, p.bias, p.bias_dtype, pairs);
+    if (p.has_mask) work.bytes += matrix_bytes(p, p.mask, DType::boolean, pairs);
+    return work;
+}
+
+}  // namespace
+
+UsefulWork useful_work(const ForwardProblem& p, std::span<const SequenceLengths> lengths) {
+    double pairs = 0, rows_q = 0, rows_k = 0;
+    for (const SequenceLengths& sequence : lengths) {
+        pairs += visible_pairs(p.window(), sequence);
+        rows_q += static_cast<double>(sequence.q);
+        rows_k += static_cast<double>(sequence.k);
+    }
+    return work_of(p, pairs, rows_q, rows_k);
+}
+
+UsefulWork useful_work_of_dense(const ForwardProblem& p) {
+    const auto batch = static_cast<double>(p.batch);
+    return work_of(p, batch * visible_pairs(p.window(), {p.rows_q, p.rows_k}), batch * static_cast<double>(p.rows_q),
+                   batch * static_cast<double>(p.rows_k));
+}
+
+}  // namespace foveal

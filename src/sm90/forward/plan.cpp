@@ -1,0 +1,170 @@
+#include "sm90/forward/plan.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <numeric>
+
+#include "sm90/device.hpp"
+#include "sm90/forward/tiles.hpp"
+#include "sm90/scores/matrix_vectors.hpp"
+
+namespace foveal::sm90 {
+namespace {
+
+// ForwardSchedule's. Where all tiles are alike, it always pays. Else passing over one breaks the overlap of two tiles,
+// which cost 3-10 % on sequences of up to 300 rows, and gains a quarter of a long tile (H100, 2026-11-25:
+// docs/performance-log, 50).
+int32_t passed_over_blocks(const ForwardProblem& p, const ForwardTile& tile, int32_t heads_log2) {
+    const bool all_alike = !p.varlen && p.rows_q <= tile.rows() >> heads_log2;
+    return all_alike ? 1 : 4;
+}
+
+// ForwardSchedule's: what costs least, and of such the most heads, if that is less than without packing. Fewer tiles
+// cost less, and so do tiles of fewer queries where they visit fewer K/V blocks: under a narrow window, or where a
+// tile's rows are more than a block's keys (H200, 2026-11-28: docs/performance-log, 73). Varlen: the most heads, and
+// the kernel decides for each sequence by itself: under softcap a row's rounding follows from the rows that it shares a
+// tile with.
+int32_t packed_heads_log2(const ForwardProblem& p, const ForwardTile& tile) {
+    const auto heads_per_kv = static_cast<int32_t>(p.heads_per_kv());
+    const int32_t most = std::min(std::countr_zero(static_cast<uint32_t>(tile.row_groups())),
+                                  static_cast<int32_t>(std::bit_width(static_cast<uint32_t>(heads_per_kv - 1))));
+    if (p.varlen) return most;
+    const auto cost = [&](int32_t log2) { return unit_cost(p, {tile.rows(), tile.keys, log2}); };
+    const int64_t apart = cost(0);
+    int32_t best = 0;
+    for (int32_t log2 = 1; log2 <= most; ++log2)
+        if (cost(log2) < apart && cost(log2) <= cost(best)) best = log2;
+    return best;
+}
+
+// ForwardSchedule's, of a varlen problem. From a sequence of many whole tiles, not from the batch, which must not
+// decide how a sequence is computed.
+int32_t least_saved_tiles(const ForwardProblem& p, const ForwardTile& tile, int32_t heads_log2) {
+    constexpr int64_t kManyWholeTiles = 4096;
+    ForwardProblem sequence = p;
+    sequence.varlen = false;
+    sequence.rows_q = sequence.rows_k = kManyWholeTiles;
+    const auto cost = [&](int32_t log2) { return unit_cost(sequence, {tile.rows(), tile.keys, log2}); };
+    return cost(heads_log2) < cost(0) ? 0 : 1;
+}
+
+ScoreMatrix score_matrix(const Strides& strides, DType dtype, int64_t columns) {
+    return {nullptr, strides.batch, strides.row, strides.head,
+            has_whole_groups(strides, columns, static_cast<size_t>(bytes_of(dtype)))};
+}
+
+ScoreOptions score_options_of(const ForwardProblem& p) {
+    ScoreOptions options{};
+    options.scale = p.scale;
+    if (p.softcap > 0) {
+        options.softcap = p.softcap;
+        options.cap_argument = static_cast<float>(static_cast<double>(p.scale) / p.softcap);
+        options.cap = softcap_polynomial(p.scale, p.softcap);
+    }
+    options.alibi_batch_stride = p.alibi_batch_stride;
+    options.only_alibi = p.has_alibi && p.softcap <= 0 && !p.has_bias && !p.has_mask;
+    // Under ALiBi the nearest keys weigh most: a row that meets them first rarely outgrows its reference.
+    options.last_keys_first = p.has_alibi && p.window().right < kUnlimitedWidth;
+    options.bias = score_matrix(p.bias, p.bias_dtype, p.rows_k);
+    options.bias_is_f32 = p.bias_dtype == DType::f32;
+    options.mask = score_matrix(p.mask, DType::boolean, p.rows_k);
+    return options;
+}
+
+void set_order(ForwardParams& params, const ForwardProblem& p, const ForwardSchedule& schedule) {
+    const OrderChoice& order = schedule.order;
+    const ForwardTile& tile = kForwardTiles[schedule.choice.tile_index].tile;
+    if (!p.varlen)
+        params.order = FastTileOrder(
+            tile_order(p, {tile.rows(), tile.keys, schedule.heads_log2}, order, schedule.last_rows_first));
+    params.order.last_rows_first = schedule.last_rows_first;
+    params.by_heads_k = Divisor(params.heads_k);
+    params.section_keys = order.section_keys;
+    params.packed_section_keys = order.section_keys / params.heads_k;
+    params.bundle = order.bundle;
+    params.bundle_units = Divisor(std::max(1, order.bundle / std::gcd(order.bundle, params.group)));
+}
+
+PreparedForward prepared(const ForwardProblem& p, ForwardChoice choice, const cuda::DeviceTraits& traits) {
+    const ForwardSchedule schedule = schedule_of(p, choice, traits);
+    return {schedule, params_of(p, schedule)};
+}
+
+std::optional<PreparedForward> prepared_for_unaligned_bias(const ForwardProblem& p, const cuda::DeviceTraits& traits) {
+    if (!is_bias(choice_of(p).variant)) return {};
+    return prepared(p, choice_for_unaligned_bias(p), traits);
+}
+
+}  // namespace
+
+ForwardSchedule schedule_of(const ForwardProblem& p, ForwardChoice choice, const cuda::DeviceTraits& traits) {
+    ForwardSchedule schedule;
+    schedule.choice = choice;
+    const ForwardTile& tile = kForwardTiles[choice.tile_index].tile;
+    if (p.total_rows_q() == 0 || p.batch == 0) return schedule;
+    // A limit on the right gives later rows more keys.
+    schedule.last_rows_first = p.window().right < kUnlimitedWidth;
+    schedule.heads_log2 = packed_heads_log2(p, tile);
+    if (p.varlen) schedule.least_saved_tiles = least_saved_tiles(p, tile, schedule.heads_log2);
+    const TileShape shape{tile.rows(), tile.keys, schedule.heads_log2};
+    // Varlen: an upper bound, every sequence may end inside a tile. The kernel finds the rest.
+    const int64_t tiles = p.varlen ? (p.rows_q / tile.rows() + p.batch) * p.heads_q
+                                   : tile_order(p, shape, {}, schedule.last_rows_first).tiles();
+    schedule.grid = static_cast<int32_t>(std::min<int64_t>(traits.sms, tiles));
+    schedule.order = choose_order(p, traits, shape, schedule.grid, schedule.last_rows_first);
+    // CTAs that go in bundles take whole bundles of a row block's tiles, and packed it has fewer. (Whether they go in
+    // bundles follows from the whole batch; so, then, does whether its heads are packed.)
+    const int64_t packs = p.heads_k * packs_of(static_cast<int32_t>(p.heads_per_kv()), schedule.heads_log2);
+    if (schedule.order.bundle > 0 && packs % schedule.order.bundle != 0) schedule.heads_log2 = 0;
+    schedule.passed_over_blocks = passed_over_blocks(p, tile, schedule.heads_log2);
+    return schedule;
+}
+
+ForwardParams params_of(const ForwardProblem& p, const ForwardSchedule& schedule) {
+    ForwardParams params{};
+    params.batch = static_cast<int32_t>(p.batch);
+    params.rows_q = static_cast<int32_t>(p.rows_q);
+    params.rows_k = static_cast<int32_t>(p.rows_k);
+    params.mapped_rows_k = params.rows_k > 0 ? params.rows_k : 1;
+    params.heads_k = static_cast<int32_t>(p.heads_k);
+    params.group = static_cast<int32_t>(p.heads_per_kv());
+    params.heads_log2 = schedule.heads_log2;
+    params.least_saved_tiles = schedule.least_saved_tiles;
+    params.passed_over_blocks = schedule.passed_over_blocks;
+    params.window = p.window();
+    params.scale_log2 = static_cast<float>(static_cast<double>(p.scale) * kLog2E);
+    set_order(params, p, schedule);
+    params.out_batch_stride = p.out.batch;
+    params.out_row_stride = p.out.row;
+    params.out_head_stride = p.out.head;
+    params.lse_batch_stride = p.lse.batch;
+    params.lse_head_stride = p.lse.head;
+    params.head_dim_v = static_cast<int32_t>(p.head_dim_v);
+    params.scores = score_options_of(p);
+    return params;
+}
+
+Sm90ForwardPlan::Sm90ForwardPlan(const ForwardProblem& problem, int32_t device, const cuda::DeviceTraits& traits)
+    : ForwardPlan(problem, FOVEAL_BACKEND_SM90, device),
+      traits_(traits),
+      kernel_(prepared(problem, choice_of(problem), traits)),
+      unaligned_bias_(prepared_for_unaligned_bias(problem, traits)) {}
+
+const PreparedForward& Sm90ForwardPlan::kernel_for(const ForwardPointers& pointers) const {
+    constexpr uintptr_t kBiasVectorBytes = 16;
+    const bool unaligned = reinterpret_cast<uintptr_t>(pointers.bias) % kBiasVectorBytes != 0;
+    return unaligned_bias_ && unaligned ? *unaligned_bias_ : kernel_;
+}
+
+void Sm90ForwardPlan::launch(const ForwardPointers& pointers, void* stream) const {
+    check_pointers(pointers);
+    const PreparedForward& kernel = kernel_for(pointers);
+    if (kernel.schedule.grid > 0) launch_forward(problem(), kernel, device(), pointers, stream);
+}
+
+std::unique_ptr<ForwardPlan> plan_forward(const ForwardProblem& problem, int32_t device) {
+    check_supported(problem);
+    return std::make_unique<Sm90ForwardPlan>(problem, device, traits_of(device));
+}
+
+}  // namespace foveal::sm90

@@ -1,0 +1,67 @@
+// The forward's plan on sm90: which kernel, in which order its tiles go, and the parameters that the launch hands over.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "backend/plan.hpp"
+#include "cuda/traits.hpp"
+#include "sm90/forward/order.hpp"
+#include "sm90/forward/params.hpp"
+#include "sm90/forward/support.hpp"
+
+namespace foveal::sm90 {
+
+// How one kernel computes the problem.
+struct ForwardSchedule {
+    ForwardChoice choice;
+    int32_t grid = 0;  // CTAs; 0: nothing to compute
+    bool last_rows_first = false;
+    OrderChoice order;
+    // Tiles hold rows of so many query heads, as a power of two (schedule.hpp). Varlen: those of sequences that have at
+    // least so many tiles less then; 0: packed tiles visit fewer K/V blocks.
+    int32_t heads_log2 = 0;
+    int32_t least_saved_tiles = 1;
+    // A warpgroup without rows in a tile passes over it if it has at least so many K/V blocks; else it computes as if.
+    int32_t passed_over_blocks = 1;
+};
+
+ForwardSchedule schedule_of(const ForwardProblem& problem, ForwardChoice choice, const cuda::DeviceTraits& traits);
+
+// All but the pointers. Of a bias and a mask, `in_groups` holds if their data is aligned.
+ForwardParams params_of(const ForwardProblem& problem, const ForwardSchedule& schedule);
+
+// A kernel, ready to be launched as soon as the pointers are known.
+struct PreparedForward {
+    ForwardSchedule schedule;
+    ForwardParams params;
+
+    const ForwardTileEntry& entry() const { return kForwardTiles[schedule.choice.tile_index]; }
+    const ForwardTile& tile() const { return entry().tile; }
+};
+
+class Sm90ForwardPlan final : public ForwardPlan {
+   public:
+    Sm90ForwardPlan(const ForwardProblem& problem, int32_t device, const cuda::DeviceTraits& traits);
+
+    std::string describe() const override;
+    void launch(const ForwardPointers& pointers, void* stream) const override;
+
+    const cuda::DeviceTraits& traits() const { return traits_; }
+    // The kernel for data that lie there.
+    const PreparedForward& kernel_for(const ForwardPointers& pointers) const;
+
+   private:
+    const cuda::DeviceTraits traits_;
+    const PreparedForward kernel_;
+    // In place of `kernel_` where that copies a bias (scores/matrix.cuh) and bias.data is not aligned to 16 bytes,
+    // which only the launch knows.
+    const std::optional<PreparedForward> unaligned_bias_;
+};
+
+// device -1: a generic H200.
+std::unique_ptr<ForwardPlan> plan_forward(const ForwardProblem& problem, int32_t device);
+
+}  // namespace foveal::sm90
