@@ -223,16 +223,23 @@ def speed(card):
 
 
 def all_means():
-    """A row a suite: mean, least and most on each GPU."""
-    cards = [folder for folder in sorted(RESULTS.iterdir(), reverse=True) if folder.name != "cpu"]
-    by_card = {folder.name: {row[0]: row[1:] for row in means(load(folder)[0])} for folder in cards}
-    titles = list(dict.fromkeys(title for rows in by_card.values() for title in rows))
-
-    def cell(row):
-        return f"{row[1]} ({row[2]}–{row[3]}; {row[0]} rows)" if row else "–"
-
-    lines = [[title] + [cell(rows.get(title)) for rows in by_card.values()] for title in titles]
-    return table(["suite"] + [card.upper() for card in by_card], lines)
+    """A row a GPU, a column a suite: the mean ratio; then of all rows, and the least and the most of them."""
+    names, lines = [], []
+    for folder in sorted(RESULTS.iterdir(), reverse=True):
+        suites = [suite for suite in load(folder)[0] if suite.ratios() and suite.on_gpu]
+        normal = [suite for suite in suites if suite.about.get("logit_sd", 1.0) == 1.0]
+        if not normal:
+            continue
+        columns = {", ".join(TOGETHER): [suite for suite in normal if suite.name in TOGETHER]}
+        columns |= {suite.name: [suite] for suite in normal if suite.name not in TOGETHER}
+        columns |= {"all": normal}
+        rows = {name: mean_row(name, of) for name, of in columns.items() if of}
+        names += [name for name in rows if name not in names]
+        cells = {name: row[2] for name, row in rows.items()}
+        cells["all"] = "{2} ({3}–{4}; {1} rows)".format(*rows["all"])
+        lines.append((folder.name.upper(), cells))
+    names.sort(key=lambda name: name == "all")
+    return table(["card", *names], [[card] + [cells.get(name, "–") for name in names] for card, cells in lines])
 
 
 BLOCKS = {"speed": speed, "means": all_means}
