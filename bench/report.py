@@ -95,14 +95,14 @@ def ratio(suite):
 
 
 def panels_of(suite):
-    """Rows that differ in b and s alone, by what they share; groups of one row are left out."""
+    """Rows that differ in b and s alone, by what they share. Two lengths make no line."""
     if any(length_of(row["case"]) is None for row in suite.rows):
         return {}
     panels = {}
     for row in suite.rows:
         key = " ".join(t for t in suite.label(row).split() if not re.fullmatch(r"[bs]\d+", t))
         panels.setdefault(key, []).append(row)
-    return {k: sorted(rows, key=lambda row: length_of(row["case"])) for k, rows in panels.items() if len(rows) > 1}
+    return {k: sorted(rows, key=lambda row: length_of(row["case"])) for k, rows in panels.items() if len(rows) > 2}
 
 
 def throughput(suite):
