@@ -1,0 +1,49 @@
+"""The documents' figures are those of the results files, and stay so."""
+
+import json
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import measured  # noqa: E402
+from suite import Suite, best_ratio, short  # noqa: E402
+
+ROW = {"case": "b2 s64 h4 d64 bf16 causal", "flops": 4e9, "bytes": 2e6, "us": {"foveal": 8.0, "a": 10.0, "b": 16.0}}
+
+
+def test_the_best_peer_is_the_fastest_and_its_ratio_that_of_the_rounds():
+    assert best_ratio(ROW) == (0.8, "a")
+    assert best_ratio(ROW | {"ratio": {"a": 0.7, "b": 0.9}}) == (0.9, "b")
+    assert best_ratio(ROW | {"us": {"foveal": 8.0}, "ratio": {}}) is None
+
+
+def test_rates():
+    suite = Suite(pathlib.Path("x.json"), {"gpu": "a card", "rows": [ROW]})
+    assert suite.rate(ROW, "foveal") == 500.0  # TFLOP/s
+    assert "| 500 | 250 | 0.800 | a |" in measured.suite_table(suite)
+
+
+def test_a_varlen_case_is_told_by_its_range():
+    assert short("varlen qlens=9,1,40 klens=9,1,40 hq4 hk2 d64 bf16 full") == "varlen b3 s1–40 hq4 hk2 d64 bf16 full"
+
+
+def test_check_finds_a_figure_that_no_file_gives(tmp_path, monkeypatch, capsys):
+    card = tmp_path / "bench/results/card"
+    card.mkdir(parents=True)
+    (tmp_path / "README.md").write_text("<!-- measured: means -->\n<!-- end measured -->\n")
+    (card / "seed.json").write_text(
+        json.dumps({"gpu": "a card", "commit": "c", "date": "2026-01-01", "rows": [ROW, ROW]})
+    )
+    monkeypatch.setattr(measured, "ROOT", tmp_path)
+    monkeypatch.setattr(measured, "RESULTS", tmp_path / "bench/results")
+    monkeypatch.setattr(measured, "PAGES", tmp_path / "docs/measured")
+    monkeypatch.setattr(sys, "argv", ["measured.py"])
+    assert measured.main() == 0
+    assert "0.800" in (tmp_path / "README.md").read_text()
+    monkeypatch.setattr(sys, "argv", ["measured.py", "--check"])
+    assert measured.main() == 0
+    page = tmp_path / "docs/measured/card.md"
+    page.write_text(page.read_text().replace("10.00", "11.00"))
+    assert measured.main() == 1
+    assert "docs/measured/card.md" in capsys.readouterr().out
