@@ -1,6 +1,9 @@
 # Decides whether the sm90 backend is built: sets FOVEAL_HAS_CUDA to ON or OFF and, if ON, enables the CUDA language.
 
-set(FOVEAL_CUDA_MINIMUM 13.0) # cuda::ptx as CCCL 3.0 has it
+# Which versions were tried, and what became of each: docs/measured/toolkits.md. A newer one is taken: should it spill
+# registers or serialise wgmma, cmake/ptxas_gate.sh stops the build.
+set(FOVEAL_CUDA_MINIMUM 13.0)
+set(FOVEAL_CUDA_TRIED 13.5)
 
 # Where nvcc is, or why there is none that will do. CMake alone would also look into /usr/local/cuda; AUTO must not:
 # an nvcc that is not on PATH is one that the user does not want.
@@ -32,7 +35,8 @@ function(foveal_find_nvcc nvcc_out reason_out)
         if(NOT status EQUAL 0 OR NOT text MATCHES "release ([0-9]+\\.[0-9]+)")
             set(reason "'${nvcc} --version' fails")
         elseif(CMAKE_MATCH_1 VERSION_LESS FOVEAL_CUDA_MINIMUM)
-            set(reason "${nvcc} is version ${CMAKE_MATCH_1}; the sm90 backend needs ${FOVEAL_CUDA_MINIMUM} or newer")
+            set(reason "${nvcc} is of CUDA ${CMAKE_MATCH_1}; the sm90 backend needs ${FOVEAL_CUDA_MINIMUM} or newer \
+(${FOVEAL_CUDA_MINIMUM} to ${FOVEAL_CUDA_TRIED} were tried; ptxas of 12.8 and older serialises its wgmma)")
         endif()
     endif()
     set(${nvcc_out} "${nvcc}" PARENT_SCOPE)
