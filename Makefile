@@ -1,4 +1,5 @@
-# The commands of this project. Each installs what it lacks, through apt.
+# The commands of this project. Each installs what it lacks, through apt; nvcc, where there is none, comes from PyPI into
+# build/. With FOVEAL_CUDA=OFF behind the command, nvcc is neither fetched nor used.
 #   make demo     build, then compute attention here, verify it and time it
 #   make test     build everything, run all tests
 #   make format   rewrite the sources as clang-format 14 would
@@ -7,7 +8,7 @@
 
 configure:
 	@.ci/install_missing build
-	cmake --preset release
+	@.ci/configure
 
 demo: configure
 	cmake --build --preset release --target foveal_tool

@@ -1,6 +1,9 @@
 # Decides whether the sm90 backend is built: sets FOVEAL_HAS_CUDA to ON or OFF and, if ON, enables the CUDA language.
 
-set(FOVEAL_CUDA_MINIMUM 13.0) # cuda::ptx as CCCL 3.0 has it
+# Which versions were tried, and what became of each: docs/measured/toolkits.md. A newer one is taken: should it spill
+# registers or serialise wgmma, cmake/ptxas_gate.sh stops the build.
+set(FOVEAL_CUDA_MINIMUM 13.0)
+set(FOVEAL_CUDA_TRIED 13.5)
 
 # Where nvcc is, or why there is none that will do. CMake alone would also look into /usr/local/cuda; AUTO must not:
 # an nvcc that is not on PATH is one that the user does not want.
@@ -9,14 +12,14 @@ function(foveal_find_nvcc nvcc_out reason_out)
     set(reason "")
     if(CMAKE_CUDA_COMPILER)
         set(nvcc "${CMAKE_CUDA_COMPILER}")
-    elseif(DEFINED ENV{CUDACXX})
+    elseif(NOT "$ENV{CUDACXX}" STREQUAL "")
         set(nvcc "$ENV{CUDACXX}")
     else()
         find_program(foveal_nvcc nvcc NO_CACHE NO_DEFAULT_PATH PATHS ENV PATH)
         if(foveal_nvcc)
             set(nvcc "${foveal_nvcc}")
         elseif(FOVEAL_CUDA STREQUAL "AUTO")
-            set(reason "no nvcc on PATH and CUDACXX is not set")
+            set(reason "no nvcc on PATH and CUDACXX is not set (CUDACXX=$(.ci/cuda_toolchain) fetches one)")
         else()
             find_program(foveal_nvcc nvcc NO_CACHE PATHS /usr/local/cuda/bin)
             if(foveal_nvcc)
@@ -32,11 +35,28 @@ function(foveal_find_nvcc nvcc_out reason_out)
         if(NOT status EQUAL 0 OR NOT text MATCHES "release ([0-9]+\\.[0-9]+)")
             set(reason "'${nvcc} --version' fails")
         elseif(CMAKE_MATCH_1 VERSION_LESS FOVEAL_CUDA_MINIMUM)
-            set(reason "${nvcc} is version ${CMAKE_MATCH_1}; the sm90 backend needs ${FOVEAL_CUDA_MINIMUM} or newer")
+            set(reason "${nvcc} is of CUDA ${CMAKE_MATCH_1}; the sm90 backend needs ${FOVEAL_CUDA_MINIMUM} or newer \
+(${FOVEAL_CUDA_MINIMUM} to ${FOVEAL_CUDA_TRIED} were tried; ptxas of 12.8 and older serialises its wgmma)")
         endif()
     endif()
     set(${nvcc_out} "${nvcc}" PARENT_SCOPE)
     set(${reason_out} "${reason}" PARENT_SCOPE)
+endfunction()
+
+# foveal_cudart: the CUDA runtime's headers and its static library, of the toolkit that nvcc belongs to. That is all that
+# is used of the toolkit, so that the packages of PyPI will do as one. CMake's own FindCUDAToolkit asks for more: for
+# libcudart.so, which those lack, and up to CMake 3.25 for nvToolsExt, which CUDA 13 no longer has.
+function(foveal_add_cudart)
+    find_library(foveal_cudart_static cudart_static NO_CACHE NO_DEFAULT_PATH PATHS ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES})
+    if(NOT foveal_cudart_static)
+        message(FATAL_ERROR "there is no libcudart_static.a where ${CMAKE_CUDA_COMPILER} links from: "
+                            "${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES}")
+    endif()
+    add_library(foveal_cudart STATIC IMPORTED GLOBAL)
+    set_target_properties(foveal_cudart PROPERTIES
+        IMPORTED_LOCATION "${foveal_cudart_static}"
+        INTERFACE_INCLUDE_DIRECTORIES "${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES}"
+        INTERFACE_LINK_LIBRARIES "${CMAKE_DL_LIBS};rt;pthread")
 endfunction()
 
 if(NOT FOVEAL_CUDA MATCHES "^(AUTO|ON|OFF)$")
@@ -73,7 +93,7 @@ else()
         endif()
         set(CMAKE_CUDA_STANDARD 20)
         set(CMAKE_CUDA_STANDARD_REQUIRED ON)
-        find_package(CUDAToolkit ${FOVEAL_CUDA_MINIMUM} REQUIRED)
+        foveal_add_cudart()
         add_compile_options("$<$<COMPILE_LANGUAGE:CUDA>:-gencode=arch=compute_90a,code=sm_90a>")
         set(foveal_backends "CPU and sm90 backends (nvcc ${CMAKE_CUDA_COMPILER_VERSION}, ${CMAKE_CUDA_COMPILER})")
     elseif(FOVEAL_CUDA STREQUAL "ON")
