@@ -1,0 +1,134 @@
+// What a tile holds of its queries and shares among them, and where that lies in the thread's workspace.
+#if defined(FOVEAL_CPU_SUBTILE_HPP) == defined(HWY_TARGET_TOGGLE)
+#ifdef FOVEAL_CPU_SUBTILE_HPP
+#undef FOVEAL_CPU_SUBTILE_HPP
+#else
+#define FOVEAL_CPU_SUBTILE_HPP
+#endif
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/microkernel.hpp"
+#include "cpu/simd.hpp"
+#include "cpu/softmax.hpp"
+#include "cpu/transpose.hpp"
+#include "problem/dtype.hpp"
+#include "problem/mask.hpp"
+#include "problem/strides.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace foveal::cpu::HWY_NAMESPACE {
+
+// Keys are visited in blocks that begin at multiples of this, whatever the tile: part of what makes a query's result
+// independent of its surroundings. 64 keys x 48 queries of scores are 12 KiB, a quarter of an L1 cache.
+inline constexpr int32_t kBlockKeys = 64;
+
+// Distances within the workspace, in floats: a cache line, the largest vector, the largest register block.
+inline constexpr int64_t kAlignment = 16;
+
+inline int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
+
+// Rows of packed K and V and of transposed queries. The extra line keeps rows that a register block reads in step off
+// the same cache set.
+inline int64_t pitch_of(int64_t columns) { return round_up(columns, kAlignment) + kAlignment; }
+
+inline int64_t queries_per_subtile() { return kMaxVectors * lanes(); }
+
+inline size_t element_offset_bytes(DType dtype, int64_t elements) {
+    return static_cast<size_t>(elements) * (dtype == DType::f32 ? sizeof(float) : sizeof(uint16_t));
+}
+
+inline const void* advance(const void* from, DType dtype, int64_t elements) {
+    return static_cast<const std::byte*>(from) + element_offset_bytes(dtype, elements);
+}
+
+inline void* advance(void* from, DType dtype, int64_t elements) {
+    return static_cast<std::byte*>(from) + element_offset_bytes(dtype, elements);
+}
+
+// Hands out the caller's workspace piece by piece, or counts how much is needed.
+class Workspace {
+   public:
+    explicit Workspace(float* start) : start_(start) {}
+    float* take(int64_t floats) {
+        float* const piece = start_ == nullptr ? nullptr : start_ + used_;
+        used_ += round_up(floats, kAlignment);
+        return piece;
+    }
+    int32_t* take_i32(int64_t count) { return reinterpret_cast<int32_t*>(take(count)); }
+    int64_t used() const { return used_; }
+
+   private:
+    float* start_;
+    int64_t used_ = 0;
+};
+
+// Up to kMaxVectors vectors of queries and what is known of them so far.
+struct Subtile {
+    int64_t first_query;
+    int64_t queries;  // those beyond, up to vectors * lanes(), are zeros and their results are dropped
+    int vectors;
+    Range keys;         // that any of them sees
+    BlockRange blocks;  // of kBlockKeys
+    float* q;           // [d, vectors * lanes()], times query_factor_
+    float* o;           // [d_v rounded up to kRows, vectors * lanes()]: sum of p * v
+    RunningSoftmax softmax;
+    int32_t* key_begin;  // [vectors * lanes()]: the keys that each query sees
+    int32_t* key_end;
+    int32_t* position;  // [vectors * lanes()]: each query's place among the keys, for ALiBi
+    float* slope;       // [vectors * lanes()]
+};
+
+// What the subtiles of a tile share.
+struct Shared {
+    float* k;        // [kBlockKeys, d] with pitch_of(d)
+    float* v;        // [kBlockKeys, d_v] with pitch_of(d_v)
+    float* scores;   // [kBlockKeys, queries_per_subtile()]
+    float* rescale;  // [queries_per_subtile()]
+    float* rows;     // [lanes(), max(d, d_v, kBlockKeys)] with pitch_of(it)
+};
+
+inline Shared take_shared(Workspace& workspace, int64_t head_dim, int64_t head_dim_v) {
+    Shared shared;
+    shared.k = workspace.take(kBlockKeys * pitch_of(head_dim));
+    shared.v = workspace.take(kBlockKeys * pitch_of(head_dim_v));
+    shared.scores = workspace.take(kBlockKeys * queries_per_subtile());
+    shared.rescale = workspace.take(queries_per_subtile());
+    shared.rows = workspace.take(lanes() * pitch_of(std::max({head_dim, head_dim_v, int64_t{kBlockKeys}})));
+    return shared;
+}
+
+inline Subtile take_subtile(Workspace& workspace, int64_t head_dim, int64_t head_dim_v) {
+    Subtile subtile{};
+    subtile.q = workspace.take(round_up(head_dim, kTransposeColumns) * queries_per_subtile());
+    subtile.o = workspace.take(round_up(head_dim_v, kRows) * queries_per_subtile());
+    subtile.softmax.max = workspace.take(queries_per_subtile());
+    subtile.softmax.sum = workspace.take(queries_per_subtile());
+    subtile.key_begin = workspace.take_i32(queries_per_subtile());
+    subtile.key_end = workspace.take_i32(queries_per_subtile());
+    subtile.position = workspace.take_i32(queries_per_subtile());
+    subtile.slope = workspace.take(queries_per_subtile());
+    return subtile;
+}
+
+// Walks the queries of a group in order.
+struct Query {
+    int32_t row;
+    int64_t head;
+    int64_t heads;
+    Query(int64_t number, int64_t heads_in_group)
+        : row(static_cast<int32_t>(number / heads_in_group)), head(number % heads_in_group), heads(heads_in_group) {}
+    void next() {
+        if (++head == heads) {
+            head = 0;
+            ++row;
+        }
+    }
+    int64_t offset(const Strides& stride) const { return row * stride.row + head * stride.head; }
+};
+
+}  // namespace foveal::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif
