@@ -87,6 +87,7 @@ void set_order(ForwardParams& params, const ForwardProblem& p, const ForwardSche
 
 PreparedForward prepared(const ForwardProblem& p, ForwardChoice choice, const cuda::DeviceTraits& traits) {
     const ForwardSchedule schedule = schedule_of(p, choice, traits);
+    if (schedule.grid == 0) return {schedule, {}};  // an order without tiles has no divisors
     return {schedule, params_of(p, schedule)};
 }
 

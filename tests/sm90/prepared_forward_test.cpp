@@ -1,0 +1,65 @@
+// What the plan prepares for the launch: the kernel's parameters follow from the problem, and no pointer is in them.
+#include <gtest/gtest.h>
+
+#include "sm90/forward/plan.hpp"
+
+namespace foveal::sm90 {
+namespace {
+
+ForwardProblem problem() {
+    ForwardProblem p;
+    p.dtype = DType::bf16;
+    p.batch = 2;
+    p.rows_q = p.rows_k = 512;
+    p.heads_q = 8;
+    p.heads_k = 2;
+    p.head_dim = p.head_dim_v = 128;
+    p.q = p.out = {512 * 8 * 128, 8 * 128, 128};
+    p.k = p.v = {512 * 2 * 128, 2 * 128, 128};
+    p.scale = 0.5f;
+    p.window_right = 0;
+    return p;
+}
+
+TEST(PreparedForward, HoldsAllThatFollowsFromTheProblem) {
+    const Sm90ForwardPlan plan(problem(), -1, {});
+    const ForwardParams& params = plan.kernel_for({}).params;
+    EXPECT_EQ(params.rows_q, 512);
+    EXPECT_EQ(params.out_row_stride, 8 * 128);
+    EXPECT_FLOAT_EQ(params.scale_log2, static_cast<float>(0.5 * kLog2E));
+    EXPECT_EQ(params.order.units, 2 * 2);
+    EXPECT_TRUE(params.order.last_rows_first);
+    EXPECT_EQ(params.out, nullptr);
+    EXPECT_EQ(params.lse, nullptr);
+    EXPECT_EQ(params.cu_seqlens_q, nullptr);
+}
+
+TEST(PreparedForward, NothingIsLaunchedWhereThereIsNothingToCompute) {
+    ForwardProblem empty = problem();
+    empty.rows_q = 0;
+    EXPECT_EQ(Sm90ForwardPlan(empty, -1, {}).kernel_for({}).schedule.grid, 0);
+    EXPECT_GT(Sm90ForwardPlan(problem(), -1, {}).kernel_for({}).schedule.grid, 0);
+}
+
+TEST(PreparedForward, ABiasThatIsNotAlignedTakesAnotherKernel) {
+    ForwardProblem p = problem();
+    p.has_bias = true;
+    p.bias_dtype = DType::bf16;
+    p.bias = {0, 512, 512 * 512};
+    const Sm90ForwardPlan plan(p, -1, {});
+    alignas(16) static const char memory[32] = {};
+    ForwardPointers aligned, unaligned;
+    aligned.bias = memory;
+    unaligned.bias = memory + 2;
+    EXPECT_TRUE(is_bias(plan.kernel_for(aligned).schedule.choice.variant));
+    EXPECT_EQ(plan.kernel_for(unaligned).schedule.choice.variant, ForwardVariant::options);
+}
+
+TEST(PreparedForward, TheGridIsThatOfTheDevice) {
+    cuda::DeviceTraits small;
+    small.sms = 7;
+    EXPECT_EQ(Sm90ForwardPlan(problem(), -1, small).kernel_for({}).schedule.grid, 7);
+}
+
+}  // namespace
+}  // namespace foveal::sm90
