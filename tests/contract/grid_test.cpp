@@ -67,7 +67,7 @@ const std::vector<Mutation>& mutations() {
 
 // The grid's first case that fails if `forward` stands for the library, of those that `concerns` it; "" if none does.
 std::string first_failure(const std::function<bool(const foveal_forward_args&)>& concerns, const Forward& forward) {
-    static const std::vector<Case> cases = suite("grid", FOVEAL_BACKEND_CPU).cases;
+    static const std::vector<Case> cases = correctness_suite("grid", FOVEAL_BACKEND_CPU).cases;
     int tried = 0;
     for (const Case& c : cases) {
         if (!concerns(shape_args(c, FOVEAL_BACKEND_CPU))) continue;

@@ -3,12 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
 #include <string>
 
 #include "tests/support/case.hpp"
 #include "tests/support/case_data.hpp"
-#include "tests/support/suites.hpp"
 
 namespace foveal_testing {
 namespace {
@@ -156,28 +154,6 @@ TEST(Case, CountsVisiblePairsFlopsAndBytes) {
     const Case c = parse_case("b2 sq10 sk20 hq4 hk2 d8 dv16 f32 full lse");
     EXPECT_EQ(c.flops(), 2.0 * (8 + 16) * (2 * 10 * 20) * 4);
     EXPECT_EQ(c.min_bytes(), 4.0 * (2 * 10 * 4 * (8 + 16) + 2 * 20 * 2 * (8 + 16) + 2 * 10 * 4));
-}
-
-TEST(Case, SuitesReadBackAndHoldNoCaseTwice) {
-    for (const foveal_backend backend : {FOVEAL_BACKEND_CPU, FOVEAL_BACKEND_SM90}) {
-        for (const std::string& name : suite_names()) {
-            std::set<std::string> seen;
-            for (const Case& c : suite(name, backend).cases) {
-                const std::string text = to_text(c);
-                EXPECT_EQ(parse_case(text), c) << text;
-                EXPECT_TRUE(seen.insert(text).second) << name << " holds twice: " << text;
-            }
-            EXPECT_FALSE(seen.empty()) << name;
-        }
-    }
-    EXPECT_THROW(suite("no such list", FOVEAL_BACKEND_CPU), CaseError);
-}
-
-// The table that speed is judged by: names and shapes of shared/targets.md.
-TEST(Case, SeedSuiteIsTheTableOfTheTargets) {
-    const Suite seed = suite("seed", FOVEAL_BACKEND_SM90);
-    ASSERT_EQ(seed.cases.size(), 6u);
-    EXPECT_EQ(to_text(seed.cases.back()), "b128 s8192 hq32 hk8 d128 bf16 causal");
 }
 
 TEST(CaseData, InputsHaveTheStatisticsThatTheTokensAskFor) {

@@ -37,7 +37,7 @@ inline constexpr bool kAddressSanitizer = false;
 // every: only each n-th case, for runs that repeat a list under other conditions.
 inline SuiteCounts run_suite(const std::string& name, foveal_backend backend, size_t every = 1) {
     constexpr int kPrintedFailures = 10;
-    Suite list = suite(name, backend);
+    Suite list = correctness_suite(name, backend);
     if (every > 1) {
         std::vector<Case> thinned;
         for (size_t n = 0; n < list.cases.size(); n += every) thinned.push_back(list.cases[n]);

@@ -1,100 +1,16 @@
-// The command-line tool as a user runs it: a process, its exit status, what it prints and writes. Tests named Cpu need
-// no GPU; those named Sm90 are skipped without one.
-#include <gtest/gtest.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <array>
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <nlohmann/json.hpp>
-#include <random>
+// What holds for every command of the tool; info, plan, and the choice of a backend.
 #include <string>
-#include <vector>
 
 #include "foveal/foveal.h"
-#include "safetensors.hpp"
-#include "tests/support/case_data.hpp"
-#include "tests/support/number_formats.hpp"
+#include "tests/tool/tool_fixture.hpp"
 
 namespace foveal_testing {
 namespace {
 
-namespace fs = std::filesystem;
-using foveal_tool::Safetensors;
-using foveal_tool::StoredTensor;
-
-fs::path binary_directory() { return fs::read_symlink("/proc/self/exe").parent_path(); }
-
-struct Result {
-    int status = -1;
-    std::string output;  // standard output and standard error
-
-    bool says(const std::string& text) const { return output.find(text) != std::string::npos; }
-};
-
-// environment: "NAME=value ..." for the tool alone.
-Result foveal(const std::string& arguments, const std::string& environment = "") {
-    const std::string program = (binary_directory() / "foveal").string();
-    // A library may be preloaded, also before AddressSanitizer's.
-    const std::string command = "unset FOVEAL_BACKEND; exec env ASAN_OPTIONS=$ASAN_OPTIONS:verify_asan_link_order=0 " +
-                                environment + " '" + program + "' " + arguments + " 2>&1 </dev/null";
-    FILE* pipe = popen(command.c_str(), "r");
-    if (pipe == nullptr) throw std::runtime_error("popen: " + command);
-    Result result;
-    std::array<char, 4096> buffer;
-    while (const size_t n = fread(buffer.data(), 1, buffer.size(), pipe)) result.output.append(buffer.data(), n);
-    const int status = pclose(pipe);
-    result.status = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-    return result;
-}
-
-#define EXPECT_STATUS(result, expected) EXPECT_EQ((result).status, expected) << (result).output
-#define EXPECT_SAYS(result, text) \
-    EXPECT_TRUE((result).says(text)) << "looked for: " << (text) << "\nin: " << (result).output
-
-class Tool : public testing::Test {
-   protected:
-    Tool() {
-        directory_ = fs::path(testing::TempDir()) / ("foveal_tool_test." + std::to_string(getpid()));
-        fs::create_directories(directory_);
-    }
-    ~Tool() override { fs::remove_all(directory_); }
-
-    std::string file(const std::string& name) const { return (directory_ / name).string(); }
-
-    nlohmann::json json(const std::string& name) const {
-        std::ifstream stream(file(name));
-        return nlohmann::json::parse(stream);
-    }
-
-   private:
-    fs::path directory_;
-};
-
-// Tests that run on either backend.
-class Cpu : public Tool {
-   protected:
-    static constexpr const char* kBackend = "cpu";
-};
-class Sm90 : public Tool {
-   protected:
-    static constexpr const char* kBackend = "sm90";
-    void SetUp() override {
-        if (!has_sm90_device()) GTEST_SKIP() << "SKIPPED: no sm90 device";
-    }
-};
-
-std::string on(const std::string& backend) { return " --backend " + backend + " "; }
-
 TEST_F(Cpu, HelpNamesEveryCommandAndGivesAnExample) {
     const Result help = foveal("--help");
     EXPECT_STATUS(help, 0);
-    for (const std::string command : {"info", "plan", "check", "bench", "run"}) {
+    for (const std::string command : {"info", "plan", "check", "bench", "run", "case", "suite"}) {
         EXPECT_SAYS(help, "\n  " + command + " ");
         const Result of_command = foveal(command + " --help");
         EXPECT_STATUS(of_command, 0);
@@ -107,11 +23,35 @@ TEST_F(Cpu, HelpNamesEveryCommandAndGivesAnExample) {
 }
 
 TEST_F(Cpu, UsageErrorsExitWith2) {
-    for (const char* arguments :
-         {"", "frobnicate", "--frobnicate", "check --suite nope", "check --backend tpu", "check b2 sq113 frob",
-          "check \"s5 s6\"", "check --suite corner s5", "check s5 --jobs 0", "plan", "bench --rounds 0 s5",
-          "bench s5 --rounds x", "run", "run in.safetensors", "run a -o b --causal --window-right 3",
-          "run a -o b --window-left -2", "run a -o b --scale inf", "run a -o b --scale nan", "run a b -o c"}) {
+    for (const char* arguments : {"",
+                                  "frobnicate",
+                                  "--frobnicate",
+                                  "check --suite nope",
+                                  "check --backend tpu",
+                                  "check b2 sq113 frob",
+                                  "check \"s5 s6\"",
+                                  "check --suite corner s5",
+                                  "check s5 --jobs 0",
+                                  "plan",
+                                  "bench --rounds 0 s5",
+                                  "bench s5 --rounds x",
+                                  "run",
+                                  "run in.safetensors",
+                                  "run a -o b --causal --window-right 3",
+                                  "run a -o b --window-left -2",
+                                  "check --suite seed",
+                                  "check merge s5 h1",
+                                  "bench --suite correctness",
+                                  "bench merge s5 h1 causal",
+                                  "case",
+                                  "case s5",
+                                  "case s5 h1 frob --json",
+                                  "case \"s5 h1\" \"s6 h1\"",
+                                  "suite nope",
+                                  "info --json --markdown",
+                                  "run a -o b --scale inf",
+                                  "run a -o b --scale nan",
+                                  "run a b -o c"}) {
         const Result result = foveal(arguments);
         EXPECT_EQ(result.status, 2) << "foveal " << arguments << "\n" << result.output;
         EXPECT_FALSE(result.output.empty()) << arguments;
@@ -132,6 +72,25 @@ TEST_F(Cpu, InfoTellsVersionMachineAndSupport) {
     const Result table = foveal("info --markdown");
     EXPECT_STATUS(table, 0);
     EXPECT_EQ(table.output.rfind("| | CPU | Hopper (sm_90a) |\n|---|---|---|\n", 0), 0u) << table.output;
+}
+
+// What bench/bounds.py reads.
+TEST_F(Cpu, InfoAsJsonHasTheRatesOfTheCards) {
+    const Result result = foveal("info --json");
+    EXPECT_STATUS(result, 0);
+    const nlohmann::json info = nlohmann::json::parse(result.output);
+    EXPECT_EQ(info["version"], foveal_version());
+    EXPECT_EQ(info["gpu"].is_null() || info["gpu"]["name"].is_string(), true);
+    EXPECT_GE(info["cpu"]["threads"], 1);
+    const auto card = [&info](const std::string& name) {
+        for (const nlohmann::json& one : info["cards"])
+            if (one["name"] == name) return one;
+        return nlohmann::json();
+    };
+    EXPECT_EQ(card("NVIDIA H200")["sustained_flops_per_second"], 791e12);
+    EXPECT_EQ(card("NVIDIA H200")["sustained_copy_bytes_per_second"], 4.27e12);
+    EXPECT_EQ(card("NVIDIA H100 80GB HBM3")["dram_bytes_per_second"], 3.35e12);
+    EXPECT_TRUE(card("NVIDIA H100 80GB HBM3")["sustained_flops_per_second"].is_null()) << "nobody has measured it";
 }
 
 TEST_F(Cpu, PlanNeedsNoGpu) {
@@ -158,430 +117,6 @@ TEST_F(Cpu, AutoSaysWhichBackendItTook) {
         EXPECT_STATUS(forced, 1);
         EXPECT_SAYS(forced, "the sm90 backend cannot run here: ");
     }
-}
-
-void check_passes(const std::string& backend, const std::string& json_path) {
-    const Result words = foveal("check b2 sq113 sk203 hq4 hk2 d128 bf16 causal lse" + on(backend));
-    EXPECT_STATUS(words, 0);
-    EXPECT_SAYS(words, "1 passed, 0 failed, 0 unsupported");
-    const Result quoted = foveal("check \"s40 h2 bf16\" 'varlen qlens=3,0 klens=5,2 h1 f16' s7 h3 --jobs 2 --json " +
-                                 json_path + on(backend));
-    EXPECT_STATUS(quoted, 0);
-    EXPECT_SAYS(quoted, "3 passed, 0 failed, 0 unsupported");
-}
-
-TEST_F(Cpu, CheckPasses) {
-    check_passes(kBackend, file("check.json"));
-    const nlohmann::json summary = json("check.json");
-    EXPECT_EQ(summary["passed"], 3);
-    EXPECT_EQ(summary["failed"], 0);
-    EXPECT_EQ(summary["backend"], "cpu");
-    EXPECT_TRUE(summary["commit"].is_string());
-}
-
-TEST_F(Sm90, CheckPasses) {
-    check_passes(kBackend, file("check.json"));
-    EXPECT_EQ(json("check.json")["passed"], 3);
-    EXPECT_TRUE(json("check.json")["gpu"].is_string());
-}
-
-TEST_F(Sm90, UnsupportedIsNoPass) {
-    const Result result = foveal("check s64 h1 d100 bf16 --backend sm90");
-    EXPECT_STATUS(result, 1);
-    EXPECT_SAYS(result, "0 passed, 0 failed, 1 unsupported");
-    EXPECT_SAYS(result, "nothing was checked");
-    const Result bench =
-        foveal("bench 's64 h1 d100 bf16' 's64 h1 d64 bf16' --backend sm90 --json " + file("bench.json"));
-    EXPECT_STATUS(bench, 1);
-    EXPECT_SAYS(bench, "1 of 2 cases failed");
-    EXPECT_SAYS(bench, "is not written");
-}
-
-// A library that computes something else must fail the check, and must not be timed.
-TEST_F(Cpu, WrongResultsAreFound) {
-    const std::string preload = "LD_PRELOAD='" + (binary_directory() / "../lib/libbroken_forward.so").string() + "'";
-    for (const std::string how : {"wrong_value", "nan", "nothing_written", "out_of_bounds", "wrong_lse"}) {
-        const std::string environment = preload + " FOVEAL_TEST_BREAK=" + how;
-        const Result check =
-            foveal("check b1 s9 h2 d16 f32 causal lse --backend cpu --json " + file(how + ".json"), environment);
-        EXPECT_STATUS(check, 1);
-        EXPECT_SAYS(check, "FAILED       b1 s9 h2 d16 f32 causal lse");
-        EXPECT_SAYS(check, "foveal check --backend cpu \"b1 s9 h2 d16 f32 causal lse\"");
-        EXPECT_SAYS(check, "0 passed, 1 failed");
-        EXPECT_EQ(json(how + ".json")["failures"][0]["case"], "b1 s9 h2 d16 f32 causal lse");
-        const Result bench =
-            foveal("bench b1 s9 h2 d16 f32 causal lse --backend cpu --json " + file(how + "_bench.json"), environment);
-        EXPECT_STATUS(bench, 1);
-        EXPECT_SAYS(bench, "wrong result, not timed");
-        EXPECT_SAYS(bench, "is not written");
-    }
-    const Result sound =
-        foveal("check b1 s9 h2 d16 f32 causal lse --backend cpu", preload + " FOVEAL_TEST_BREAK=not_at_all");
-    EXPECT_STATUS(sound, 0);
-}
-
-TEST_F(Cpu, UnwritableJsonIsFoundBeforeTheWork) {
-    for (const std::string command : {"check", "bench"}) {
-        const Result result = foveal(command + " s5 h1 --backend cpu --json " + file("no/such/directory.json"));
-        EXPECT_STATUS(result, 1);
-        EXPECT_SAYS(result, "cannot write");
-        EXPECT_FALSE(result.says("passed")) << result.output;
-    }
-}
-
-// shared/design.md, part 4.
-void expect_results_file(const nlohmann::json& results, size_t rows, int rounds) {
-    for (const char* key : {"suite", "gpu", "driver", "cuda", "commit", "date", "rounds", "rows"})
-        EXPECT_TRUE(results.contains(key)) << key;
-    EXPECT_EQ(results["rounds"], rounds);
-    ASSERT_EQ(results["rows"].size(), rows);
-    for (const nlohmann::json& row : results["rows"]) {
-        EXPECT_TRUE(row["case"].is_string());
-        EXPECT_GT(row["flops"], 0);
-        EXPECT_GT(row["bytes"], 0);
-        EXPECT_GT(row["us"]["foveal"], 0);
-        EXPECT_GE(row["spread_pct"]["foveal"], 0);
-        EXPECT_TRUE(row["max_err"].is_number());
-        EXPECT_TRUE(row["ref_err"].is_number());
-        EXPECT_TRUE(row.contains("sm_mhz"));
-        EXPECT_TRUE(row.contains("watts"));
-    }
-}
-
-TEST_F(Cpu, BenchWritesResultsFile) {
-    const Result bench = foveal("bench 'b1 s64 h2 d64 f32 causal' 'b1 s32 h2 bf16' --backend cpu --rounds 3 --json " +
-                                file("bench.json"));
-    EXPECT_STATUS(bench, 0);
-    EXPECT_SAYS(bench, "GFLOP/s");
-    const nlohmann::json results = json("bench.json");
-    expect_results_file(results, 2, 3);
-    EXPECT_TRUE(results["gpu"].is_null());
-    const nlohmann::json& row = results["rows"][0];
-    EXPECT_EQ(row["case"], "b1 s64 h2 d64 f32 causal");
-    EXPECT_EQ(row["flops"], 4.0 * 64 * 2 * (64 * 65 / 2));
-    EXPECT_EQ(row["bytes"], 4.0 * 4 * 64 * 2 * 64);
-    EXPECT_TRUE(row["sm_mhz"].is_null());
-}
-
-TEST_F(Sm90, BenchWritesResultsFile) {
-    const Result bench =
-        foveal("bench 'b4 s1024 h8 causal' 'b1 s64 h2 d64 f16' --backend sm90 --json " + file("bench.json"));
-    EXPECT_STATUS(bench, 0);
-    EXPECT_SAYS(bench, "TFLOP/s");
-    const nlohmann::json results = json("bench.json");
-    expect_results_file(results, 2, 20);
-    EXPECT_TRUE(results["gpu"].is_string());
-    for (const nlohmann::json& row : results["rows"]) {
-        EXPECT_GT(row["host_us"], 0);
-        EXPECT_GT(row["sm_mhz"], 100);
-        EXPECT_GT(row["watts"], 10);
-    }
-}
-
-// Attention over packed f32 sequences, written down once more: [total, h, d], one kv head a q head.
-struct Packed {
-    int64_t heads = 0, d = 0;
-    std::vector<int64_t> lens_q, lens_k;
-    std::vector<float> q, k, v;
-};
-
-struct Expected {
-    std::vector<double> out, lse;  // [total_q, h, d], [h, total_q]
-};
-
-// Key j is visible to query i iff j <= i + (len_k - len_q) + right.
-Expected attend(const Packed& p, double scale, int64_t right) {
-    int64_t total_q = 0;
-    for (const int64_t n : p.lens_q) total_q += n;
-    Expected expected{std::vector<double>(p.q.size()), std::vector<double>(static_cast<size_t>(total_q * p.heads))};
-    const auto at = [&p](int64_t row, int64_t head) { return static_cast<size_t>((row * p.heads + head) * p.d); };
-    int64_t first_q = 0, first_k = 0;
-    for (size_t s = 0; s < p.lens_q.size(); ++s) {
-        for (int64_t i = 0; i < p.lens_q[s]; ++i) {
-            for (int64_t h = 0; h < p.heads; ++h) {
-                double sum = 0;
-                std::vector<double> out(static_cast<size_t>(p.d));
-                for (int64_t j = 0; j < p.lens_k[s] && j <= i + p.lens_k[s] - p.lens_q[s] + right; ++j) {
-                    double x = 0;
-                    for (size_t c = 0; c < out.size(); ++c)
-                        x += double{p.q[at(first_q + i, h) + c]} * double{p.k[at(first_k + j, h) + c]};
-                    const double weight = std::exp(scale * x);
-                    sum += weight;
-                    for (size_t c = 0; c < out.size(); ++c) out[c] += weight * double{p.v[at(first_k + j, h) + c]};
-                }
-                for (size_t c = 0; c < out.size(); ++c)
-                    expected.out[at(first_q + i, h) + c] = sum > 0 ? out[c] / sum : 0;
-                expected.lse[static_cast<size_t>(h * total_q + first_q + i)] = std::log(sum);
-            }
-        }
-        first_q += p.lens_q[s];
-        first_k += p.lens_k[s];
-    }
-    return expected;
-}
-
-std::vector<float> random_values(size_t count, uint32_t seed) {
-    std::mt19937 random(seed);
-    std::normal_distribution<float> normal;
-    std::vector<float> values(count);
-    // bf16 holds these exactly.
-    for (float& value : values) value = bf16_to_float(float_to_bf16(normal(random)));
-    return values;
-}
-
-Packed random_problem(std::vector<int64_t> lens_q, std::vector<int64_t> lens_k, int64_t d) {
-    Packed p{2, d, std::move(lens_q), std::move(lens_k), {}, {}, {}};
-    const auto elements = [&p](const std::vector<int64_t>& lengths) {
-        int64_t rows = 0;
-        for (const int64_t n : lengths) rows += n;
-        return static_cast<size_t>(rows * p.heads * p.d);
-    };
-    p.q = random_values(elements(p.lens_q), 1);
-    p.k = random_values(elements(p.lens_k), 2);
-    p.v = random_values(elements(p.lens_k), 3);
-    return p;
-}
-
-std::vector<uint16_t> as_bf16(const std::vector<float>& values) {
-    std::vector<uint16_t> bits;
-    for (const float value : values) bits.push_back(float_to_bf16(value));
-    return bits;
-}
-
-template <class T>
-StoredTensor stored(const std::string& dtype, std::vector<int64_t> shape, const std::vector<T>& values) {
-    return {dtype, std::move(shape), std::as_bytes(std::span(values))};
-}
-
-std::vector<double> values_of(const StoredTensor& tensor) {
-    std::vector<double> values;
-    const size_t width = tensor.dtype == "F32" ? 4 : 2;
-    for (size_t i = 0; i < tensor.bytes.size(); i += width) {
-        uint32_t bits = 0;
-        std::memcpy(&bits, tensor.bytes.data() + i, width);
-        float value = bf16_to_float(static_cast<uint16_t>(bits));
-        if (width == 4) std::memcpy(&value, &bits, 4);
-        values.push_back(double{value});
-    }
-    return values;
-}
-
-// tolerance: a few roundings of the output type at values of this size; what 1.10 asks is tested by check.
-void expect_close(const std::vector<double>& got, const std::vector<double>& expected, double tolerance) {
-    ASSERT_EQ(got.size(), expected.size());
-    for (size_t i = 0; i < got.size(); ++i) {
-        if (std::isfinite(expected[i])) {
-            EXPECT_NEAR(got[i], expected[i], tolerance) << "element " << i;
-        } else {
-            EXPECT_EQ(got[i], expected[i]) << "element " << i;
-        }
-    }
-}
-
-constexpr double kF32Tolerance = 1e-5;
-constexpr double kBf16Tolerance = 3e-2;
-
-// Dense f32 [1, s, h, d]: causal, another scale, log-sum-exp.
-TEST_F(Cpu, RunComputesDense) {
-    const Packed p = random_problem({7}, {5}, 16);
-    Safetensors input;
-    input.tensors = {{"q", stored("F32", {1, 7, 2, 16}, p.q)},
-                     {"k", stored("F32", {1, 5, 2, 16}, p.k)},
-                     {"v", stored("F32", {1, 5, 2, 16}, p.v)}};
-    foveal_tool::write_safetensors(file("in"), input);
-    const Result run = foveal("run " + file("in") + " -o " + file("out") + " --causal --lse --scale 0.5 --backend cpu");
-    EXPECT_STATUS(run, 0);
-    const foveal_tool::MappedFile bytes(file("out"));
-    const Safetensors output = foveal_tool::read_safetensors(bytes.bytes());
-    ASSERT_EQ(output.tensors.size(), 2u);
-    EXPECT_EQ(output.tensors.at("out").shape, (std::vector<int64_t>{1, 7, 2, 16}));
-    EXPECT_EQ(output.tensors.at("out").dtype, "F32");
-    EXPECT_EQ(output.tensors.at("lse").shape, (std::vector<int64_t>{1, 2, 7}));
-    const Expected expected = attend(p, 0.5, 0);
-    expect_close(values_of(output.tensors.at("out")), expected.out, kF32Tolerance);
-    expect_close(values_of(output.tensors.at("lse")), expected.lse, kF32Tolerance);
-}
-
-// Each option must change the result in its own way.
-TEST_F(Cpu, RunHonoursTheMask) {
-    const Packed p = random_problem({6}, {6}, 8);
-    Safetensors input;
-    input.tensors = {{"q", stored("F32", {1, 6, 2, 8}, p.q)},
-                     {"k", stored("F32", {1, 6, 2, 8}, p.k)},
-                     {"v", stored("F32", {1, 6, 2, 8}, p.v)}};
-    foveal_tool::write_safetensors(file("in"), input);
-    const auto lse_of = [this](const std::string& options) {
-        const Result run = foveal("run " + file("in") + " -o " + file("out") + " --lse --backend cpu " + options);
-        EXPECT_STATUS(run, 0);
-        const foveal_tool::MappedFile bytes(file("out"));
-        return values_of(foveal_tool::read_safetensors(bytes.bytes()).tensors.at("lse"));
-    };
-    const double scale = 1 / std::sqrt(8.0);
-    expect_close(lse_of(""), attend(p, scale, 100).lse, kF32Tolerance);
-    expect_close(lse_of("--causal"), attend(p, scale, 0).lse, kF32Tolerance);
-    expect_close(lse_of("--window-right 0"), attend(p, scale, 0).lse, kF32Tolerance);
-    expect_close(lse_of("--window-right 2"), attend(p, scale, 2).lse, kF32Tolerance);
-    const std::vector<double> diagonal = lse_of("--causal --window-left 0");
-    for (size_t i = 0; i < diagonal.size(); ++i) {
-        double x = 0;
-        const size_t head = i / 6, row = i % 6;
-        for (size_t c = 0; c < 8; ++c)
-            x += double{p.q[(row * 2 + head) * 8 + c]} * double{p.k[(row * 2 + head) * 8 + c]};
-        EXPECT_NEAR(diagonal[i], x * scale, kF32Tolerance);
-    }
-}
-
-TEST_F(Cpu, RunAlignsTopLeft) {
-    const Packed p = random_problem({2}, {5}, 8);
-    Safetensors input;
-    input.tensors = {{"q", stored("F32", {1, 2, 2, 8}, p.q)},
-                     {"k", stored("F32", {1, 5, 2, 8}, p.k)},
-                     {"v", stored("F32", {1, 5, 2, 8}, p.v)}};
-    foveal_tool::write_safetensors(file("in"), input);
-    EXPECT_STATUS(foveal("run " + file("in") + " -o " + file("out") + " --causal --top-left --backend cpu"), 0);
-    const foveal_tool::MappedFile bytes(file("out"));
-    const std::vector<double> out = values_of(foveal_tool::read_safetensors(bytes.bytes()).tensors.at("out"));
-    for (size_t c = 0; c < 16; ++c) EXPECT_NEAR(out[c], double{p.v[c]}, kF32Tolerance) << "row 0 sees key 0 alone";
-}
-
-// Varlen bf16 with one cu_seqlens for both; d = 64, which either backend has.
-void run_varlen(const std::string& backend, const std::string& in, const std::string& out) {
-    const Packed p = random_problem({70, 0, 3}, {70, 0, 3}, 64);
-    const std::vector<uint16_t> q = as_bf16(p.q), k = as_bf16(p.k), v = as_bf16(p.v);
-    const std::vector<int32_t> cu = {0, 70, 70, 73};
-    Safetensors input;
-    input.tensors = {{"q", stored("BF16", {73, 2, 64}, q)},
-                     {"k", stored("BF16", {73, 2, 64}, k)},
-                     {"v", stored("BF16", {73, 2, 64}, v)},
-                     {"cu_seqlens", stored("I32", {4}, cu)}};
-    foveal_tool::write_safetensors(in, input);
-    const Result run = foveal("run " + in + " -o " + out + " --causal --lse" + on(backend));
-    EXPECT_STATUS(run, 0);
-    const foveal_tool::MappedFile bytes(out);
-    const Safetensors output = foveal_tool::read_safetensors(bytes.bytes());
-    const Expected expected = attend(p, 1 / std::sqrt(64.0), 0);
-    EXPECT_EQ(output.tensors.at("out").dtype, "BF16");
-    expect_close(values_of(output.tensors.at("out")), expected.out, kBf16Tolerance);
-    expect_close(values_of(output.tensors.at("lse")), expected.lse, 1e-3);
-}
-
-TEST_F(Cpu, RunComputesVarlen) { run_varlen(kBackend, file("in"), file("out")); }
-TEST_F(Sm90, RunComputesVarlen) { run_varlen(kBackend, file("in"), file("out")); }
-
-// Rows beyond seqused give 0, and cu_seqlens_q and cu_seqlens_k differ.
-TEST_F(Cpu, RunHonoursLengths) {
-    const Packed p = random_problem({3, 2}, {4, 6}, 8);
-    const std::vector<int32_t> cu_q = {0, 3, 5}, cu_k = {0, 4, 10}, used_q = {3, 1}, used_k = {4, 6};
-    Safetensors input;
-    input.tensors = {{"q", stored("F32", {5, 2, 8}, p.q)},       {"k", stored("F32", {10, 2, 8}, p.k)},
-                     {"v", stored("F32", {10, 2, 8}, p.v)},      {"cu_seqlens_q", stored("I32", {3}, cu_q)},
-                     {"cu_seqlens_k", stored("I32", {3}, cu_k)}, {"seqused_q", stored("I32", {2}, used_q)},
-                     {"seqused_k", stored("I32", {2}, used_k)}};
-    foveal_tool::write_safetensors(file("in"), input);
-    EXPECT_STATUS(foveal("run " + file("in") + " -o " + file("out") + " --backend cpu"), 0);
-    const foveal_tool::MappedFile bytes(file("out"));
-    const std::vector<double> out = values_of(foveal_tool::read_safetensors(bytes.bytes()).tensors.at("out"));
-    std::vector<double> expected = attend(p, 1 / std::sqrt(8.0), 100).out;
-    std::fill(expected.begin() + 4 * 16, expected.end(), 0.0);
-    expect_close(out, expected, kF32Tolerance);
-}
-
-// A header of odd length puts the data where no float may lie.
-TEST_F(Cpu, RunReadsUnalignedData) {
-    const Packed p = random_problem({3}, {3}, 8);
-    std::string header =
-        R"({"q":{"dtype":"F32","shape":[1,3,2,8],"data_offsets":[0,192]},"k":{"dtype":"F32","shape":[1,3,2,8],"data_offsets":[192,384]},)"
-        R"("v":{"dtype":"F32","shape":[1,3,2,8],"data_offsets":[384,576]}})";
-    while (header.size() % 4 != 1) header += ' ';
-    {
-        std::ofstream stream(file("in"), std::ios::binary);
-        const uint64_t length = header.size();
-        stream.write(reinterpret_cast<const char*>(&length), 8) << header;
-        for (const auto* values : {&p.q, &p.k, &p.v}) stream.write(reinterpret_cast<const char*>(values->data()), 192);
-    }
-    EXPECT_STATUS(foveal("run " + file("in") + " -o " + file("out") + " --backend cpu"), 0);
-    const foveal_tool::MappedFile bytes(file("out"));
-    expect_close(values_of(foveal_tool::read_safetensors(bytes.bytes()).tensors.at("out")),
-                 attend(p, 1 / std::sqrt(8.0), 100).out, kF32Tolerance);
-}
-
-struct BadInput {
-    const char* name;
-    std::map<std::string, StoredTensor> change;  // of a good varlen file; no bytes and no dtype: removed
-    const char* message;
-};
-
-TEST_F(Cpu, RunRefusesBadInputs) {
-    const std::vector<float> rows(5 * 8), rank5(40);
-    const std::vector<int32_t> good = {0, 3, 5}, late = {1, 3, 5}, early = {0, 3, 4}, falling = {0, 6, 5},
-                               negative = {0, -1, 5}, beyond = {0, 3, 6}, used = {4, 1}, used_negative = {-1, 1},
-                               zeros = {0, 0, 0};
-    const std::vector<int64_t> wide = {0, 3, 5};
-    const StoredTensor tensor = stored("F32", {5, 1, 8}, rows);
-    const StoredTensor removed{};
-    std::vector<BadInput> inputs = {
-        {"no q", {{"q", removed}}, "no tensor 'q'"},
-        {"unknown tensor", {{"mask", tensor}}, "'mask' has no meaning"},
-        {"no lengths", {{"cu_seqlens", removed}}, "FOVEAL_INVALID_ARGUMENT"},
-        {"both forms of lengths", {{"cu_seqlens_q", stored("I32", {3}, good)}}, "both 'cu_seqlens' and 'cu_seqlens_q'"},
-        {"lengths of 64 bits", {{"cu_seqlens", stored("I64", {3}, wide)}}, "'cu_seqlens' is I64"},
-        {"begins late", {{"cu_seqlens", stored("I32", {3}, late)}}, "begins with 1"},
-        {"ends early", {{"cu_seqlens", stored("I32", {3}, early)}}, "ends with 4, but there are 5 rows"},
-        {"ends beyond", {{"cu_seqlens", stored("I32", {3}, beyond)}}, "ends with 6, but there are 5 rows"},
-        {"falls", {{"cu_seqlens", stored("I32", {3}, falling)}}, "falls from 6 to 5 at entry 2"},
-        {"negative", {{"cu_seqlens", stored("I32", {3}, negative)}}, "falls from 0 to -1 at entry 1"},
-        {"empty", {{"cu_seqlens", {"I32", {0}, {}}}}, "FOVEAL_INVALID_ARGUMENT"},
-        {"used too many",
-         {{"seqused_k", stored("I32", {2}, used)}},
-         "'seqused_k' is 4 at entry 0; the sequence has 3 rows"},
-        {"used negative", {{"seqused_q", stored("I32", {2}, used_negative)}}, "'seqused_q' is -1 at entry 0"},
-        {"rank 2", {{"q", stored("F32", {5, 8}, rows)}}, "q.rank is 2"},
-        {"rank 5", {{"q", stored("F32", {5, 1, 1, 1, 8}, rank5)}}, "'q' has 5 dimensions"},
-        {"scalar", {{"q", {"F32", {}, std::as_bytes(std::span(rows)).first(4)}}}, "'q' has 0 dimensions"},
-        {"other dtype", {{"q", stored("I16", {5, 1, 16}, rows)}}, "'q' is I16"},
-        {"mixed dtypes", {{"q", stored("BF16", {5, 1, 16}, rows)}}, "FOVEAL_INVALID_ARGUMENT"},
-        {"other channels", {{"k", stored("F32", {5, 2, 4}, rows)}}, "FOVEAL_INVALID_ARGUMENT"},
-    };
-#if !defined(__SANITIZE_ADDRESS__)  // whose operator new ends the process where memory cannot be had
-    inputs.push_back({"huge result",
-                      {{"v", {"F32", {0, 1, int64_t{1} << 50}, {}}},
-                       {"k", {"F32", {0, 1, 8}, {}}},
-                       {"cu_seqlens", removed},
-                       {"cu_seqlens_q", stored("I32", {3}, good)},
-                       {"cu_seqlens_k", stored("I32", {3}, zeros)}},
-                      "not enough memory"});
-#endif
-    for (const BadInput& bad : inputs) {
-        Safetensors input;
-        input.tensors = {{"q", tensor}, {"k", tensor}, {"v", tensor}, {"cu_seqlens", stored("I32", {3}, good)}};
-        for (const auto& [name, change] : bad.change) {
-            if (change.dtype.empty()) {
-                input.tensors.erase(name);
-            } else {
-                input.tensors[name] = change;
-            }
-        }
-        foveal_tool::write_safetensors(file("in"), input);
-        const Result run = foveal("run " + file("in") + " -o " + file("out") + " --backend cpu");
-        EXPECT_EQ(run.status, 1) << bad.name << "\n" << run.output;
-        EXPECT_SAYS(run, bad.message) << bad.name;
-        EXPECT_FALSE(fs::exists(file("out"))) << bad.name;
-    }
-}
-
-TEST_F(Cpu, RunRefusesBadFiles) {
-    const auto says = [this](const std::string& content, const std::string& message) {
-        std::ofstream(file("in"), std::ios::binary) << content;
-        const Result run = foveal("run " + file("in") + " -o " + file("out") + " --backend cpu");
-        EXPECT_STATUS(run, 1);
-        EXPECT_SAYS(run, message);
-    };
-    says("", "the file has 0 bytes");
-    says(std::string("\xFF\0\0\0\0\0\0\0{}", 10), "is said to have 255 bytes");
-    says(std::string("\2\0\0\0\0\0\0\0{}", 10), "no tensor 'q'");
-    const Result missing = foveal("run " + file("missing") + " -o " + file("out") + " --backend cpu");
-    EXPECT_STATUS(missing, 1);
-    EXPECT_SAYS(missing, "cannot open");
 }
 
 }  // namespace

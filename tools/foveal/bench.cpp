@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <memory>
 #include <optional>
@@ -9,6 +10,8 @@
 #include <vector>
 
 #include "backend_choice.hpp"
+#include "bench_problem.hpp"
+#include "cards.hpp"
 #include "case_arguments.hpp"
 #include "commands.hpp"
 #include "json_file.hpp"
@@ -16,14 +19,12 @@
 #include "nvml.hpp"
 #include "progress.hpp"
 #include "statistics.hpp"
-#include "tests/support/case_data.hpp"
 #include "tests/support/check.hpp"
+#include "tests/support/suites.hpp"
 #include "timing.hpp"
 
 namespace foveal_tool {
 namespace {
-
-using foveal_testing::Case;
 
 constexpr size_t kMaxCaseWidth = 64;
 
@@ -35,7 +36,7 @@ struct BenchOptions {
 };
 
 struct Row {
-    Case the_case;
+    ProblemText problem;
     foveal_testing::Verdict verdict;
     Timing timing;
     std::optional<Nvml::Reading> reading;
@@ -47,7 +48,7 @@ struct Row {
 struct Bench {
     foveal_backend backend = FOVEAL_BACKEND_CPU;
     Gpu gpu;
-    Bound bound;
+    const foveal::Card* card = nullptr;  // NULL: not known, or no GPU
     std::shared_ptr<const Nvml> nvml;
     std::unique_ptr<Timer> timer;
     TimingPlan plan;
@@ -62,7 +63,7 @@ Bench prepare(foveal_backend backend, int rounds) {
     bench.timer = make_timer(backend);
     if (bench.on_gpu()) {
         bench.gpu = find_gpu();
-        bench.bound = bound_of(bench.gpu);
+        bench.card = foveal::find_card(bench.gpu.name);
         bench.nvml = Nvml::open();
     } else {
         bench.plan.warm_up_s = 0.3;
@@ -71,23 +72,14 @@ Bench prepare(foveal_backend backend, int rounds) {
     return bench;
 }
 
-[[noreturn]] void refuse(foveal_status status) {
-    throw Failure(fmt::format("{}: {}", foveal_status_name(status), foveal_last_error()));
-}
-
 // Verifies, then times. Throws Failure where the result is wrong or the case cannot run.
-Row run_case(Bench& bench, const Case& c) {
-    const foveal_forward_args shapes = foveal_testing::shape_args(c, bench.backend);
-    if (const foveal_status status = foveal_supports(&shapes)) refuse(status);
-    const auto data = foveal_testing::make_case_data(c, bench.backend);
-    const Call call = [&data](void* stream) {
-        if (const foveal_status status = foveal_forward(&data->args(), stream)) refuse(status);
-    };
+Row run_case(Bench& bench, const ProblemText& text) {
+    const auto problem = make_problem(text.text, bench.backend);
+    const Call call = [&problem](void* stream) { problem->run(stream); };
     call(nullptr);
-    Row row{c, foveal_testing::verify(*data), {}, {}};
+    Row row{text, problem->verify(), {}, {}};
     if (!row.verdict.pass) {
-        throw Failure("wrong result, not timed:\n" + row.verdict.failure +
-                      "rerun: " + foveal_testing::rerun_line(c, bench.backend));
+        throw Failure("wrong result, not timed:\n" + row.verdict.failure + "rerun: " + problem->rerun_line());
     }
     std::optional<NvmlSampler> sampler;
     row.timing = measure(*bench.timer, call, bench.plan, [&] { sampler.emplace(bench.nvml, bench.gpu.pci_bus_id); });
@@ -95,9 +87,15 @@ Row run_case(Bench& bench, const Case& c) {
     return row;
 }
 
-std::optional<double> bound_us(const Bench& bench, const Case& c) {
-    if (bench.bound.flops_per_s == 0) return std::nullopt;
-    return 1e6 * std::max(c.flops() / bench.bound.flops_per_s, c.min_bytes() / bench.bound.bytes_per_s);
+bool bound_is_known(const Bench& bench) {
+    return bench.card != nullptr && bench.card->sustained_flops_per_second &&
+           bench.card->sustained_copy_bytes_per_second;
+}
+
+std::optional<double> bound_us(const Bench& bench, const ProblemText& problem) {
+    if (!bound_is_known(bench)) return std::nullopt;
+    return 1e6 * std::max(problem.flops / *bench.card->sustained_flops_per_second,
+                          problem.bytes / *bench.card->sustained_copy_bytes_per_second);
 }
 
 // A number in its column, "-" where there is none.
@@ -117,12 +115,11 @@ std::string heading(const Bench& bench, size_t case_width) {
 std::string row_text(const Bench& bench, const Row& row, size_t case_width) {
     const double us = row.us();
     const double flops_unit = bench.on_gpu() ? 1e6 : 1e3;  // per microsecond: tera, giga
-    std::string text =
-        fmt::format("{:<{}}  {} {} {} {}", to_text(row.the_case), case_width, time_cell(us),
-                    cell(spread_pct(row.timing.call_us), 1, 6), cell(row.the_case.flops() / us / flops_unit, 1, 9),
-                    cell(row.the_case.min_bytes() / us / 1e3, 1, 7));
+    std::string text = fmt::format(
+        "{:<{}}  {} {} {} {}", row.problem.text, case_width, time_cell(us), cell(spread_pct(row.timing.call_us), 1, 6),
+        cell(row.problem.flops / us / flops_unit, 1, 9), cell(row.problem.bytes / us / 1e3, 1, 7));
     if (!bench.on_gpu()) return text;
-    const std::optional<double> bound = bound_us(bench, row.the_case);
+    const std::optional<double> bound = bound_us(bench, row.problem);
     const auto reading = row.reading;
     text +=
         fmt::format(" {} {} {} {}", cell(bound ? std::optional(100 * *bound / us) : std::nullopt, 1, 7),
@@ -137,9 +134,9 @@ nlohmann::ordered_json number_or_null(std::optional<double> value) {
 
 nlohmann::ordered_json row_json(const Row& row) {
     nlohmann::ordered_json json;
-    json["case"] = to_text(row.the_case);
-    json["flops"] = row.the_case.flops();
-    json["bytes"] = row.the_case.min_bytes();
+    json["case"] = row.problem.text;
+    json["flops"] = std::llround(row.problem.flops);
+    json["bytes"] = std::llround(row.problem.bytes);
     json["us"] = {{"foveal", row.us()}};
     json["spread_pct"] = {{"foveal", spread_pct(row.timing.call_us)}};
     json["sm_mhz"] = number_or_null(row.reading ? std::optional(row.reading->sm_mhz) : std::nullopt);
@@ -152,8 +149,8 @@ nlohmann::ordered_json row_json(const Row& row) {
     return json;
 }
 
-nlohmann::ordered_json file_json(const foveal_testing::Suite& suite, const Bench& bench, const std::vector<Row>& rows) {
-    nlohmann::ordered_json json = file_heading(suite.name, bench.backend);
+nlohmann::ordered_json file_json(const std::string& name, const Bench& bench, const std::vector<Row>& rows) {
+    nlohmann::ordered_json json = file_heading(name, bench.backend);
     size_t rounds = rows.empty() ? 0 : rows.front().timing.call_us.size();
     for (const Row& row : rows) rounds = std::min(rounds, row.timing.call_us.size());
     json["rounds"] = rounds;  // of the row with the fewest
@@ -163,25 +160,25 @@ nlohmann::ordered_json file_json(const foveal_testing::Suite& suite, const Bench
 }
 
 // Of the first column; a longer text pushes its row to the right.
-size_t case_column_width(const std::vector<Case>& cases) {
+size_t case_column_width(const std::vector<ProblemText>& problems) {
     size_t width = 4;
-    for (const Case& c : cases) width = std::max(width, to_text(c).size());
+    for (const ProblemText& problem : problems) width = std::max(width, problem.text.size());
     return std::min(width, kMaxCaseWidth);
 }
 
 // The rows that could be measured; what became of the others is printed.
-std::vector<Row> run_all(Bench& bench, const std::vector<Case>& cases) {
-    const size_t case_width = case_column_width(cases);
+std::vector<Row> run_all(Bench& bench, const std::vector<ProblemText>& problems) {
+    const size_t case_width = case_column_width(problems);
     std::vector<Row> rows;
-    Progress progress(cases.size());
+    Progress progress(problems.size());
     progress.print_line(heading(bench, case_width));
-    for (size_t i = 0; i < cases.size(); ++i) {
-        progress.show(i, to_text(cases[i]));
+    for (size_t i = 0; i < problems.size(); ++i) {
+        progress.show(i, problems[i].text);
         try {
-            rows.push_back(run_case(bench, cases[i]));
+            rows.push_back(run_case(bench, problems[i]));
             progress.print_line(row_text(bench, rows.back(), case_width));
         } catch (const std::exception& error) {
-            progress.print_line(fmt::format("{}\n  FAILED: {}", to_text(cases[i]), error.what()));
+            progress.print_line(fmt::format("{}\n  FAILED: {}", problems[i].text, error.what()));
         }
     }
     return rows;
@@ -191,34 +188,74 @@ void print_legend(const Bench& bench) {
     fmt::print(
         "Median time of a call whose result was verified; +-%: the middle 80 % of the samples span this much of it.\n");
     if (!bench.on_gpu()) return;
-    if (bench.bound.flops_per_s > 0) {
-        fmt::print("Bound: the larger of useful FLOPs / {:.0f} TFLOP/s and bytes / {:.2f} TB/s.\n",
-                   bench.bound.flops_per_s / 1e12, bench.bound.bytes_per_s / 1e12);
+    if (bound_is_known(bench)) {
+        fmt::print(
+            "Bound: the larger of useful FLOPs / {:.0f} TFLOP/s and bytes / {:.2f} TB/s, as measured on this card; "
+            "what\n"
+            "L2 holds from one call to the next can be faster.\n",
+            *bench.card->sustained_flops_per_second / 1e12, *bench.card->sustained_copy_bytes_per_second / 1e12);
     } else {
-        fmt::print("The bound is known for the H200 alone.\n");
+        fmt::print("No bound: what a {} sustains is not known.\n", bench.gpu.name);
     }
     if (!bench.nvml) fmt::print("No clock and no power: NVML (libnvidia-ml.so.1) cannot be loaded.\n");
 }
 
+// A suite's name, or "cases", and its texts.
+struct Chosen {
+    std::string name;
+    std::vector<ProblemText> problems;
+};
+
+std::string suites_for(foveal_testing::TimedOn backend) {
+    std::string names;
+    for (const auto& suite : foveal_testing::speed_suites())
+        if (suite.timed_on == backend || suite.timed_on == foveal_testing::TimedOn::kEither)
+            names += (names.empty() ? "" : ", ") + suite.name;
+    return names;
+}
+
+Chosen choose(const CaseArguments& arguments, foveal_backend backend) {
+    using foveal_testing::TimedOn;
+    const TimedOn here = backend == FOVEAL_BACKEND_SM90 ? TimedOn::kSm90 : TimedOn::kCpu;
+    Chosen chosen{"cases", {}};
+    std::vector<std::string> texts = case_texts(arguments.words);
+    if (texts.empty()) {
+        chosen.name = arguments.suite.empty() ? here == TimedOn::kSm90 ? "seed" : "seed_cpu" : arguments.suite;
+        const foveal_testing::SpeedSuite& suite = foveal_testing::speed_suite(chosen.name);
+        if (suite.timed_on != here && suite.timed_on != TimedOn::kEither)
+            throw UsageError(fmt::format("the suite {} is not for this backend; for {} there are {}", suite.name,
+                                         foveal_testing::backend_name(backend), suites_for(here)));
+        texts = suite.texts;
+    }
+    for (const std::string& text : texts) chosen.problems.push_back(read_problem(text));
+    return chosen;
+}
+
 void bench(const BenchOptions& options) {
     const BackendChoice choice = choose_backend(options.backend);
-    const foveal_testing::Suite suite = chosen_cases(options.cases, choice.backend);
+    const Chosen chosen = choose(options.cases, choice.backend);
     if (!options.json.empty()) require_writable(options.json);
     Bench bench = prepare(choice.backend, options.rounds);
-    fmt::print("{}: {} cases, backend: {}, commit {}\n", suite.name, suite.cases.size(), choice.description,
+    fmt::print("{}: {} cases, backend: {}, commit {}\n", chosen.name, chosen.problems.size(), choice.description,
                built_commit());
     if (!bench.on_gpu()) fmt::print("{}, {} threads\n", find_cpu().name, find_cpu().threads);
     fmt::print("\n");
-    const std::vector<Row> rows = run_all(bench, suite.cases);
+    const std::vector<Row> rows = run_all(bench, chosen.problems);
     fmt::print("\n");
     print_legend(bench);
-    if (!suite.left_out.empty()) fmt::print("Left out: {}.\n", suite.left_out);
     std::fflush(stdout);
-    if (rows.size() < suite.cases.size()) {
-        throw Failure(fmt::format("{} of {} cases failed{}", suite.cases.size() - rows.size(), suite.cases.size(),
+    if (rows.size() < chosen.problems.size()) {
+        throw Failure(fmt::format("{} of {} cases failed{}", chosen.problems.size() - rows.size(),
+                                  chosen.problems.size(),
                                   options.json.empty() ? "" : "; " + options.json + " is not written"));
     }
-    if (!options.json.empty()) write_json(options.json, file_json(suite, bench, rows));
+    if (!options.json.empty()) write_json(options.json, file_json(chosen.name, bench, rows));
+}
+
+std::vector<std::string> speed_suite_names() {
+    std::vector<std::string> names;
+    for (const auto& suite : foveal_testing::speed_suites()) names.push_back(suite.name);
+    return names;
 }
 
 }  // namespace
@@ -226,13 +263,13 @@ void bench(const BenchOptions& options) {
 void add_bench(CLI::App& app) {
     CLI::App* command = app.add_subcommand("bench", "Time problems whose results it has verified");
     command->footer(
-        std::string(kCaseHelp) +
+        std::string(kCaseHelp) + "\n" + kMergeHelp +
         "\n\nEach result is first verified against the oracle (large ones on sampled rows); a wrong one is not timed\n"
         "and makes the exit status 1. Then come a warm-up and samples that last at least 1 ms each.\n"
-        "On the CPU the suites have reduced lengths.\n"
+        "Without CASE and --suite: the suite seed on sm90, seed_cpu on the CPU.\n"
         "Examples:\n  foveal bench --suite seed --json seed.json\n  foveal bench b1 s16384 hq32 hk8 d128 bf16 causal");
     const auto options = std::make_shared<BenchOptions>();
-    add_case_arguments(*command, options->cases, "seed");
+    add_case_or_suite_arguments(*command, options->cases, speed_suite_names());
     add_backend_option(*command, options->backend);
     command
         ->add_option("--rounds", options->rounds,

@@ -19,27 +19,35 @@ const char* const kCaseHelp =
     "  used_q=2,0 used_k=4,1       only so many rows of each sequence take part\n"
     "  lse  scale0.1  seed7        ask for the log-sum-exp; factor on q.k; of the random inputs\n"
     "  sd10 sink60@0 grow2 flat vmax\n"
-    "                              inputs that are hard: see tests/case.hpp\n"
+    "                              inputs that are hard: see tests/support/case.hpp\n"
     "  pad  bhsd  qkv              strided tensors; memory order [b, h, s, d]; q, k, v in one buffer\n"
     "Several cases: quote each.";
 
-void add_case_arguments(CLI::App& command, CaseArguments& arguments, std::optional<std::string> default_suite) {
-    CLI::Option* cases =
-        command.add_option("CASE", arguments.words, "Problems, for example: b2 s1024 hq32 hk8 d128 bf16 causal")
-            ->type_name("");
-    if (!default_suite) {
-        cases->required();
-        return;
-    }
-    arguments.suite = *default_suite;
-    command.add_option("--suite", arguments.suite, "A list of cases, in place of CASE")
-        ->check(CLI::IsMember(foveal_testing::suite_names()))
-        ->capture_default_str()
+const char* const kMergeHelp =
+    "A merge of partial results is a CASE too: merge parts4 b8 s4096 h32 d128 bf16 [to_f32] [varlen] [lse]\n"
+    "[odd | bhsd] [seed7]; odd: pitches that no 16-byte load fits.";
+
+namespace {
+
+CLI::Option* add_words(CLI::App& command, CaseArguments& arguments) {
+    return command.add_option("CASE", arguments.words, "Problems, for example: b2 s1024 hq32 hk8 d128 bf16 causal")
+        ->type_name("");
+}
+
+}  // namespace
+
+void add_case_arguments(CLI::App& command, CaseArguments& arguments) { add_words(command, arguments)->required(); }
+
+void add_case_or_suite_arguments(CLI::App& command, CaseArguments& arguments,
+                                 const std::vector<std::string>& suite_names) {
+    CLI::Option* cases = add_words(command, arguments);
+    command.add_option("--suite", arguments.suite, "A list of cases, in place of CASE (`foveal suite` has them all)")
+        ->check(CLI::IsMember(suite_names))
         ->type_name("NAME")
         ->excludes(cases);
 }
 
-std::vector<foveal_testing::Case> parse_cases(const std::vector<std::string>& words) {
+std::vector<std::string> case_texts(const std::vector<std::string>& words) {
     std::vector<std::string> texts;
     bool may_continue = false;
     for (const std::string& word : words) {
@@ -51,14 +59,13 @@ std::vector<foveal_testing::Case> parse_cases(const std::vector<std::string>& wo
         }
         may_continue = !whole;
     }
-    std::vector<foveal_testing::Case> cases;
-    for (const std::string& text : texts) cases.push_back(foveal_testing::parse_case(text));
-    return cases;
+    return texts;
 }
 
-foveal_testing::Suite chosen_cases(const CaseArguments& arguments, foveal_backend backend) {
-    if (arguments.words.empty()) return foveal_testing::suite(arguments.suite, backend);
-    return {"cases", parse_cases(arguments.words), ""};
+std::vector<foveal_testing::Case> parse_cases(const std::vector<std::string>& words) {
+    std::vector<foveal_testing::Case> cases;
+    for (const std::string& text : case_texts(words)) cases.push_back(foveal_testing::parse_case(text));
+    return cases;
 }
 
 }  // namespace foveal_tool

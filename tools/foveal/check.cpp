@@ -19,6 +19,7 @@
 #include "json_file.hpp"
 #include "machine.hpp"
 #include "progress.hpp"
+#include "tests/support/suites.hpp"
 
 namespace foveal_tool {
 namespace {
@@ -26,6 +27,8 @@ namespace {
 using foveal_testing::Case;
 using foveal_testing::CheckResult;
 using Status = CheckResult::Status;
+
+constexpr const char* kDefaultSuite = "correctness";
 
 struct CheckOptions {
     CaseArguments cases;
@@ -171,6 +174,12 @@ int default_jobs(foveal_backend backend) {
     return backend == FOVEAL_BACKEND_SM90 ? std::clamp(cores / 2, 1, 8) : 1;
 }
 
+// The cases named, which are called "cases" together, or else those of the suite.
+foveal_testing::Suite chosen_cases(const CaseArguments& arguments, foveal_backend backend) {
+    if (!arguments.words.empty()) return {"cases", parse_cases(arguments.words), ""};
+    return foveal_testing::correctness_suite(arguments.suite.empty() ? kDefaultSuite : arguments.suite, backend);
+}
+
 void check(const CheckOptions& options) {
     const BackendChoice choice = choose_backend(options.backend);
     const foveal_testing::Suite suite = chosen_cases(options.cases, choice.backend);
@@ -203,11 +212,12 @@ void add_check(CLI::App& app) {
         "\n\nA result passes if its largest error is at most twice that of the textbook forward in the same\n"
         "precision (plus one rounding of the output), its error norm at most 1.2 times, the log-sum-exp within\n"
         "2e-5 (1 + |lse|), and if every output element, and nothing else, was written.\n"
+        "Without CASE and --suite: the suite correctness.\n"
         "Examples:\n  foveal check --suite corner\n"
         "  foveal check --backend cpu \"b2 s113 h4 f32 causal\" \"varlen qlens=3,0 klens=5,2 h2 bf16 lse\"");
     const auto options = std::make_shared<CheckOptions>();
     options->jobs = 0;
-    add_case_arguments(*command, options->cases, "correctness");
+    add_case_or_suite_arguments(*command, options->cases, foveal_testing::correctness_suite_names());
     add_backend_option(*command, options->backend);
     command->add_option("--jobs,-j", options->jobs, "Cases at the same time (default: 1 on the CPU, up to 8 on a GPU)")
         ->check(CLI::PositiveNumber)

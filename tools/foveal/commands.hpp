@@ -27,5 +27,7 @@ void add_plan(CLI::App& app);
 void add_check(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_run(CLI::App& app);
+void add_case(CLI::App& app);
+void add_suite(CLI::App& app);
 
 }  // namespace foveal_tool

@@ -5,10 +5,13 @@
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "cards.hpp"
 #include "commands.hpp"
 #include "machine.hpp"
 #include "support_table.hpp"
@@ -117,16 +120,82 @@ void print_support_table() {
     }
 }
 
-void info() {
+Texts built_backends() {
     Texts backends;
     for (const auto& [backend, name] : {std::pair{FOVEAL_BACKEND_CPU, "cpu"}, {FOVEAL_BACKEND_SM90, "sm90"}}) {
         if (foveal_backend_built(backend) != 0) backends.push_back(name);
     }
+    return backends;
+}
+
+void info() {
     fmt::print("foveal     {} (commit {})\nbackends   {}\n", foveal_version(), built_commit(),
-               fmt::join(backends, " "));
+               fmt::join(built_backends(), " "));
     print_gpu(find_gpu());
     print_cpu(find_cpu());
     print_support_table();
+}
+
+using Json = nlohmann::ordered_json;
+
+Json rate_json(const std::optional<double>& rate) { return rate ? Json(*rate) : Json(); }
+
+// null for a rate that nobody has measured.
+Json cards_json() {
+    Json cards = Json::array();
+    for (const foveal::Card& card : foveal::kCards) {
+        cards.push_back({{"name", card.name},
+                         {"sms", card.sms},
+                         {"l2_bytes", card.l2_bytes},
+                         {"dram_bytes_per_second", card.dram_bytes_per_second},
+                         {"sustained_flops_per_second", rate_json(card.sustained_flops_per_second)},
+                         {"sustained_copy_bytes_per_second", rate_json(card.sustained_copy_bytes_per_second)},
+                         {"sustained_read_bytes_per_second", rate_json(card.sustained_read_bytes_per_second)}});
+    }
+    return cards;
+}
+
+Json gpu_json(const Gpu& gpu) {
+    if (gpu.name.empty()) return {};
+    return {{"name", gpu.name},
+            {"ordinal", gpu.ordinal},
+            {"pci_bus_id", gpu.pci_bus_id},
+            {"compute_capability", fmt::format("{}.{}", gpu.compute_major, gpu.compute_minor)},
+            {"sms", gpu.multiprocessors},
+            {"sm_mhz", gpu.sm_clock_mhz},
+            {"memory_mhz", gpu.memory_clock_mhz},
+            {"memory_bytes", gpu.memory_bytes},
+            {"l2_bytes", gpu.l2_bytes},
+            {"driver", gpu.driver}};
+}
+
+// What info prints, but for the table of what is supported; and the cards whose rates are known.
+Json info_json() {
+    const Gpu gpu = find_gpu();
+    const Cpu cpu = find_cpu();
+    return {{"version", foveal_version()},
+            {"commit", built_commit()},
+            {"backends", built_backends()},
+            {"gpu", gpu_json(gpu)},
+            {"sm90_unusable", gpu.usable() ? Json() : Json(gpu.why_unusable)},
+            {"cuda", gpu.runtime_cuda.empty() ? Json() : Json(gpu.runtime_cuda)},
+            {"cpu", {{"name", cpu.name}, {"threads", cpu.threads}, {"simd_targets", cpu.simd_targets}}},
+            {"cards", cards_json()}};
+}
+
+struct InfoOptions {
+    bool markdown = false;
+    bool json = false;
+};
+
+void info_as_asked(const InfoOptions& options) {
+    if (options.markdown) {
+        fmt::print("{}", support_markdown());
+    } else if (options.json) {
+        fmt::print("{}\n", info_json().dump(2));
+    } else {
+        info();
+    }
 }
 
 }  // namespace
@@ -134,9 +203,14 @@ void info() {
 void add_info(CLI::App& app) {
     CLI::App* command = app.add_subcommand("info", "Print the version, this machine, and what is supported");
     command->footer("The table asks the library about each combination; it needs no GPU.\nExample:\n  foveal info");
-    const auto markdown = std::make_shared<bool>(false);
-    command->add_flag("--markdown", *markdown, "Print the README's table of what is supported, and no more");
-    command->callback([markdown] { *markdown ? fmt::print("{}", support_markdown()) : info(); });
+    const auto options = std::make_shared<InfoOptions>();
+    CLI::Option* markdown = command->add_flag("--markdown", options->markdown,
+                                              "Print the README's table of what is supported, and no more");
+    command
+        ->add_flag("--json", options->json,
+                   "Print version, machine and the rates of the cards that are known as one JSON object")
+        ->excludes(markdown);
+    command->callback([options] { info_as_asked(*options); });
 }
 
 }  // namespace foveal_tool

@@ -96,11 +96,6 @@ Cpu find_cpu() {
     return cpu;
 }
 
-Bound bound_of(const Gpu& gpu) {
-    if (gpu.name.find("H200") != std::string::npos) return {791e12, 4.27e12};
-    return {};
-}
-
 const char* built_commit() { return kBuiltCommit; }
 
 std::string utc_date() { return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))); }

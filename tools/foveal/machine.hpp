@@ -33,13 +33,6 @@ struct Cpu {
 
 Cpu find_cpu();
 
-// What bounds attention on a GPU of this name, measured on long-running kernels: shared/targets.md. 0: not known.
-struct Bound {
-    double flops_per_s = 0;
-    double bytes_per_s = 0;
-};
-Bound bound_of(const Gpu& gpu);
-
 // The commit that was built, "-dirty" behind it if files had been changed; "unknown" outside a git checkout.
 const char* built_commit();
 

@@ -28,6 +28,8 @@ int run(int argc, char** argv) {
     foveal_tool::add_check(app);
     foveal_tool::add_bench(app);
     foveal_tool::add_run(app);
+    foveal_tool::add_case(app);
+    foveal_tool::add_suite(app);
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {

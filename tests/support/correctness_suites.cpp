@@ -1,5 +1,3 @@
-#include "tests/support/suites.hpp"
-
 #include <array>
 #include <functional>
 #include <random>
@@ -7,6 +5,7 @@
 
 #include "tests/support/check.hpp"
 #include "tests/support/grid.hpp"
+#include "tests/support/suites.hpp"
 
 namespace foveal_testing {
 namespace {
@@ -287,51 +286,6 @@ std::vector<Case> corner(const std::vector<Text>& types, bool gpu) {
     return list.take();
 }
 
-// shared/targets.md.
-std::vector<Case> seed_table() {
-    List list;
-    for (const Text shape : {"b128 s128", "b128 s512", "b128 s1024", "b128 s2048", "b32 s4096", "b128 s8192"}) {
-        list.add(shape + " hq32 hk8 d128 bf16 causal");
-    }
-    return list.take();
-}
-
-std::vector<Case> seed_cpu() {
-    List list;
-    for (const Text shape : {"b16 s128", "b8 s512", "b4 s1024", "b1 s2048"}) {
-        for (const Text type : {"bf16", "f32"}) list.add(shape + " hq8 hk2 d128 " + type + " causal");
-    }
-    return list.take();
-}
-
-std::vector<Case> single(bool gpu) {
-    List list;
-    for (const int length : {1024, 4096, 16384, 65536}) {
-        list.add("b1 s" + std::to_string(gpu ? length : length / 16) + (gpu ? " hq32 hk8" : " hq8 hk2") +
-                 " d128 bf16 causal");
-    }
-    return list.take();
-}
-
-// 16384 tokens in all (512 on the CPU: a quarter of the heads, a sixteenth of the length).
-std::vector<Case> equal_tokens(bool gpu, const Text& heads, const Text& heads_cpu, const Text& head_dim) {
-    List list;
-    for (const int length : {512, 1024, 2048, 4096, 8192, 16384}) {
-        const int batch = 16384 / length;
-        for (const Text mask : {"causal", "full"}) {
-            list.add("b" + std::to_string(batch) + " s" + std::to_string(gpu ? length : length / 16) + " " +
-                     (gpu ? heads : heads_cpu) + " " + head_dim + " bf16 " + mask);
-        }
-    }
-    return list.take();
-}
-
-std::vector<Case> d64(bool gpu) {
-    std::vector<Case> cases = equal_tokens(gpu, "h32", "h8", "d64");
-    cases.push_back(parse_case(gpu ? "b8 s4096 hq32 hk8 d64 bf16 causal" : "b8 s256 hq8 hk2 d64 bf16 causal"));
-    return cases;
-}
-
 const std::vector<std::pair<Text, std::function<std::vector<Case>(bool gpu)>>>& lists() {
     static const std::vector<Text> gpu_types = {"bf16", "f16"};
     static const std::vector<Text> cpu_types = {"bf16", "f16", "f32"};
@@ -339,15 +293,9 @@ const std::vector<std::pair<Text, std::function<std::vector<Case>(bool gpu)>>>& 
         {"correctness", [](bool gpu) { return correctness(gpu ? gpu_types : cpu_types, gpu); }},
         {"corner", [](bool gpu) { return corner(gpu ? gpu_types : cpu_types, gpu); }},
         {"grid", [](bool gpu) { return grid(gpu ? FOVEAL_BACKEND_SM90 : FOVEAL_BACKEND_CPU); }},
-        {"seed", [](bool gpu) { return gpu ? seed_table() : seed_cpu(); }},
-        {"single", [](bool gpu) { return single(gpu); }},
-        {"mha", [](bool gpu) { return equal_tokens(gpu, "h16", "h4", "d128"); }},
-        {"d64", [](bool gpu) { return d64(gpu); }},
     };
     return table;
 }
-
-bool is_check_list(const Text& name) { return name == "correctness" || name == "corner" || name == "grid"; }
 
 void leave_out_expensive(Suite& suite) {
     const size_t all = suite.cases.size();
@@ -362,7 +310,7 @@ void leave_out_expensive(Suite& suite) {
 
 }  // namespace
 
-const std::vector<std::string>& suite_names() {
+const std::vector<std::string>& correctness_suite_names() {
     static const std::vector<std::string> names = [] {
         std::vector<std::string> all;
         for (const auto& [name, make] : lists()) all.push_back(name);
@@ -371,19 +319,17 @@ const std::vector<std::string>& suite_names() {
     return names;
 }
 
-Suite suite(std::string_view name, foveal_backend backend) {
+Suite correctness_suite(std::string_view name, foveal_backend backend) {
     const bool gpu = backend == FOVEAL_BACKEND_SM90;
     for (const auto& [known, make] : lists()) {
         if (known != name) continue;
         Suite result{known, make(gpu), ""};
-        if (!gpu && is_check_list(known)) leave_out_expensive(result);
-        if (!gpu && !is_check_list(known))
-            result.left_out = "the full lengths, which only the sm90 backend is timed at";
+        if (!gpu) leave_out_expensive(result);
         return result;
     }
     Text all;
-    for (const Text& known : suite_names()) all += (all.empty() ? "" : ", ") + known;
-    throw CaseError("unknown suite '" + std::string(name) + "'; known are " + all);
+    for (const Text& known : correctness_suite_names()) all += (all.empty() ? "" : ", ") + known;
+    throw UnknownSuite("no correctness suite is called '" + std::string(name) + "'; there are " + all);
 }
 
 }  // namespace foveal_testing

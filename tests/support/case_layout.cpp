@@ -1,0 +1,235 @@
+#include <algorithm>
+#include <array>
+
+#include "tests/support/device_data.hpp"
+
+namespace foveal_testing {
+namespace {
+
+// Elements before and after an output: what a kernel writes there is found by scanning for lost poison.
+constexpr int64_t kGuardElements = 256;
+
+// A dimension in memory order, outermost first; logical: its index in the tensor's shape.
+struct MemoryDimension {
+    int logical;
+    int64_t size;
+    int64_t padding;
+};
+
+TensorLayout lay_out(foveal_dtype dtype, const std::vector<MemoryDimension>& dimensions, bool guarded) {
+    TensorLayout layout;
+    layout.view.dtype = dtype;
+    layout.view.rank = static_cast<int32_t>(dimensions.size());
+    int64_t stride = 1;
+    int64_t elements = 1;
+    int64_t offset = 0;
+    for (size_t n = dimensions.size(); n-- > 0;) {
+        const MemoryDimension& dim = dimensions[n];
+        layout.view.shape[dim.logical] = dim.size;
+        layout.view.stride[dim.logical] = stride;
+        stride *= std::max<int64_t>(dim.size + dim.padding, 1);
+        elements *= dim.size + dim.padding;
+        if (dim.padding > 0 && n + 1 == dimensions.size()) offset = stride;  // the view begins after one padded row
+    }
+    const int64_t guard = guarded ? kGuardElements : 0;
+    layout.offset = elements == 0 ? guard : offset + guard;
+    layout.buffer_elements = (elements == 0 ? 0 : elements + offset) + 2 * guard;
+    return layout;
+}
+
+TensorLayout lay_out_rows(const Case& c, int64_t rows, int64_t heads, int64_t channels, bool guarded) {
+    const bool pad = c.padded;
+    const int first = c.varlen ? 0 : 1;  // index of the row in the shape
+    const MemoryDimension row{first, rows, pad ? 3 : 0};
+    const MemoryDimension head{first + 1, heads, pad ? 1 : 0};
+    const MemoryDimension channel{first + 2, channels, pad ? 8 : 0};  // 16 bytes or a multiple
+    std::vector<MemoryDimension> dimensions;
+    if (!c.varlen) dimensions.push_back({0, c.batch, pad ? 1 : 0});
+    dimensions.push_back(c.bhsd ? head : row);
+    dimensions.push_back(c.bhsd ? row : head);
+    dimensions.push_back(channel);
+    return lay_out(c.dtype, dimensions, guarded);
+}
+
+// q, k or v; with qkv, heads [first_head, first_head + heads) of the buffer that they share.
+TensorLayout lay_out_input(const Case& c, int64_t rows, int64_t heads, int64_t channels, int64_t first_head) {
+    if (!c.qkv) return lay_out_rows(c, rows, heads, channels, false);
+    TensorLayout layout = lay_out_rows(c, rows, c.heads_q + 2 * c.heads_k, channels, false);
+    const int head = c.varlen ? 1 : 2;
+    layout.view.shape[head] = heads;
+    if (layout.buffer_elements > 0) layout.offset += first_head * layout.view.stride[head];
+    return layout;
+}
+
+TensorLayout lay_out_lse(const Case& c) {
+    const int first = c.varlen ? 0 : 1;
+    std::vector<MemoryDimension> dimensions;
+    if (!c.varlen) dimensions.push_back({0, c.batch, c.padded ? 1 : 0});
+    dimensions.push_back({first, c.heads_q, c.padded ? 1 : 0});
+    dimensions.push_back({first + 1, c.rows_q, c.padded ? 4 : 0});
+    return lay_out(FOVEAL_F32, dimensions, true);
+}
+
+TensorLayout lay_out_slopes(const Case& c) {
+    std::vector<MemoryDimension> dimensions;
+    if (c.alibi == Alibi::kBySequenceAndHead) dimensions.push_back({0, c.batch, 0});
+    dimensions.push_back({static_cast<int>(dimensions.size()), c.heads_q, c.padded ? 3 : 0});
+    return lay_out(FOVEAL_F32, dimensions, false);
+}
+
+// Rows of an odd pitch where padded: nothing is said of its alignment.
+TensorLayout lay_out_scores(const Case& c, const ScoreMatrix& matrix, foveal_dtype dtype) {
+    const int64_t pad = c.padded ? 1 : 0;
+    return lay_out(dtype,
+                   {{0, matrix.by_sequence ? c.batch : 1, pad},
+                    {1, matrix.by_head ? c.heads_q : 1, pad},
+                    {2, c.rows_q, pad * 3},
+                    {3, c.rows_k, pad * (c.rows_k % 2 == 0 ? 5 : 4)}},
+                   false);
+}
+
+foveal_tensor lengths_tensor(int64_t entries) {
+    foveal_tensor tensor{};
+    tensor.dtype = FOVEAL_I32;
+    tensor.rank = 1;
+    tensor.shape[0] = entries;
+    tensor.stride[0] = 1;
+    return tensor;
+}
+
+}  // namespace
+
+const char* tensor_name(TensorId id) {
+    constexpr std::array<const char*, kTensors> kNames = {"q",     "k",    "v",   "out", "lse", "alibi_slopes",
+                                                          "sinks", "bias", "mask"};
+    return kNames[static_cast<size_t>(id)];
+}
+
+bool has_tensor(const Case& c, TensorId id) {
+    switch (id) {
+        case TensorId::kLse:
+            return c.lse;
+        case TensorId::kAlibi:
+            return c.alibi != Alibi::kNone;
+        case TensorId::kSinks:
+            return c.sink_logit.has_value();
+        case TensorId::kBias:
+            return c.bias.has_value();
+        case TensorId::kMask:
+            return c.mask.has_value();
+        default:
+            return true;
+    }
+}
+
+TensorId buffer_of(const Case& c, TensorId id) {
+    return c.qkv && (id == TensorId::kK || id == TensorId::kV) ? TensorId::kQ : id;
+}
+
+foveal_tensor& tensor_of(foveal_forward_args& args, TensorId id) {
+    switch (id) {
+        case TensorId::kQ:
+            return args.q;
+        case TensorId::kK:
+            return args.k;
+        case TensorId::kV:
+            return args.v;
+        case TensorId::kOut:
+            return args.out;
+        case TensorId::kLse:
+            return args.lse;
+        case TensorId::kAlibi:
+            return args.alibi_slopes;
+        case TensorId::kSinks:
+            return args.sinks;
+        case TensorId::kBias:
+            return args.bias;
+        case TensorId::kMask:
+            return args.mask;
+    }
+    return args.q;
+}
+
+Axes axes_of(const Case& c, TensorId id) {
+    const int first = c.varlen ? 0 : 1;
+    const int sequence = c.varlen ? -1 : 0;
+    switch (id) {
+        case TensorId::kLse:
+            return {sequence, first + 1, first};
+        case TensorId::kAlibi:
+            return c.alibi == Alibi::kBySequenceAndHead ? Axes{0, -1, 1} : Axes{-1, -1, 0};
+        case TensorId::kSinks:
+            return {-1, -1, 0};
+        case TensorId::kBias:
+        case TensorId::kMask:
+            return {0, 2, 1};
+        default:
+            return {sequence, first, first + 1};
+    }
+}
+
+int64_t channels_of(const Case& c, TensorId id) {
+    switch (id) {
+        case TensorId::kQ:
+        case TensorId::kK:
+            return c.head_dim;
+        case TensorId::kV:
+        case TensorId::kOut:
+            return c.head_dim_v;
+        case TensorId::kBias:
+        case TensorId::kMask:
+            return c.rows_k;
+        default:
+            return 1;
+    }
+}
+
+int64_t stride_along(const foveal_tensor& view, int dimension) {
+    return dimension >= 0 && view.shape[dimension] > 1 ? view.stride[dimension] : 0;
+}
+
+TensorLayout layout_of(const Case& c, TensorId id) {
+    switch (id) {
+        case TensorId::kQ:
+            return lay_out_input(c, c.rows_q, c.heads_q, c.head_dim, 0);
+        case TensorId::kK:
+            return lay_out_input(c, c.rows_k, c.heads_k, c.head_dim, c.heads_q);
+        case TensorId::kV:
+            return lay_out_input(c, c.rows_k, c.heads_k, c.head_dim_v, c.heads_q + c.heads_k);
+        case TensorId::kOut:
+            return lay_out_rows(c, c.rows_q, c.heads_q, c.head_dim_v, true);
+        case TensorId::kLse:
+            return lay_out_lse(c);
+        case TensorId::kAlibi:
+            return lay_out_slopes(c);
+        case TensorId::kSinks:
+            return lay_out(FOVEAL_F32, {{0, c.heads_q, 0}}, false);
+        case TensorId::kBias:
+            return lay_out_scores(c, c.bias.value(), c.bias_dtype());
+        case TensorId::kMask:
+            return lay_out_scores(c, c.mask.value(), FOVEAL_BOOL);
+    }
+    return {};
+}
+
+foveal_forward_args shape_args(const Case& c, foveal_backend backend) {
+    foveal_forward_args args;
+    foveal_forward_args_init(&args);
+    args.backend = backend;
+    for (int i = 0; i < kTensors; ++i) {
+        const auto id = static_cast<TensorId>(i);
+        if (has_tensor(c, id)) tensor_of(args, id) = layout_of(c, id).view;
+    }
+    if (c.varlen) args.cu_seqlens_q = args.cu_seqlens_k = lengths_tensor(c.batch + 1);
+    if (c.seqused_q) args.seqused_q = lengths_tensor(c.batch);
+    if (c.seqused_k) args.seqused_k = lengths_tensor(c.batch);
+    if (c.scale) args.scale = *c.scale;
+    args.alignment = c.top_left ? FOVEAL_TOP_LEFT : FOVEAL_BOTTOM_RIGHT;
+    args.window_left = c.window_left;
+    args.window_right = c.window_right;
+    args.chunk = c.chunk;
+    args.softcap = c.softcap;
+    return args;
+}
+
+}  // namespace foveal_testing
