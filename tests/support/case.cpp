@@ -1,27 +1,46 @@
 #include "tests/support/case.hpp"
 
-#include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <vector>
+
+#include "problem/work.hpp"
 
 namespace foveal_testing {
 namespace {
 
-// Pairs of one sequence that window and chunks leave visible (contract 1.3).
-double visible_pairs_of(const Case& c, int64_t len_q, int64_t len_k) {
-    const int64_t off = c.top_left ? 0 : len_k - len_q;
-    double pairs = 0;
-    for (int64_t i = 0; i < len_q; ++i) {
-        int64_t first = c.window_left == FOVEAL_UNLIMITED ? 0 : std::max<int64_t>(0, i + off - c.window_left);
-        int64_t last = c.window_right == FOVEAL_UNLIMITED ? len_k - 1 : std::min(len_k - 1, i + off + c.window_right);
-        if (c.chunk > 0 && i + off < 0) continue;  // the keys begin in a later chunk
-        if (c.chunk > 0) {
-            first = std::max(first, (i + off) / c.chunk * c.chunk);
-            last = std::min(last, (i + off) / c.chunk * c.chunk + c.chunk - 1);
-        }
-        if (last >= first) pairs += static_cast<double>(last - first + 1);
-    }
-    return pairs;
+// What the library counts as useful work depends on these alone. Strides say which matrices are shared.
+foveal::ForwardProblem problem_of(const Case& c) {
+    foveal::ForwardProblem p;
+    p.dtype = static_cast<foveal::DType>(c.dtype);
+    p.varlen = c.varlen;
+    p.wants_lse = c.lse;
+    p.batch = c.batch;
+    p.rows_q = c.rows_q;
+    p.rows_k = c.rows_k;
+    p.heads_q = c.heads_q;
+    p.heads_k = c.heads_k;
+    p.head_dim = c.head_dim;
+    p.head_dim_v = c.head_dim_v;
+    p.window_left = c.window_left;
+    p.window_right = c.window_right;
+    p.alignment = c.top_left ? FOVEAL_TOP_LEFT : FOVEAL_BOTTOM_RIGHT;
+    p.chunk = c.chunk;
+    const auto strides = [](const ScoreMatrix& matrix) {
+        return foveal::Strides{matrix.by_sequence ? 1 : 0, 1, matrix.by_head ? 1 : 0};
+    };
+    p.has_bias = c.bias.has_value();
+    if (c.bias) p.bias_dtype = static_cast<foveal::DType>(c.bias_dtype()), p.bias = strides(*c.bias);
+    p.has_mask = c.mask.has_value();
+    if (c.mask) p.mask = strides(*c.mask);
+    return p;
+}
+
+foveal::UsefulWork work_of(const Case& c) {
+    if (!c.varlen && !c.seqused_q && !c.seqused_k) return foveal::useful_work_of_dense(problem_of(c));
+    std::vector<foveal::SequenceLengths> lengths;
+    for (int64_t i = 0; i < c.batch; ++i) lengths.push_back({c.used_q(i), c.used_k(i)});
+    return foveal::useful_work(problem_of(c), lengths);
 }
 
 }  // namespace
@@ -50,38 +69,11 @@ double Case::effective_scale() const {
     return scale ? static_cast<double>(*scale) : 1.0 / std::sqrt(static_cast<double>(head_dim));
 }
 
-double Case::visible_pairs() const {
-    if (!varlen && !seqused_q && !seqused_k) {
-        return static_cast<double>(batch) * visible_pairs_of(*this, rows_q, rows_k);
-    }
-    double pairs = 0;
-    for (int64_t i = 0; i < batch; ++i) pairs += visible_pairs_of(*this, used_q(i), used_k(i));
-    return pairs;
-}
+double Case::visible_pairs() const { return work_of(*this).visible_pairs; }
 
-double Case::flops() const {
-    return 2.0 * static_cast<double>(head_dim + head_dim_v) * visible_pairs() * static_cast<double>(heads_q);
-}
+double Case::flops() const { return work_of(*this).flops; }
 
-double Case::min_bytes() const {
-    double used_rows_q = 0;
-    double used_rows_k = 0;
-    for (int64_t i = 0; i < batch; ++i) {
-        used_rows_q += static_cast<double>(used_q(i));
-        used_rows_k += static_cast<double>(used_k(i));
-    }
-    const double channels = static_cast<double>(head_dim + head_dim_v);
-    const double elements_q = used_rows_q * static_cast<double>(heads_q) * channels;  // q and out
-    const double elements_k = used_rows_k * static_cast<double>(heads_k) * channels;  // k and v
-    const double lse_bytes = lse ? 4.0 * used_rows_q * static_cast<double>(heads_q) : 0.0;
-    const auto seen_elements = [&](const std::optional<ScoreMatrix>& matrix) {
-        if (!matrix || batch == 0) return 0.0;
-        return visible_pairs() / static_cast<double>(matrix->by_sequence ? 1 : batch) *
-               static_cast<double>(matrix->by_head ? heads_q : 1);
-    };
-    return (elements_q + elements_k) * static_cast<double>(element_bytes()) + lse_bytes +
-           seen_elements(bias) * (bias_dtype() == FOVEAL_F32 ? 4 : 2) + seen_elements(mask);
-}
+double Case::min_bytes() const { return work_of(*this).bytes; }
 
 const char* dtype_name(foveal_dtype dtype) {
     switch (dtype) {

@@ -1,6 +1,4 @@
 // The lists of cases, and the texts of merges.
-#include "tests/support/suites.hpp"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -8,6 +6,7 @@
 #include <string>
 
 #include "tests/support/merge_case.hpp"
+#include "tests/support/suites.hpp"
 
 namespace foveal_testing {
 namespace {
