@@ -14,14 +14,16 @@
 #include "sm90/scores/scores.cuh"
 #include "sm90/tile/pipeline.cuh"
 #include "sm90/tile/product.cuh"
+#include "sm90/tile/uniform.cuh"
 
 namespace foveal::sm90 {
 
 template <ForwardConfig kConfig>
 class Consumer {
     static constexpr ForwardTile kTile = kConfig.tile;
-    using Products = Gemm<kConfig>;
-    static constexpr int32_t kChunks = Products::kChunks;
+    using QK = ScoreProduct<kConfig.dtype, kTile.keys, kTile.head_dim>;
+    using PV = OutputProduct<kConfig.dtype, kTile.keys, kTile.accumulators(), kTile.sums_in_product>;
+    static constexpr int32_t kChunks = PV::kSteps;
     // wgmmas before the end of P V at which the turn is passed
     static constexpr int32_t kEarlyChunks = kChunks - kTile.first_chunks < 2 ? kChunks - kTile.first_chunks : 2;
     // Chunks of P whose exponentials capped_step() takes before P V has run: more would spill. (Without turns there are
@@ -47,7 +49,7 @@ class Consumer {
           v_descriptor_(descriptor_low(shared.v[0] + first_column() * kTile.keys,
                                        kTile.sums_in_product ? static_cast<uint32_t>(offsetof(Shared<kConfig>, ones) -
                                                                                      offsetof(Shared<kConfig>, v))
-                                                             : Products::kKeyPanelBytes)) {}
+                                                             : PV::kPanelBytes)) {}
 
     __device__ __forceinline__ void run() {
         BlockRange blocks;
@@ -464,17 +466,17 @@ class Consumer {
         // (d 512: 250 bytes of spills, nvcc 13.0), unless they come from a value that is not.
         const uint32_t q = kTile.query_buffers == 1 ? uniform(q_descriptor_)
                                                     : q_descriptor_ + static_cast<uint32_t>(queries_.slot) * kBuffer;
-        Products::scores(s_, q, k_descriptor_ + static_cast<uint32_t>(k_slot) * kStage);
+        QK::issue(s_, q, k_descriptor_ + static_cast<uint32_t>(k_slot) * kStage);
     }
 
     __device__ __forceinline__ void issue_output(int32_t v_slot, bool accumulate) {
-        const uint32_t v = Products::advance(v_descriptor_, static_cast<uint32_t>(v_slot * kTile.v_bytes()));
+        const uint32_t v = PV::advance(v_descriptor_, static_cast<uint32_t>(v_slot * kTile.v_bytes()));
         ptx::wgmma_fence();
-        Products::template output<0, kTile.first_chunks>(o_, p_, v, accumulate);
+        PV::template issue<0, kTile.first_chunks>(o_, p_, v, accumulate);
         ptx::wgmma_commit_group();
-        Products::template output<kTile.first_chunks, kChunks - kEarlyChunks>(o_, p_, v, true);
+        PV::template issue<kTile.first_chunks, kChunks - kEarlyChunks>(o_, p_, v, true);
         pass_turn();
-        Products::template output<kChunks - kEarlyChunks, kChunks>(o_, p_, v, true);
+        PV::template issue<kChunks - kEarlyChunks, kChunks>(o_, p_, v, true);
         ptx::wgmma_commit_group();
     }
 
@@ -578,8 +580,8 @@ class Consumer {
     RingPosition<kWorkSlots> work_slots_;
     Softmax<kConfig> softmax_;
     bool caps_late_ = false;  // the tile's unmasked blocks take capped_step()
-    float s_[Products::kScores];
-    float o_[Products::kOut];
+    float s_[QK::kScores];
+    float o_[kTile.accumulators()];
     uint32_t p_[kChunks][4];
 };
 

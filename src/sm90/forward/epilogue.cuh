@@ -7,7 +7,7 @@
 #include "sm90/forward/work.cuh"
 #include "sm90/ptx/tensor_copy.cuh"
 #include "sm90/ptx/warp.cuh"
-#include "sm90/tile/product.cuh"
+#include "sm90/tile/panel.cuh"
 
 namespace foveal::sm90 {
 
@@ -17,7 +17,7 @@ struct RowScale {
 };
 
 // kPanels 64-column panels of O, from kFirst on, to this warp's rows of `staging`, which is laid out as a tile of
-// panels (gemm.cuh).
+// panels (panel.cuh).
 template <DType kType, int32_t kFirst, int32_t kPanels, int32_t kOut>
 __device__ __forceinline__ void stage_panels(uint16_t* staging, int32_t warp, int32_t lane, const float (&o)[kOut],
                                              RowScale scale) {

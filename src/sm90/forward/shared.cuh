@@ -27,7 +27,7 @@ struct Shared {
     RowGroup row_groups[kWorkSlots][kTile.row_groups()];
     RankedTiles ranked_tiles;
     OwnWork own_work[kWorkSlots][kTile.has_own_blocks() ? kTile.query_tiles() : 1];
-    // Beside V, so that the product sums P (gemm.cuh).
+    // Beside V, so that the product sums P (product.cuh).
     alignas(kTile.sums_in_product ? 1024 : 2) uint16_t ones[kTile.sums_in_product ? kOnesRows * kPanelColumns : 1];
 };
 

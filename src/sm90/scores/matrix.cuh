@@ -19,7 +19,7 @@
 #include "sm90/ptx/tensor_copy.cuh"
 #include "sm90/ptx/warp.cuh"
 #include "sm90/scores/matrix_vectors.hpp"
-#include "sm90/tile/product.cuh"
+#include "sm90/tile/panel.cuh"
 
 namespace foveal::sm90 {
 
@@ -112,7 +112,7 @@ class Quartet {
 };
 
 // Of a matrix of 16-bit elements, a warp's 16 rows of a block, in the warp's rows of a tile of panels in shared memory
-// (gemm.cuh): there before the scores are, and read in their layout.
+// (panel.cuh): there before the scores are, and read in their layout.
 template <int32_t kKeys>
 class StagedElements {
     static constexpr int32_t kRowChunks = kKeys / 8;         // of 16 bytes
