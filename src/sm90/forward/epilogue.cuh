@@ -2,11 +2,11 @@
 #pragma once
 
 #include "sm90/forward/params.hpp"
-#include "sm90/forward/softmax.cuh"
 #include "sm90/forward/tiles.hpp"
 #include "sm90/forward/work.cuh"
 #include "sm90/ptx/tensor_copy.cuh"
 #include "sm90/ptx/warp.cuh"
+#include "sm90/tile/format.cuh"
 #include "sm90/tile/panel.cuh"
 
 namespace foveal::sm90 {
@@ -21,10 +21,8 @@ struct RowScale {
 template <DType kType, int32_t kFirst, int32_t kPanels, int32_t kOut>
 __device__ __forceinline__ void stage_panels(uint16_t* staging, int32_t warp, int32_t lane, const float (&o)[kOut],
                                              RowScale scale) {
-    using Format = Rounded<kType>;
     const auto round = [&](int32_t i, int32_t r) {
-        const auto pair = Format::pack(o[i] * scale.of[r], o[i + 1] * scale.of[r]);
-        return reinterpret_cast<const uint32_t&>(pair);
+        return Format<kType>::pack(o[i] * scale.of[r], o[i + 1] * scale.of[r]);
     };
     const auto base = ptx::shared_address(staging);
     const int32_t row = warp * kWarpRows + lane % 16;  // lanes 0-15 address the left 8 columns, 16-31 the right

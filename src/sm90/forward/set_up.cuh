@@ -5,11 +5,11 @@
 #include <cstdint>
 
 #include "sm90/forward/shared.cuh"
-#include "sm90/forward/softmax.cuh"
 #include "sm90/forward/tiles.hpp"
 #include "sm90/ptx/mbarrier.cuh"
 #include "sm90/ptx/tensor_copy.cuh"
 #include "sm90/ptx/warp.cuh"
+#include "sm90/tile/format.cuh"
 
 namespace foveal::sm90 {
 
@@ -46,7 +46,7 @@ __device__ __forceinline__ void fill_ones(Shared<kConfig>& shared) {
     if constexpr (kConfig.tile.sums_in_product) {
         constexpr int32_t kThreads = kConfig.tile.consumers * kWarpgroupThreads;
         for (int32_t i = static_cast<int32_t>(threadIdx.x) % kThreads; i < kOnesRows * kPanelColumns; i += kThreads)
-            shared.ones[i] = Rounded<kConfig.dtype>::kOneBits;
+            shared.ones[i] = Format<kConfig.dtype>::kOneBits;
         ptx::fence_proxy_async();
     }
 }

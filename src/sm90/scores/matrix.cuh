@@ -7,9 +7,6 @@
 // ahead of the scores (StagedElements).
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cstdint>
 #include <type_traits>
 
@@ -19,17 +16,10 @@
 #include "sm90/ptx/tensor_copy.cuh"
 #include "sm90/ptx/warp.cuh"
 #include "sm90/scores/matrix_vectors.hpp"
+#include "sm90/tile/format.cuh"
 #include "sm90/tile/panel.cuh"
 
 namespace foveal::sm90 {
-
-template <DType kType>
-__device__ __forceinline__ float2 unpack_pair(uint32_t pair) {
-    if constexpr (kType == DType::f16)
-        return __half22float2(reinterpret_cast<const __half2&>(pair));
-    else  // a bf16 is the upper half of an fp32
-        return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u)};
-}
 
 // Groups: Octet<T> of 16-bit elements, and Quartet of bytes.
 //   kSpan                 columns that the four lanes of a row read together
@@ -63,7 +53,7 @@ class Octet {
 
     __device__ __forceinline__ float2 pair(int32_t p) const {
         constexpr DType kType = std::is_same_v<T, __half> ? DType::f16 : DType::bf16;
-        return unpack_pair<kType>(pairs_[p]);
+        return Format<kType>::unpack(pairs_[p]);
     }
 
    private:

@@ -5,15 +5,13 @@
 // coarser steps than the reference's.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "sm90/forward/params.hpp"
 #include "sm90/forward/tiles.hpp"
 #include "sm90/forward/work.cuh"
 #include "sm90/ptx/warp.cuh"
 #include "sm90/scores/matrix.cuh"
 #include "sm90/scores/softcap.hpp"
+#include "sm90/tile/format.cuh"
 #include "sm90/tile/instruction_order.cuh"
 
 namespace foveal::sm90 {
@@ -55,10 +53,8 @@ class Scores {
         if (options.bias.data != nullptr) {
             if (options.bias_is_f32)
                 add_bias<float>(s);
-            else if constexpr (kConfig.dtype == DType::bf16)
-                add_bias<__nv_bfloat16>(s);
             else
-                add_bias<__half>(s);
+                add_bias<typename Format<kConfig.dtype>::Element>(s);
         }
         if (options.mask.data != nullptr) hide(s);
         return exactly;
@@ -149,13 +145,13 @@ __device__ __forceinline__ void add_staged_bias(float (&s)[kKeys / 2], const Sta
         largest = __vimax3_u16x2(largest, pairs[2], pairs[3]);
 #pragma unroll
         for (int32_t i = 0; i < 4; ++i) {
-            const float2 b = unpack_pair<kType>(pairs[i]);
+            const float2 b = Format<kType>::unpack(pairs[i]);
             float* score = &s[8 * c + 2 * i];
             score[0] = fmaf(score[0], factor, fmaf(b.x, bias_factor, constants[i & 1]));
             score[1] = fmaf(score[1], factor, fmaf(b.y, bias_factor, constants[i & 1]));
         }
     }
-    constexpr uint32_t kMinusInfinity = kType == DType::bf16 ? 0xFF80 : 0xFC00;
+    constexpr uint32_t kMinusInfinity = Format<kType>::kMinusInfinityBits;
     if (!__any_sync(~0u, (largest & 0xFFFF) >= kMinusInfinity || largest >> 16 >= kMinusInfinity)) return;
 #pragma unroll
     for (int32_t c = 0; c < kKeys / 16; ++c) {
@@ -163,7 +159,7 @@ __device__ __forceinline__ void add_staged_bias(float (&s)[kKeys / 2], const Sta
         bias.read(c, pairs);
 #pragma unroll
         for (int32_t i = 0; i < 4; ++i) {
-            const float2 b = unpack_pair<kType>(pairs[i]);
+            const float2 b = Format<kType>::unpack(pairs[i]);
             if (b.x == -INFINITY) s[8 * c + 2 * i] = -INFINITY;
             if (b.y == -INFINITY) s[8 * c + 2 * i + 1] = -INFINITY;
         }

@@ -6,6 +6,7 @@
 
 #include "problem/forward.hpp"
 #include "sm90/ptx/wgmma.cuh"
+#include "sm90/tile/format.cuh"
 #include "sm90/tile/panel.cuh"
 #include "sm90/tile/warpgroup.hpp"
 
@@ -22,8 +23,9 @@ struct ScoreProduct {
     static __device__ __forceinline__ void issue(float (&s)[kScores], uint32_t q, uint32_t k) {
         ptx::wgmma_fence();
 #pragma unroll
-        for (uint32_t step = 0; step < kHeadDim / 16; ++step) {
-            const uint32_t panel = step / 4, in_panel = step % 4 * 32;  // 16 columns are 32 bytes
+        for (uint32_t step = 0; step < kHeadDim / Format<kType>::kKstepColumns; ++step) {
+            constexpr uint32_t kPanelSteps = kPanelRowBytes / Format<kType>::kKstepBytes;
+            const uint32_t panel = step / kPanelSteps, in_panel = step % kPanelSteps * Format<kType>::kKstepBytes;
             const uint32_t q_step = q + (panel * kRowPanelBytes + in_panel) / kDescriptorUnit;
             const uint32_t k_step = k + (panel * kKeyPanelBytes + in_panel) / kDescriptorUnit;
             ptx::wgmma_ss<kType>(s, descriptor(q_step), descriptor(k_step), step != 0);
@@ -36,7 +38,7 @@ struct ScoreProduct {
 // tile of ones, whose products are the sums of P's rows.
 template <DType kType, int32_t kKeys, int32_t kAccumulators, bool kHasOnes>
 struct OutputProduct {
-    static constexpr int32_t kSteps = kKeys / 16;
+    static constexpr int32_t kSteps = kKeys / Format<kType>::kKstepColumns;
     static constexpr uint32_t kPanelBytes = static_cast<uint32_t>(kKeys) * kPanelRowBytes;
 
     // `v` moved on by `bytes`. The columns of ones stay where they are, so the distance to them shrinks by as much.
@@ -52,9 +54,10 @@ struct OutputProduct {
                                                  bool accumulate) {
 #pragma unroll
         for (int32_t step = kBegin; step < kEnd; ++step)
-            ptx::wgmma_rs_mn<kType>(o, p[step],
-                                    descriptor(advance(v, static_cast<uint32_t>(step) * 16 * kPanelRowBytes)),
-                                    accumulate || step != 0);
+            ptx::wgmma_rs_mn<kType>(
+                o, p[step],
+                descriptor(advance(v, static_cast<uint32_t>(step) * Format<kType>::kKstepColumns * kPanelRowBytes)),
+                accumulate || step != 0);
     }
 };
 
