@@ -12,6 +12,7 @@
 #include "sm90/ptx/tensor_copy.cuh"
 #include "sm90/ptx/warp.cuh"
 #include "sm90/scores/scores.cuh"
+#include "sm90/tile/fragment.hpp"
 #include "sm90/tile/pipeline.cuh"
 #include "sm90/tile/product.cuh"
 #include "sm90/tile/uniform.cuh"
@@ -310,7 +311,8 @@ class Consumer {
         else if constexpr (kConfig.modifies_scores())
             exactly = Scores<kConfig>(params_, work, rows(), first_key, lane).apply(s_);
         if (!blocks.unmasked.contains(block_of(blocks, i))) {
-            softmax_.mask(s_, known_band<kConfig>(work.band), rows().query + lane / 4, first_key, lane);
+            softmax_.mask(s_, known_band<kConfig>(work.band), rows().query + Fragment::first_row(lane), first_key,
+                          lane);
             // Far tiles pass here for every block, and tiles with rows that see none of the first for the second, so
             // that the others need not ask.
             if (i != blocks.visit.begin && softmax_.far(scale_log2()))
@@ -333,8 +335,8 @@ class Consumer {
         if (!before && !after) return false;
         const float slope_log2 = rows().slope * static_cast<float>(kLog2E);
         const int32_t lane = ptx::lane_id();
-        alibi_exponents(s_, params_.scale_log2, before ? slope_log2 : -slope_log2, first + lane / 4 - 2 * (lane % 4),
-                        softmax_.minus_reference);
+        alibi_exponents(s_, params_.scale_log2, before ? slope_log2 : -slope_log2,
+                        first + Fragment::first_row(lane) - Fragment::first_column(lane), softmax_.minus_reference);
         return true;
     }
 
@@ -401,7 +403,7 @@ class Consumer {
 
     // Of the sequence, from this thread's first row on.
     __device__ __forceinline__ int32_t rows_left() const {
-        return shared_.work[work_slots_.slot].len_q - rows().query - ptx::lane_id() / 4;
+        return shared_.work[work_slots_.slot].len_q - rows().query - Fragment::first_row(ptx::lane_id());
     }
 
     // What the scores still have to be multiplied by.

@@ -7,6 +7,7 @@
 #include "sm90/ptx/tensor_copy.cuh"
 #include "sm90/ptx/warp.cuh"
 #include "sm90/tile/format.cuh"
+#include "sm90/tile/fragment.hpp"
 #include "sm90/tile/panel.cuh"
 
 namespace foveal::sm90 {
@@ -21,7 +22,8 @@ struct RowScale {
 template <DType kType, int32_t kFirst, int32_t kPanels, int32_t kOut>
 __device__ __forceinline__ void stage_panels(uint16_t* staging, int32_t warp, int32_t lane, const float (&o)[kOut],
                                              RowScale scale) {
-    const auto round = [&](int32_t i, int32_t r) {
+    const auto round = [&](int32_t r, int32_t column) {
+        const int32_t i = Fragment::index(r, column);
         return Format<kType>::pack(o[i] * scale.of[r], o[i + 1] * scale.of[r]);
     };
     const auto base = ptx::shared_address(staging);
@@ -29,9 +31,9 @@ __device__ __forceinline__ void stage_panels(uint16_t* staging, int32_t warp, in
 #pragma unroll
     for (int32_t c = 0; c < kPanels * 4; ++c) {  // 16 columns a time
         const uint32_t panel = static_cast<uint32_t>(c / 4) * kWarpgroupRows * 128;
-        const int32_t i = (kFirst * 4 + c) * 8;
-        ptx::stmatrix_x4(base + panel + swizzled(row, c % 4 * 2 + lane / 16), round(i, 0), round(i + 2, 1),
-                         round(i + 4, 0), round(i + 6, 1));
+        const int32_t column = kFirst * kPanelColumns + c * 16;
+        ptx::stmatrix_x4(base + panel + swizzled(row, c % 4 * 2 + lane / 16), round(0, column), round(1, column),
+                         round(0, column + 8), round(1, column + 8));
     }
 }
 
@@ -73,11 +75,11 @@ __device__ __forceinline__ void store_panels(const uint16_t* staging, int32_t wa
 // The log-sum-exp of two of the warp's rows, the thread's.
 __device__ __forceinline__ void store_lse(const ForwardParams& params, const Work& work, const RowGroup& group,
                                           int32_t lane, const float (&lse)[2]) {
-    if (lane % 4 != 0) return;
+    if (Fragment::first_column(lane) != 0) return;
     float* out = params.lse + work.batch * params.lse_batch_stride + group.head * params.lse_head_stride + work.first_q;
 #pragma unroll
     for (int32_t r = 0; r < 2; ++r) {
-        const int32_t row = group.query + lane / 4 + 8 * r;
+        const int32_t row = group.query + Fragment::first_row(lane) + Fragment::kRowDistance * r;
         if (row < work.len_q) out[row] = lse[r];
     }
 }

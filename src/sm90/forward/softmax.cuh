@@ -21,18 +21,10 @@
 #include "sm90/ptx/warp.cuh"
 #include "sm90/scores/mask.hpp"
 #include "sm90/tile/format.cuh"
+#include "sm90/tile/fragment.hpp"
+#include "sm90/tile/row.cuh"
 
 namespace foveal::sm90 {
-
-// Sums over the four lanes that share a row, and their maximum.
-__device__ __forceinline__ float row_sum(float x) {
-    x += __shfl_xor_sync(~0u, x, 1);
-    return x + __shfl_xor_sync(~0u, x, 2);
-}
-__device__ __forceinline__ float row_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
-}
 
 // What a row is normalised by, when it has ended.
 struct RowTotals {
@@ -50,7 +42,7 @@ struct Softmax {
     static constexpr bool kSumsInProduct = kTile.sums_in_product;
     using Format = sm90::Format<kConfig.dtype>;
     using Range = SoftmaxRange<kConfig.dtype>;
-    static constexpr int32_t kScores = kKeys / 2;   // of a thread in a block
+    static constexpr int32_t kScores = Fragment::size(kKeys);
     static constexpr int32_t kChunks = kKeys / 16;  // k of one wgmma is 16 keys
     static constexpr int32_t kOut = kTile.accumulators();
     static constexpr float kLn2 = 0.693147180559945f;
@@ -75,12 +67,10 @@ struct Softmax {
                                                 int32_t lane) {
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
-            const uint32_t visible = visible_positions(band, row + 8 * r, first_key, lane);
+            const uint32_t visible = visible_positions(band, row + Fragment::kRowDistance * r, first_key, lane);
 #pragma unroll
-            for (int32_t j = 0; j < kKeys / 8; ++j)
-#pragma unroll
-                for (int32_t e = 0; e < 2; ++e)
-                    if (!((visible >> (2 * j + e)) & 1)) s[4 * j + 2 * r + e] = -INFINITY;
+            for (int32_t n = 0; n < kScores / Fragment::kRows; ++n)
+                if (!((visible >> n) & 1)) s[Fragment::index(r, Fragment::column_of_nth(n))] = -INFINITY;
         }
     }
 
@@ -98,7 +88,7 @@ struct Softmax {
             limit[r] = unseen ? -1.0f : is_far ? Range::kFarSumLimit : Range::kSumLimit;
             sum[r] = 0.0f;
             exact_sum[r] = 0.0f;
-            far |= is_far && 8 * r < rows_left;
+            far |= is_far && Fragment::kRowDistance * r < rows_left;
             if (unseen) margin = kSigns;
         }
         scale = __any_sync(~0u, far) ? 1.0f : scale_log2;
@@ -129,7 +119,7 @@ struct Softmax {
     // Scores to exponents, in place.
     __device__ __forceinline__ void shift(float (&s)[kScores]) const {
 #pragma unroll
-        for (int32_t i = 0; i < kScores; ++i) s[i] = fmaf(s[i], scale, minus_reference[(i >> 1) & 1]);
+        for (int32_t i = 0; i < kScores; ++i) s[i] = fmaf(s[i], scale, minus_reference[Fragment::row(i)]);
     }
 
     // P of 16-key chunks [kBegin, kEnd), rounded, as A fragments of the second product. Exponents that are still to be
@@ -152,7 +142,7 @@ struct Softmax {
                 const float2 t = exponents.pair(4 * c + i);
                 const float a = ptx::ex2(t.x), b = ptx::ex2(t.y);
                 exponents.taken(4 * c + i, a);
-                if constexpr (kLse) exact_sum[i & 1] += a + b;
+                if constexpr (kLse) exact_sum[Fragment::row_of_pair(i)] += a + b;
                 p[c][i] = Format::pack(a, b);
             }
     }
@@ -165,7 +155,7 @@ struct Softmax {
         for (int32_t i = 0; i < 4 * kCount; ++i) {
             e[2 * i] = ptx::ex2(t[8 * kBegin + 2 * i]);
             e[2 * i + 1] = ptx::ex2(t[8 * kBegin + 2 * i + 1]);
-            if constexpr (kLse) exact_sum[i & 1] += e[2 * i] + e[2 * i + 1];
+            if constexpr (kLse) exact_sum[Fragment::row_of_pair(i)] += e[2 * i] + e[2 * i + 1];
         }
     }
     template <int32_t kBegin, int32_t kCount, int32_t kSize>
@@ -187,7 +177,7 @@ struct Softmax {
         }
     }
     static __device__ __forceinline__ float product_sum(const float (&o)[kOut], int32_t r) {
-        return o[kTile.out_columns() / 2 + 2 * r];
+        return o[Fragment::index(r, kTile.out_columns())];
     }
 
     // Adds a tile's first block.
@@ -229,11 +219,11 @@ struct Softmax {
                                             const RowTotals& before, int32_t rows_left) {
         float factor[2];
         bool still_unseen = false;
-        const uint32_t quad = 0xfu << (threadIdx.x % 32 & ~3u);
+        const uint32_t quad = lanes_of_row(threadIdx.x % 32);
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
             // A row does not move for the sake of another: its result must not depend on what that one holds.
-            const bool mine = left_range(p, o, r) && 8 * r < rows_left;
+            const bool mine = left_range(p, o, r) && Fragment::kRowDistance * r < rows_left;
             const bool needed = (__ballot_sync(~0u, mine) & quad) != 0;
             const float top = row_max(thread_max(t, r));
             const bool is_far = fabsf(minus_reference[r] - top) > kFar;
@@ -253,11 +243,11 @@ struct Softmax {
             exact_sum[r] = before.exact_sum[r] * factor[r];
 #pragma unroll
             for (int32_t i = 0; i < kScores; ++i)
-                if (((i >> 1) & 1) == r) t[i] -= step;
+                if (Fragment::row(i) == r) t[i] -= step;
         }
         margin = still_unseen ? kSigns : kMargin;
 #pragma unroll
-        for (int32_t i = 0; i < kOut; ++i) o[i] *= factor[(i >> 1) & 1];
+        for (int32_t i = 0; i < kOut; ++i) o[i] *= factor[Fragment::row(i)];
         probabilities<0, kChunks>(t, p);
         if constexpr (!kSumsInProduct) {
 #pragma unroll
@@ -284,10 +274,10 @@ struct Softmax {
 
    private:
     static __device__ __forceinline__ float thread_max(const float (&s)[kScores], int32_t r) {
-        float top = s[2 * r];
+        float top = s[Fragment::index(r, 0)];
 #pragma unroll
         for (int32_t i = 0; i < kScores; ++i)
-            if (((i >> 1) & 1) == r) top = fmaxf(top, s[i]);
+            if (Fragment::row(i) == r) top = fmaxf(top, s[i]);
         return top;
     }
 
@@ -304,7 +294,7 @@ struct Softmax {
         if constexpr (!kSumsInProduct) return (Range::kLimitsWholeRow ? sum[r] : block_sum(p, r)) > limit[r];
         uint32_t largest = 0;
 #pragma unroll
-        for (int32_t c = 0; c < kChunks; ++c) largest = __vimax3_u16x2(largest, p[c][r], p[c][r + 2]);
+        for (int32_t c = 0; c < kChunks; ++c) largest = __vimax3_u16x2(largest, p[c][r], p[c][r + Fragment::kRows]);
         return ((largest + kMargin) & kSigns) != 0 ||
                (Range::kLimitsWholeRow && product_sum(o, r) > Range::kSumLimit) || is_unseen(r);
     }
@@ -319,7 +309,8 @@ struct Softmax {
 #pragma unroll
         for (int32_t c = 0; c < kHalf; ++c)
 #pragma unroll
-            for (int32_t i = r; i < 4; i += 2) {
+            for (int32_t i = 0; i < Fragment::kPairsOfOperand; ++i) {
+                if (Fragment::row_of_pair(i) != r) continue;
                 const float2 sums = Format::unpack(Format::add(p[c][i], p[c + kHalf][i]));
                 total.x += sums.x;
                 total.y += sums.y;

@@ -1,5 +1,5 @@
-// What a bias or a boolean mask, [b|1, h_q|1, s_q, s_k], says of a thread's scores, which are laid out as a wgmma
-// accumulator (ptx/wgmma.cuh): two neighbouring columns of every eight, in two rows.
+// What a bias or a boolean mask, [b|1, h_q|1, s_q, s_k], says of a thread's scores: two neighbouring columns of
+// every eight, in two rows (tile/fragment.hpp).
 //
 // Read one by one, a line of the cache is asked for up to sixteen times, and that takes longer than both products
 // (docs/performance-log.md, 61 and 65). So a lane reads a group of neighbours at once, where that can be done, and
@@ -17,6 +17,7 @@
 #include "sm90/ptx/warp.cuh"
 #include "sm90/scores/matrix_vectors.hpp"
 #include "sm90/tile/format.cuh"
+#include "sm90/tile/fragment.hpp"
 #include "sm90/tile/panel.cuh"
 
 namespace foveal::sm90 {
@@ -151,7 +152,7 @@ class ScoreElements {
           in_groups_(matrix.in_groups),
           rows_(rows),
           columns_(columns),
-          quarter_(lane % 4) {}
+          quarter_(lane % Fragment::kRowLanes) {}
 
     // s[i] = combine(s[i], its element); past the end, `neutral` in place of one.
     template <class Combine>
@@ -172,16 +173,17 @@ class ScoreElements {
 #pragma unroll
         for (int32_t span = 0; span < 2 * kScores / Group::kSpan; ++span)
 #pragma unroll
-            for (int32_t r = 0; r < 2; ++r) {
+            for (int32_t r = 0; r < Fragment::kRows; ++r) {
                 const int32_t column = span * Group::kSpan + first;
                 Group group;
                 group.fill(neutral);
-                if (8 * r < rows_ && column < columns_) group.load(data_ + 8 * r * row_stride_ + column);
+                if (Fragment::kRowDistance * r < rows_ && column < columns_)
+                    group.load(data_ + Fragment::kRowDistance * r * row_stride_ + column);
                 group.exchange(quarter_);
 #pragma unroll
                 for (int32_t p = 0; p < Group::kPairs; ++p) {
                     const float2 elements = group.pair(p);
-                    float* score = &s[(span * Group::kPairs + p) * 4 + 2 * r];
+                    float* score = &s[Fragment::index(r, span * Group::kSpan + p * Fragment::kColumns)];
                     score[0] = combine(score[0], elements.x);
                     score[1] = combine(score[1], elements.y);
                 }
@@ -192,24 +194,25 @@ class ScoreElements {
     // without it ptxas (13.0) has all loads under way at once, and spills 200 bytes.
     template <bool kPairs, class Combine>
     __device__ __forceinline__ void apply_few(float (&s)[kScores], T neutral, Combine combine) const {
-        const int32_t first = quarter_ * 2;
-        const T *const row = data_ + first, *const next_row = row + 8 * row_stride_;
+        const int32_t first = Fragment::first_column(quarter_);
+        const T *const row = data_ + first, *const next_row = row + Fragment::kRowDistance * row_stride_;
 #pragma unroll
         for (int32_t span = 0; span < kScores / 16; ++span) {
             if (span * 32 >= columns_) break;
 #pragma unroll
             for (int32_t i = span * 16; i < span * 16 + 16; i += 2) {
-                const int32_t r = i >> 1 & 1, column = (i >> 2) * 8, columns = columns_ - first - column;
+                const int32_t r = Fragment::row(i), column = Fragment::column_offset(i),
+                              columns = columns_ - first - column;
                 const T* from = (r == 0 ? row : next_row) + column;
                 T pair[2] = {neutral, neutral};
                 if constexpr (kPairs) {
-                    if (8 * r < rows_ && columns > 0) {
+                    if (Fragment::kRowDistance * r < rows_ && columns > 0) {
                         const float2 both = __ldg(reinterpret_cast<const float2*>(from));
                         pair[0] = both.x, pair[1] = both.y;
                     }
                 } else {
-                    if (8 * r < rows_ && columns > 0) pair[0] = from[0];
-                    if (8 * r < rows_ && columns > 1) pair[1] = from[1];
+                    if (Fragment::kRowDistance * r < rows_ && columns > 0) pair[0] = from[0];
+                    if (Fragment::kRowDistance * r < rows_ && columns > 1) pair[1] = from[1];
                 }
                 s[i] = combine(s[i], static_cast<float>(pair[0]));
                 s[i + 1] = combine(s[i + 1], static_cast<float>(pair[1]));

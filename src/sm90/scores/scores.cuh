@@ -12,29 +12,25 @@
 #include "sm90/scores/matrix.cuh"
 #include "sm90/scores/softcap.hpp"
 #include "sm90/tile/format.cuh"
+#include "sm90/tile/fragment.hpp"
 #include "sm90/tile/instruction_order.cuh"
 
 namespace foveal::sm90 {
 
-// Of s[i]: its row below the thread's first, 0 or 8, and its column right of the thread's first.
-__device__ constexpr int32_t row_of(int32_t i) { return (i >> 1 & 1) * 8; }
-__device__ constexpr int32_t column_of(int32_t i) { return (i >> 2) * 8 + (i & 1); }
-
 template <ForwardConfig kConfig>
 class Scores {
-    static constexpr int32_t kScores = kConfig.tile.keys / 2;  // of a thread in a block
+    static constexpr int32_t kScores = Fragment::size(kConfig.tile.keys);
 
    public:
-    // The thread's scores are those of two of the warp's rows against keys from first_key on, in the layout of a wgmma
-    // accumulator (ptx/wgmma.cuh).
+    // The thread's scores are those of two of the warp's rows against keys from first_key on (tile/fragment.hpp).
     __device__ __forceinline__ Scores(const ForwardParams& params, const Work& work, const RowGroup& rows,
                                       int32_t first_key, int32_t lane)
         : params_(params),
           work_(work),
           slope_(rows.slope),
           head_(rows.head),
-          row_(rows.query + lane / 4),
-          first_key_(first_key + 2 * (lane % 4)) {}
+          row_(rows.query + Fragment::first_row(lane)),
+          first_key_(first_key + Fragment::first_column(lane)) {}
 
     // From q.k to the score. true: softcap took the exact form.
     __device__ __forceinline__ bool apply(float (&s)[kScores]) const {
@@ -93,12 +89,15 @@ class Scores {
         const auto distance = static_cast<float>(row_ + work_.band.off - first_key_);
 #pragma unroll
         for (int32_t i = 0; i < kScores; ++i)
-            s[i] = fmaf(s[i], factor, -slope_ * fabsf(distance + static_cast<float>(row_of(i) - column_of(i))));
+            s[i] = fmaf(
+                s[i], factor,
+                -slope_ * fabsf(distance + static_cast<float>(Fragment::row_offset(i) - Fragment::column_offset(i))));
     }
 
     // Rows and columns past the sequence's end: the softmax masks them.
     __device__ __forceinline__ bool inside(int32_t i) const {
-        return row_ + row_of(i) < work_.len_q && first_key_ + column_of(i) < work_.band.len_k;
+        return row_ + Fragment::row_offset(i) < work_.len_q &&
+               first_key_ + Fragment::column_offset(i) < work_.band.len_k;
     }
 
     template <class T>
@@ -117,7 +116,7 @@ class Scores {
     template <class T, class Combine>
     __device__ __forceinline__ void combine(float (&s)[kScores], const ScoreMatrix& matrix, T neutral,
                                             Combine combine) const {
-        const int32_t block = first_key_ - 2 * (ptx::lane_id() % 4);
+        const int32_t block = first_key_ - Fragment::first_column(ptx::lane_id());
         const T* elements = static_cast<const T*>(matrix.data) + work_.batch * matrix.batch_stride +
                             head_ * matrix.head_stride + row_ * matrix.row_stride + block;
         ScoreElements<T, kScores>(elements, matrix, work_.len_q - row_, work_.band.len_k - block, ptx::lane_id())
@@ -134,8 +133,8 @@ class Scores {
 // A block's bias, of 16-bit elements: s[i] = factor * s[i] + (bias_factor * its element + constants[its row]). Then
 // -inf where the element is, whatever the score: an infinite one and -inf are no number together.
 template <DType kType, int32_t kKeys>
-__device__ __forceinline__ void add_staged_bias(float (&s)[kKeys / 2], const StagedElements<kKeys>& bias, float factor,
-                                                float bias_factor, const float (&constants)[2]) {
+__device__ __forceinline__ void add_staged_bias(float (&s)[Fragment::size(kKeys)], const StagedElements<kKeys>& bias,
+                                                float factor, float bias_factor, const float (&constants)[2]) {
     uint32_t largest = 0;  // as numbers without a sign -inf is above all but NaN
 #pragma unroll
     for (int32_t c = 0; c < kKeys / 16; ++c) {
@@ -147,8 +146,8 @@ __device__ __forceinline__ void add_staged_bias(float (&s)[kKeys / 2], const Sta
         for (int32_t i = 0; i < 4; ++i) {
             const float2 b = Format<kType>::unpack(pairs[i]);
             float* score = &s[8 * c + 2 * i];
-            score[0] = fmaf(score[0], factor, fmaf(b.x, bias_factor, constants[i & 1]));
-            score[1] = fmaf(score[1], factor, fmaf(b.y, bias_factor, constants[i & 1]));
+            score[0] = fmaf(score[0], factor, fmaf(b.x, bias_factor, constants[Fragment::row_of_pair(i)]));
+            score[1] = fmaf(score[1], factor, fmaf(b.y, bias_factor, constants[Fragment::row_of_pair(i)]));
         }
     }
     constexpr uint32_t kMinusInfinity = Format<kType>::kMinusInfinityBits;
@@ -172,11 +171,13 @@ __device__ __forceinline__ void add_staged_bias(float (&s)[kKeys / 2], const Sta
 template <int32_t kScores>
 __device__ __forceinline__ void alibi_exponents(float (&s)[kScores], float scale_log2, float slope_log2,
                                                 int32_t distance, const float (&minus_reference)[2]) {
-    const float first[2] = {fmaf(-slope_log2, static_cast<float>(distance), minus_reference[0]),
-                            fmaf(-slope_log2, static_cast<float>(distance + row_of(2)), minus_reference[1])};
+    const float first[2] = {
+        fmaf(-slope_log2, static_cast<float>(distance), minus_reference[0]),
+        fmaf(-slope_log2, static_cast<float>(distance + Fragment::kRowDistance), minus_reference[1])};
 #pragma unroll
     for (int32_t i = 0; i < kScores; ++i)
-        s[i] = fmaf(s[i], scale_log2, fmaf(slope_log2, static_cast<float>(column_of(i)), first[i >> 1 & 1]));
+        s[i] = fmaf(s[i], scale_log2,
+                    fmaf(slope_log2, static_cast<float>(Fragment::column_offset(i)), first[Fragment::row(i)]));
 }
 
 // Exponents of a block under softcap alone, from its q.k, by the polynomial, a few ahead of the exponentials: it then
@@ -186,7 +187,7 @@ __device__ __forceinline__ void alibi_exponents(float (&s)[kScores], float scale
 // instruction a group, and saves a twelfth of the time (docs/performance-log.md, 76).
 template <ForwardConfig kConfig>
 class CappedExponents {
-    static constexpr int32_t kScores = kConfig.tile.keys / 2;
+    static constexpr int32_t kScores = Fragment::size(kConfig.tile.keys);
     static constexpr int32_t kGroup = 4;  // scores
 
    public:
@@ -212,7 +213,7 @@ class CappedExponents {
     __device__ __forceinline__ void store(float (&t)[kScores]) const {
 #pragma unroll
         for (int32_t i = 0; i < kScores; ++i)
-            t[i] = softcap_exponent(polynomial_, softcap_terms(polynomial_, s_[i]), minus_reference_[i >> 1 & 1]);
+            t[i] = softcap_exponent(polynomial_, softcap_terms(polynomial_, s_[i]), minus_reference_[Fragment::row(i)]);
     }
 
     // Did this thread ask for one for which the polynomial does not hold?
@@ -225,8 +226,8 @@ class CappedExponents {
             const SoftcapTerms a = softcap_terms(polynomial_, s_[i], factor),
                                b = softcap_terms(polynomial_, s_[i + 1], factor);
             least_w_bits_ = __vimin3_u32(least_w_bits_, __float_as_uint(a.w), __float_as_uint(b.w));
-            t_[i] = softcap_exponent(polynomial_, a, minus_reference_[i >> 1 & 1]);
-            t_[i + 1] = softcap_exponent(polynomial_, b, minus_reference_[i >> 1 & 1]);
+            t_[i] = softcap_exponent(polynomial_, a, minus_reference_[Fragment::row(i)]);
+            t_[i + 1] = softcap_exponent(polynomial_, b, minus_reference_[Fragment::row(i)]);
         }
     }
 

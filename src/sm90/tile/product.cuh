@@ -7,6 +7,7 @@
 #include "problem/forward.hpp"
 #include "sm90/ptx/wgmma.cuh"
 #include "sm90/tile/format.cuh"
+#include "sm90/tile/fragment.hpp"
 #include "sm90/tile/panel.cuh"
 #include "sm90/tile/warpgroup.hpp"
 
@@ -15,7 +16,7 @@ namespace foveal::sm90 {
 // S = Q K^T, of kKeys columns, summed over kHeadDim.
 template <DType kType, int32_t kKeys, int32_t kHeadDim>
 struct ScoreProduct {
-    static constexpr int32_t kScores = kKeys / 2;  // of a thread
+    static constexpr int32_t kScores = Fragment::size(kKeys);
     static constexpr uint32_t kRowPanelBytes = kWarpgroupRows * kPanelRowBytes;
     static constexpr uint32_t kKeyPanelBytes = static_cast<uint32_t>(kKeys) * kPanelRowBytes;
 
