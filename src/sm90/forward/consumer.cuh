@@ -34,7 +34,6 @@ class Consumer {
     using Exponentials = float[kTile.early_chunks > 0 ? kTile.early_chunks * 8 : 1];
     static constexpr int32_t kOutPanels = kTile.out_columns() / kPanelColumns;
     static constexpr int32_t kTurnThreads = 2 * kWarpgroupThreads;
-    static constexpr int32_t kFirstTurnBarrier = 1;  // 0 is __syncthreads'
 
    public:
     __device__ __forceinline__ Consumer(Shared<kConfig>& shared, const ForwardMaps& maps, const ForwardParams& params,
@@ -108,7 +107,7 @@ class Consumer {
             }
             skip_keys(steps_before());
             skipped += steps_before();
-            ptx::mbarrier_wait(shared_.k_full[keys_.slot], keys_.parity);
+            shared_.k_ring.wait_full(keys_);
             boundary(blocks, finished, accumulate);
             skip_values(next_values, skipped);
         }
@@ -124,8 +123,8 @@ class Consumer {
                 take_turn();
                 pass_turn();
             }
-            ptx::mbarrier_wait(shared_.v_full[keys_.slot], keys_.parity);
-            release(shared_.v_free[keys_.slot]);
+            shared_.v_ring.wait_full(keys_);
+            shared_.v_ring.release(keys_.slot);
             __syncwarp();
         }
         free_queries();
@@ -134,8 +133,8 @@ class Consumer {
         work_slots_.advance();
     }
     __device__ __forceinline__ void pass_over_keys() {
-        ptx::mbarrier_wait(shared_.k_full[keys_.slot], keys_.parity);
-        release(shared_.k_free[keys_.slot]);
+        shared_.k_ring.wait_full(keys_);
+        shared_.k_ring.release(keys_.slot);
         __syncwarp();
     }
 
@@ -143,7 +142,7 @@ class Consumer {
     // last: block of its tile.
     __device__ __forceinline__ void scores_beside_output(bool accumulate, bool last) {
         const int32_t k_slot = keys_.slot;
-        ptx::mbarrier_wait(shared_.v_full[values_.slot], values_.parity);
+        shared_.v_ring.wait_full(values_);
         take_turn();
         issue_scores(k_slot);
         issue_output(values_.slot, accumulate);
@@ -151,7 +150,7 @@ class Consumer {
         keys_.advance();
         ptx::wgmma_wait_group<2>();
         ptx::pin(s_);
-        release(shared_.k_free[k_slot]);
+        shared_.k_ring.release(k_slot);
         free_single_queries(last);
     }
 
@@ -240,7 +239,7 @@ class Consumer {
     __device__ __forceinline__ void first_scores(BlockRange& blocks) {
         const int32_t k_slot = keys_.slot;
         fetch_bias(blocks, blocks.visit.begin);
-        ptx::mbarrier_wait(shared_.k_full[k_slot], keys_.parity);
+        shared_.k_ring.wait_full(keys_);
         take_turn();
         issue_scores(k_slot);
         pass_turn();
@@ -248,16 +247,16 @@ class Consumer {
         keys_.advance();
         ptx::wgmma_wait_group<0>();
         ptx::pin(s_);
-        release(shared_.k_free[k_slot]);
+        shared_.k_ring.release(k_slot);
         free_single_queries(blocks.visit.size() <= 1);
         start_rows(blocks);
         softmax_.template probabilities<0, kChunks>(s_, p_);
         softmax_.add_first(p_);
-        if (blocks.visit.size() > 1) ptx::mbarrier_wait(shared_.k_full[keys_.slot], keys_.parity);
+        if (blocks.visit.size() > 1) shared_.k_ring.wait_full(keys_);
     }
 
     __device__ __forceinline__ void last_output(int32_t finished, bool accumulate) {
-        ptx::mbarrier_wait(shared_.v_full[values_.slot], values_.parity);
+        shared_.v_ring.wait_full(values_);
         take_turn_of(uniform(warpgroup_));  // computed anew: no register for it over the whole loop
         issue_output(values_.slot, accumulate);
         await_staging();
@@ -273,18 +272,18 @@ class Consumer {
     __device__ __forceinline__ void skip_keys(int32_t count) {
         if constexpr (kTile.has_own_blocks())
             for (; count > 0; --count, keys_.advance()) {
-                ptx::mbarrier_wait(shared_.k_full[keys_.slot], keys_.parity);
+                shared_.k_ring.wait_full(keys_);
                 take_turn();
                 pass_turn();
-                release(shared_.k_free[keys_.slot]);
+                shared_.k_ring.release(keys_.slot);
                 __syncwarp();
             }
     }
     __device__ __forceinline__ void skip_values(RingPosition<kTile.stages> from, int32_t count) {
         if constexpr (kTile.has_own_blocks())
             for (; count > 0; --count, from.advance()) {
-                ptx::mbarrier_wait(shared_.v_full[from.slot], from.parity);
-                release(shared_.v_free[from.slot]);
+                shared_.v_ring.wait_full(from);
+                shared_.v_ring.release(from.slot);
                 __syncwarp();
             }
     }
@@ -396,7 +395,7 @@ class Consumer {
     }
 
     __device__ __forceinline__ bool all_of_warpgroup(bool condition) const {
-        return ptx::barrier_red_and(kFirstTurnBarrier + kTile.consumers + warpgroup_, kWarpgroupThreads, condition);
+        return ptx::barrier_red_and(vote_barrier(kTile.consumers, warpgroup_), kWarpgroupThreads, condition);
     }
 
     __device__ __forceinline__ bool is_own(uint32_t computed) const { return (computed >> query_tile_ & 1) != 0; }
@@ -438,14 +437,14 @@ class Consumer {
     // those before it behind the wait for P V: 1.001 instead of 0.931 of the best peer's time at b1 s16384 (H200,
     // 2026-11-23).
     __device__ __forceinline__ void await_next_keys(bool more_blocks) {
-        if (more_blocks) ptx::mbarrier_wait(shared_.k_full[keys_.slot], keys_.parity);
+        if (more_blocks) shared_.k_ring.wait_full(keys_);
     }
 
     // 8: the output of a block is there.
     __device__ __forceinline__ void finish_output(int32_t v_slot) {
         ptx::wgmma_wait_group<0>();
         ptx::pin(o_);
-        release(shared_.v_free[v_slot]);
+        shared_.v_ring.release(v_slot);
     }
 
     // The rest of P, and its sums. true: a row has left its range.
@@ -486,26 +485,21 @@ class Consumer {
     __device__ __forceinline__ void take_turn() { take_turn_of(warpgroup_); }
     __device__ __forceinline__ void pass_turn() { pass_turn_of(warpgroup_); }
     static __device__ __forceinline__ void take_turn_of(int32_t warpgroup) {
-        if constexpr (kTile.takes_turns) ptx::barrier_sync(kFirstTurnBarrier + warpgroup, kTurnThreads);
+        if constexpr (kTile.takes_turns) ptx::barrier_sync(turn_barrier(warpgroup), kTurnThreads);
     }
     static __device__ __forceinline__ void pass_turn_of(int32_t warpgroup) {
         if constexpr (kTile.takes_turns)
-            ptx::barrier_arrive(kFirstTurnBarrier + (warpgroup + 1 == kTile.consumers ? 0 : warpgroup + 1),
-                                kTurnThreads);
+            ptx::barrier_arrive(turn_barrier(warpgroup + 1 == kTile.consumers ? 0 : warpgroup + 1), kTurnThreads);
     }
 
-    __device__ __forceinline__ void release(uint64_t& free) {
-        if (ptx::elect_sync()) ptx::mbarrier_arrive(free);
-    }
-
-    __device__ __forceinline__ void free_queries() { release(shared_.q_free[queries_.slot][query_tile_]); }
+    __device__ __forceinline__ void free_queries() { shared_.q_ring.release(queries_.slot, query_tile_); }
     // A single buffer is freed as soon as the tile's last Q K^T has read it.
     __device__ __forceinline__ void free_single_queries(bool last_block) {
         if constexpr (kTile.query_buffers == 1)
             if (last_block) free_queries();
     }
     // After a tile's last read of its Work, by every thread for itself.
-    __device__ __forceinline__ void free_work(int32_t slot) { ptx::mbarrier_arrive(shared_.work_free[slot]); }
+    __device__ __forceinline__ void free_work(int32_t slot) { ptx::mbarrier_arrive(shared_.work_ring.free[slot][0]); }
 
     // Of this warpgroup, in the tile that it is at.
     __device__ __forceinline__ const OwnWork& own_work() const {
@@ -520,7 +514,7 @@ class Consumer {
 
     // Waits for the next tile's Q. Work::computed.
     __device__ __forceinline__ uint32_t next_tile(BlockRange& blocks) {
-        ptx::mbarrier_wait(shared_.q_full[queries_.slot][query_tile_], queries_.parity);
+        shared_.q_ring.wait_full(queries_, query_tile_);
         const Work& work = shared_.work[work_slots_.slot];
         const BlockRange& own = kTile.has_own_blocks() ? own_work().blocks : work.blocks;
         blocks.visit = {uniform(own.visit.begin), uniform(own.visit.end)};

@@ -92,7 +92,7 @@ __device__ __forceinline__ void produce_work(Shared<kConfig>& shared, const Forw
         const int32_t g = ptx::lane_id();  // sees to the tile's g-th 16 rows
         const bool has_rows = more && g < kTile.row_groups();
         const RowGroup rows = has_rows ? row_group_of(params, work, g) : RowGroup{};
-        ptx::mbarrier_wait(shared.work_free[ring.slot], ring.parity ^ 1);
+        shared.work_ring.wait_free(ring);
         if (ptx::elect_sync()) {
             shared.work[ring.slot] = work;
             if constexpr (kTile.has_own_blocks())
@@ -100,7 +100,8 @@ __device__ __forceinline__ void produce_work(Shared<kConfig>& shared, const Forw
                     shared.own_work[ring.slot][w] = own_work_of<kConfig>(params, work, w);
         }
         if (has_rows) shared.row_groups[ring.slot][g] = rows;
-        ptx::mbarrier_arrive(shared.work_full[ring.slot]);  // every thread for itself: racecheck follows no warp
+        ptx::mbarrier_arrive(
+            shared.work_ring.full[ring.slot][0]);  // every thread for itself: racecheck follows no warp
         __syncwarp();
     }
 }

@@ -43,9 +43,9 @@ __device__ __forceinline__ void load_queries(uint16_t* tile, const ForwardMaps& 
 // The tile in a slot, once it is there.
 template <ForwardConfig kConfig>
 __device__ __forceinline__ Work next_work(Shared<kConfig>& shared, RingPosition<kWorkSlots> works) {
-    ptx::mbarrier_wait(shared.work_full[works.slot], works.parity);
+    shared.work_ring.wait_full(works);
     const Work work = shared.work[works.slot];
-    ptx::mbarrier_arrive(shared.work_free[works.slot]);  // every thread for itself: racecheck follows no warp
+    ptx::mbarrier_arrive(shared.work_ring.free[works.slot][0]);  // every thread for itself: racecheck follows no warp
     return work;
 }
 
@@ -68,9 +68,9 @@ __device__ __forceinline__ void produce_k(Shared<kConfig>& shared, const Forward
                                           const ForwardParams& params) {
     constexpr ForwardTile kTile = kConfig.tile;
     for_each_block(shared, params, [&](const Work& work, int32_t block, auto ring) {
-        ptx::mbarrier_wait(shared.k_free[ring.slot], ring.parity ^ 1);
+        shared.k_ring.wait_free(ring);
         if (ptx::elect_sync())
-            load_tile<kTile.keys, kTile.head_dim>(shared.k[ring.slot], maps.k, shared.k_full[ring.slot],
+            load_tile<kTile.keys, kTile.head_dim>(shared.k[ring.slot], maps.k, shared.k_ring.full[ring.slot][0],
                                                   work.first_k + block * kTile.keys, work.head_k, work.batch);
         __syncwarp();
     });
@@ -99,8 +99,8 @@ __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const Forward
         // The copy engine fills with zeros past the tensor, but not past the sequence.
         const bool has_stray_rows =
             row + kTile.keys > work.band.len_k && work.first_k + work.band.len_k < params.mapped_rows_k;
-        ptx::mbarrier_wait(shared.v_free[ring.slot], ring.parity ^ 1);
-        uint64_t& landed = has_stray_rows ? shared.v_landed : shared.v_full[ring.slot];
+        shared.v_ring.wait_free(ring);
+        uint64_t& landed = has_stray_rows ? shared.v_landed : shared.v_ring.full[ring.slot][0];
         if (ptx::elect_sync())
             load_tile<kTile.keys, kTile.head_dim_v>(shared.v[ring.slot], maps.v, landed, work.first_k + row,
                                                     work.head_k, work.batch);
@@ -111,7 +111,7 @@ __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const Forward
         zero_rows<kConfig>(shared.v[ring.slot], max_i32(work.band.len_k - row, 0));
         ptx::fence_proxy_async();
         __syncwarp();
-        if (ptx::elect_sync()) ptx::mbarrier_arrive(shared.v_full[ring.slot]);
+        if (ptx::elect_sync()) ptx::mbarrier_arrive(shared.v_ring.full[ring.slot][0]);
         __syncwarp();
     });
 }
@@ -124,9 +124,9 @@ __device__ __forceinline__ void produce_q(Shared<kConfig>& shared, const Forward
     for (;; ring.advance(), works.advance()) {
         const Work work = next_work(shared, works);
         for (int32_t w = 0; w < kTile.query_tiles(); ++w) {
-            ptx::mbarrier_wait(shared.q_free[ring.slot][w], ring.parity ^ 1);
+            shared.q_ring.wait_free(ring, w);
             if (ptx::elect_sync()) {
-                uint64_t& full = shared.q_full[ring.slot][w];
+                uint64_t& full = shared.q_ring.full[ring.slot][w];
                 if ((work.computed >> w & 1) != 0)
                     load_queries<kConfig>(shared.q[ring.slot][w], maps, full, work, w);
                 else

@@ -22,21 +22,13 @@ __device__ __forceinline__ void initialise_barriers(Shared<kConfig>& shared) {
     constexpr uint32_t kConsumerWarps = kTile.consumers * kWarpgroupWarps;
     constexpr uint32_t kWorkReaders = 3 * 32 + kTile.consumers * kWarpgroupThreads;
     for (int32_t i = 0; i < kTile.query_buffers; ++i)
-        for (int32_t w = 0; w < kTile.query_tiles(); ++w) {
-            ptx::mbarrier_init(shared.q_full[i][w], 1);
-            ptx::mbarrier_init(shared.q_free[i][w], kTile.shares_rows ? kConsumerWarps : kWarpgroupWarps);
-        }
+        shared.q_ring.initialise(i, 1, kTile.shares_rows ? kConsumerWarps : kWarpgroupWarps);
     for (int32_t i = 0; i < kTile.stages; ++i) {
-        ptx::mbarrier_init(shared.k_full[i], 1);
-        ptx::mbarrier_init(shared.k_free[i], kConsumerWarps);
-        ptx::mbarrier_init(shared.v_full[i], 1);
-        ptx::mbarrier_init(shared.v_free[i], kConsumerWarps);
+        shared.k_ring.initialise(i, 1, kConsumerWarps);
+        shared.v_ring.initialise(i, 1, kConsumerWarps);
     }
     ptx::mbarrier_init(shared.v_landed, 1);
-    for (int32_t i = 0; i < kWorkSlots; ++i) {
-        ptx::mbarrier_init(shared.work_full[i], 32);
-        ptx::mbarrier_init(shared.work_free[i], kWorkReaders);
-    }
+    for (int32_t i = 0; i < kWorkSlots; ++i) shared.work_ring.initialise(i, kWarpThreads, kWorkReaders);
     ptx::fence_mbarrier_init();
 }
 
@@ -63,7 +55,7 @@ __device__ __forceinline__ void await_kernel_before() {
 // ended.
 template <ForwardConfig kConfig>
 __device__ __forceinline__ void await_set_up() {
-    ptx::barrier_sync(0, kConfig.tile.threads());
+    ptx::barrier_sync(kSetUpBarrier, kConfig.tile.threads());
     await_kernel_before();
 }
 
