@@ -24,6 +24,10 @@ class Consumer {
     static constexpr ForwardTile kTile = kConfig.tile;
     using QK = ScoreProduct<kConfig.dtype, kTile.keys, kTile.head_dim>;
     using PV = OutputProduct<kConfig.dtype, kTile.keys, kTile.accumulators(), kTile.sums_in_product>;
+    using RowSoftmax =
+        Softmax<kConfig.dtype, kTile.keys, kTile.out_columns(), kTile.sums_in_product, kConfig.has_lse()>;
+    using ScoreOf = Scores<kConfig.dtype, kTile.keys, kConfig.has_softcap()>;
+    static constexpr WorkTraits kTraits = work_traits_of(kConfig);
     static constexpr int32_t kChunks = PV::kSteps;
     // wgmmas before the end of P V at which the turn is passed
     static constexpr int32_t kEarlyChunks = kChunks - kTile.first_chunks < 2 ? kChunks - kTile.first_chunks : 2;
@@ -172,7 +176,7 @@ class Consumer {
         const int32_t v_slot = values_.slot;
         scores_beside_output(i > blocks.visit.begin + 1, i + 1 == blocks.visit.end);
         const RowTotals before = softmax_.totals();
-        CappedExponents<kConfig> exponents(params_, s_, softmax_.minus_reference);
+        CappedExponents<kTile.keys> exponents(params_.scores.cap, params_.zero, s_, softmax_.minus_reference);
         uint32_t early[kChunks][4];  // rounded: more of them fit
         ptx::pin(s_);
         ptx::wgmma_wait_group<1>();
@@ -196,9 +200,9 @@ class Consumer {
 
     // The rare case of capped_step().
     __device__ __forceinline__ void correct_cap(BlockRange& blocks, const RowTotals& before,
-                                                CappedExponents<kConfig>& exponents, bool grew) {
+                                                CappedExponents<kTile.keys>& exponents, bool grew) {
         if (__any_sync(~0u, exponents.out_of_range())) {
-            Scores<kConfig>::cap_exactly(params_.scores, s_);
+            cap_exactly(params_.scores, s_);
             softmax_.shift(s_);
             softmax_.take_back(before);
             softmax_.template probabilities<0, kChunks>(s_, p_);
@@ -308,9 +312,9 @@ class Consumer {
         if constexpr (kConfig.has_bias())
             add_bias(params_.scores.scale, 1.0f, {0.0f, 0.0f});
         else if constexpr (kConfig.modifies_scores())
-            exactly = Scores<kConfig>(params_, work, rows(), first_key, lane).apply(s_);
+            exactly = ScoreOf(params_.scores, work, rows(), first_key, lane).apply(s_);
         if (!blocks.unmasked.contains(block_of(blocks, i))) {
-            softmax_.mask(s_, known_band<kConfig>(work.band), rows().query + Fragment::first_row(lane), first_key,
+            softmax_.mask(s_, known_band<kTraits>(work.band), rows().query + Fragment::first_row(lane), first_key,
                           lane);
             // Far tiles pass here for every block, and tiles with rows that see none of the first for the second, so
             // that the others need not ask.
@@ -381,7 +385,7 @@ class Consumer {
 
     // The i-th of blocks.visit, and its first key.
     __device__ __forceinline__ int32_t block_of(const BlockRange& blocks, int32_t i) const {
-        return block_of_step<kConfig>(params_, blocks.visit, i);
+        return block_of_step<kTraits>(params_, blocks.visit, i);
     }
     __device__ __forceinline__ int32_t first_key(const BlockRange& blocks, int32_t i) const {
         return block_of(blocks, i) * kTile.keys;
@@ -574,7 +578,7 @@ class Consumer {
     RingPosition<kTile.stages> values_;  // of the block whose P is in p_
     RingPosition<kTile.query_buffers> queries_;
     RingPosition<kWorkSlots> work_slots_;
-    Softmax<kConfig> softmax_;
+    RowSoftmax softmax_;
     bool caps_late_ = false;  // the tile's unmasked blocks take capped_step()
     float s_[QK::kScores];
     float o_[kTile.accumulators()];

@@ -23,18 +23,18 @@ __device__ __forceinline__ void load_tile(uint16_t* tile, const CUtensorMap& map
 }
 
 // The w-th 64 rows of Q: in one box a panel, or, packed, 16 at a time; by one thread.
-template <ForwardConfig kConfig>
+template <int32_t kHeadDim>
 __device__ __forceinline__ void load_queries(uint16_t* tile, const ForwardMaps& maps, uint64_t& barrier,
                                              const Work& work, int32_t w) {
     const bool packed = work.heads_log2 > 0;
     const CUtensorMap& map = packed ? maps.packed_q : maps.q;
-    ptx::mbarrier_arrive_expect_tx(barrier, kConfig.tile.query_bytes());
+    ptx::mbarrier_arrive_expect_tx(barrier, kWarpgroupRows * kHeadDim * 2);
 #pragma unroll 1
     for (int32_t i = 0; i < (packed ? kWarpgroupWarps : 1); ++i) {
         const int32_t row = work.first_q + work.query_of(w * kWarpgroupWarps + i),
                       head = work.head_of(w * kWarpgroupWarps + i);
 #pragma unroll
-        for (int32_t panel = 0; panel < kConfig.tile.head_dim / kPanelColumns; ++panel)
+        for (int32_t panel = 0; panel < kHeadDim / kPanelColumns; ++panel)
             ptx::tensor_load(tile + (panel * kWarpgroupRows + i * kWarpRows) * kPanelColumns, map, barrier,
                              panel * kPanelColumns, row, head, work.batch);
     }
@@ -59,7 +59,7 @@ __device__ __forceinline__ void for_each_block(Shared<kConfig>& shared, const Fo
         if (work.computed == 0) return;
         const Range visit = work.blocks.visit;
         for (int32_t step = visit.begin; step < visit.end; ++step, ring.advance())
-            load(work, block_of_step<kConfig>(params, visit, step), ring);
+            load(work, block_of_step<work_traits_of(kConfig)>(params, visit, step), ring);
     }
 }
 
@@ -76,16 +76,13 @@ __device__ __forceinline__ void produce_k(Shared<kConfig>& shared, const Forward
     });
 }
 
-// Rows [first_row, keys) of a V block in shared memory, all panels.
-template <ForwardConfig kConfig>
+// Rows [first_row, kRows) of a tile of panels, of kColumns columns.
+template <int32_t kRows, int32_t kColumns>
 __device__ __forceinline__ void zero_rows(uint16_t* tile, int32_t first_row) {
-    constexpr ForwardTile kTile = kConfig.tile;
-    constexpr int32_t kRowVectors = kPanelColumns * 2 / sizeof(uint4);
     const int32_t lane = static_cast<int32_t>(threadIdx.x) % 32;
-    for (int32_t panel = 0; panel < kTile.head_dim_v / kPanelColumns; ++panel) {
-        auto* rows = reinterpret_cast<uint4*>(tile + panel * kTile.keys * kPanelColumns);
-        for (int32_t i = first_row * kRowVectors + lane; i < kTile.keys * kRowVectors; i += 32)
-            rows[i] = uint4{0, 0, 0, 0};
+    for (int32_t panel = 0; panel < kColumns / kPanelColumns; ++panel) {
+        auto* rows = reinterpret_cast<uint4*>(tile + panel * kRows * kPanelColumns);
+        for (int32_t i = first_row * kRowVectors + lane; i < kRows * kRowVectors; i += 32) rows[i] = uint4{0, 0, 0, 0};
     }
 }
 
@@ -108,7 +105,7 @@ __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const Forward
         if (!has_stray_rows) return;
         ptx::mbarrier_wait(shared.v_landed, landing.parity);
         landing.advance();
-        zero_rows<kConfig>(shared.v[ring.slot], max_i32(work.band.len_k - row, 0));
+        zero_rows<kTile.keys, kTile.head_dim_v>(shared.v[ring.slot], max_i32(work.band.len_k - row, 0));
         ptx::fence_proxy_async();
         __syncwarp();
         if (ptx::elect_sync()) ptx::mbarrier_arrive(shared.v_ring.full[ring.slot][0]);
@@ -128,7 +125,7 @@ __device__ __forceinline__ void produce_q(Shared<kConfig>& shared, const Forward
             if (ptx::elect_sync()) {
                 uint64_t& full = shared.q_ring.full[ring.slot][w];
                 if ((work.computed >> w & 1) != 0)
-                    load_queries<kConfig>(shared.q[ring.slot][w], maps, full, work, w);
+                    load_queries<kTile.head_dim>(shared.q[ring.slot][w], maps, full, work, w);
                 else
                     ptx::mbarrier_arrive(full);
             }

@@ -12,6 +12,10 @@ namespace foveal::sm90 {
 
 inline constexpr int32_t kOnesRows = 16;  // k of one wgmma
 
+FOVEAL_HOST_DEVICE constexpr WorkTraits work_traits_of(const ForwardConfig& config) {
+    return {config.tile.rows(), config.tile.keys, !config.tile.dense_only, config.has_options()};
+}
+
 // Barriers by number, of which a CTA has 16: after that of all its threads one for the turn of each consumer at the
 // tensor cores, and one for the votes of each.
 enum NamedBarrier : int32_t { kSetUpBarrier = 0, kFirstTurnBarrier = 1 };

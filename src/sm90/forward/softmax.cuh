@@ -17,7 +17,6 @@
 #include <cstdint>
 
 #include "sm90/forward/softmax_range.hpp"
-#include "sm90/forward/tiles.hpp"
 #include "sm90/ptx/warp.cuh"
 #include "sm90/scores/mask.hpp"
 #include "sm90/tile/format.cuh"
@@ -34,17 +33,13 @@ struct RowTotals {
 };
 
 // The rows of one thread: two, 8 apart. kKeys: keys a block. Arrays over r are indexed by row.
-template <ForwardConfig kConfig>
+template <DType kType, int32_t kKeys, int32_t kOutColumns, bool kSumsInProduct, bool kLse>
 struct Softmax {
-    static constexpr ForwardTile kTile = kConfig.tile;
-    static constexpr int32_t kKeys = kTile.keys;
-    static constexpr bool kLse = kConfig.has_lse();
-    static constexpr bool kSumsInProduct = kTile.sums_in_product;
-    using Format = sm90::Format<kConfig.dtype>;
-    using Range = SoftmaxRange<kConfig.dtype>;
+    using Format = sm90::Format<kType>;
+    using Range = SoftmaxRange<kType>;
     static constexpr int32_t kScores = Fragment::size(kKeys);
-    static constexpr int32_t kChunks = kKeys / 16;  // k of one wgmma is 16 keys
-    static constexpr int32_t kOut = kTile.accumulators();
+    static constexpr int32_t kChunks = kKeys / Format::kKstepColumns;
+    static constexpr int32_t kOut = Fragment::size(kOutColumns + (kSumsInProduct ? Fragment::kColumns : 0));
     static constexpr float kLn2 = 0.693147180559945f;
     // Scores beyond it ("far") are spaced more widely than an exponent may be off. Their reference is exactly one of
     // them, without kShift, which would be lost in it; and they are scaled before it is subtracted, since an fma would
@@ -177,7 +172,7 @@ struct Softmax {
         }
     }
     static __device__ __forceinline__ float product_sum(const float (&o)[kOut], int32_t r) {
-        return o[Fragment::index(r, kTile.out_columns())];
+        return o[Fragment::index(r, kOutColumns)];
     }
 
     // Adds a tile's first block.

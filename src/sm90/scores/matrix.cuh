@@ -4,21 +4,16 @@
 // Read one by one, a line of the cache is asked for up to sixteen times, and that takes longer than both products
 // (docs/performance-log.md, 61 and 65). So a lane reads a group of neighbours at once, where that can be done, and
 // lanes that share a row exchange what the others need (ScoreElements). A bias alone comes by way of shared memory,
-// ahead of the scores (StagedElements).
+// ahead of the scores (staged_bias.cuh).
 #pragma once
 
 #include <cstdint>
 #include <type_traits>
 
 #include "sm90/forward/params.hpp"
-#include "sm90/forward/tiles.hpp"
-#include "sm90/ptx/async_copy.cuh"
-#include "sm90/ptx/tensor_copy.cuh"
-#include "sm90/ptx/warp.cuh"
 #include "sm90/scores/matrix_vectors.hpp"
 #include "sm90/tile/format.cuh"
 #include "sm90/tile/fragment.hpp"
-#include "sm90/tile/panel.cuh"
 
 namespace foveal::sm90 {
 
@@ -100,44 +95,6 @@ class Quartet {
     }
 
     uint32_t bytes_;
-};
-
-// Of a matrix of 16-bit elements, a warp's 16 rows of a block, in the warp's rows of a tile of panels in shared memory
-// (panel.cuh): there before the scores are, and read in their layout.
-template <int32_t kKeys>
-class StagedElements {
-    static constexpr int32_t kRowChunks = kKeys / 8;         // of 16 bytes
-    static constexpr int32_t kRowsAtOnce = 32 / kRowChunks;  // that the lanes of a warp copy
-
-   public:
-    __device__ __forceinline__ StagedElements(uint16_t* staging, int32_t warp, int32_t lane)
-        : base_(ptx::shared_address(staging)), first_row_(warp * kWarpRows), lane_(lane) {}
-
-    // data: from the warp's first row and the block's first column on. rows, columns: that there are from there on; the
-    // others become zeros.
-    __device__ __forceinline__ void fetch(const uint16_t* data, int64_t row_stride, int32_t rows,
-                                          int32_t columns) const {
-        const int32_t chunk = lane_ % kRowChunks;
-        const uint32_t panel = base_ + static_cast<uint32_t>(chunk / 8) * kWarpgroupRows * 128;
-#pragma unroll
-        for (int32_t i = 0; i < kWarpRows; i += kRowsAtOnce) {
-            const int32_t row = i + lane_ / kRowChunks;
-            ptx::copy_async(panel + swizzled(first_row_ + row, chunk % 8), data + row * row_stride + chunk * 8,
-                            row < rows && chunk * 8 < columns);
-        }
-    }
-
-    // The pairs of 16 columns: of the thread's two rows in eight columns, then in the next eight.
-    __device__ __forceinline__ void read(int32_t columns, uint32_t (&pairs)[4]) const {
-        const int32_t chunk = columns % 4 * 2 + lane_ / 16;
-        ptx::ldmatrix_x4(base_ + static_cast<uint32_t>(columns / 4) * kWarpgroupRows * 128 +
-                             swizzled(first_row_ + lane_ % 16, chunk),
-                         pairs);
-    }
-
-   private:
-    const uint32_t base_;
-    const int32_t first_row_, lane_;
 };
 
 // A thread's scores of a block, and the part of a matrix that belongs to the block.
