@@ -11,7 +11,7 @@
 #include "sm90/ptx/tensor_copy.cuh"
 #include "sm90/ptx/warp.cuh"
 #include "sm90/ptx/wgmma.cuh"
-#include "sm90/tile/product.cuh"
+#include "sm90/tile/panel.cuh"
 #include "tests/support/gpu_fixture.hpp"
 
 namespace foveal_testing {

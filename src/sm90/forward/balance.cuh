@@ -10,7 +10,6 @@
 
 #include "sm90/forward/params.hpp"
 #include "sm90/forward/schedule.hpp"
-#include "sm90/forward/tiles.hpp"
 #include "sm90/forward/work.cuh"
 #include "sm90/ptx/warp.cuh"
 
@@ -24,7 +23,7 @@ struct RankedTiles {
 
 // Used by a whole, converged warp: lane l sees to bundles l and 32 + l. Other warps compute, so what counts is how few
 // instructions a turn needs.
-template <ForwardConfig kConfig>
+template <WorkTraits kTraits>
 class Balancer {
     static constexpr int32_t kSlots = kMaxBundles / 32, kKeyBits = 6;
     using Values = int32_t[kSlots];
@@ -63,7 +62,7 @@ class Balancer {
     // Of the turn's bundles of tiles; 0 past the last. A run is the tiles of one section and row block, which cost the
     // same: lane l works out run l from here on.
     __device__ void find_costs(Values& costs) {
-        constexpr int32_t kKeys = kConfig.tile.keys;
+        constexpr int32_t kKeys = kTraits.keys;
         const int32_t lane = ptx::lane_id();
 #pragma unroll
         for (int32_t& cost : costs) cost = 0;
@@ -73,8 +72,8 @@ class Balancer {
                 sequence_ = 0;
             }
             const int32_t len_q = window_.len_q(sequence_), len_k = window_.len_k(sequence_);
-            const SequenceTiles tiles = tiles_of_sequence<kConfig>(params_, len_q, len_k);
-            const int32_t row_blocks = tiles.row_blocks, queries = kConfig.tile.rows() >> tiles.heads_log2;
+            const SequenceTiles tiles = tiles_of_sequence<kTraits>(params_, len_q, len_k);
+            const int32_t row_blocks = tiles.row_blocks, queries = kTraits.rows >> tiles.heads_log2;
             const int32_t units =
                 min_i32(section_units(params_.section_keys, len_k, params_.heads_k, params_.bundle_units),
                         params_.heads_k - first_unit_);
@@ -84,7 +83,7 @@ class Balancer {
             const int32_t take = min_i32(min_i32(bundles_ - dealt, left), 32 * in_run - in_first_run);
             const int32_t step = min_i32(first_run + lane, row_blocks - 1);
             const int32_t row = (params_.order.last_rows_first ? row_blocks - 1 - step : step) * queries;
-            const Band band = known_band<kConfig>(band_of(params_.window, len_q, len_k));
+            const Band band = known_band<kTraits>(band_of(params_.window, len_q, len_k));
             const int32_t cost = tile_cost(kv_range(band, {row, min_i32(row + queries, len_q)}, kKeys).visit, kKeys);
             const float runs_a_bundle = 1.0f / static_cast<float>(in_run);
 #pragma unroll
@@ -165,7 +164,7 @@ class Balancer {
 
     const ForwardParams& params_;
     RankedTiles& ranked_;
-    SequenceWindow<kConfig> window_;
+    SequenceWindow<kTraits> window_;
     const int32_t bundles_;
     int32_t turn_ = 0;
     // Where the next turn begins: the sequence's lane in the window, its section, and bundles of that already dealt.

@@ -12,16 +12,23 @@
 #include "sm90/ptx/tensor_copy.cuh"
 #include "sm90/ptx/warp.cuh"
 #include "sm90/scores/scores.cuh"
+#include "sm90/tile/fragment.hpp"
 #include "sm90/tile/pipeline.cuh"
 #include "sm90/tile/product.cuh"
+#include "sm90/tile/uniform.cuh"
 
 namespace foveal::sm90 {
 
 template <ForwardConfig kConfig>
 class Consumer {
     static constexpr ForwardTile kTile = kConfig.tile;
-    using Products = Gemm<kConfig>;
-    static constexpr int32_t kChunks = Products::kChunks;
+    using QK = ScoreProduct<kConfig.dtype, kTile.keys, kTile.head_dim>;
+    using PV = OutputProduct<kConfig.dtype, kTile.keys, kTile.accumulators(), kTile.sums_in_product>;
+    using RowSoftmax =
+        Softmax<kConfig.dtype, kTile.keys, kTile.out_columns(), kTile.sums_in_product, kConfig.has_lse()>;
+    using ScoreOf = Scores<kConfig.dtype, kTile.keys, kConfig.has_softcap()>;
+    static constexpr WorkTraits kTraits = work_traits_of(kConfig);
+    static constexpr int32_t kChunks = PV::kSteps;
     // wgmmas before the end of P V at which the turn is passed
     static constexpr int32_t kEarlyChunks = kChunks - kTile.first_chunks < 2 ? kChunks - kTile.first_chunks : 2;
     // Chunks of P whose exponentials capped_step() takes before P V has run: more would spill. (Without turns there are
@@ -31,7 +38,6 @@ class Consumer {
     using Exponentials = float[kTile.early_chunks > 0 ? kTile.early_chunks * 8 : 1];
     static constexpr int32_t kOutPanels = kTile.out_columns() / kPanelColumns;
     static constexpr int32_t kTurnThreads = 2 * kWarpgroupThreads;
-    static constexpr int32_t kFirstTurnBarrier = 1;  // 0 is __syncthreads'
 
    public:
     __device__ __forceinline__ Consumer(Shared<kConfig>& shared, const ForwardMaps& maps, const ForwardParams& params,
@@ -47,7 +53,7 @@ class Consumer {
           v_descriptor_(descriptor_low(shared.v[0] + first_column() * kTile.keys,
                                        kTile.sums_in_product ? static_cast<uint32_t>(offsetof(Shared<kConfig>, ones) -
                                                                                      offsetof(Shared<kConfig>, v))
-                                                             : Products::kKeyPanelBytes)) {}
+                                                             : PV::kPanelBytes)) {}
 
     __device__ __forceinline__ void run() {
         BlockRange blocks;
@@ -105,7 +111,7 @@ class Consumer {
             }
             skip_keys(steps_before());
             skipped += steps_before();
-            ptx::mbarrier_wait(shared_.k_full[keys_.slot], keys_.parity);
+            shared_.k_ring.wait_full(keys_);
             boundary(blocks, finished, accumulate);
             skip_values(next_values, skipped);
         }
@@ -121,8 +127,8 @@ class Consumer {
                 take_turn();
                 pass_turn();
             }
-            ptx::mbarrier_wait(shared_.v_full[keys_.slot], keys_.parity);
-            release(shared_.v_free[keys_.slot]);
+            shared_.v_ring.wait_full(keys_);
+            shared_.v_ring.release(keys_.slot);
             __syncwarp();
         }
         free_queries();
@@ -131,8 +137,8 @@ class Consumer {
         work_slots_.advance();
     }
     __device__ __forceinline__ void pass_over_keys() {
-        ptx::mbarrier_wait(shared_.k_full[keys_.slot], keys_.parity);
-        release(shared_.k_free[keys_.slot]);
+        shared_.k_ring.wait_full(keys_);
+        shared_.k_ring.release(keys_.slot);
         __syncwarp();
     }
 
@@ -140,7 +146,7 @@ class Consumer {
     // last: block of its tile.
     __device__ __forceinline__ void scores_beside_output(bool accumulate, bool last) {
         const int32_t k_slot = keys_.slot;
-        ptx::mbarrier_wait(shared_.v_full[values_.slot], values_.parity);
+        shared_.v_ring.wait_full(values_);
         take_turn();
         issue_scores(k_slot);
         issue_output(values_.slot, accumulate);
@@ -148,7 +154,7 @@ class Consumer {
         keys_.advance();
         ptx::wgmma_wait_group<2>();
         ptx::pin(s_);
-        release(shared_.k_free[k_slot]);
+        shared_.k_ring.release(k_slot);
         free_single_queries(last);
     }
 
@@ -170,7 +176,7 @@ class Consumer {
         const int32_t v_slot = values_.slot;
         scores_beside_output(i > blocks.visit.begin + 1, i + 1 == blocks.visit.end);
         const RowTotals before = softmax_.totals();
-        CappedExponents<kConfig> exponents(params_, s_, softmax_.minus_reference);
+        CappedExponents<kTile.keys> exponents(params_.scores.cap, params_.zero, s_, softmax_.minus_reference);
         uint32_t early[kChunks][4];  // rounded: more of them fit
         ptx::pin(s_);
         ptx::wgmma_wait_group<1>();
@@ -194,9 +200,9 @@ class Consumer {
 
     // The rare case of capped_step().
     __device__ __forceinline__ void correct_cap(BlockRange& blocks, const RowTotals& before,
-                                                CappedExponents<kConfig>& exponents, bool grew) {
+                                                CappedExponents<kTile.keys>& exponents, bool grew) {
         if (__any_sync(~0u, exponents.out_of_range())) {
-            Scores<kConfig>::cap_exactly(params_.scores, s_);
+            cap_exactly(params_.scores, s_);
             softmax_.shift(s_);
             softmax_.take_back(before);
             softmax_.template probabilities<0, kChunks>(s_, p_);
@@ -237,7 +243,7 @@ class Consumer {
     __device__ __forceinline__ void first_scores(BlockRange& blocks) {
         const int32_t k_slot = keys_.slot;
         fetch_bias(blocks, blocks.visit.begin);
-        ptx::mbarrier_wait(shared_.k_full[k_slot], keys_.parity);
+        shared_.k_ring.wait_full(keys_);
         take_turn();
         issue_scores(k_slot);
         pass_turn();
@@ -245,16 +251,16 @@ class Consumer {
         keys_.advance();
         ptx::wgmma_wait_group<0>();
         ptx::pin(s_);
-        release(shared_.k_free[k_slot]);
+        shared_.k_ring.release(k_slot);
         free_single_queries(blocks.visit.size() <= 1);
         start_rows(blocks);
         softmax_.template probabilities<0, kChunks>(s_, p_);
         softmax_.add_first(p_);
-        if (blocks.visit.size() > 1) ptx::mbarrier_wait(shared_.k_full[keys_.slot], keys_.parity);
+        if (blocks.visit.size() > 1) shared_.k_ring.wait_full(keys_);
     }
 
     __device__ __forceinline__ void last_output(int32_t finished, bool accumulate) {
-        ptx::mbarrier_wait(shared_.v_full[values_.slot], values_.parity);
+        shared_.v_ring.wait_full(values_);
         take_turn_of(uniform(warpgroup_));  // computed anew: no register for it over the whole loop
         issue_output(values_.slot, accumulate);
         await_staging();
@@ -270,18 +276,18 @@ class Consumer {
     __device__ __forceinline__ void skip_keys(int32_t count) {
         if constexpr (kTile.has_own_blocks())
             for (; count > 0; --count, keys_.advance()) {
-                ptx::mbarrier_wait(shared_.k_full[keys_.slot], keys_.parity);
+                shared_.k_ring.wait_full(keys_);
                 take_turn();
                 pass_turn();
-                release(shared_.k_free[keys_.slot]);
+                shared_.k_ring.release(keys_.slot);
                 __syncwarp();
             }
     }
     __device__ __forceinline__ void skip_values(RingPosition<kTile.stages> from, int32_t count) {
         if constexpr (kTile.has_own_blocks())
             for (; count > 0; --count, from.advance()) {
-                ptx::mbarrier_wait(shared_.v_full[from.slot], from.parity);
-                release(shared_.v_free[from.slot]);
+                shared_.v_ring.wait_full(from);
+                shared_.v_ring.release(from.slot);
                 __syncwarp();
             }
     }
@@ -306,9 +312,10 @@ class Consumer {
         if constexpr (kConfig.has_bias())
             add_bias(params_.scores.scale, 1.0f, {0.0f, 0.0f});
         else if constexpr (kConfig.modifies_scores())
-            exactly = Scores<kConfig>(params_, work, rows(), first_key, lane).apply(s_);
+            exactly = ScoreOf(params_.scores, work, rows(), first_key, lane).apply(s_);
         if (!blocks.unmasked.contains(block_of(blocks, i))) {
-            softmax_.mask(s_, known_band<kConfig>(work.band), rows().query + lane / 4, first_key, lane);
+            softmax_.mask(s_, known_band<kTraits>(work.band), rows().query + Fragment::first_row(lane), first_key,
+                          lane);
             // Far tiles pass here for every block, and tiles with rows that see none of the first for the second, so
             // that the others need not ask.
             if (i != blocks.visit.begin && softmax_.far(scale_log2()))
@@ -331,8 +338,8 @@ class Consumer {
         if (!before && !after) return false;
         const float slope_log2 = rows().slope * static_cast<float>(kLog2E);
         const int32_t lane = ptx::lane_id();
-        alibi_exponents(s_, params_.scale_log2, before ? slope_log2 : -slope_log2, first + lane / 4 - 2 * (lane % 4),
-                        softmax_.minus_reference);
+        alibi_exponents(s_, params_.scale_log2, before ? slope_log2 : -slope_log2,
+                        first + Fragment::first_row(lane) - Fragment::first_column(lane), softmax_.minus_reference);
         return true;
     }
 
@@ -378,7 +385,7 @@ class Consumer {
 
     // The i-th of blocks.visit, and its first key.
     __device__ __forceinline__ int32_t block_of(const BlockRange& blocks, int32_t i) const {
-        return block_of_step<kConfig>(params_, blocks.visit, i);
+        return block_of_step<kTraits>(params_, blocks.visit, i);
     }
     __device__ __forceinline__ int32_t first_key(const BlockRange& blocks, int32_t i) const {
         return block_of(blocks, i) * kTile.keys;
@@ -392,14 +399,14 @@ class Consumer {
     }
 
     __device__ __forceinline__ bool all_of_warpgroup(bool condition) const {
-        return ptx::barrier_red_and(kFirstTurnBarrier + kTile.consumers + warpgroup_, kWarpgroupThreads, condition);
+        return ptx::barrier_red_and(vote_barrier(kTile.consumers, warpgroup_), kWarpgroupThreads, condition);
     }
 
     __device__ __forceinline__ bool is_own(uint32_t computed) const { return (computed >> query_tile_ & 1) != 0; }
 
     // Of the sequence, from this thread's first row on.
     __device__ __forceinline__ int32_t rows_left() const {
-        return shared_.work[work_slots_.slot].len_q - rows().query - ptx::lane_id() / 4;
+        return shared_.work[work_slots_.slot].len_q - rows().query - Fragment::first_row(ptx::lane_id());
     }
 
     // What the scores still have to be multiplied by.
@@ -434,14 +441,14 @@ class Consumer {
     // those before it behind the wait for P V: 1.001 instead of 0.931 of the best peer's time at b1 s16384 (H200,
     // 2026-11-23).
     __device__ __forceinline__ void await_next_keys(bool more_blocks) {
-        if (more_blocks) ptx::mbarrier_wait(shared_.k_full[keys_.slot], keys_.parity);
+        if (more_blocks) shared_.k_ring.wait_full(keys_);
     }
 
     // 8: the output of a block is there.
     __device__ __forceinline__ void finish_output(int32_t v_slot) {
         ptx::wgmma_wait_group<0>();
         ptx::pin(o_);
-        release(shared_.v_free[v_slot]);
+        shared_.v_ring.release(v_slot);
     }
 
     // The rest of P, and its sums. true: a row has left its range.
@@ -464,17 +471,17 @@ class Consumer {
         // (d 512: 250 bytes of spills, nvcc 13.0), unless they come from a value that is not.
         const uint32_t q = kTile.query_buffers == 1 ? uniform(q_descriptor_)
                                                     : q_descriptor_ + static_cast<uint32_t>(queries_.slot) * kBuffer;
-        Products::scores(s_, q, k_descriptor_ + static_cast<uint32_t>(k_slot) * kStage);
+        QK::issue(s_, q, k_descriptor_ + static_cast<uint32_t>(k_slot) * kStage);
     }
 
     __device__ __forceinline__ void issue_output(int32_t v_slot, bool accumulate) {
-        const uint32_t v = Products::advance(v_descriptor_, static_cast<uint32_t>(v_slot * kTile.v_bytes()));
+        const uint32_t v = PV::advance(v_descriptor_, static_cast<uint32_t>(v_slot * kTile.v_bytes()));
         ptx::wgmma_fence();
-        Products::template output<0, kTile.first_chunks>(o_, p_, v, accumulate);
+        PV::template issue<0, kTile.first_chunks>(o_, p_, v, accumulate);
         ptx::wgmma_commit_group();
-        Products::template output<kTile.first_chunks, kChunks - kEarlyChunks>(o_, p_, v, true);
+        PV::template issue<kTile.first_chunks, kChunks - kEarlyChunks>(o_, p_, v, true);
         pass_turn();
-        Products::template output<kChunks - kEarlyChunks, kChunks>(o_, p_, v, true);
+        PV::template issue<kChunks - kEarlyChunks, kChunks>(o_, p_, v, true);
         ptx::wgmma_commit_group();
     }
 
@@ -482,26 +489,21 @@ class Consumer {
     __device__ __forceinline__ void take_turn() { take_turn_of(warpgroup_); }
     __device__ __forceinline__ void pass_turn() { pass_turn_of(warpgroup_); }
     static __device__ __forceinline__ void take_turn_of(int32_t warpgroup) {
-        if constexpr (kTile.takes_turns) ptx::barrier_sync(kFirstTurnBarrier + warpgroup, kTurnThreads);
+        if constexpr (kTile.takes_turns) ptx::barrier_sync(turn_barrier(warpgroup), kTurnThreads);
     }
     static __device__ __forceinline__ void pass_turn_of(int32_t warpgroup) {
         if constexpr (kTile.takes_turns)
-            ptx::barrier_arrive(kFirstTurnBarrier + (warpgroup + 1 == kTile.consumers ? 0 : warpgroup + 1),
-                                kTurnThreads);
+            ptx::barrier_arrive(turn_barrier(warpgroup + 1 == kTile.consumers ? 0 : warpgroup + 1), kTurnThreads);
     }
 
-    __device__ __forceinline__ void release(uint64_t& free) {
-        if (ptx::elect_sync()) ptx::mbarrier_arrive(free);
-    }
-
-    __device__ __forceinline__ void free_queries() { release(shared_.q_free[queries_.slot][query_tile_]); }
+    __device__ __forceinline__ void free_queries() { shared_.q_ring.release(queries_.slot, query_tile_); }
     // A single buffer is freed as soon as the tile's last Q K^T has read it.
     __device__ __forceinline__ void free_single_queries(bool last_block) {
         if constexpr (kTile.query_buffers == 1)
             if (last_block) free_queries();
     }
     // After a tile's last read of its Work, by every thread for itself.
-    __device__ __forceinline__ void free_work(int32_t slot) { ptx::mbarrier_arrive(shared_.work_free[slot]); }
+    __device__ __forceinline__ void free_work(int32_t slot) { ptx::mbarrier_arrive(shared_.work_ring.free[slot][0]); }
 
     // Of this warpgroup, in the tile that it is at.
     __device__ __forceinline__ const OwnWork& own_work() const {
@@ -516,7 +518,7 @@ class Consumer {
 
     // Waits for the next tile's Q. Work::computed.
     __device__ __forceinline__ uint32_t next_tile(BlockRange& blocks) {
-        ptx::mbarrier_wait(shared_.q_full[queries_.slot][query_tile_], queries_.parity);
+        shared_.q_ring.wait_full(queries_, query_tile_);
         const Work& work = shared_.work[work_slots_.slot];
         const BlockRange& own = kTile.has_own_blocks() ? own_work().blocks : work.blocks;
         blocks.visit = {uniform(own.visit.begin), uniform(own.visit.end)};
@@ -576,10 +578,10 @@ class Consumer {
     RingPosition<kTile.stages> values_;  // of the block whose P is in p_
     RingPosition<kTile.query_buffers> queries_;
     RingPosition<kWorkSlots> work_slots_;
-    Softmax<kConfig> softmax_;
+    RowSoftmax softmax_;
     bool caps_late_ = false;  // the tile's unmasked blocks take capped_step()
-    float s_[Products::kScores];
-    float o_[Products::kOut];
+    float s_[QK::kScores];
+    float o_[kTile.accumulators()];
     uint32_t p_[kChunks][4];
 };
 

@@ -16,16 +16,16 @@
 namespace foveal::sm90 {
 
 // The CTA's tiles. Used by a whole, converged warp.
-template <ForwardConfig kConfig>
+template <WorkTraits kTraits>
 class WorkCursor {
-    static constexpr int32_t kRows = kConfig.tile.rows();
+    static constexpr int32_t kRows = kTraits.rows;
 
    public:
     __device__ WorkCursor(const ForwardParams& params, RankedTiles& ranked)
         : params_(params), window_(params), balancer_(params, ranked) {}
 
     // The next one; computed == 0 after the last.
-    __device__ Work next() { return is_varlen<kConfig>(params_) ? next_of_varlen() : next_of_dense(); }
+    __device__ Work next() { return is_varlen<kTraits>(params_) ? next_of_varlen() : next_of_dense(); }
 
    private:
     __device__ Work next_of_dense() {
@@ -39,7 +39,7 @@ class WorkCursor {
             const int32_t len_q = used(params_.seqused_q, work.batch, params_.rows_q);
             if (place.row_block * (kRows >> params_.heads_log2) >= len_q) continue;  // seqused_q ends before this tile
             work.head_k = place.unit - work.batch * params_.heads_k;
-            fill<kConfig>(work, params_, place, params_.heads_log2, len_q,
+            fill<kTraits>(work, params_, place, params_.heads_log2, len_q,
                           used(params_.seqused_k, work.batch, params_.rows_k));
             return work;
         }
@@ -52,7 +52,7 @@ class WorkCursor {
         while (t >= window_.end_tile())
             if (!window_.advance()) return Work{};
         const auto place = window_.find(t);
-        return work_in_sequence<kConfig>(params_, place.sequence, place.tile);
+        return work_in_sequence<kTraits>(params_, place.sequence, place.tile);
     }
 
     __device__ int32_t next_turn() {
@@ -61,27 +61,28 @@ class WorkCursor {
 
     const ForwardParams& params_;
     int32_t turn_ = 0;
-    SequenceWindow<kConfig> window_;
-    Balancer<kConfig> balancer_;
+    SequenceWindow<kTraits> window_;
+    Balancer<kTraits> balancer_;
 };
 
 // Of the tile's w-th 64 rows; of such without a head, as if there were one.
-template <ForwardConfig kConfig>
+template <WorkTraits kTraits>
 __device__ __forceinline__ OwnWork own_work_of(const ForwardParams& params, const Work& work, int32_t w) {
     const Range visit = work.blocks.visit;
-    const auto is_ascending = [&] { return block_of_step<kConfig>(params, visit, visit.begin) == visit.begin; };
-    const bool chunked = known_band<kConfig>(work.band).chunk != 0;
+    const auto is_ascending = [&] { return block_of_step<kTraits>(params, visit, visit.begin) == visit.begin; };
+    const bool chunked = known_band<kTraits>(work.band).chunk != 0;
     const int32_t row = work.row + query_in_tile(w * kWarpgroupWarps, work.heads_log2);
     return own_work(work.band, chunked, work.blocks, row, queries_of_warpgroup(work.heads_log2), work.len_q,
-                    kConfig.tile.keys, is_ascending);
+                    kTraits.keys, is_ascending);
 }
 
 // The first tile is found while the others set up, unless global memory says where it is.
 template <ForwardConfig kConfig>
 __device__ __forceinline__ void produce_work(Shared<kConfig>& shared, const ForwardParams& params) {
     constexpr ForwardTile kTile = kConfig.tile;
-    if (is_varlen<kConfig>(params) || params.seqused_q != nullptr || params.seqused_k != nullptr) await_kernel_before();
-    WorkCursor<kConfig> cursor(params, shared.ranked_tiles);
+    constexpr WorkTraits kTraits = work_traits_of(kConfig);
+    if (is_varlen<kTraits>(params) || params.seqused_q != nullptr || params.seqused_k != nullptr) await_kernel_before();
+    WorkCursor<kTraits> cursor(params, shared.ranked_tiles);
     RingPosition<kWorkSlots> ring;
     bool is_set_up = false;
     for (bool more = true; more; ring.advance()) {
@@ -92,15 +93,16 @@ __device__ __forceinline__ void produce_work(Shared<kConfig>& shared, const Forw
         const int32_t g = ptx::lane_id();  // sees to the tile's g-th 16 rows
         const bool has_rows = more && g < kTile.row_groups();
         const RowGroup rows = has_rows ? row_group_of(params, work, g) : RowGroup{};
-        ptx::mbarrier_wait(shared.work_free[ring.slot], ring.parity ^ 1);
+        shared.work_ring.wait_free(ring);
         if (ptx::elect_sync()) {
             shared.work[ring.slot] = work;
             if constexpr (kTile.has_own_blocks())
                 for (int32_t w = 0; w < kTile.query_tiles(); ++w)
-                    shared.own_work[ring.slot][w] = own_work_of<kConfig>(params, work, w);
+                    shared.own_work[ring.slot][w] = own_work_of<kTraits>(params, work, w);
         }
         if (has_rows) shared.row_groups[ring.slot][g] = rows;
-        ptx::mbarrier_arrive(shared.work_full[ring.slot]);  // every thread for itself: racecheck follows no warp
+        ptx::mbarrier_arrive(
+            shared.work_ring.full[ring.slot][0]);  // every thread for itself: racecheck follows no warp
         __syncwarp();
     }
 }

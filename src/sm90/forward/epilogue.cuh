@@ -2,12 +2,13 @@
 #pragma once
 
 #include "sm90/forward/params.hpp"
-#include "sm90/forward/softmax.cuh"
 #include "sm90/forward/tiles.hpp"
 #include "sm90/forward/work.cuh"
 #include "sm90/ptx/tensor_copy.cuh"
 #include "sm90/ptx/warp.cuh"
-#include "sm90/tile/product.cuh"
+#include "sm90/tile/format.cuh"
+#include "sm90/tile/fragment.hpp"
+#include "sm90/tile/panel.cuh"
 
 namespace foveal::sm90 {
 
@@ -17,23 +18,22 @@ struct RowScale {
 };
 
 // kPanels 64-column panels of O, from kFirst on, to this warp's rows of `staging`, which is laid out as a tile of
-// panels (gemm.cuh).
+// panels (panel.cuh).
 template <DType kType, int32_t kFirst, int32_t kPanels, int32_t kOut>
 __device__ __forceinline__ void stage_panels(uint16_t* staging, int32_t warp, int32_t lane, const float (&o)[kOut],
                                              RowScale scale) {
-    using Format = Rounded<kType>;
-    const auto round = [&](int32_t i, int32_t r) {
-        const auto pair = Format::pack(o[i] * scale.of[r], o[i + 1] * scale.of[r]);
-        return reinterpret_cast<const uint32_t&>(pair);
+    const auto round = [&](int32_t r, int32_t column) {
+        const int32_t i = Fragment::index(r, column);
+        return Format<kType>::pack(o[i] * scale.of[r], o[i + 1] * scale.of[r]);
     };
     const auto base = ptx::shared_address(staging);
     const int32_t row = warp * kWarpRows + lane % 16;  // lanes 0-15 address the left 8 columns, 16-31 the right
 #pragma unroll
     for (int32_t c = 0; c < kPanels * 4; ++c) {  // 16 columns a time
         const uint32_t panel = static_cast<uint32_t>(c / 4) * kWarpgroupRows * 128;
-        const int32_t i = (kFirst * 4 + c) * 8;
-        ptx::stmatrix_x4(base + panel + swizzled(row, c % 4 * 2 + lane / 16), round(i, 0), round(i + 2, 1),
-                         round(i + 4, 0), round(i + 6, 1));
+        const int32_t column = kFirst * kPanelColumns + c * 16;
+        ptx::stmatrix_x4(base + panel + swizzled(row, c % 4 * 2 + lane / 16), round(0, column), round(1, column),
+                         round(0, column + 8), round(1, column + 8));
     }
 }
 
@@ -75,11 +75,11 @@ __device__ __forceinline__ void store_panels(const uint16_t* staging, int32_t wa
 // The log-sum-exp of two of the warp's rows, the thread's.
 __device__ __forceinline__ void store_lse(const ForwardParams& params, const Work& work, const RowGroup& group,
                                           int32_t lane, const float (&lse)[2]) {
-    if (lane % 4 != 0) return;
+    if (Fragment::first_column(lane) != 0) return;
     float* out = params.lse + work.batch * params.lse_batch_stride + group.head * params.lse_head_stride + work.first_q;
 #pragma unroll
     for (int32_t r = 0; r < 2; ++r) {
-        const int32_t row = group.query + lane / 4 + 8 * r;
+        const int32_t row = group.query + Fragment::first_row(lane) + Fragment::kRowDistance * r;
         if (row < work.len_q) out[row] = lse[r];
     }
 }

@@ -32,7 +32,7 @@
 #include "sm90/forward/shared.cuh"
 #include "sm90/forward/tiles.hpp"
 #include "sm90/ptx/warp.cuh"
-#include "sm90/tile/product.cuh"
+#include "sm90/tile/uniform.cuh"
 
 namespace foveal::sm90 {
 

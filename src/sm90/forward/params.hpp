@@ -2,39 +2,14 @@
 #pragma once
 
 #include <cstdint>
-#include <numbers>
 
 #include "problem/mask.hpp"
 #include "sm90/forward/schedule.hpp"
-#include "sm90/scores/softcap.hpp"
+#include "sm90/scores/options.hpp"
 
 struct CUtensorMap_st;  // of cuda.h, which plans do without
 
 namespace foveal::sm90 {
-
-inline constexpr double kLog2E = std::numbers::log2e;  // exponents are in base 2
-
-// A matrix with a value for each score, [b|1, h_q|1, s_q, s_k]; strides in elements, 0 where a dimension is shared.
-struct ScoreMatrix {
-    const void* data;  // null: absent
-    int64_t batch_stride, row_stride, head_stride;
-    bool in_groups;  // every group (score_groups.hpp) of a row is in the matrix and aligned
-};
-
-// What only variants that change the scores read (scores.cuh).
-struct ScoreOptions {
-    float scale;
-    float softcap;       // 0: none
-    float cap_argument;  // scale / softcap
-    SoftcapPolynomial cap;
-    bool last_keys_first;       // K/V blocks in descending order
-    const float* alibi_slopes;  // [h_q] or [b, h_q], or null
-    int64_t alibi_batch_stride;
-    bool only_alibi;  // no other option of the scores
-    ScoreMatrix bias;
-    bool bias_is_f32;  // else of q's type
-    ScoreMatrix mask;  // bytes
-};
 
 struct ForwardParams {
     int32_t batch;

@@ -23,18 +23,18 @@ __device__ __forceinline__ void load_tile(uint16_t* tile, const CUtensorMap& map
 }
 
 // The w-th 64 rows of Q: in one box a panel, or, packed, 16 at a time; by one thread.
-template <ForwardConfig kConfig>
+template <int32_t kHeadDim>
 __device__ __forceinline__ void load_queries(uint16_t* tile, const ForwardMaps& maps, uint64_t& barrier,
                                              const Work& work, int32_t w) {
     const bool packed = work.heads_log2 > 0;
     const CUtensorMap& map = packed ? maps.packed_q : maps.q;
-    ptx::mbarrier_arrive_expect_tx(barrier, kConfig.tile.query_bytes());
+    ptx::mbarrier_arrive_expect_tx(barrier, kWarpgroupRows * kHeadDim * 2);
 #pragma unroll 1
     for (int32_t i = 0; i < (packed ? kWarpgroupWarps : 1); ++i) {
         const int32_t row = work.first_q + work.query_of(w * kWarpgroupWarps + i),
                       head = work.head_of(w * kWarpgroupWarps + i);
 #pragma unroll
-        for (int32_t panel = 0; panel < kConfig.tile.head_dim / kPanelColumns; ++panel)
+        for (int32_t panel = 0; panel < kHeadDim / kPanelColumns; ++panel)
             ptx::tensor_load(tile + (panel * kWarpgroupRows + i * kWarpRows) * kPanelColumns, map, barrier,
                              panel * kPanelColumns, row, head, work.batch);
     }
@@ -43,9 +43,9 @@ __device__ __forceinline__ void load_queries(uint16_t* tile, const ForwardMaps& 
 // The tile in a slot, once it is there.
 template <ForwardConfig kConfig>
 __device__ __forceinline__ Work next_work(Shared<kConfig>& shared, RingPosition<kWorkSlots> works) {
-    ptx::mbarrier_wait(shared.work_full[works.slot], works.parity);
+    shared.work_ring.wait_full(works);
     const Work work = shared.work[works.slot];
-    ptx::mbarrier_arrive(shared.work_free[works.slot]);  // every thread for itself: racecheck follows no warp
+    ptx::mbarrier_arrive(shared.work_ring.free[works.slot][0]);  // every thread for itself: racecheck follows no warp
     return work;
 }
 
@@ -59,7 +59,7 @@ __device__ __forceinline__ void for_each_block(Shared<kConfig>& shared, const Fo
         if (work.computed == 0) return;
         const Range visit = work.blocks.visit;
         for (int32_t step = visit.begin; step < visit.end; ++step, ring.advance())
-            load(work, block_of_step<kConfig>(params, visit, step), ring);
+            load(work, block_of_step<work_traits_of(kConfig)>(params, visit, step), ring);
     }
 }
 
@@ -68,24 +68,21 @@ __device__ __forceinline__ void produce_k(Shared<kConfig>& shared, const Forward
                                           const ForwardParams& params) {
     constexpr ForwardTile kTile = kConfig.tile;
     for_each_block(shared, params, [&](const Work& work, int32_t block, auto ring) {
-        ptx::mbarrier_wait(shared.k_free[ring.slot], ring.parity ^ 1);
+        shared.k_ring.wait_free(ring);
         if (ptx::elect_sync())
-            load_tile<kTile.keys, kTile.head_dim>(shared.k[ring.slot], maps.k, shared.k_full[ring.slot],
+            load_tile<kTile.keys, kTile.head_dim>(shared.k[ring.slot], maps.k, shared.k_ring.full[ring.slot][0],
                                                   work.first_k + block * kTile.keys, work.head_k, work.batch);
         __syncwarp();
     });
 }
 
-// Rows [first_row, keys) of a V block in shared memory, all panels.
-template <ForwardConfig kConfig>
+// Rows [first_row, kRows) of a tile of panels, of kColumns columns.
+template <int32_t kRows, int32_t kColumns>
 __device__ __forceinline__ void zero_rows(uint16_t* tile, int32_t first_row) {
-    constexpr ForwardTile kTile = kConfig.tile;
-    constexpr int32_t kRowVectors = kPanelColumns * 2 / sizeof(uint4);
     const int32_t lane = static_cast<int32_t>(threadIdx.x) % 32;
-    for (int32_t panel = 0; panel < kTile.head_dim_v / kPanelColumns; ++panel) {
-        auto* rows = reinterpret_cast<uint4*>(tile + panel * kTile.keys * kPanelColumns);
-        for (int32_t i = first_row * kRowVectors + lane; i < kTile.keys * kRowVectors; i += 32)
-            rows[i] = uint4{0, 0, 0, 0};
+    for (int32_t panel = 0; panel < kColumns / kPanelColumns; ++panel) {
+        auto* rows = reinterpret_cast<uint4*>(tile + panel * kRows * kPanelColumns);
+        for (int32_t i = first_row * kRowVectors + lane; i < kRows * kRowVectors; i += 32) rows[i] = uint4{0, 0, 0, 0};
     }
 }
 
@@ -99,8 +96,8 @@ __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const Forward
         // The copy engine fills with zeros past the tensor, but not past the sequence.
         const bool has_stray_rows =
             row + kTile.keys > work.band.len_k && work.first_k + work.band.len_k < params.mapped_rows_k;
-        ptx::mbarrier_wait(shared.v_free[ring.slot], ring.parity ^ 1);
-        uint64_t& landed = has_stray_rows ? shared.v_landed : shared.v_full[ring.slot];
+        shared.v_ring.wait_free(ring);
+        uint64_t& landed = has_stray_rows ? shared.v_landed : shared.v_ring.full[ring.slot][0];
         if (ptx::elect_sync())
             load_tile<kTile.keys, kTile.head_dim_v>(shared.v[ring.slot], maps.v, landed, work.first_k + row,
                                                     work.head_k, work.batch);
@@ -108,10 +105,10 @@ __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const Forward
         if (!has_stray_rows) return;
         ptx::mbarrier_wait(shared.v_landed, landing.parity);
         landing.advance();
-        zero_rows<kConfig>(shared.v[ring.slot], max_i32(work.band.len_k - row, 0));
+        zero_rows<kTile.keys, kTile.head_dim_v>(shared.v[ring.slot], max_i32(work.band.len_k - row, 0));
         ptx::fence_proxy_async();
         __syncwarp();
-        if (ptx::elect_sync()) ptx::mbarrier_arrive(shared.v_full[ring.slot]);
+        if (ptx::elect_sync()) ptx::mbarrier_arrive(shared.v_ring.full[ring.slot][0]);
         __syncwarp();
     });
 }
@@ -124,11 +121,11 @@ __device__ __forceinline__ void produce_q(Shared<kConfig>& shared, const Forward
     for (;; ring.advance(), works.advance()) {
         const Work work = next_work(shared, works);
         for (int32_t w = 0; w < kTile.query_tiles(); ++w) {
-            ptx::mbarrier_wait(shared.q_free[ring.slot][w], ring.parity ^ 1);
+            shared.q_ring.wait_free(ring, w);
             if (ptx::elect_sync()) {
-                uint64_t& full = shared.q_full[ring.slot][w];
+                uint64_t& full = shared.q_ring.full[ring.slot][w];
                 if ((work.computed >> w & 1) != 0)
-                    load_queries<kConfig>(shared.q[ring.slot][w], maps, full, work, w);
+                    load_queries<kTile.head_dim>(shared.q[ring.slot][w], maps, full, work, w);
                 else
                     ptx::mbarrier_arrive(full);
             }

@@ -16,7 +16,7 @@
 #include <cstdint>
 
 #include "problem/mask.hpp"
-#include "sm90/forward/tiles.hpp"
+#include "sm90/tile/warpgroup.hpp"
 
 namespace foveal::sm90 {
 
@@ -54,6 +54,8 @@ FOVEAL_HOST_DEVICE int32_t head_in_tile(int32_t g, int32_t heads_log2) { return 
 FOVEAL_HOST_DEVICE int32_t queries_of_warpgroup(int32_t heads_log2) {
     return max_i32(kWarpRows, kWarpgroupRows >> heads_log2);
 }
+
+inline constexpr int32_t kMaxBundles = 64;  // of CTAs, that take tiles of a varlen batch together (balance.cuh)
 
 // What the order needs to know of a tile.
 struct TileShape {

@@ -5,11 +5,11 @@
 #include <cstdint>
 
 #include "sm90/forward/shared.cuh"
-#include "sm90/forward/softmax.cuh"
 #include "sm90/forward/tiles.hpp"
 #include "sm90/ptx/mbarrier.cuh"
 #include "sm90/ptx/tensor_copy.cuh"
 #include "sm90/ptx/warp.cuh"
+#include "sm90/tile/format.cuh"
 
 namespace foveal::sm90 {
 
@@ -22,21 +22,13 @@ __device__ __forceinline__ void initialise_barriers(Shared<kConfig>& shared) {
     constexpr uint32_t kConsumerWarps = kTile.consumers * kWarpgroupWarps;
     constexpr uint32_t kWorkReaders = 3 * 32 + kTile.consumers * kWarpgroupThreads;
     for (int32_t i = 0; i < kTile.query_buffers; ++i)
-        for (int32_t w = 0; w < kTile.query_tiles(); ++w) {
-            ptx::mbarrier_init(shared.q_full[i][w], 1);
-            ptx::mbarrier_init(shared.q_free[i][w], kTile.shares_rows ? kConsumerWarps : kWarpgroupWarps);
-        }
+        shared.q_ring.initialise(i, 1, kTile.shares_rows ? kConsumerWarps : kWarpgroupWarps);
     for (int32_t i = 0; i < kTile.stages; ++i) {
-        ptx::mbarrier_init(shared.k_full[i], 1);
-        ptx::mbarrier_init(shared.k_free[i], kConsumerWarps);
-        ptx::mbarrier_init(shared.v_full[i], 1);
-        ptx::mbarrier_init(shared.v_free[i], kConsumerWarps);
+        shared.k_ring.initialise(i, 1, kConsumerWarps);
+        shared.v_ring.initialise(i, 1, kConsumerWarps);
     }
     ptx::mbarrier_init(shared.v_landed, 1);
-    for (int32_t i = 0; i < kWorkSlots; ++i) {
-        ptx::mbarrier_init(shared.work_full[i], 32);
-        ptx::mbarrier_init(shared.work_free[i], kWorkReaders);
-    }
+    for (int32_t i = 0; i < kWorkSlots; ++i) shared.work_ring.initialise(i, kWarpThreads, kWorkReaders);
     ptx::fence_mbarrier_init();
 }
 
@@ -46,7 +38,7 @@ __device__ __forceinline__ void fill_ones(Shared<kConfig>& shared) {
     if constexpr (kConfig.tile.sums_in_product) {
         constexpr int32_t kThreads = kConfig.tile.consumers * kWarpgroupThreads;
         for (int32_t i = static_cast<int32_t>(threadIdx.x) % kThreads; i < kOnesRows * kPanelColumns; i += kThreads)
-            shared.ones[i] = Rounded<kConfig.dtype>::kOneBits;
+            shared.ones[i] = Format<kConfig.dtype>::kOneBits;
         ptx::fence_proxy_async();
     }
 }
@@ -63,7 +55,7 @@ __device__ __forceinline__ void await_kernel_before() {
 // ended.
 template <ForwardConfig kConfig>
 __device__ __forceinline__ void await_set_up() {
-    ptx::barrier_sync(0, kConfig.tile.threads());
+    ptx::barrier_sync(kSetUpBarrier, kConfig.tile.threads());
     await_kernel_before();
 }
 

@@ -6,10 +6,23 @@
 #include "sm90/forward/balance.cuh"
 #include "sm90/forward/tiles.hpp"
 #include "sm90/forward/work.cuh"
+#include "sm90/tile/pipeline.cuh"
 
 namespace foveal::sm90 {
 
 inline constexpr int32_t kOnesRows = 16;  // k of one wgmma
+
+FOVEAL_HOST_DEVICE constexpr WorkTraits work_traits_of(const ForwardConfig& config) {
+    return {config.tile.rows(), config.tile.keys, !config.tile.dense_only, config.has_options()};
+}
+
+// Barriers by number, of which a CTA has 16: after that of all its threads one for the turn of each consumer at the
+// tensor cores, and one for the votes of each.
+enum NamedBarrier : int32_t { kSetUpBarrier = 0, kFirstTurnBarrier = 1 };
+__device__ __forceinline__ int32_t turn_barrier(int32_t warpgroup) { return kFirstTurnBarrier + warpgroup; }
+__device__ __forceinline__ int32_t vote_barrier(int32_t consumers, int32_t warpgroup) {
+    return kFirstTurnBarrier + consumers + warpgroup;
+}
 
 template <ForwardConfig kConfig>
 struct Shared {
@@ -18,16 +31,15 @@ struct Shared {
     uint16_t k[kTile.stages][kTile.keys * kTile.head_dim];
     uint16_t v[kTile.stages][kTile.keys * kTile.head_dim_v];
     uint16_t out[kTile.consumers][kTile.staged_panels * kWarpgroupRows * kPanelColumns];
-    uint64_t q_full[kTile.query_buffers][kTile.query_tiles()], q_free[kTile.query_buffers][kTile.query_tiles()];
-    uint64_t k_full[kTile.stages], k_free[kTile.stages];
-    uint64_t v_full[kTile.stages], v_free[kTile.stages];
+    Ring<kTile.query_buffers, kTile.query_tiles()> q_ring;
+    Ring<kTile.stages> k_ring, v_ring;
     uint64_t v_landed;  // a V block that still has rows to be zeroed
-    uint64_t work_full[kWorkSlots], work_free[kWorkSlots];
+    Ring<kWorkSlots> work_ring;
     Work work[kWorkSlots];
     RowGroup row_groups[kWorkSlots][kTile.row_groups()];
     RankedTiles ranked_tiles;
     OwnWork own_work[kWorkSlots][kTile.has_own_blocks() ? kTile.query_tiles() : 1];
-    // Beside V, so that the product sums P (gemm.cuh).
+    // Beside V, so that the product sums P (product.cuh).
     alignas(kTile.sums_in_product ? 1024 : 2) uint16_t ones[kTile.sums_in_product ? kOnesRows * kPanelColumns : 1];
 };
 

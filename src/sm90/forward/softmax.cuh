@@ -14,63 +14,16 @@
 // and only log2(e) is left.)
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+#include <cstdint>
 
-#include "sm90/forward/tiles.hpp"
+#include "sm90/forward/softmax_range.hpp"
 #include "sm90/ptx/warp.cuh"
-#include "sm90/ptx/wgmma.cuh"
 #include "sm90/scores/mask.hpp"
+#include "sm90/tile/format.cuh"
+#include "sm90/tile/fragment.hpp"
+#include "sm90/tile/row.cuh"
 
 namespace foveal::sm90 {
-
-// How far a row may grow before it is corrected: limits of its sum, of a far row's (below) where the threads sum, and,
-// where the product sums, of its P (bits of the 16-bit number).
-template <DType kType>
-struct Rounded;
-
-// bf16 has the exponents of fp32. A row may grow by 48 bits (33 nats) before it is corrected, its sum stays below 1, so
-// that O is finite even where V is at the end of bf16's range, and the 70 bits between 2^-56 and 2^-126 hold every key
-// that counts. (24: 1.13 of FA3's time in place of 0.92 at logits of standard deviation 10; docs/performance-log.md.)
-template <>
-struct Rounded<DType::bf16> {
-    using Pair = __nv_bfloat162;
-    static constexpr uint16_t kOneBits = 0x3F80;
-    static constexpr float kShift = 56.0f;
-    static constexpr float kSumLimit = 0.125f, kFarSumLimit = 0x1p20f;
-    static constexpr uint32_t kLimitBits = (127 - 8) << 7;
-    static constexpr bool kLimitsWholeRow = true;
-    static __device__ __forceinline__ Pair pack(float a, float b) { return __floats2bfloat162_rn(a, b); }
-    // A bf16 is the upper half of an fp32. (__bfloat1622float2 takes two more instructions, nvcc 13.0.)
-    static __device__ __forceinline__ float2 unpack(Pair x) {
-        const uint32_t bits = reinterpret_cast<const uint32_t&>(x);
-        return {__uint_as_float(bits << 16), __uint_as_float(bits & 0xFFFF0000u)};
-    }
-};
-
-// f16 ends at 65504: the largest P starts at 1, as precise as f16 can be, and neither a P nor the sum of a block must
-// pass 2^13. O cannot overflow fp32, so the sum of the whole row is free.
-template <>
-struct Rounded<DType::f16> {
-    using Pair = __half2;
-    static constexpr uint16_t kOneBits = 0x3C00;
-    static constexpr float kShift = 0.0f;
-    static constexpr float kSumLimit = 8192.0f, kFarSumLimit = kSumLimit;
-    static constexpr uint32_t kLimitBits = (15 + 13) << 10;
-    static constexpr bool kLimitsWholeRow = false;
-    static __device__ __forceinline__ Pair pack(float a, float b) { return __floats2half2_rn(a, b); }
-    static __device__ __forceinline__ float2 unpack(Pair x) { return __half22float2(x); }
-};
-
-// Sums over the four lanes that share a row, and their maximum.
-__device__ __forceinline__ float row_sum(float x) {
-    x += __shfl_xor_sync(~0u, x, 1);
-    return x + __shfl_xor_sync(~0u, x, 2);
-}
-__device__ __forceinline__ float row_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
-}
 
 // What a row is normalised by, when it has ended.
 struct RowTotals {
@@ -80,17 +33,13 @@ struct RowTotals {
 };
 
 // The rows of one thread: two, 8 apart. kKeys: keys a block. Arrays over r are indexed by row.
-template <ForwardConfig kConfig>
+template <DType kType, int32_t kKeys, int32_t kOutColumns, bool kSumsInProduct, bool kLse>
 struct Softmax {
-    static constexpr ForwardTile kTile = kConfig.tile;
-    static constexpr int32_t kKeys = kTile.keys;
-    static constexpr bool kLse = kConfig.has_lse();
-    static constexpr bool kSumsInProduct = kTile.sums_in_product;
-    using Format = Rounded<kConfig.dtype>;
-    using Pair = typename Format::Pair;
-    static constexpr int32_t kScores = kKeys / 2;   // of a thread in a block
-    static constexpr int32_t kChunks = kKeys / 16;  // k of one wgmma is 16 keys
-    static constexpr int32_t kOut = kTile.accumulators();
+    using Format = sm90::Format<kType>;
+    using Range = SoftmaxRange<kType>;
+    static constexpr int32_t kScores = Fragment::size(kKeys);
+    static constexpr int32_t kChunks = kKeys / Format::kKstepColumns;
+    static constexpr int32_t kOut = Fragment::size(kOutColumns + (kSumsInProduct ? Fragment::kColumns : 0));
     static constexpr float kLn2 = 0.693147180559945f;
     // Scores beyond it ("far") are spaced more widely than an exponent may be off. Their reference is exactly one of
     // them, without kShift, which would be lost in it; and they are scaled before it is subtracted, since an fma would
@@ -99,7 +48,7 @@ struct Softmax {
     static constexpr uint32_t kMinusZeroBits = 0x80000000;
     // Added to a pair of P, carries into the sign of one beyond its limit; for a thread with a row that has seen no
     // key, of any.
-    static constexpr uint32_t kSigns = 0x80008000, kMargin = kSigns - 0x00010001 * (Format::kLimitBits + 1);
+    static constexpr uint32_t kSigns = 0x80008000, kMargin = kSigns - 0x00010001 * (Range::kLimitBits + 1);
 
     float minus_reference[2];  // -(reference + kShift); -0 while the row has seen no key, and only then
     float limit[2];      // of a row's sum; -1 while it has seen no key: any sum passes it; unless the product sums
@@ -113,12 +62,10 @@ struct Softmax {
                                                 int32_t lane) {
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
-            const uint32_t visible = visible_positions(band, row + 8 * r, first_key, lane);
+            const uint32_t visible = visible_positions(band, row + Fragment::kRowDistance * r, first_key, lane);
 #pragma unroll
-            for (int32_t j = 0; j < kKeys / 8; ++j)
-#pragma unroll
-                for (int32_t e = 0; e < 2; ++e)
-                    if (!((visible >> (2 * j + e)) & 1)) s[4 * j + 2 * r + e] = -INFINITY;
+            for (int32_t n = 0; n < kScores / Fragment::kRows; ++n)
+                if (!((visible >> n) & 1)) s[Fragment::index(r, Fragment::column_of_nth(n))] = -INFINITY;
         }
     }
 
@@ -132,11 +79,11 @@ struct Softmax {
         for (int32_t r = 0; r < 2; ++r) {
             const float top = row_max(thread_max(s, r)) * scale_log2;
             const bool unseen = top == -INFINITY, is_far = fabsf(top) > kFar && !unseen;
-            minus_reference[r] = unseen ? -0.0f : never_minus_zero(-top - (is_far ? 0.0f : Format::kShift));
-            limit[r] = unseen ? -1.0f : is_far ? Format::kFarSumLimit : Format::kSumLimit;
+            minus_reference[r] = unseen ? -0.0f : never_minus_zero(-top - (is_far ? 0.0f : Range::kShift));
+            limit[r] = unseen ? -1.0f : is_far ? Range::kFarSumLimit : Range::kSumLimit;
             sum[r] = 0.0f;
             exact_sum[r] = 0.0f;
-            far |= is_far && 8 * r < rows_left;
+            far |= is_far && Fragment::kRowDistance * r < rows_left;
             if (unseen) margin = kSigns;
         }
         scale = __any_sync(~0u, far) ? 1.0f : scale_log2;
@@ -151,8 +98,8 @@ struct Softmax {
         for (int32_t r = 0; r < 2; ++r) {
             const float top = row_max(thread_max(s, r)) * scale;
             if (!is_unseen(r) || !(fabsf(top) <= kFar)) continue;
-            minus_reference[r] = never_minus_zero(-top - Format::kShift);
-            limit[r] = Format::kSumLimit;
+            minus_reference[r] = never_minus_zero(-top - Range::kShift);
+            limit[r] = Range::kSumLimit;
         }
         margin = is_unseen(0) || is_unseen(1) ? kSigns : kMargin;
     }
@@ -167,7 +114,7 @@ struct Softmax {
     // Scores to exponents, in place.
     __device__ __forceinline__ void shift(float (&s)[kScores]) const {
 #pragma unroll
-        for (int32_t i = 0; i < kScores; ++i) s[i] = fmaf(s[i], scale, minus_reference[(i >> 1) & 1]);
+        for (int32_t i = 0; i < kScores; ++i) s[i] = fmaf(s[i], scale, minus_reference[Fragment::row(i)]);
     }
 
     // P of 16-key chunks [kBegin, kEnd), rounded, as A fragments of the second product. Exponents that are still to be
@@ -190,9 +137,8 @@ struct Softmax {
                 const float2 t = exponents.pair(4 * c + i);
                 const float a = ptx::ex2(t.x), b = ptx::ex2(t.y);
                 exponents.taken(4 * c + i, a);
-                if constexpr (kLse) exact_sum[i & 1] += a + b;
-                const Pair pair = Format::pack(a, b);
-                p[c][i] = reinterpret_cast<const uint32_t&>(pair);
+                if constexpr (kLse) exact_sum[Fragment::row_of_pair(i)] += a + b;
+                p[c][i] = Format::pack(a, b);
             }
     }
 
@@ -204,16 +150,13 @@ struct Softmax {
         for (int32_t i = 0; i < 4 * kCount; ++i) {
             e[2 * i] = ptx::ex2(t[8 * kBegin + 2 * i]);
             e[2 * i + 1] = ptx::ex2(t[8 * kBegin + 2 * i + 1]);
-            if constexpr (kLse) exact_sum[i & 1] += e[2 * i] + e[2 * i + 1];
+            if constexpr (kLse) exact_sum[Fragment::row_of_pair(i)] += e[2 * i] + e[2 * i + 1];
         }
     }
     template <int32_t kBegin, int32_t kCount, int32_t kSize>
     static __device__ __forceinline__ void round(const float (&e)[kSize], uint32_t (&p)[kChunks][4]) {
 #pragma unroll
-        for (int32_t i = 0; i < 4 * kCount; ++i) {
-            const Pair pair = Format::pack(e[2 * i], e[2 * i + 1]);
-            p[kBegin + i / 4][i % 4] = reinterpret_cast<const uint32_t&>(pair);
-        }
+        for (int32_t i = 0; i < 4 * kCount; ++i) p[kBegin + i / 4][i % 4] = Format::pack(e[2 * i], e[2 * i + 1]);
     }
 
     // The totals of the rows as they stand. With sums in the product they are o's, and those of P V up to here.
@@ -229,7 +172,7 @@ struct Softmax {
         }
     }
     static __device__ __forceinline__ float product_sum(const float (&o)[kOut], int32_t r) {
-        return o[kTile.out_columns() / 2 + 2 * r];
+        return o[Fragment::index(r, kOutColumns)];
     }
 
     // Adds a tile's first block.
@@ -251,15 +194,15 @@ struct Softmax {
                 largest = __vimax3_u16x2(largest, p[c][3], p[min_i32(c + 1, kChunks - 1)][0]);
             }
             return ((largest + margin) & kSigns) != 0 ||
-                   (Format::kLimitsWholeRow &&
-                    (product_sum(o, 0) > Format::kSumLimit || product_sum(o, 1) > Format::kSumLimit));
+                   (Range::kLimitsWholeRow &&
+                    (product_sum(o, 0) > Range::kSumLimit || product_sum(o, 1) > Range::kSumLimit));
         }
         bool out_of_range = false;
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
             const float block = block_sum(p, r);
             sum[r] += block;
-            out_of_range |= (Format::kLimitsWholeRow ? sum[r] : block) > limit[r];
+            out_of_range |= (Range::kLimitsWholeRow ? sum[r] : block) > limit[r];
         }
         return out_of_range;
     }
@@ -271,35 +214,35 @@ struct Softmax {
                                             const RowTotals& before, int32_t rows_left) {
         float factor[2];
         bool still_unseen = false;
-        const uint32_t quad = 0xfu << (threadIdx.x % 32 & ~3u);
+        const uint32_t quad = lanes_of_row(threadIdx.x % 32);
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
             // A row does not move for the sake of another: its result must not depend on what that one holds.
-            const bool mine = left_range(p, o, r) && 8 * r < rows_left;
+            const bool mine = left_range(p, o, r) && Fragment::kRowDistance * r < rows_left;
             const bool needed = (__ballot_sync(~0u, mine) & quad) != 0;
             const float top = row_max(thread_max(t, r));
             const bool is_far = fabsf(minus_reference[r] - top) > kFar;
             const bool unseen = is_unseen(r);
-            float distance = top + (is_far ? 0.0f : Format::kShift);
+            float distance = top + (is_far ? 0.0f : Range::kShift);
             if constexpr (kSumsInProduct)
-                if (!is_far && product_sum(o, r) > Format::kSumLimit)
-                    distance = fmaxf(distance, __log2f(product_sum(o, r)) + Format::kShift);
+                if (!is_far && product_sum(o, r) > Range::kSumLimit)
+                    distance = fmaxf(distance, __log2f(product_sum(o, r)) + Range::kShift);
             const bool moves = needed && distance > -INFINITY && (unseen || distance > 0);
             const float step = moves ? distance : 0.0f;
             factor[r] = moves && !unseen ? ptx::ex2(-step) : 1.0f;
             minus_reference[r] = (moves ? 0.0f : -0.0f) + minus_reference[r] - step;  // -0 + x is x, 0 + -0 is 0
-            if (moves) limit[r] = is_far ? Format::kFarSumLimit : Format::kSumLimit;
+            if (moves) limit[r] = is_far ? Range::kFarSumLimit : Range::kSumLimit;
             still_unseen |= unseen && !moves;
             if (__any_sync(~0u, moves && is_far)) scale = 1.0f;
             sum[r] = before.sum[r] * factor[r];
             exact_sum[r] = before.exact_sum[r] * factor[r];
 #pragma unroll
             for (int32_t i = 0; i < kScores; ++i)
-                if (((i >> 1) & 1) == r) t[i] -= step;
+                if (Fragment::row(i) == r) t[i] -= step;
         }
         margin = still_unseen ? kSigns : kMargin;
 #pragma unroll
-        for (int32_t i = 0; i < kOut; ++i) o[i] *= factor[(i >> 1) & 1];
+        for (int32_t i = 0; i < kOut; ++i) o[i] *= factor[Fragment::row(i)];
         probabilities<0, kChunks>(t, p);
         if constexpr (!kSumsInProduct) {
 #pragma unroll
@@ -326,15 +269,15 @@ struct Softmax {
 
    private:
     static __device__ __forceinline__ float thread_max(const float (&s)[kScores], int32_t r) {
-        float top = s[2 * r];
+        float top = s[Fragment::index(r, 0)];
 #pragma unroll
         for (int32_t i = 0; i < kScores; ++i)
-            if (((i >> 1) & 1) == r) top = fmaxf(top, s[i]);
+            if (Fragment::row(i) == r) top = fmaxf(top, s[i]);
         return top;
     }
 
     // Something less kShift, which is -0 only where kShift is 0.
-    static __device__ __forceinline__ float never_minus_zero(float x) { return Format::kShift == 0.0f ? x + 0.0f : x; }
+    static __device__ __forceinline__ float never_minus_zero(float x) { return Range::kShift == 0.0f ? x + 0.0f : x; }
 
     __device__ __forceinline__ bool is_unseen(int32_t r) const {
         return __float_as_uint(minus_reference[r]) == kMinusZeroBits;
@@ -343,12 +286,12 @@ struct Softmax {
     // What add() found, of one row.
     __device__ __forceinline__ bool left_range(const uint32_t (&p)[kChunks][4], const float (&o)[kOut],
                                                int32_t r) const {
-        if constexpr (!kSumsInProduct) return (Format::kLimitsWholeRow ? sum[r] : block_sum(p, r)) > limit[r];
+        if constexpr (!kSumsInProduct) return (Range::kLimitsWholeRow ? sum[r] : block_sum(p, r)) > limit[r];
         uint32_t largest = 0;
 #pragma unroll
-        for (int32_t c = 0; c < kChunks; ++c) largest = __vimax3_u16x2(largest, p[c][r], p[c][r + 2]);
+        for (int32_t c = 0; c < kChunks; ++c) largest = __vimax3_u16x2(largest, p[c][r], p[c][r + Fragment::kRows]);
         return ((largest + kMargin) & kSigns) != 0 ||
-               (Format::kLimitsWholeRow && product_sum(o, r) > Format::kSumLimit) || is_unseen(r);
+               (Range::kLimitsWholeRow && product_sum(o, r) > Range::kSumLimit) || is_unseen(r);
     }
 
     // P is added packed, once, before fp32: a key with the one half a block away, because keys that dominate a row
@@ -361,16 +304,13 @@ struct Softmax {
 #pragma unroll
         for (int32_t c = 0; c < kHalf; ++c)
 #pragma unroll
-            for (int32_t i = r; i < 4; i += 2) {
-                const float2 sums = Format::unpack(__hadd2(pair(p[c][i]), pair(p[c + kHalf][i])));
+            for (int32_t i = 0; i < Fragment::kPairsOfOperand; ++i) {
+                if (Fragment::row_of_pair(i) != r) continue;
+                const float2 sums = Format::unpack(Format::add(p[c][i], p[c + kHalf][i]));
                 total.x += sums.x;
                 total.y += sums.y;
             }
         return total.x + total.y;
-    }
-
-    static __device__ __forceinline__ const Pair& pair(const uint32_t& bits) {
-        return reinterpret_cast<const Pair&>(bits);
     }
 };
 

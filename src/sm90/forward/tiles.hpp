@@ -4,18 +4,12 @@
 #include <cstdint>
 
 #include "problem/forward.hpp"
+#include "sm90/tile/panel.hpp"
+#include "sm90/tile/warpgroup.hpp"
 
 namespace foveal::sm90 {
 
-inline constexpr int32_t kWarpgroupThreads = 128;
-inline constexpr int32_t kWarpgroupRows = 64;  // M of every wgmma
-inline constexpr int32_t kWarpgroupWarps = kWarpgroupThreads / 32;
-inline constexpr int32_t kWarpRows = kWarpgroupRows / kWarpgroupWarps;
-inline constexpr int32_t kPanelColumns = 64;  // 16-bit columns of a 128-byte swizzled row
-inline constexpr int32_t kRegistersPerSm = 65536;
-inline constexpr int32_t kMaxSharedBytes = 232448;
-inline constexpr int32_t kMaxBundles = 64;  // of CTAs, that take tiles of a varlen batch together (balance.cuh)
-inline constexpr int32_t kWorkSlots = 8;    // tiles whose description is published and still read (cursor.cuh)
+inline constexpr int32_t kWorkSlots = 8;  // tiles whose description is published and still read (cursor.cuh)
 
 // Head dimensions that are no multiple of a panel, or smaller than the tile's, are filled up with zeros by the copy
 // engine.

@@ -8,6 +8,13 @@
 
 namespace foveal::sm90 {
 
+// What is known of the kernel's tiles when it is compiled.
+struct WorkTraits {
+    int32_t rows, keys;
+    bool varlen;   // serves varlen batches too
+    bool options;  // serves chunks, and blocks in descending order
+};
+
 // One tile: up to `rows` query rows of one sequence, and the K/V blocks they need. They are of one head or, packed, of
 // up to 2^heads_log2 heads from head_q on (schedule.hpp).
 struct Work {
@@ -52,24 +59,24 @@ __device__ __forceinline__ RowGroup row_group_of(const ForwardParams& params, co
 }
 
 // The band as the variants without options see it: no registers for what is always 0.
-template <ForwardConfig kConfig>
+template <WorkTraits kTraits>
 __device__ __forceinline__ Band known_band(Band band) {
-    if constexpr (!kConfig.has_options()) band.chunk = 0;
+    if constexpr (!kTraits.options) band.chunk = 0;
     return band;
 }
 
 // The K/V block that is visited in step `step` of [visit.begin, visit.end).
-template <ForwardConfig kConfig>
+template <WorkTraits kTraits>
 __device__ __forceinline__ int32_t block_of_step(const ForwardParams& params, Range visit, int32_t step) {
-    if constexpr (kConfig.has_options())
+    if constexpr (kTraits.options)
         if (params.scores.last_keys_first) return visit.begin + visit.end - 1 - step;
     return step;
 }
 
 // Tiles that are only for dense problems leave out what varlen needs.
-template <ForwardConfig kConfig>
+template <WorkTraits kTraits>
 __device__ __forceinline__ bool is_varlen(const ForwardParams& params) {
-    return !kConfig.tile.dense_only && params.cu_seqlens_q != nullptr;
+    return kTraits.varlen && params.cu_seqlens_q != nullptr;
 }
 
 __device__ __forceinline__ int32_t used(const int32_t* seqused, int32_t sequence, int32_t length) {
@@ -77,32 +84,32 @@ __device__ __forceinline__ int32_t used(const int32_t* seqused, int32_t sequence
 }
 
 // Work::computed of a tile that there is.
-template <ForwardConfig kConfig>
+template <WorkTraits kTraits>
 __device__ __forceinline__ uint32_t computed_rows(const ForwardParams& params, const Work& work) {
     const bool all = work.blocks.visit.size() < params.passed_over_blocks;
     uint32_t computed = 0;
 #pragma unroll
-    for (int32_t w = 0; w < kConfig.tile.query_tiles(); ++w)
+    for (int32_t w = 0; w < kTraits.rows / kWarpgroupRows; ++w)
         if (all || work.query_of(w * kWarpgroupWarps) < work.len_q) computed |= 1u << w;
     return computed;
 }
 
 // The place of a tile in its sequence's order, and what it visits there.
-template <ForwardConfig kConfig>
+template <WorkTraits kTraits>
 __device__ __forceinline__ void fill(Work& work, const ForwardParams& params, TilePlace place, int32_t heads_log2,
                                      int32_t len_q, int32_t len_k) {
-    const int32_t queries = kConfig.tile.rows() >> heads_log2;
+    const int32_t queries = kTraits.rows >> heads_log2;
     const int32_t head_in_group = place.head_in_group << heads_log2;
     work.head_q = work.head_k * params.group + head_in_group;
     work.heads = min_i32(1 << heads_log2, params.group - head_in_group);
     work.row = place.row_block * queries;
     work.len_q = len_q;
     work.heads_log2 = heads_log2;
-    work.band = known_band<kConfig>(band_of(params.window, len_q, len_k));
-    work.blocks = blocks_of_rows(work.band, {work.row, min_i32(work.row + queries, len_q)}, kConfig.tile.keys);
+    work.band = known_band<kTraits>(band_of(params.window, len_q, len_k));
+    work.blocks = blocks_of_rows(work.band, {work.row, min_i32(work.row + queries, len_q)}, kTraits.keys);
     // A tile whose rows see no key visits one block, all of it masked, and so writes its zeros.
     if (work.blocks.visit.size() == 0) work.blocks = {{0, 1}, {0, 0}};
-    work.computed = computed_rows<kConfig>(params, work);
+    work.computed = computed_rows<kTraits>(params, work);
 }
 
 // What a sequence of a varlen batch is to the order of its tiles.
@@ -114,9 +121,9 @@ struct SequenceTiles {
 
 // Packed, if that saves tiles enough and all heads are in one section: bundles of CTAs (balance.cuh) then still are
 // whole.
-template <ForwardConfig kConfig>
+template <WorkTraits kTraits>
 __device__ __forceinline__ SequenceTiles tiles_of_sequence(const ForwardParams& params, int32_t len_q, int32_t len_k) {
-    constexpr int32_t kRows = kConfig.tile.rows();
+    constexpr int32_t kRows = kTraits.rows;
     const int32_t heads_log2 = params.heads_log2;
     const int32_t apart = row_blocks_of(len_q, kRows, 0);
     if (heads_log2 == 0 || len_k > params.packed_section_keys) return {0, params.group, apart};
@@ -126,7 +133,7 @@ __device__ __forceinline__ SequenceTiles tiles_of_sequence(const ForwardParams& 
 }
 
 // Tile t of sequence `sequence` of a varlen batch.
-template <ForwardConfig kConfig>
+template <WorkTraits kTraits>
 __device__ __forceinline__ Work work_in_sequence(const ForwardParams& params, int32_t sequence, int32_t t) {
     Work work{};
     work.sequence = sequence;
@@ -135,7 +142,7 @@ __device__ __forceinline__ Work work_in_sequence(const ForwardParams& params, in
     const int32_t len_q = used(params.seqused_q, sequence, params.cu_seqlens_q[sequence + 1] - work.first_q);
     const int32_t len_k = used(params.seqused_k, sequence, params.cu_seqlens_k[sequence + 1] - work.first_k);
     const int32_t in_section = section_units(params.section_keys, len_k, params.heads_k, params.bundle_units);
-    const SequenceTiles tiles = tiles_of_sequence<kConfig>(params, len_q, len_k);
+    const SequenceTiles tiles = tiles_of_sequence<kTraits>(params, len_q, len_k);
     const TileOrder order{params.heads_k,
                           tiles.group,
                           tiles.row_blocks,
@@ -144,13 +151,13 @@ __device__ __forceinline__ Work work_in_sequence(const ForwardParams& params, in
                           params.order.last_rows_first};
     const TilePlace place = tile_place(order, t);
     work.head_k = place.unit;
-    fill<kConfig>(work, params, place, tiles.heads_log2, len_q, len_k);
+    fill<kTraits>(work, params, place, tiles.heads_log2, len_q, len_k);
     return work;
 }
 
 // The tiles of a varlen batch, one sequence after the other; 32 sequences at a time, one a lane. Used by a whole,
 // converged warp.
-template <ForwardConfig kConfig>
+template <WorkTraits kTraits>
 class SequenceWindow {
    public:
     struct Place {
@@ -158,7 +165,7 @@ class SequenceWindow {
     };
 
     __device__ explicit SequenceWindow(const ForwardParams& params) : params_(params) {
-        if (is_varlen<kConfig>(params)) load();
+        if (is_varlen<kTraits>(params)) load();
     }
 
     // Of all tiles, the first after the window.
@@ -196,7 +203,7 @@ class SequenceWindow {
             len_k_ =
                 used(params_.seqused_k, sequence, params_.cu_seqlens_k[sequence + 1] - params_.cu_seqlens_k[sequence]);
         }
-        const SequenceTiles of_sequence = tiles_of_sequence<kConfig>(params_, len_q_, len_k_);
+        const SequenceTiles of_sequence = tiles_of_sequence<kTraits>(params_, len_q_, len_k_);
         int32_t tiles = of_sequence.row_blocks * of_sequence.group * params_.heads_k;
         for (int32_t step = 1; step < 32; step *= 2) {
             const int32_t below = __shfl_up_sync(~0u, tiles, step);

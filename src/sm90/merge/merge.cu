@@ -5,12 +5,10 @@
 //      No other thread reads the row's log-sum-exps, so the merged one may replace one of them.
 //   2. All threads sum the rows' elements, 16 bytes of each part at a time where alignment permits. An element is read
 //      and written by one thread, so the merged row may replace one of the parts.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cmath>
 
 #include "sm90/merge/params.hpp"
+#include "sm90/tile/format.cuh"
 
 namespace foveal::sm90 {
 namespace {
@@ -36,30 +34,9 @@ struct Tile {
     float weight[FOVEAL_MAX_MERGE_PARTS][kMergeTileRows];
 };
 
-template <DType kType>
-struct Element;
-template <>
-struct Element<DType::f32> {
-    using Type = float;
-    static __device__ float widen(float x) { return x; }
-    static __device__ float round(float x) { return x; }
-};
-template <>
-struct Element<DType::bf16> {
-    using Type = __nv_bfloat16;
-    static __device__ float widen(Type x) { return __bfloat162float(x); }
-    static __device__ Type round(float x) { return __float2bfloat16_rn(x); }
-};
-template <>
-struct Element<DType::f16> {
-    using Type = __half;
-    static __device__ float widen(Type x) { return __half2float(x); }
-    static __device__ Type round(float x) { return __float2half_rn(x); }
-};
-
 // Elements that one load brings.
 template <class Config>
-constexpr int32_t kPack = Config::kPacked ? kMergePackBytes / sizeof(typename Element<Config::kIn>::Type) : 1;
+constexpr int32_t kPack = Config::kPacked ? kMergePackBytes / Format<Config::kIn>::kBytes : 1;
 
 template <class Type, int32_t kSize>
 struct alignas(kSize == 1 ? sizeof(Type) : kMergePackBytes) Pack {
@@ -120,11 +97,11 @@ __device__ Type* row_of(const MergeRows& rows, const Place& at) {
 // One pack of row r of the tile, its `c`-th.
 template <class Config>
 __device__ void sum_pack(const MergeParams& params, const Tile& tile, int32_t r, int64_t c) {
-    using In = Element<Config::kIn>;
-    using Out = Element<Config::kOut>;
+    using In = Format<Config::kIn>;
+    using Out = Format<Config::kOut>;
     constexpr int32_t kSize = kPack<Config>;
-    using InPack = Pack<typename In::Type, kSize>;
-    using OutPack = Pack<typename Out::Type, kSize>;
+    using InPack = Pack<typename In::Element, kSize>;
+    using OutPack = Pack<typename Out::Element, kSize>;
     const Place& at = tile.place[r];
 
     float sum[kSize] = {};
@@ -135,7 +112,7 @@ __device__ void sum_pack(const MergeParams& params, const Tile& tile, int32_t r,
 #pragma unroll
         for (int32_t j = 0; j < kLoadsAtOnce; ++j) {
             const int32_t part = min(n + j, params.parts - 1);
-            values[j] = reinterpret_cast<const InPack*>(row_of<typename In::Type>(params.part[part], at))[c];
+            values[j] = reinterpret_cast<const InPack*>(row_of<typename In::Element>(params.part[part], at))[c];
             weight[j] = n + j < params.parts ? tile.weight[part][r] : kCountsNothing;
         }
 #pragma unroll
@@ -147,7 +124,7 @@ __device__ void sum_pack(const MergeParams& params, const Tile& tile, int32_t r,
     OutPack merged;
 #pragma unroll
     for (int32_t i = 0; i < kSize; ++i) merged.element[i] = Out::round(sum[i]);
-    reinterpret_cast<OutPack*>(row_of<typename Out::Type>(params.merged, at))[c] = merged;
+    reinterpret_cast<OutPack*>(row_of<typename Out::Element>(params.merged, at))[c] = merged;
 }
 
 // Step 2.

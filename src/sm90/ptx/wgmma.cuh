@@ -2,8 +2,8 @@
 // PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions":
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#asynchronous-warpgroup-level-matrix-instructions
 //
-// Thread t of the warpgroup holds of D: row 16 * (t / 32) + t % 32 / 4 + 8 * r, column 8 * j + 2 * (t % 4) + e in
-// d[4 * j + 2 * r + e]. An accumulator may be read only after wgmma_wait and a pin() behind it.
+// Which element of D a register holds: tile/fragment.hpp. An accumulator may be read only after wgmma_wait_group and a
+// pin() behind it.
 #pragma once
 
 #include <cstdint>

@@ -1,35 +1,21 @@
-// What a bias or a boolean mask, [b|1, h_q|1, s_q, s_k], says of a thread's scores, which are laid out as a wgmma
-// accumulator (ptx/wgmma.cuh): two neighbouring columns of every eight, in two rows.
+// What a bias or a boolean mask, [b|1, h_q|1, s_q, s_k], says of a thread's scores: two neighbouring columns of
+// every eight, in two rows (tile/fragment.hpp).
 //
 // Read one by one, a line of the cache is asked for up to sixteen times, and that takes longer than both products
 // (docs/performance-log.md, 61 and 65). So a lane reads a group of neighbours at once, where that can be done, and
 // lanes that share a row exchange what the others need (ScoreElements). A bias alone comes by way of shared memory,
-// ahead of the scores (StagedElements).
+// ahead of the scores (staged_bias.cuh).
 #pragma once
-
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 
 #include <cstdint>
 #include <type_traits>
 
-#include "sm90/forward/params.hpp"
-#include "sm90/forward/tiles.hpp"
-#include "sm90/ptx/async_copy.cuh"
-#include "sm90/ptx/tensor_copy.cuh"
-#include "sm90/ptx/warp.cuh"
 #include "sm90/scores/matrix_vectors.hpp"
-#include "sm90/tile/product.cuh"
+#include "sm90/scores/options.hpp"
+#include "sm90/tile/format.cuh"
+#include "sm90/tile/fragment.hpp"
 
 namespace foveal::sm90 {
-
-template <DType kType>
-__device__ __forceinline__ float2 unpack_pair(uint32_t pair) {
-    if constexpr (kType == DType::f16)
-        return __half22float2(reinterpret_cast<const __half2&>(pair));
-    else  // a bf16 is the upper half of an fp32
-        return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u)};
-}
 
 // Groups: Octet<T> of 16-bit elements, and Quartet of bytes.
 //   kSpan                 columns that the four lanes of a row read together
@@ -63,7 +49,7 @@ class Octet {
 
     __device__ __forceinline__ float2 pair(int32_t p) const {
         constexpr DType kType = std::is_same_v<T, __half> ? DType::f16 : DType::bf16;
-        return unpack_pair<kType>(pairs_[p]);
+        return Format<kType>::unpack(pairs_[p]);
     }
 
    private:
@@ -111,44 +97,6 @@ class Quartet {
     uint32_t bytes_;
 };
 
-// Of a matrix of 16-bit elements, a warp's 16 rows of a block, in the warp's rows of a tile of panels in shared memory
-// (gemm.cuh): there before the scores are, and read in their layout.
-template <int32_t kKeys>
-class StagedElements {
-    static constexpr int32_t kRowChunks = kKeys / 8;         // of 16 bytes
-    static constexpr int32_t kRowsAtOnce = 32 / kRowChunks;  // that the lanes of a warp copy
-
-   public:
-    __device__ __forceinline__ StagedElements(uint16_t* staging, int32_t warp, int32_t lane)
-        : base_(ptx::shared_address(staging)), first_row_(warp * kWarpRows), lane_(lane) {}
-
-    // data: from the warp's first row and the block's first column on. rows, columns: that there are from there on; the
-    // others become zeros.
-    __device__ __forceinline__ void fetch(const uint16_t* data, int64_t row_stride, int32_t rows,
-                                          int32_t columns) const {
-        const int32_t chunk = lane_ % kRowChunks;
-        const uint32_t panel = base_ + static_cast<uint32_t>(chunk / 8) * kWarpgroupRows * 128;
-#pragma unroll
-        for (int32_t i = 0; i < kWarpRows; i += kRowsAtOnce) {
-            const int32_t row = i + lane_ / kRowChunks;
-            ptx::copy_async(panel + swizzled(first_row_ + row, chunk % 8), data + row * row_stride + chunk * 8,
-                            row < rows && chunk * 8 < columns);
-        }
-    }
-
-    // The pairs of 16 columns: of the thread's two rows in eight columns, then in the next eight.
-    __device__ __forceinline__ void read(int32_t columns, uint32_t (&pairs)[4]) const {
-        const int32_t chunk = columns % 4 * 2 + lane_ / 16;
-        ptx::ldmatrix_x4(base_ + static_cast<uint32_t>(columns / 4) * kWarpgroupRows * 128 +
-                             swizzled(first_row_ + lane_ % 16, chunk),
-                         pairs);
-    }
-
-   private:
-    const uint32_t base_;
-    const int32_t first_row_, lane_;
-};
-
 // A thread's scores of a block, and the part of a matrix that belongs to the block.
 template <class T, int32_t kScores>
 class ScoreElements {
@@ -161,7 +109,7 @@ class ScoreElements {
           in_groups_(matrix.in_groups),
           rows_(rows),
           columns_(columns),
-          quarter_(lane % 4) {}
+          quarter_(lane % Fragment::kRowLanes) {}
 
     // s[i] = combine(s[i], its element); past the end, `neutral` in place of one.
     template <class Combine>
@@ -182,16 +130,17 @@ class ScoreElements {
 #pragma unroll
         for (int32_t span = 0; span < 2 * kScores / Group::kSpan; ++span)
 #pragma unroll
-            for (int32_t r = 0; r < 2; ++r) {
+            for (int32_t r = 0; r < Fragment::kRows; ++r) {
                 const int32_t column = span * Group::kSpan + first;
                 Group group;
                 group.fill(neutral);
-                if (8 * r < rows_ && column < columns_) group.load(data_ + 8 * r * row_stride_ + column);
+                if (Fragment::kRowDistance * r < rows_ && column < columns_)
+                    group.load(data_ + Fragment::kRowDistance * r * row_stride_ + column);
                 group.exchange(quarter_);
 #pragma unroll
                 for (int32_t p = 0; p < Group::kPairs; ++p) {
                     const float2 elements = group.pair(p);
-                    float* score = &s[(span * Group::kPairs + p) * 4 + 2 * r];
+                    float* score = &s[Fragment::index(r, span * Group::kSpan + p * Fragment::kColumns)];
                     score[0] = combine(score[0], elements.x);
                     score[1] = combine(score[1], elements.y);
                 }
@@ -202,24 +151,25 @@ class ScoreElements {
     // without it ptxas (13.0) has all loads under way at once, and spills 200 bytes.
     template <bool kPairs, class Combine>
     __device__ __forceinline__ void apply_few(float (&s)[kScores], T neutral, Combine combine) const {
-        const int32_t first = quarter_ * 2;
-        const T *const row = data_ + first, *const next_row = row + 8 * row_stride_;
+        const int32_t first = Fragment::first_column(quarter_);
+        const T *const row = data_ + first, *const next_row = row + Fragment::kRowDistance * row_stride_;
 #pragma unroll
         for (int32_t span = 0; span < kScores / 16; ++span) {
             if (span * 32 >= columns_) break;
 #pragma unroll
             for (int32_t i = span * 16; i < span * 16 + 16; i += 2) {
-                const int32_t r = i >> 1 & 1, column = (i >> 2) * 8, columns = columns_ - first - column;
+                const int32_t r = Fragment::row(i), column = Fragment::column_offset(i),
+                              columns = columns_ - first - column;
                 const T* from = (r == 0 ? row : next_row) + column;
                 T pair[2] = {neutral, neutral};
                 if constexpr (kPairs) {
-                    if (8 * r < rows_ && columns > 0) {
+                    if (Fragment::kRowDistance * r < rows_ && columns > 0) {
                         const float2 both = __ldg(reinterpret_cast<const float2*>(from));
                         pair[0] = both.x, pair[1] = both.y;
                     }
                 } else {
-                    if (8 * r < rows_ && columns > 0) pair[0] = from[0];
-                    if (8 * r < rows_ && columns > 1) pair[1] = from[1];
+                    if (Fragment::kRowDistance * r < rows_ && columns > 0) pair[0] = from[0];
+                    if (Fragment::kRowDistance * r < rows_ && columns > 1) pair[1] = from[1];
                 }
                 s[i] = combine(s[i], static_cast<float>(pair[0]));
                 s[i + 1] = combine(s[i + 1], static_cast<float>(pair[1]));
