@@ -14,7 +14,7 @@ namespace {
 
 // ForwardPlan's. Where all tiles are alike, it always pays. Else passing over one breaks the overlap of two tiles,
 // which cost 3-10 % on sequences of up to 300 rows, and gains a quarter of a long tile (H100, 2026-11-25:
-// performance-log.md, 50).
+// docs/performance-log, 50).
 int32_t passed_over_blocks(const Problem& p, const sm90::ForwardTile& tile, int32_t heads_log2) {
     const bool all_alike = !p.varlen && p.rows_q <= tile.rows() >> heads_log2;
     return all_alike ? 1 : 4;
@@ -22,11 +22,12 @@ int32_t passed_over_blocks(const Problem& p, const sm90::ForwardTile& tile, int3
 
 // ForwardPlan's: what costs least, and of such the most heads, if that is less than without packing. Fewer tiles cost
 // less, and so do tiles of fewer queries where they visit fewer K/V blocks: under a narrow window, or where a tile's
-// rows are more than a block's keys (H200, 2026-11-28: performance-log.md, 73). Varlen: the most heads, and the kernel
-// decides for each sequence by itself: under softcap a row's rounding follows from the rows that it shares a tile with.
+// rows are more than a block's keys (H200, 2026-11-28: docs/performance-log, 73). Varlen: the most heads, and the
+// kernel decides for each sequence by itself: under softcap a row's rounding follows from the rows that it shares a
+// tile with.
 int32_t packed_heads_log2(const Problem& p, const sm90::ForwardTile& tile) {
     const auto group = static_cast<int32_t>(p.group());
-    const int32_t most = std::min(std::countr_zero(static_cast<uint32_t>(tile.row_groups())),
+    const int32_t most = std::min(std::countr_zero(static_cast<uint32_t>(tile.segments())),
                                   static_cast<int32_t>(std::bit_width(static_cast<uint32_t>(group - 1))));
     if (p.varlen) return most;
     const auto cost = [&](int32_t log2) { return sm90::unit_cost(p, {tile.rows(), tile.keys, log2}); };

@@ -192,7 +192,7 @@ CUtensorMap tensor_map(DType dtype, const MappedTensor& t, int32_t box_rows) {
     const cuuint32_t box[4] = {kPanelColumns, static_cast<cuuint32_t>(box_rows), 1, 1};
     const cuuint32_t element_strides[4] = {1, 1, 1, 1};
     // A box is 128 bytes wide. Fetching 256 at its misses, half of a row of d 128 for the box beside it, made what
-    // waits for DRAM up to 9 % slower (H200, 2026-11-28: docs/performance-log.md, 72).
+    // waits for DRAM up to 9 % slower (H200, 2026-11-28: docs/performance-log, 72).
     CUtensorMap map;
     const CUresult result = driver().encode_tiled(
         &map, dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 4,
@@ -205,10 +205,10 @@ CUtensorMap tensor_map(DType dtype, const MappedTensor& t, int32_t box_rows) {
 }
 
 ScoreMatrix score_matrix(const void* data, const Strides& strides, size_t element_bytes, int64_t columns) {
-    const auto group = static_cast<size_t>(score_group(element_bytes));
+    const auto group = static_cast<size_t>(vector_elements(element_bytes));
     const bool aligned = reinterpret_cast<uintptr_t>(data) % (group * element_bytes) == 0;
     return {data, strides.batch, strides.row, strides.head,
-            aligned && has_whole_groups(strides, columns, element_bytes)};
+            aligned && has_whole_vectors(strides, columns, element_bytes)};
 }
 
 ScoreOptions score_options_of(const Problem& p, const Pointers& pointers) {
@@ -234,7 +234,7 @@ ScoreOptions score_options_of(const Problem& p, const Pointers& pointers) {
 const ForwardPlan& forward_of(const Plan& plan, const Pointers& pointers) {
     const Problem& p = plan.problem;
     const bool copied = !is_bias(plan.forward.choice.variant) ||
-                        score_matrix(pointers.bias, p.bias, bytes_of(p.bias_dtype), p.rows_k).in_groups;
+                        score_matrix(pointers.bias, p.bias, bytes_of(p.bias_dtype), p.rows_k).in_vectors;
     return copied ? plan.forward : plan.unaligned_bias;
 }
 
@@ -245,7 +245,7 @@ ForwardParams params_of(const Problem& p, const ForwardPlan& forward, const Poin
     params.rows_k = static_cast<int32_t>(p.rows_k);
     params.mapped_rows_k = params.rows_k > 0 ? params.rows_k : 1;
     params.heads_k = static_cast<int32_t>(p.heads_k);
-    params.group = static_cast<int32_t>(p.group());
+    params.heads_per_kv = static_cast<int32_t>(p.group());
     params.window = p.window();
     params.scale_log2 = static_cast<float>(static_cast<double>(p.scale) * kLog2E);
     const OrderChoice& order = forward.order;
@@ -260,7 +260,7 @@ ForwardParams params_of(const Problem& p, const ForwardPlan& forward, const Poin
     params.packed_section_keys = order.section_keys / params.heads_k;
     params.order.last_rows_first = forward.last_rows_first;
     params.bundle = order.bundle;
-    params.bundle_units = Divisor(std::max(1, order.bundle / std::gcd(order.bundle, params.group)));
+    params.bundle_units = Divisor(std::max(1, order.bundle / std::gcd(order.bundle, params.heads_per_kv)));
     params.passed_over_blocks = forward.passed_over_blocks;
     params.cu_seqlens_q = pointers.cu_seqlens_q;
     params.cu_seqlens_k = pointers.cu_seqlens_k;

@@ -18,7 +18,7 @@ inline constexpr double kLog2E = std::numbers::log2e;  // exponents are in base 
 struct ScoreMatrix {
     const void* data;  // null: absent
     int64_t batch_stride, row_stride, head_stride;
-    bool in_groups;  // every group (score_groups.hpp) of a row is in the matrix and aligned
+    bool in_vectors;  // every vector (matrix_vectors.hpp) of a row is in the matrix and aligned
 };
 
 // What only variants that change the scores read (scores.cuh).
@@ -42,7 +42,7 @@ struct ForwardParams {
     int32_t rows_k;         // dense: s_k; varlen: total_k
     int32_t mapped_rows_k;  // rows of K and V that the tensor map reaches: at least 1
     int32_t heads_k;
-    int32_t group;              // query heads a KV head
+    int32_t heads_per_kv;       // query heads a KV head
     int32_t heads_log2;         // of them, that tiles may hold packed, as a power of two (schedule.hpp)
     int32_t least_saved_tiles;  // varlen: as in ForwardPlan
     Window window;
@@ -77,7 +77,7 @@ struct ForwardParams {
 };
 
 // The tensors as the copy engine sees them. packed_q: in boxes of 16 rows, in place of 64 (which are 1 % faster on
-// short rows, H100, 2026-11-27: docs/performance-log.md, 60).
+// short rows, H100, 2026-11-27: docs/performance-log, 60).
 struct ForwardMaps {
     const CUtensorMap &q, &packed_q, &k, &v, &out;
 };
