@@ -55,7 +55,7 @@ double imbalance_of(const ForwardProblem& p, const OrderChoice& choice) {
     std::vector<double> loads(kGrid);
     double total = 0;
     for (int32_t cta = 0; cta < kGrid; ++cta)
-        for (int32_t turn = 0, t = cta; t < order.tiles(); t = serpentine(++turn, cta, kGrid)) {
+        for (int32_t round = 0, t = cta; t < order.tiles(); t = serpentine(++round, cta, kGrid)) {
             const int32_t row = tile_place(order, t).row_block * kRows;
             const Range visit = kv_range(band, {row, std::min(row + kRows, rows)}, kKeys).visit;
             const double cost = tile_cost(visit, kKeys);
@@ -87,7 +87,7 @@ TEST(Order, NoCtaIsLeftBehind) {
     }
 }
 
-// Of which none of the usual sections makes whole turns: with those alone up to 1.11.
+// Of which none of the usual sections makes whole rounds: with those alone up to 1.11.
 TEST(Order, LengthsThatAreNoPowersOfTwoAreEvenToo) {
     for (const int64_t rows : {2176, 2432, 2944, 3200, 3712, 4736}) {
         const ForwardProblem p = dense(8, rows, 16, 16, FOVEAL_UNLIMITED, 0);

@@ -322,7 +322,7 @@ TEST(Rings, NobodyWaitsForEver) {
             for (const int len_q : {1, 64, 65, 200, 257, 512, 700, 1000})
                 for (const int len_k : {1, 64, 100, 513, 1300})
                     for (const auto& [heads, heads_log2, passed_over_blocks, ascending] : kCourses) {
-                        if (entry.tile.row_groups() % (1 << heads_log2) != 0) continue;
+                        if (entry.tile.segments() % (1 << heads_log2) != 0) continue;
                         const auto tiles = tiles_of(entry.tile, heads, heads_log2, passed_over_blocks, window, len_q,
                                                     len_k, ascending);
                         for (const Tile& tile : tiles)

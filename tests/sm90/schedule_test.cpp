@@ -32,7 +32,7 @@ std::vector<TileOrder> small_orders() {
 }
 
 std::string text_of(const TileOrder& order) {
-    return "units " + std::to_string(order.units) + " group " + std::to_string(order.group) + " row_blocks " +
+    return "units " + std::to_string(order.units) + " group " + std::to_string(order.heads_per_kv) + " row_blocks " +
            std::to_string(order.row_blocks) + " section_units " + std::to_string(order.section_units) + " sections " +
            std::to_string(order.sections);
 }
@@ -43,9 +43,10 @@ TEST(Schedule, EveryTileExactlyOnce) {
         for (int32_t t = 0; t < order.tiles(); ++t) {
             const TilePlace place = tile_place(order, t);
             ASSERT_TRUE(0 <= place.unit && place.unit < order.units) << text_of(order) << " t " << t;
-            ASSERT_TRUE(0 <= place.head_in_group && place.head_in_group < order.group) << text_of(order) << " t " << t;
+            ASSERT_TRUE(0 <= place.head_in_unit && place.head_in_unit < order.heads_per_kv)
+                << text_of(order) << " t " << t;
             ASSERT_TRUE(0 <= place.row_block && place.row_block < order.row_blocks) << text_of(order) << " t " << t;
-            places.insert({place.unit, place.head_in_group, place.row_block});
+            places.insert({place.unit, place.head_in_unit, place.row_block});
         }
         ASSERT_EQ(static_cast<int32_t>(places.size()), order.tiles()) << text_of(order);
     }
@@ -72,7 +73,7 @@ TEST(Schedule, TheFastOrderIsTheOrder) {
         for (int32_t t = 0; t < order.tiles(); ++t) {
             const TilePlace place = tile_place(order, t), same = tile_place(fast, t);
             ASSERT_TRUE(place.section == same.section && place.unit == same.unit &&
-                        place.head_in_group == same.head_in_group && place.row_block == same.row_block)
+                        place.head_in_unit == same.head_in_unit && place.row_block == same.row_block)
                 << text_of(order) << " t " << t;
         }
     }
@@ -137,9 +138,9 @@ TEST(Schedule, SerpentinesCoverEveryTileOnce) {
             for (int32_t cta = 0; cta < grid; ++cta) {
                 int32_t previous = -1;
                 // As the kernel walks: until the first tile past the end.
-                for (int32_t turn = 0;; ++turn) {
-                    const int32_t t = serpentine(turn, cta, grid);
-                    ASSERT_GT(t, previous) << "a later turn must not go back";
+                for (int32_t round = 0;; ++round) {
+                    const int32_t t = serpentine(round, cta, grid);
+                    ASSERT_GT(t, previous) << "a later round must not go back";
                     previous = t;
                     if (t >= tiles) break;
                     ++taken[static_cast<size_t>(t)];

@@ -1,8 +1,8 @@
-// Which tile of each turn a CTA gets in a varlen batch, where tiles differ and the host does not know how.
+// Which tile of each round a CTA gets in a varlen batch, where tiles differ and the host does not know how.
 //
-// A turn is the next gridDim.x tiles of the order (schedule.hpp); of them the dearest goes to the CTA that has computed
-// least so far, and so on. Every CTA plays this through for the whole grid, in a warp of its own and ahead of the
-// computation, and keeps what falls to itself: no counter in global memory, and the same result every time.
+// A round is the next gridDim.x tiles of the order (schedule.hpp); of them the dearest goes to the CTA that has
+// computed least so far, and so on. Every CTA plays this through for the whole grid, in a warp of its own and ahead of
+// the computation, and keeps what falls to itself: no counter in global memory, and the same result every time.
 //
 // It deals in bundles of neighbouring CTAs and as many neighbouring tiles. Those are heads of the same rows, so they
 // cost the same, and heads that share K and V stay side by side.
@@ -15,14 +15,14 @@
 
 namespace foveal::sm90 {
 
-// In shared memory, by rank: a turn's bundles of tiles, cost and number.
+// In shared memory, by rank: a round's bundles of tiles, cost and number.
 struct RankedTiles {
     int32_t costs[kMaxBundles];
     uint8_t numbers[kMaxBundles];
 };
 
 // Used by a whole, converged warp: lane l sees to bundles l and 32 + l. Other warps compute, so what counts is how few
-// instructions a turn needs.
+// instructions a round needs.
 template <WorkTraits kTraits>
 class Balancer {
     static constexpr int32_t kSlots = kMaxBundles / 32, kKeyBits = 6;
@@ -35,9 +35,9 @@ class Balancer {
           window_(params),
           bundles_(static_cast<int32_t>(gridDim.x) / params.bundle) {}
 
-    // The tile that this CTA computes in the next turn. -1: none, nor in a later one.
+    // The tile that this CTA computes in the next round. -1: none, nor in a later one.
     __device__ int32_t next() {
-        const int32_t first_tile = turn_ * static_cast<int32_t>(gridDim.x), lane = ptx::lane_id();
+        const int32_t first_tile = round_ * static_cast<int32_t>(gridDim.x), lane = ptx::lane_id();
         Values costs, ranks;
         find_costs(costs);
         rank_tiles(costs, ranks);
@@ -54,12 +54,12 @@ class Balancer {
         const int32_t mine = cta / params_.bundle, member = cta - mine * params_.bundle;
         const int32_t my_rank = __shfl_sync(~0u, mine < 32 ? ranks[0] : ranks[1], mine % 32);
         const int32_t tiles = ranked_.numbers[my_rank], my_cost = ranked_.costs[my_rank];
-        ++turn_;
+        ++round_;
         return my_cost == 0 ? -1 : first_tile + tiles * params_.bundle + member;
     }
 
    private:
-    // Of the turn's bundles of tiles; 0 past the last. A run is the tiles of one section and row block, which cost the
+    // Of the round's bundles of tiles; 0 past the last. A run is the tiles of one section and row block, which cost the
     // same: lane l works out run l from here on.
     __device__ void find_costs(Values& costs) {
         constexpr int32_t kKeys = kTraits.keys;
@@ -77,7 +77,7 @@ class Balancer {
             const int32_t units =
                 min_i32(section_units(params_.section_keys, len_k, params_.heads_k, params_.bundle_units),
                         params_.heads_k - first_unit_);
-            const int32_t in_run = units * tiles.group / params_.bundle;
+            const int32_t in_run = units * tiles.heads_per_kv / params_.bundle;
             const int32_t left = row_blocks * in_run - dealt_of_section_;
             const int32_t first_run = dealt_of_section_ / in_run, in_first_run = dealt_of_section_ - first_run * in_run;
             const int32_t take = min_i32(min_i32(bundles_ - dealt, left), 32 * in_run - in_first_run);
@@ -166,8 +166,8 @@ class Balancer {
     RankedTiles& ranked_;
     SequenceWindow<kTraits> window_;
     const int32_t bundles_;
-    int32_t turn_ = 0;
-    // Where the next turn begins: the sequence's lane in the window, its section, and bundles of that already dealt.
+    int32_t round_ = 0;
+    // Where the next round begins: the sequence's lane in the window, its section, and bundles of that already dealt.
     int32_t sequence_ = 0, first_unit_ = 0, dealt_of_section_ = 0;
     Values loads_ = {};  // of each bundle of CTAs, above the least
 };

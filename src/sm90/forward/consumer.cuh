@@ -28,14 +28,14 @@ class Consumer {
         Softmax<kConfig.dtype, kTile.keys, kTile.out_columns(), kTile.sums_in_product, kConfig.has_lse()>;
     using ScoreOf = Scores<kConfig.dtype, kTile.keys, kConfig.has_softcap()>;
     static constexpr WorkTraits kTraits = work_traits_of(kConfig);
-    static constexpr int32_t kChunks = PV::kSteps;
+    static constexpr int32_t kKsteps = PV::kSteps;
     // wgmmas before the end of P V at which the turn is passed
-    static constexpr int32_t kEarlyChunks = kChunks - kTile.first_chunks < 2 ? kChunks - kTile.first_chunks : 2;
-    // Chunks of P whose exponentials capped_step() takes before P V has run: more would spill. (Without turns there are
+    static constexpr int32_t kLastKsteps = kKsteps - kTile.first_ksteps < 2 ? kKsteps - kTile.first_ksteps : 2;
+    // Ksteps of P whose exponentials capped_step() takes before P V has run: more would spill. (Without turns there are
     // more warpgroups, with fewer registers each.)
-    static constexpr int32_t kCappedChunks =
-        kTile.takes_turns ? kTile.first_chunks + kTile.early_chunks + (kConfig.has_lse() ? 0 : 1) : kTile.first_chunks;
-    using Exponentials = float[kTile.early_chunks > 0 ? kTile.early_chunks * 8 : 1];
+    static constexpr int32_t kCappedKsteps =
+        kTile.takes_turns ? kTile.first_ksteps + kTile.early_ksteps + (kConfig.has_lse() ? 0 : 1) : kTile.first_ksteps;
+    using Exponentials = float[kTile.early_ksteps > 0 ? kTile.early_ksteps * 8 : 1];
     static constexpr int32_t kOutPanels = kTile.out_columns() / kPanelColumns;
     static constexpr int32_t kTurnThreads = 2 * kWarpgroupThreads;
 
@@ -177,22 +177,22 @@ class Consumer {
         scores_beside_output(i > blocks.visit.begin + 1, i + 1 == blocks.visit.end);
         const RowTotals before = softmax_.totals();
         CappedExponents<kTile.keys> exponents(params_.scores.cap, params_.zero, s_, softmax_.minus_reference);
-        uint32_t early[kChunks][4];  // rounded: more of them fit
+        uint32_t early[kKsteps][4];  // rounded: more of them fit
         ptx::pin(s_);
         ptx::wgmma_wait_group<1>();
-        softmax_.template probabilities_of<0, kTile.first_chunks>(exponents, p_);
-        softmax_.template probabilities_of<kTile.first_chunks, kCappedChunks>(exponents, early);
+        softmax_.template probabilities_of<0, kTile.first_ksteps>(exponents, p_);
+        softmax_.template probabilities_of<kTile.first_ksteps, kCappedKsteps>(exponents, early);
 #pragma unroll
-        for (int32_t c = 0; c < kCappedChunks; ++c) ptx::pin(c < kTile.first_chunks ? p_[c] : early[c]);
+        for (int32_t c = 0; c < kCappedKsteps; ++c) ptx::pin(c < kTile.first_ksteps ? p_[c] : early[c]);
         await_next_keys(i + 1 < blocks.visit.end);
         finish_output(v_slot);
         bool grew = false;
-        if (params_.group > 0) {  // as in last_exponentials()
+        if (params_.heads_per_kv > 0) {  // as in last_exponentials()
 #pragma unroll
-            for (int32_t c = kTile.first_chunks; c < kCappedChunks; ++c)
+            for (int32_t c = kTile.first_ksteps; c < kCappedKsteps; ++c)
 #pragma unroll
                 for (int32_t j = 0; j < 4; ++j) p_[c][j] = early[c][j];
-            softmax_.template probabilities_of<kCappedChunks, kChunks>(exponents, p_);
+            softmax_.template probabilities_of<kCappedKsteps, kKsteps>(exponents, p_);
             grew = softmax_.add(p_, o_);
         }
         if (__any_sync(~0u, grew || exponents.out_of_range())) correct_cap(blocks, before, exponents, grew);
@@ -205,7 +205,7 @@ class Consumer {
             cap_exactly(params_.scores, s_);
             softmax_.shift(s_);
             softmax_.take_back(before);
-            softmax_.template probabilities<0, kChunks>(s_, p_);
+            softmax_.template probabilities<0, kKsteps>(s_, p_);
             grew = softmax_.add(p_, o_);
         } else {
             exponents.store(s_);
@@ -254,7 +254,7 @@ class Consumer {
         shared_.k_ring.release(k_slot);
         free_single_queries(blocks.visit.size() <= 1);
         start_rows(blocks);
-        softmax_.template probabilities<0, kChunks>(s_, p_);
+        softmax_.template probabilities<0, kKsteps>(s_, p_);
         softmax_.add_first(p_);
         if (blocks.visit.size() > 1) shared_.k_ring.wait_full(keys_);
     }
@@ -395,7 +395,7 @@ class Consumer {
     __device__ __forceinline__ bool any_row_past_end() const {
         const int32_t last = (query_tile_ + 1) * kWarpgroupWarps - 1;
         const int32_t slot = work_slots_.slot;
-        return shared_.row_groups[slot][last].query + kWarpRows > shared_.work[slot].len_q;
+        return shared_.segments[slot][last].query + kWarpRows > shared_.work[slot].len_q;
     }
 
     __device__ __forceinline__ bool all_of_warpgroup(bool condition) const {
@@ -416,9 +416,9 @@ class Consumer {
 
     // This warp's rows, in the tile that it is at, or in that of a slot; and this warpgroup's first column of the
     // output.
-    __device__ __forceinline__ const RowGroup& rows() const { return rows_in(work_slots_.slot); }
-    __device__ __forceinline__ const RowGroup& rows_in(int32_t slot) const {
-        return shared_.row_groups[slot][query_tile_ * kWarpgroupWarps + warp_];
+    __device__ __forceinline__ const Segment& rows() const { return rows_in(work_slots_.slot); }
+    __device__ __forceinline__ const Segment& rows_in(int32_t slot) const {
+        return shared_.segments[slot][query_tile_ * kWarpgroupWarps + warp_];
     }
     __device__ __forceinline__ int32_t first_column() const {
         return kTile.shares_rows ? warpgroup_ * kTile.out_columns() : 0;
@@ -429,10 +429,10 @@ class Consumer {
     __device__ __forceinline__ void first_exponentials(Exponentials& early, bool more_blocks) {
         ptx::pin(s_);
         ptx::wgmma_wait_group<1>();
-        softmax_.template probabilities<0, kTile.first_chunks>(s_, p_);
+        softmax_.template probabilities<0, kTile.first_ksteps>(s_, p_);
 #pragma unroll
-        for (int32_t c = 0; c < kTile.first_chunks; ++c) ptx::pin(p_[c]);
-        softmax_.template exponentials<kTile.first_chunks, kTile.early_chunks>(s_, early);
+        for (int32_t c = 0; c < kTile.first_ksteps; ++c) ptx::pin(p_[c]);
+        softmax_.template exponentials<kTile.first_ksteps, kTile.early_ksteps>(s_, early);
         ptx::pin(early);
         await_next_keys(more_blocks);
     }
@@ -455,18 +455,18 @@ class Consumer {
     template <bool kFirstBlock>
     __device__ __forceinline__ bool last_exponentials(const Exponentials& early) {
         // Always so. Without a branch ptxas (13.0) moves exponentials ahead of the wait above, with their P in other
-        // registers, and so needs up to 31 moves more a block (performance-log.md, 12 and 26).
-        if (params_.group <= 0) return false;
-        softmax_.template round<kTile.first_chunks, kTile.early_chunks>(early, p_);
-        softmax_.template probabilities<kTile.first_chunks + kTile.early_chunks, kChunks>(s_, p_);
+        // registers, and so needs up to 31 moves more a block (docs/performance-log, 12 and 26).
+        if (params_.heads_per_kv <= 0) return false;
+        softmax_.template round<kTile.first_ksteps, kTile.early_ksteps>(early, p_);
+        softmax_.template probabilities<kTile.first_ksteps + kTile.early_ksteps, kKsteps>(s_, p_);
         if constexpr (!kFirstBlock) return softmax_.add(p_, o_);
         softmax_.add_first(p_);
         return false;
     }
 
     __device__ __forceinline__ void issue_scores(int32_t k_slot) {
-        constexpr uint32_t kBuffer = kTile.query_tiles() * kTile.query_bytes() / kDescriptorUnit;
-        constexpr uint32_t kStage = kTile.k_bytes() / kDescriptorUnit;
+        constexpr uint32_t kBuffer = kTile.query_tiles() * kTile.query_bytes() / kDescriptorBytes;
+        constexpr uint32_t kStage = kTile.k_bytes() / kDescriptorBytes;
         // With a single buffer all descriptors of Q are invariant, and kept in registers from the kernel's start on
         // (d 512: 250 bytes of spills, nvcc 13.0), unless they come from a value that is not.
         const uint32_t q = kTile.query_buffers == 1 ? uniform(q_descriptor_)
@@ -477,11 +477,11 @@ class Consumer {
     __device__ __forceinline__ void issue_output(int32_t v_slot, bool accumulate) {
         const uint32_t v = PV::advance(v_descriptor_, static_cast<uint32_t>(v_slot * kTile.v_bytes()));
         ptx::wgmma_fence();
-        PV::template issue<0, kTile.first_chunks>(o_, p_, v, accumulate);
+        PV::template issue<0, kTile.first_ksteps>(o_, p_, v, accumulate);
         ptx::wgmma_commit_group();
-        PV::template issue<kTile.first_chunks, kChunks - kEarlyChunks>(o_, p_, v, true);
+        PV::template issue<kTile.first_ksteps, kKsteps - kLastKsteps>(o_, p_, v, true);
         pass_turn();
-        PV::template issue<kChunks - kEarlyChunks, kChunks>(o_, p_, v, true);
+        PV::template issue<kKsteps - kLastKsteps, kKsteps>(o_, p_, v, true);
         ptx::wgmma_commit_group();
     }
 
@@ -582,7 +582,7 @@ class Consumer {
     bool caps_late_ = false;  // the tile's unmasked blocks take capped_step()
     float s_[QK::kScores];
     float o_[kTile.accumulators()];
-    uint32_t p_[kChunks][4];
+    uint32_t p_[kKsteps][4];
 };
 
 }  // namespace foveal::sm90

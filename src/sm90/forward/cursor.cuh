@@ -30,7 +30,7 @@ class WorkCursor {
    private:
     __device__ Work next_of_dense() {
         for (;;) {
-            const int32_t t = next_turn();
+            const int32_t t = next_of_round();
             Work work{};
             if (t >= params_.order.tiles()) return work;
             const TilePlace place = tile_place(params_.order, t);
@@ -47,7 +47,7 @@ class WorkCursor {
 
     // Where tiles are long, they are dealt out by load; else in a serpentine.
     __device__ Work next_of_varlen() {
-        const int32_t t = params_.bundle == 0 ? next_turn() : balancer_.next();
+        const int32_t t = params_.bundle == 0 ? next_of_round() : balancer_.next();
         if (t < 0) return Work{};
         while (t >= window_.end_tile())
             if (!window_.advance()) return Work{};
@@ -55,12 +55,12 @@ class WorkCursor {
         return work_in_sequence<kTraits>(params_, place.sequence, place.tile);
     }
 
-    __device__ int32_t next_turn() {
-        return serpentine(turn_++, static_cast<int32_t>(blockIdx.x), static_cast<int32_t>(gridDim.x));
+    __device__ int32_t next_of_round() {
+        return serpentine(round_++, static_cast<int32_t>(blockIdx.x), static_cast<int32_t>(gridDim.x));
     }
 
     const ForwardParams& params_;
-    int32_t turn_ = 0;
+    int32_t round_ = 0;
     SequenceWindow<kTraits> window_;
     Balancer<kTraits> balancer_;
 };
@@ -91,8 +91,8 @@ __device__ __forceinline__ void produce_work(Shared<kConfig>& shared, const Forw
         is_set_up = true;
         more = work.computed != 0;
         const int32_t g = ptx::lane_id();  // sees to the tile's g-th 16 rows
-        const bool has_rows = more && g < kTile.row_groups();
-        const RowGroup rows = has_rows ? row_group_of(params, work, g) : RowGroup{};
+        const bool has_rows = more && g < kTile.segments();
+        const Segment rows = has_rows ? segment_of(params, work, g) : Segment{};
         shared.work_ring.wait_free(ring);
         if (ptx::elect_sync()) {
             shared.work[ring.slot] = work;
@@ -100,7 +100,7 @@ __device__ __forceinline__ void produce_work(Shared<kConfig>& shared, const Forw
                 for (int32_t w = 0; w < kTile.query_tiles(); ++w)
                     shared.own_work[ring.slot][w] = own_work_of<kTraits>(params, work, w);
         }
-        if (has_rows) shared.row_groups[ring.slot][g] = rows;
+        if (has_rows) shared.segments[ring.slot][g] = rows;
         ptx::mbarrier_arrive(
             shared.work_ring.full[ring.slot][0]);  // every thread for itself: racecheck follows no warp
         __syncwarp();

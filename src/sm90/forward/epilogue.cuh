@@ -41,9 +41,9 @@ __device__ __forceinline__ void stage_panels(uint16_t* staging, int32_t warp, in
 template <int32_t kPanels>
 __device__ __forceinline__ void store_panels(const uint16_t* staging, int32_t warp, int32_t lane,
                                              const CUtensorMap& map, const ForwardParams& params, const Work& work,
-                                             const RowGroup& group, int32_t first_column) {
-    const int32_t rows = work.len_q - group.query;  // of the sequence from here on
-    const int32_t row = work.first_q + group.query, head = group.head;
+                                             const Segment& segment, int32_t first_column) {
+    const int32_t rows = work.len_q - segment.query;  // of the sequence from here on
+    const int32_t row = work.first_q + segment.query, head = segment.head;
     if (rows >= kWarpRows || work.first_q + work.len_q == params.rows_q) {
         // A box that reaches past the tensor is cut by the copy engine.
         ptx::fence_proxy_async();
@@ -57,29 +57,30 @@ __device__ __forceinline__ void store_panels(const uint16_t* staging, int32_t wa
         }
     } else {
         // The box would reach into the next sequence.
-        constexpr int32_t kChunks = kPanels * kPanelColumns / 8;  // of 8 columns, 16 bytes
+        constexpr int32_t kVectors = kPanels * kPanelColumns / 8;  // of 8 columns, 16 bytes
         __syncwarp();
         auto* out = static_cast<uint16_t*>(params.out) + work.batch * params.out_batch_stride +
                     head * params.out_head_stride + first_column;
-        for (int32_t i = lane; i < rows * kChunks; i += 32) {
-            const int32_t r = i / kChunks, chunk = i % kChunks;
-            if (first_column + chunk * 8 >= params.head_dim_v) continue;
-            const auto* panel = reinterpret_cast<const char*>(staging + chunk / 8 * kWarpgroupRows * kPanelColumns);
-            const auto* from = reinterpret_cast<const uint4*>(panel + swizzled(warp * kWarpRows + r, chunk % 8));
-            *reinterpret_cast<uint4*>(out + (row + r) * params.out_row_stride + chunk * 8) = *from;
+        for (int32_t i = lane; i < rows * kVectors; i += 32) {
+            const int32_t r = i / kVectors, vector = i % kVectors;
+            if (first_column + vector * 8 >= params.head_dim_v) continue;
+            const auto* panel = reinterpret_cast<const char*>(staging + vector / 8 * kWarpgroupRows * kPanelColumns);
+            const auto* from = reinterpret_cast<const uint4*>(panel + swizzled(warp * kWarpRows + r, vector % 8));
+            *reinterpret_cast<uint4*>(out + (row + r) * params.out_row_stride + vector * 8) = *from;
         }
     }
     __syncwarp();
 }
 
 // The log-sum-exp of two of the warp's rows, the thread's.
-__device__ __forceinline__ void store_lse(const ForwardParams& params, const Work& work, const RowGroup& group,
+__device__ __forceinline__ void store_lse(const ForwardParams& params, const Work& work, const Segment& segment,
                                           int32_t lane, const float (&lse)[2]) {
     if (Fragment::first_column(lane) != 0) return;
-    float* out = params.lse + work.batch * params.lse_batch_stride + group.head * params.lse_head_stride + work.first_q;
+    float* out =
+        params.lse + work.batch * params.lse_batch_stride + segment.head * params.lse_head_stride + work.first_q;
 #pragma unroll
     for (int32_t r = 0; r < 2; ++r) {
-        const int32_t row = group.query + Fragment::first_row(lane) + Fragment::kRowDistance * r;
+        const int32_t row = segment.query + Fragment::first_row(lane) + Fragment::kRowDistance * r;
         if (row < work.len_q) out[row] = lse[r];
     }
 }

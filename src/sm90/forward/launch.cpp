@@ -52,9 +52,9 @@ constinit cuda::KernelTable<kKernels> kernel_table(kernels(std::make_index_seque
 
 void set_data(ScoreMatrix& matrix, const void* data, DType dtype) {
     const auto bytes = static_cast<size_t>(bytes_of(dtype));
-    const size_t vector_bytes = static_cast<size_t>(score_group(bytes)) * bytes;
+    const size_t vector_bytes = static_cast<size_t>(vector_elements(bytes)) * bytes;
     matrix.data = data;
-    matrix.in_groups = matrix.in_groups && reinterpret_cast<uintptr_t>(data) % vector_bytes == 0;
+    matrix.in_vectors = matrix.in_vectors && reinterpret_cast<uintptr_t>(data) % vector_bytes == 0;
 }
 
 ForwardParams with_pointers(ForwardParams params, const ForwardProblem& p, const ForwardPointers& pointers) {

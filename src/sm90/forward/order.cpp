@@ -16,7 +16,7 @@ constexpr double kFlopsPerSecondOfSm = 700e12 / 132;
 // where it could hide behind computation.
 constexpr double kDramShare = 0.57;
 constexpr double kVisibleReading = 0.08;
-// Of the L2 cache, what K and V may fill and still be found there in the next turn.
+// Of the L2 cache, what K and V may fill and still be found there in the next round.
 constexpr double kResidentShare = 0.7;
 
 // K and V of a section of a varlen batch, whose lengths the host does not know.
@@ -111,7 +111,7 @@ OrderChoice choose_varlen_order(const ForwardProblem& p, const cuda::DeviceTrait
     return choice;
 }
 
-// Foretells how long `grid` CTAs take that walk an order in serpentines: turn by turn, the longer of computing and of
+// Foretells how long `grid` CTAs take that walk an order in serpentines: round by round, the longer of computing and of
 // reading from DRAM; and then for the busiest CTA.
 class Model {
    public:
@@ -137,20 +137,20 @@ class Model {
         double seconds = 0, total_cost = 0, turn_cost = 0, turn_bytes = 0;
         for (int32_t t = 0; t < order.tiles();) {
             const TilePlace place = tile_place(order, t);
-            const int32_t units = order.units_of(place.section), heads = units * order.group;
+            const int32_t units = order.units_of(place.section), heads = units * order.heads_per_kv;
             const int32_t run_end = t + heads - (t - place.section * order.section_tiles()) % heads;
-            const int32_t turn = t / grid_, turn_end = std::min((turn + 1) * grid_, order.tiles());
-            const int32_t end = std::min(run_end, turn_end);
+            const int32_t round = t / grid_, round_end = std::min((round + 1) * grid_, order.tiles());
+            const int32_t end = std::min(run_end, round_end);
             const RowBlock& row_block = row_blocks_[static_cast<size_t>(place.row_block)];
-            // An odd turn runs from the last CTA to the first.
-            const bool back = serpentine(turn, 0, grid_) != turn * grid_;
-            const int32_t first = t - turn * grid_, last = end - turn * grid_;
+            // An odd round runs from the last CTA to the first.
+            const bool back = serpentine(round, 0, grid_) != round * grid_;
+            const int32_t first = t - round * grid_, last = end - round * grid_;
             changes[static_cast<size_t>(back ? grid_ - last : first)] += row_block.cost;
             changes[static_cast<size_t>(back ? grid_ - first : last)] -= row_block.cost;
             turn_cost += row_block.cost * (end - t);
             turn_bytes += dram_bytes(row_block, units) * (end - t);
             t = end;
-            if (t < turn_end) continue;
+            if (t < round_end) continue;
             const double computing = turn_cost / grid_ * seconds_a_key_, reading = turn_bytes * seconds_a_byte_;
             seconds += std::max(computing, reading) + kVisibleReading * reading;
             total_cost += turn_cost;
@@ -164,7 +164,7 @@ class Model {
     // Runs of such an order.
     int64_t runs(int32_t section_units) const { return int64_t{order_.units} / section_units * order_.row_blocks; }
     int32_t units() const { return order_.units; }
-    int32_t unit_tiles() const { return order_.group * order_.row_blocks; }
+    int32_t unit_tiles() const { return order_.heads_per_kv * order_.row_blocks; }
 
    private:
     TileOrder with_sections(int32_t section_units, int32_t least_in_last) const {
@@ -175,11 +175,11 @@ class Model {
     }
 
     // Of one tile: its Q and O, and its share of its unit's K and V. Where a section's K and V do not stay in L2, each
-    // turn reads again what is missing, for all its tiles of the unit together.
+    // round reads again what is missing, for all its tiles of the unit together.
     double dram_bytes(const RowBlock& row_block, int32_t section_units) const {
         const double missing = std::max(0.0, 1 - resident_bytes_ / (section_units * unit_bytes_));
-        const double sharers = std::max<double>(order_.group, static_cast<double>(grid_) / section_units);
-        return tile_bytes_ + key_bytes_ * (row_block.fresh_keys / order_.group +
+        const double sharers = std::max<double>(order_.heads_per_kv, static_cast<double>(grid_) / section_units);
+        return tile_bytes_ + key_bytes_ * (row_block.fresh_keys / order_.heads_per_kv +
                                            missing * (row_block.keys - row_block.fresh_keys) / sharers);
     }
 
@@ -221,7 +221,7 @@ OrderChoice choose_order(const ForwardProblem& p, const cuda::DeviceTraits& trai
     };
     constexpr int32_t kSmallSection = 3;
     set_sections(kSmallSection, 1);
-    // So many turns that no CTA is left behind.
+    // So many rounds that no CTA is left behind.
     if (model.runs(kSmallSection) > kMaxSimulatedRuns) return best;
     double best_seconds = 1e300;
     const auto consider = [&](int32_t section_units, int32_t least_in_last) {
@@ -233,12 +233,12 @@ OrderChoice choose_order(const ForwardProblem& p, const cuda::DeviceTraits& trai
         best.imbalance = forecast.imbalance;
         set_sections(section_units, least_in_last);
     };
-    // The least number of units whose tiles are whole turns of the grid.
+    // The least number of units whose tiles are whole rounds of the grid.
     const int32_t turn_units = grid / std::gcd(grid, model.unit_tiles());
     const int32_t sizes[] = {1, kSmallSection, turn_units / 3, turn_units * 2 / 3, turn_units, turn_units * 2};
     const auto consider_ends = [&](int32_t section_units) {
         consider(section_units, 1);
-        // Half turns: the last section ends together.
+        // Half rounds: the last section ends together.
         for (const int32_t half_turns : {3, 5, 7, 13})
             consider(section_units, (half_turns * grid / 2 + model.unit_tiles() - 1) / model.unit_tiles());
     };

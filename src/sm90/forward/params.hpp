@@ -17,7 +17,7 @@ struct ForwardParams {
     int32_t rows_k;         // dense: s_k; varlen: total_k
     int32_t mapped_rows_k;  // rows of K and V that the tensor map reaches: at least 1
     int32_t heads_k;
-    int32_t group;              // query heads a KV head
+    int32_t heads_per_kv;       // query heads that share a KV head
     int32_t heads_log2;         // of them, that tiles may hold packed, as a power of two (schedule.hpp)
     int32_t least_saved_tiles;  // varlen: as in ForwardPlan
     Window window;

@@ -26,7 +26,7 @@ int32_t passed_over_blocks(const ForwardProblem& p, const ForwardTile& tile, int
 // tile with.
 int32_t packed_heads_log2(const ForwardProblem& p, const ForwardTile& tile) {
     const auto heads_per_kv = static_cast<int32_t>(p.heads_per_kv());
-    const int32_t most = std::min(std::countr_zero(static_cast<uint32_t>(tile.row_groups())),
+    const int32_t most = std::min(std::countr_zero(static_cast<uint32_t>(tile.segments())),
                                   static_cast<int32_t>(std::bit_width(static_cast<uint32_t>(heads_per_kv - 1))));
     if (p.varlen) return most;
     const auto cost = [&](int32_t log2) { return unit_cost(p, {tile.rows(), tile.keys, log2}); };
@@ -50,7 +50,7 @@ int32_t least_saved_tiles(const ForwardProblem& p, const ForwardTile& tile, int3
 
 ScoreMatrix score_matrix(const Strides& strides, DType dtype, int64_t columns) {
     return {nullptr, strides.batch, strides.row, strides.head,
-            has_whole_groups(strides, columns, static_cast<size_t>(bytes_of(dtype)))};
+            has_whole_vectors(strides, columns, static_cast<size_t>(bytes_of(dtype)))};
 }
 
 ScoreOptions score_options_of(const ForwardProblem& p) {
@@ -82,7 +82,7 @@ void set_order(ForwardParams& params, const ForwardProblem& p, const ForwardSche
     params.section_keys = order.section_keys;
     params.packed_section_keys = order.section_keys / params.heads_k;
     params.bundle = order.bundle;
-    params.bundle_units = Divisor(std::max(1, order.bundle / std::gcd(order.bundle, params.group)));
+    params.bundle_units = Divisor(std::max(1, order.bundle / std::gcd(order.bundle, params.heads_per_kv)));
 }
 
 PreparedForward prepared(const ForwardProblem& p, ForwardChoice choice, const cuda::DeviceTraits& traits) {
@@ -128,7 +128,7 @@ ForwardParams params_of(const ForwardProblem& p, const ForwardSchedule& schedule
     params.rows_k = static_cast<int32_t>(p.rows_k);
     params.mapped_rows_k = params.rows_k > 0 ? params.rows_k : 1;
     params.heads_k = static_cast<int32_t>(p.heads_k);
-    params.group = static_cast<int32_t>(p.heads_per_kv());
+    params.heads_per_kv = static_cast<int32_t>(p.heads_per_kv());
     params.heads_log2 = schedule.heads_log2;
     params.least_saved_tiles = schedule.least_saved_tiles;
     params.passed_over_blocks = schedule.passed_over_blocks;

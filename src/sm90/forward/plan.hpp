@@ -30,7 +30,7 @@ struct ForwardSchedule {
 
 ForwardSchedule schedule_of(const ForwardProblem& problem, ForwardChoice choice, const cuda::DeviceTraits& traits);
 
-// All but the pointers. Of a bias and a mask, `in_groups` holds if their data is aligned.
+// All but the pointers. Of a bias and a mask, `in_vectors` holds if their data is aligned.
 ForwardParams params_of(const ForwardProblem& problem, const ForwardSchedule& schedule);
 
 // A kernel, ready to be launched as soon as the pointers are known.

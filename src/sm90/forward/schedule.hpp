@@ -1,15 +1,15 @@
 // The order in which tiles are computed, and by which CTA: closed forms, evaluated by the kernel's producers and by
 // the plan on the host.
 //
-// A KV unit is one KV head of one sequence; its tiles are all row blocks of the `group` query heads that share it.
-// Units are taken in sections. Inside a section the row blocks go from the last to the first where the mask gives later
-// rows more keys (longest first), and units and heads change fastest, so that CTAs that run side by side read the same
-// few K/V blocks. Small sections mix long tiles with short ones and tiles that bring new keys from DRAM with such that
-// find them in L2; a larger one at the end lets all CTAs end together.
+// A KV unit is one KV head of one sequence; its tiles are all row blocks of the query heads that share it, heads_per_kv
+// of them. Units are taken in sections. Inside a section the row blocks go from the last to the first where the mask
+// gives later rows more keys (longest first), and units and heads change fastest, so that CTAs that run side by side
+// read the same few K/V blocks. Small sections mix long tiles with short ones and tiles that bring new keys from DRAM
+// with such that find them in L2; a larger one at the end lets all CTAs end together.
 //
 // A tile's rows are queries of one head, or, packed, of 2^heads_log2 heads that share K and V: 16 queries, a warp's
 // rows, of each head, then the next 16. So short sequences, and the ends of others, do not leave tiles half empty. The
-// last pack of a group may have fewer heads; the rows of the others are then as if past the sequence's end.
+// last pack of a unit may have fewer heads; the rows of the others are then as if past the sequence's end.
 #pragma once
 
 #include <bit>
@@ -46,7 +46,8 @@ class Divisor {
     uint32_t multiplier_ = 0, shift_ = 0;
 };
 
-// Of a tile's g-th 16 rows, a warp's: the first query, counted from the tile's first, and which of the tile's heads.
+// Of a tile's g-th segment, 16 rows, a warp's: the first query, counted from the tile's first, and which of the tile's
+// heads.
 FOVEAL_HOST_DEVICE int32_t query_in_tile(int32_t g, int32_t heads_log2) { return (g >> heads_log2) * kWarpRows; }
 FOVEAL_HOST_DEVICE int32_t head_in_tile(int32_t g, int32_t heads_log2) { return g & ((1 << heads_log2) - 1); }
 
@@ -64,9 +65,9 @@ struct TileShape {
     int32_t queries() const { return rows >> heads_log2; }
 };
 
-// Packs of a group of heads.
-FOVEAL_HOST_DEVICE int32_t packs_of(int32_t group, int32_t heads_log2) {
-    return (group + (1 << heads_log2) - 1) >> heads_log2;
+// Packs of the heads that share a KV head.
+FOVEAL_HOST_DEVICE int32_t packs_of(int32_t heads_per_kv, int32_t heads_log2) {
+    return (heads_per_kv + (1 << heads_log2) - 1) >> heads_log2;
 }
 
 // Tiles of a sequence and of 2^heads_log2 heads that are packed. rows: a tile.
@@ -85,14 +86,14 @@ FOVEAL_HOST_DEVICE int32_t tile_cost(Range blocks, int32_t keys) {
 
 struct TileOrder {
     int32_t units;          // KV units in all: b * h_k dense, h_k for one sequence of a varlen batch
-    int32_t group;          // query heads a unit; packed: packs of them
+    int32_t heads_per_kv;   // query heads a unit; packed: packs of them
     int32_t row_blocks;     // tiles a query head or a pack
     int32_t section_units;  // KV units a section, >= 1
     int32_t sections;       // >= 1; the last has the units that are left
     bool last_rows_first;
 
-    FOVEAL_HOST_DEVICE int32_t tiles() const { return units * group * row_blocks; }
-    FOVEAL_HOST_DEVICE int32_t section_tiles() const { return section_units * group * row_blocks; }
+    FOVEAL_HOST_DEVICE int32_t tiles() const { return units * heads_per_kv * row_blocks; }
+    FOVEAL_HOST_DEVICE int32_t section_tiles() const { return section_units * heads_per_kv * row_blocks; }
     FOVEAL_HOST_DEVICE int32_t units_of(int32_t section) const {
         return section + 1 == sections ? units - section * section_units : section_units;
     }
@@ -100,34 +101,34 @@ struct TileOrder {
     // The quotients that tile_place() needs.
     FOVEAL_HOST_DEVICE int32_t sections_before(int32_t t) const { return t / section_tiles(); }
     FOVEAL_HOST_DEVICE int32_t steps_before(int32_t section, int32_t t) const {
-        return t / (units_of(section) * group);
+        return t / (units_of(section) * heads_per_kv);
     }
-    FOVEAL_HOST_DEVICE int32_t units_before(int32_t head) const { return head / group; }
+    FOVEAL_HOST_DEVICE int32_t units_before(int32_t head) const { return head / heads_per_kv; }
 };
 
 // The same for the kernel, which walks an order that the host has chosen: a tile is found in fewer instructions.
 struct FastTileOrder : TileOrder {
-    Divisor by_section_tiles, by_section_heads, by_last_heads, by_group;
+    Divisor by_section_tiles, by_section_heads, by_last_heads, by_heads_per_kv;
 
     FastTileOrder() = default;
     explicit FastTileOrder(const TileOrder& order)
         : TileOrder(order),
           by_section_tiles(order.section_tiles()),
-          by_section_heads(order.section_units * order.group),
-          by_last_heads(order.units_of(order.sections - 1) * order.group),
-          by_group(order.group) {}
+          by_section_heads(order.section_units * order.heads_per_kv),
+          by_last_heads(order.units_of(order.sections - 1) * order.heads_per_kv),
+          by_heads_per_kv(order.heads_per_kv) {}
 
     FOVEAL_HOST_DEVICE int32_t sections_before(int32_t t) const { return t / by_section_tiles; }
     FOVEAL_HOST_DEVICE int32_t steps_before(int32_t section, int32_t t) const {
         return section + 1 == sections ? t / by_last_heads : t / by_section_heads;
     }
-    FOVEAL_HOST_DEVICE int32_t units_before(int32_t head) const { return head / by_group; }
+    FOVEAL_HOST_DEVICE int32_t units_before(int32_t head) const { return head / by_heads_per_kv; }
 };
 
 struct TilePlace {
     int32_t section;
     int32_t unit;
-    int32_t head_in_group;
+    int32_t head_in_unit;
     int32_t row_block;
 };
 
@@ -137,16 +138,16 @@ FOVEAL_HOST_DEVICE TilePlace tile_place(const Order& order, int32_t t) {
     const int32_t section = min_i32(order.sections_before(t), order.sections - 1);
     const int32_t in_section = t - section * order.section_tiles();
     const int32_t step = order.steps_before(section, in_section);
-    const int32_t head = in_section - step * order.units_of(section) * order.group;
+    const int32_t head = in_section - step * order.units_of(section) * order.heads_per_kv;
     const int32_t unit = order.units_before(head);
-    return {section, section * order.section_units + unit, head - unit * order.group,
+    return {section, section * order.section_units + unit, head - unit * order.heads_per_kv,
             order.last_rows_first ? order.row_blocks - 1 - step : step};
 }
 
-// The tile that CTA `cta` of `grid` computes as its `turn`-th: a serpentine, so that a CTA which got the longest tile
-// of one turn gets the shortest of the next.
-FOVEAL_HOST_DEVICE int32_t serpentine(int32_t turn, int32_t cta, int32_t grid) {
-    return turn * grid + ((turn & 1) ? grid - 1 - cta : cta);
+// The tile that CTA `cta` of `grid` computes as its `round`-th: a serpentine, so that a CTA which got the longest tile
+// of one round gets the shortest of the next.
+FOVEAL_HOST_DEVICE int32_t serpentine(int32_t round, int32_t cta, int32_t grid) {
+    return round * grid + ((round & 1) ? grid - 1 - cta : cta);
 }
 
 // Sections of a sequence whose K and V rows of one head count `len_k`: as many heads as `section_keys` keys hold, and a

@@ -36,7 +36,7 @@ struct Shared {
     uint64_t v_landed;  // a V block that still has rows to be zeroed
     Ring<kWorkSlots> work_ring;
     Work work[kWorkSlots];
-    RowGroup row_groups[kWorkSlots][kTile.row_groups()];
+    Segment segments[kWorkSlots][kTile.segments()];
     RankedTiles ranked_tiles;
     OwnWork own_work[kWorkSlots][kTile.has_own_blocks() ? kTile.query_tiles() : 1];
     // Beside V, so that the product sums P (product.cuh).

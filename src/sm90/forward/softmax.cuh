@@ -38,7 +38,7 @@ struct Softmax {
     using Format = sm90::Format<kType>;
     using Range = SoftmaxRange<kType>;
     static constexpr int32_t kScores = Fragment::size(kKeys);
-    static constexpr int32_t kChunks = kKeys / Format::kKstepColumns;
+    static constexpr int32_t kKsteps = kKeys / Format::kKstepColumns;
     static constexpr int32_t kOut = Fragment::size(kOutColumns + (kSumsInProduct ? Fragment::kColumns : 0));
     static constexpr float kLn2 = 0.693147180559945f;
     // Scores beyond it ("far") are spaced more widely than an exponent may be off. Their reference is exactly one of
@@ -117,10 +117,10 @@ struct Softmax {
         for (int32_t i = 0; i < kScores; ++i) s[i] = fmaf(s[i], scale, minus_reference[Fragment::row(i)]);
     }
 
-    // P of 16-key chunks [kBegin, kEnd), rounded, as A fragments of the second product. Exponents that are still to be
+    // P of ksteps [kBegin, kEnd), rounded, as A fragments of the second product. Exponents that are still to be
     // worked out (CappedExponents, scores.cuh) are asked for in pairs of neighbours, and told what came of them.
     template <int32_t kBegin, int32_t kEnd>
-    __device__ __forceinline__ void probabilities(const float (&t)[kScores], uint32_t (&p)[kChunks][4]) {
+    __device__ __forceinline__ void probabilities(const float (&t)[kScores], uint32_t (&p)[kKsteps][4]) {
         struct {
             const float (&t)[kScores];
             __device__ __forceinline__ float2 pair(int32_t i) const { return {t[2 * i], t[2 * i + 1]}; }
@@ -129,7 +129,7 @@ struct Softmax {
         probabilities_of<kBegin, kEnd>(exponents, p);
     }
     template <int32_t kBegin, int32_t kEnd, class Exponents>
-    __device__ __forceinline__ void probabilities_of(Exponents& exponents, uint32_t (&p)[kChunks][4]) {
+    __device__ __forceinline__ void probabilities_of(Exponents& exponents, uint32_t (&p)[kKsteps][4]) {
 #pragma unroll
         for (int32_t c = kBegin; c < kEnd; ++c)
 #pragma unroll
@@ -142,7 +142,7 @@ struct Softmax {
             }
     }
 
-    // The same in two steps: exponentials of chunks [kBegin, kBegin + kCount), and P from them. The exact sums grow in
+    // The same in two steps: exponentials of ksteps [kBegin, kBegin + kCount), and P from them. The exact sums grow in
     // the same order, since rescale() takes the way above, and a row must not see whether it was taken.
     template <int32_t kBegin, int32_t kCount, int32_t kSize>
     __device__ __forceinline__ void exponentials(const float (&t)[kScores], float (&e)[kSize]) {
@@ -154,7 +154,7 @@ struct Softmax {
         }
     }
     template <int32_t kBegin, int32_t kCount, int32_t kSize>
-    static __device__ __forceinline__ void round(const float (&e)[kSize], uint32_t (&p)[kChunks][4]) {
+    static __device__ __forceinline__ void round(const float (&e)[kSize], uint32_t (&p)[kKsteps][4]) {
 #pragma unroll
         for (int32_t i = 0; i < 4 * kCount; ++i) p[kBegin + i / 4][i % 4] = Format::pack(e[2 * i], e[2 * i + 1]);
     }
@@ -176,7 +176,7 @@ struct Softmax {
     }
 
     // Adds a tile's first block.
-    __device__ __forceinline__ void add_first(const uint32_t (&p)[kChunks][4]) {
+    __device__ __forceinline__ void add_first(const uint32_t (&p)[kKsteps][4]) {
         if constexpr (!kSumsInProduct) {
 #pragma unroll
             for (int32_t r = 0; r < 2; ++r) sum[r] = block_sum(p, r);
@@ -185,13 +185,13 @@ struct Softmax {
 
     // Adds the block's P to the sums; true if a row of this thread has left its range. o: P V of the blocks before.
     // 16-bit numbers that are not negative are in the order of their bits.
-    __device__ __forceinline__ bool add(const uint32_t (&p)[kChunks][4], const float (&o)[kOut]) {
+    __device__ __forceinline__ bool add(const uint32_t (&p)[kKsteps][4], const float (&o)[kOut]) {
         if constexpr (kSumsInProduct) {
             uint32_t largest = p[0][0];
 #pragma unroll
-            for (int32_t c = 0; c < kChunks; ++c) {
+            for (int32_t c = 0; c < kKsteps; ++c) {
                 largest = __vimax3_u16x2(largest, p[c][1], p[c][2]);
-                largest = __vimax3_u16x2(largest, p[c][3], p[min_i32(c + 1, kChunks - 1)][0]);
+                largest = __vimax3_u16x2(largest, p[c][3], p[min_i32(c + 1, kKsteps - 1)][0]);
             }
             return ((largest + margin) & kSigns) != 0 ||
                    (Range::kLimitsWholeRow &&
@@ -210,7 +210,7 @@ struct Softmax {
     // New references for the rows of this warp that have left their range: this block's maximum, or the sum so far, as
     // if it were a key, where that is more. O and the sums follow, and t and P of the block are computed anew. before:
     // the totals without this block; rows_left: as in start().
-    __device__ __forceinline__ void rescale(float (&t)[kScores], uint32_t (&p)[kChunks][4], float (&o)[kOut],
+    __device__ __forceinline__ void rescale(float (&t)[kScores], uint32_t (&p)[kKsteps][4], float (&o)[kOut],
                                             const RowTotals& before, int32_t rows_left) {
         float factor[2];
         bool still_unseen = false;
@@ -243,7 +243,7 @@ struct Softmax {
         margin = still_unseen ? kSigns : kMargin;
 #pragma unroll
         for (int32_t i = 0; i < kOut; ++i) o[i] *= factor[Fragment::row(i)];
-        probabilities<0, kChunks>(t, p);
+        probabilities<0, kKsteps>(t, p);
         if constexpr (!kSumsInProduct) {
 #pragma unroll
             for (int32_t r = 0; r < 2; ++r) sum[r] += block_sum(p, r);
@@ -284,12 +284,12 @@ struct Softmax {
     }
 
     // What add() found, of one row.
-    __device__ __forceinline__ bool left_range(const uint32_t (&p)[kChunks][4], const float (&o)[kOut],
+    __device__ __forceinline__ bool left_range(const uint32_t (&p)[kKsteps][4], const float (&o)[kOut],
                                                int32_t r) const {
         if constexpr (!kSumsInProduct) return (Range::kLimitsWholeRow ? sum[r] : block_sum(p, r)) > limit[r];
         uint32_t largest = 0;
 #pragma unroll
-        for (int32_t c = 0; c < kChunks; ++c) largest = __vimax3_u16x2(largest, p[c][r], p[c][r + Fragment::kRows]);
+        for (int32_t c = 0; c < kKsteps; ++c) largest = __vimax3_u16x2(largest, p[c][r], p[c][r + Fragment::kRows]);
         return ((largest + kMargin) & kSigns) != 0 ||
                (Range::kLimitsWholeRow && product_sum(o, r) > Range::kSumLimit) || is_unseen(r);
     }
@@ -298,8 +298,8 @@ struct Softmax {
     // together are rarely that far apart, and then nothing is lost. Packed twice would save 24 instructions a block,
     // but where few keys dominate it costs up to 1.3 times the error of the same-precision reference; not packed at
     // all, 48 instructions and an eighth of the speed (docs/performance-log.md).
-    static __device__ __forceinline__ float block_sum(const uint32_t (&p)[kChunks][4], int32_t r) {
-        constexpr int32_t kHalf = kChunks / 2;
+    static __device__ __forceinline__ float block_sum(const uint32_t (&p)[kKsteps][4], int32_t r) {
+        constexpr int32_t kHalf = kKsteps / 2;
         float2 total{0.0f, 0.0f};
 #pragma unroll
         for (int32_t c = 0; c < kHalf; ++c)

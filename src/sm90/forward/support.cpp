@@ -65,7 +65,7 @@ bool too_long(int32_t tile_index, ForwardVariant variant, const ForwardProblem& 
 
 // A bias that can be copied to shared memory (score_matrix.cuh), if its data is aligned.
 bool is_copied(const ForwardProblem& p) {
-    return p.bias_dtype == p.dtype && has_whole_groups(p.bias, p.rows_k, static_cast<size_t>(bytes_of(p.dtype)));
+    return p.bias_dtype == p.dtype && has_whole_vectors(p.bias, p.rows_k, static_cast<size_t>(bytes_of(p.dtype)));
 }
 
 // What the problem asks of a kernel, besides a log-sum-exp.

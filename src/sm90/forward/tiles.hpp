@@ -24,15 +24,15 @@ struct ForwardTile {
     int32_t stages;         // K blocks, and V blocks, in flight
     int32_t query_buffers;  // 2: the next tile's Q is loaded while this one is computed; 1: in its last step
     int32_t staged_panels;  // in shared memory for a warpgroup: of its O on their way out, or of a block's bias
-    int32_t first_chunks;   // 16-key chunks of P*V whose registers are free before the rest has run
-    int32_t early_chunks;   // the next chunks, whose exponentials are taken before P*V has run
+    int32_t first_ksteps;   // ksteps (of 16 keys) of P V whose registers are free before the rest has run
+    int32_t early_ksteps;   // the next ksteps, whose exponentials are taken before P V has run
     int32_t producer_registers;  // a thread
     int32_t consumer_registers;
     bool dense_only = false;  // no registers for the schedule of a varlen batch (balance.cuh)
 
     FOVEAL_HOST_DEVICE constexpr int32_t query_tiles() const { return shares_rows ? 1 : consumers; }
     FOVEAL_HOST_DEVICE constexpr int32_t rows() const { return query_tiles() * kWarpgroupRows; }
-    FOVEAL_HOST_DEVICE constexpr int32_t row_groups() const { return rows() / kWarpRows; }
+    FOVEAL_HOST_DEVICE constexpr int32_t segments() const { return rows() / kWarpRows; }
     FOVEAL_HOST_DEVICE constexpr int32_t out_columns() const {  // a warpgroup
         return shares_rows ? head_dim_v / consumers : head_dim_v;
     }
@@ -67,7 +67,7 @@ enum class ForwardVariant : int32_t {
     lse,          // the log-sum-exp
     softcap,      // softcap, without other options of the scores
     softcap_lse,  // and the log-sum-exp
-    bias,         // a bias of q's dtype in whole groups (score_groups.hpp), without other options of the scores
+    bias,         // a bias of q's dtype in whole vectors (matrix_vectors.hpp), without other options of the scores
     bias_lse,     // and the log-sum-exp
     options,      // every option of the scores (scores.cuh)
     options_lse   // and the log-sum-exp
@@ -109,7 +109,7 @@ enum ForwardTileIndex : int32_t {
 // clang-format off
 inline constexpr ForwardTileEntry kForwardTiles[kTileCount] = {
     //  d, d_v, consumers, takes_turns, shares_rows, sums_in_product, keys, stages, query_buffers, staged_panels,
-    //  first_chunks, early_chunks, registers, dense_only
+    //  first_ksteps, early_ksteps, registers, dense_only
     {{ 64,  64, 4, false, false, true,  64, 6, 2, 1, 1, 1, 32, 112},
      kPlain | kLse | kSoftcap | kSoftcapLse | kBias | kBiasLse,
      "registers: 4 * 128 * 112 + 128 * 32 = 640 * 96"},

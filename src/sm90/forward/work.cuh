@@ -32,7 +32,7 @@ struct Work {
     Band band;
     BlockRange blocks;
 
-    // Of the tile's g-th 16 rows: the head, if there is one, and the first query; without a head, past the end.
+    // Of the tile's g-th segment: the head, if there is one, and the first query; without a head, past the end.
     __device__ __forceinline__ bool has_head(int32_t g) const { return head_in_tile(g, heads_log2) < heads; }
     __device__ __forceinline__ int32_t head_of(int32_t g) const { return head_q + head_in_tile(g, heads_log2); }
     __device__ __forceinline__ int32_t query_of(int32_t g) const {
@@ -40,22 +40,22 @@ struct Work {
     }
 };
 
-// 16 rows of a tile, a warp's, as whoever loads or computes them needs to know them.
-struct alignas(16) RowGroup {
+// A segment: 16 rows of a tile, a warp's, as whoever loads or computes them needs to know them.
+struct alignas(16) Segment {
     int32_t query;  // the first; if the tile lacks their head, past the sequence's end
     int32_t head;
     float sink;   // the head's; -inf: none
     float slope;  // ALiBi's
 };
 
-__device__ __forceinline__ RowGroup row_group_of(const ForwardParams& params, const Work& work, int32_t g) {
-    RowGroup group{work.query_of(g), work.head_of(g), -INFINITY, 0.0f};
-    if (!work.has_head(g)) return group;
-    if (params.sinks != nullptr) group.sink = params.sinks[group.head];
+__device__ __forceinline__ Segment segment_of(const ForwardParams& params, const Work& work, int32_t g) {
+    Segment segment{work.query_of(g), work.head_of(g), -INFINITY, 0.0f};
+    if (!work.has_head(g)) return segment;
+    if (params.sinks != nullptr) segment.sink = params.sinks[segment.head];
     const ScoreOptions& scores = params.scores;
     if (scores.alibi_slopes != nullptr)
-        group.slope = scores.alibi_slopes[work.sequence * scores.alibi_batch_stride + group.head];
-    return group;
+        segment.slope = scores.alibi_slopes[work.sequence * scores.alibi_batch_stride + segment.head];
+    return segment;
 }
 
 // The band as the variants without options see it: no registers for what is always 0.
@@ -99,9 +99,9 @@ template <WorkTraits kTraits>
 __device__ __forceinline__ void fill(Work& work, const ForwardParams& params, TilePlace place, int32_t heads_log2,
                                      int32_t len_q, int32_t len_k) {
     const int32_t queries = kTraits.rows >> heads_log2;
-    const int32_t head_in_group = place.head_in_group << heads_log2;
-    work.head_q = work.head_k * params.group + head_in_group;
-    work.heads = min_i32(1 << heads_log2, params.group - head_in_group);
+    const int32_t head_in_unit = place.head_in_unit << heads_log2;
+    work.head_q = work.head_k * params.heads_per_kv + head_in_unit;
+    work.heads = min_i32(1 << heads_log2, params.heads_per_kv - head_in_unit);
     work.row = place.row_block * queries;
     work.len_q = len_q;
     work.heads_log2 = heads_log2;
@@ -114,8 +114,8 @@ __device__ __forceinline__ void fill(Work& work, const ForwardParams& params, Ti
 
 // What a sequence of a varlen batch is to the order of its tiles.
 struct SequenceTiles {
-    int32_t heads_log2;  // packed
-    int32_t group;       // as in TileOrder
+    int32_t heads_log2;    // packed
+    int32_t heads_per_kv;  // as in TileOrder
     int32_t row_blocks;
 };
 
@@ -126,9 +126,9 @@ __device__ __forceinline__ SequenceTiles tiles_of_sequence(const ForwardParams& 
     constexpr int32_t kRows = kTraits.rows;
     const int32_t heads_log2 = params.heads_log2;
     const int32_t apart = row_blocks_of(len_q, kRows, 0);
-    if (heads_log2 == 0 || len_k > params.packed_section_keys) return {0, params.group, apart};
-    const int32_t packs = packs_of(params.group, heads_log2), packed = row_blocks_of(len_q, kRows, heads_log2);
-    if (packs * packed > params.group * apart - params.least_saved_tiles) return {0, params.group, apart};
+    if (heads_log2 == 0 || len_k > params.packed_section_keys) return {0, params.heads_per_kv, apart};
+    const int32_t packs = packs_of(params.heads_per_kv, heads_log2), packed = row_blocks_of(len_q, kRows, heads_log2);
+    if (packs * packed > params.heads_per_kv * apart - params.least_saved_tiles) return {0, params.heads_per_kv, apart};
     return {heads_log2, packs, packed};
 }
 
@@ -144,7 +144,7 @@ __device__ __forceinline__ Work work_in_sequence(const ForwardParams& params, in
     const int32_t in_section = section_units(params.section_keys, len_k, params.heads_k, params.bundle_units);
     const SequenceTiles tiles = tiles_of_sequence<kTraits>(params, len_q, len_k);
     const TileOrder order{params.heads_k,
-                          tiles.group,
+                          tiles.heads_per_kv,
                           tiles.row_blocks,
                           in_section,
                           section_count(params.heads_k, in_section, 1),
@@ -204,7 +204,7 @@ class SequenceWindow {
                 used(params_.seqused_k, sequence, params_.cu_seqlens_k[sequence + 1] - params_.cu_seqlens_k[sequence]);
         }
         const SequenceTiles of_sequence = tiles_of_sequence<kTraits>(params_, len_q_, len_k_);
-        int32_t tiles = of_sequence.row_blocks * of_sequence.group * params_.heads_k;
+        int32_t tiles = of_sequence.row_blocks * of_sequence.heads_per_kv * params_.heads_k;
         for (int32_t step = 1; step < 32; step *= 2) {
             const int32_t below = __shfl_up_sync(~0u, tiles, step);
             if (lane >= step) tiles += below;

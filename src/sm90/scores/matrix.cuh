@@ -2,7 +2,7 @@
 // every eight, in two rows (tile/fragment.hpp).
 //
 // Read one by one, a line of the cache is asked for up to sixteen times, and that takes longer than both products
-// (docs/performance-log.md, 61 and 65). So a lane reads a group of neighbours at once, where that can be done, and
+// (docs/performance-log, 61 and 65). So a lane reads a vector of neighbours at once, where that can be done, and
 // lanes that share a row exchange what the others need (ScoreElements). A bias alone comes by way of shared memory,
 // ahead of the scores (staged_bias.cuh).
 #pragma once
@@ -17,10 +17,10 @@
 
 namespace foveal::sm90 {
 
-// Groups: Octet<T> of 16-bit elements, and Quartet of bytes.
+// Vectors: Octet<T> of 16-bit elements, and Quartet of bytes.
 //   kSpan                 columns that the four lanes of a row read together
 //   kPairs                of them a lane's pairs: one of every eight columns
-//   first_column(lane)    of the lane's group
+//   first_column(lane)    of the lane's vector
 //   fill(element), load(from)
 //   exchange(lane)        among the four lanes
 //   pair(p)               then: the lane's pair of the p-th eight columns
@@ -106,7 +106,7 @@ class ScoreElements {
                                              int32_t lane)
         : data_(data),
           row_stride_(matrix.row_stride),
-          in_groups_(matrix.in_groups),
+          in_vectors_(matrix.in_vectors),
           rows_(rows),
           columns_(columns),
           quarter_(lane % Fragment::kRowLanes) {}
@@ -114,40 +114,40 @@ class ScoreElements {
     // s[i] = combine(s[i], its element); past the end, `neutral` in place of one.
     template <class Combine>
     __device__ __forceinline__ void apply(float (&s)[kScores], T neutral, Combine combine) const {
-        if (!in_groups_)
+        if (!in_vectors_)
             apply_few<false>(s, neutral, combine);
         else if constexpr (sizeof(T) == 4)
             apply_few<true>(s, neutral, combine);
         else
-            apply_groups<std::conditional_t<sizeof(T) == 1, Quartet, Octet<T>>>(s, neutral, combine);
+            apply_vectors<std::conditional_t<sizeof(T) == 1, Quartet, Octet<T>>>(s, neutral, combine);
     }
 
    private:
-    template <class Group, class Combine>
-    __device__ __forceinline__ void apply_groups(float (&s)[kScores], T neutral, Combine combine) const {
-        static_assert(Group::kSpan == 4 * score_group(sizeof(T)), "what the host has checked");
-        const int32_t first = Group::first_column(quarter_);
+    template <class Vector, class Combine>
+    __device__ __forceinline__ void apply_vectors(float (&s)[kScores], T neutral, Combine combine) const {
+        static_assert(Vector::kSpan == 4 * vector_elements(sizeof(T)), "what the host has checked");
+        const int32_t first = Vector::first_column(quarter_);
 #pragma unroll
-        for (int32_t span = 0; span < 2 * kScores / Group::kSpan; ++span)
+        for (int32_t span = 0; span < 2 * kScores / Vector::kSpan; ++span)
 #pragma unroll
             for (int32_t r = 0; r < Fragment::kRows; ++r) {
-                const int32_t column = span * Group::kSpan + first;
-                Group group;
-                group.fill(neutral);
+                const int32_t column = span * Vector::kSpan + first;
+                Vector vector;
+                vector.fill(neutral);
                 if (Fragment::kRowDistance * r < rows_ && column < columns_)
-                    group.load(data_ + Fragment::kRowDistance * r * row_stride_ + column);
-                group.exchange(quarter_);
+                    vector.load(data_ + Fragment::kRowDistance * r * row_stride_ + column);
+                vector.exchange(quarter_);
 #pragma unroll
-                for (int32_t p = 0; p < Group::kPairs; ++p) {
-                    const float2 elements = group.pair(p);
-                    float* score = &s[Fragment::index(r, span * Group::kSpan + p * Fragment::kColumns)];
+                for (int32_t p = 0; p < Vector::kPairs; ++p) {
+                    const float2 elements = vector.pair(p);
+                    float* score = &s[Fragment::index(r, span * Vector::kSpan + p * Fragment::kColumns)];
                     score[0] = combine(score[0], elements.x);
                     score[1] = combine(score[1], elements.y);
                 }
             }
     }
 
-    // Of fp32 in pairs, which are groups of their own, and of what is not in groups. A branch for every 32 columns:
+    // Of fp32 in pairs, which are vectors of their own, and of what is not in vectors. A branch for every 32 columns:
     // without it ptxas (13.0) has all loads under way at once, and spills 200 bytes.
     template <bool kPairs, class Combine>
     __device__ __forceinline__ void apply_few(float (&s)[kScores], T neutral, Combine combine) const {
@@ -179,7 +179,7 @@ class ScoreElements {
 
     const T* data_;
     const int64_t row_stride_;
-    const bool in_groups_;
+    const bool in_vectors_;
     const int32_t rows_, columns_, quarter_;
 };
 

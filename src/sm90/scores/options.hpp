@@ -14,7 +14,7 @@ inline constexpr double kLog2E = std::numbers::log2e;  // exponents are in base 
 struct ScoreMatrix {
     const void* data;  // null: absent
     int64_t batch_stride, row_stride, head_stride;
-    bool in_groups;  // every group (matrix_vectors.hpp) of a row is in the matrix and aligned
+    bool in_vectors;  // every vector (matrix_vectors.hpp) of a row is in the matrix and aligned
 };
 
 // What only variants that change the scores read (scores.cuh).

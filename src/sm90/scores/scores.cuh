@@ -24,7 +24,7 @@ class Scores {
 
    public:
     // The thread's scores are those of two of the warp's rows against keys from first_key on (tile/fragment.hpp).
-    __device__ __forceinline__ Scores(const ScoreOptions& options, const Work& work, const RowGroup& rows,
+    __device__ __forceinline__ Scores(const ScoreOptions& options, const Work& work, const Segment& rows,
                                       int32_t first_key, int32_t lane)
         : options_(options),
           work_(work),

@@ -11,7 +11,7 @@
 namespace foveal::sm90 {
 
 // Addresses in a descriptor count 16 bytes.
-inline constexpr uint32_t kDescriptorUnit = 16;
+inline constexpr uint32_t kDescriptorBytes = 16;
 inline constexpr uint32_t kSwizzleAtomBytes = 8 * kPanelRowBytes;
 
 // Byte offset, in a panel, of a row's 16-byte vector.
@@ -23,12 +23,12 @@ __device__ __forceinline__ uint32_t swizzled(int32_t row, int32_t vector) {
 // panels and only read for MN-major operands.
 __device__ __forceinline__ uint32_t descriptor_low(const void* tile, uint32_t panel_bytes) {
     const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(tile));
-    return uniform((address & 0x3FFFFu) / kDescriptorUnit | panel_bytes / kDescriptorUnit << 16);
+    return uniform((address & 0x3FFFFu) / kDescriptorBytes | panel_bytes / kDescriptorBytes << 16);
 }
 
 // With the high word, which all have in common: the distance between swizzle atoms, and the 128-byte swizzle.
 __device__ __forceinline__ uint64_t descriptor(uint32_t low) {
-    constexpr uint64_t kHigh = kSwizzleAtomBytes / kDescriptorUnit | 1u << 30;
+    constexpr uint64_t kHigh = kSwizzleAtomBytes / kDescriptorBytes | 1u << 30;
     return kHigh << 32 | low;
 }
 

@@ -27,8 +27,8 @@ struct ScoreProduct {
         for (uint32_t step = 0; step < kHeadDim / Format<kType>::kKstepColumns; ++step) {
             constexpr uint32_t kPanelSteps = kPanelRowBytes / Format<kType>::kKstepBytes;
             const uint32_t panel = step / kPanelSteps, in_panel = step % kPanelSteps * Format<kType>::kKstepBytes;
-            const uint32_t q_step = q + (panel * kRowPanelBytes + in_panel) / kDescriptorUnit;
-            const uint32_t k_step = k + (panel * kKeyPanelBytes + in_panel) / kDescriptorUnit;
+            const uint32_t q_step = q + (panel * kRowPanelBytes + in_panel) / kDescriptorBytes;
+            const uint32_t k_step = k + (panel * kKeyPanelBytes + in_panel) / kDescriptorBytes;
             ptx::wgmma_ss<kType>(s, descriptor(q_step), descriptor(k_step), step != 0);
         }
         ptx::wgmma_commit_group();
@@ -44,8 +44,8 @@ struct OutputProduct {
 
     // `v` moved on by `bytes`. The columns of ones stay where they are, so the distance to them shrinks by as much.
     static __device__ __forceinline__ uint32_t advance(uint32_t v, uint32_t bytes) {
-        const uint32_t units = bytes / kDescriptorUnit;
-        return v + units - (kHasOnes ? units << 16 : 0);
+        const uint32_t moved = bytes / kDescriptorBytes;
+        return v + moved - (kHasOnes ? moved << 16 : 0);
     }
 
     // Issued for ksteps [kBegin, kEnd), as part of a wgmma group; the first of all sets O if it is not to accumulate.
