@@ -61,5 +61,26 @@ TEST(PreparedForward, TheGridIsThatOfTheDevice) {
     EXPECT_EQ(Sm90ForwardPlan(problem(), -1, small).kernel_for({}).schedule.grid, 7);
 }
 
+TEST(PreparedForward, SlowDramGetsSeveralCtasAnSmWhereTilesAreShortAndMany) {
+    cuda::DeviceTraits h100;
+    h100.dram_bytes_per_second = 3.35e12;
+    const auto grid_of = [](const ForwardProblem& p, const cuda::DeviceTraits& traits) {
+        return Sm90ForwardPlan(p, -1, traits).kernel_for({}).schedule.grid;
+    };
+    ForwardProblem p = problem();
+    p.batch = 512;
+    p.rows_q = p.rows_k = 128;
+    EXPECT_EQ(grid_of(p, h100), 3 * 132);
+    EXPECT_EQ(grid_of(p, {}), 132) << "an H200";
+    p.batch = 128;
+    EXPECT_EQ(grid_of(p, h100), 132) << "few rounds";
+    p.batch = 512;
+    p.rows_q = p.rows_k = 512;
+    EXPECT_EQ(grid_of(p, h100), 132) << "several row blocks";
+    p.rows_q = 128;
+    p.rows_k = 8192;
+    EXPECT_EQ(grid_of(p, h100), 132) << "long tiles";
+}
+
 }  // namespace
 }  // namespace foveal::sm90

@@ -4,6 +4,7 @@
 #include <bit>
 #include <numeric>
 
+#include "problem/work.hpp"
 #include "sm90/device.hpp"
 #include "sm90/forward/tiles.hpp"
 #include "sm90/scores/matrix_vectors.hpp"
@@ -46,6 +47,22 @@ int32_t least_saved_tiles(const ForwardProblem& p, const ForwardTile& tile, int3
     sequence.rows_q = sequence.rows_k = kManyWholeTiles;
     const auto cost = [&](int32_t log2) { return unit_cost(sequence, {tile.rows(), tile.keys, log2}); };
     return cost(heads_log2) < cost(0) ? 0 : 1;
+}
+
+// CTAs that an SM gets one after the other. Those that share a unit's K and V drift apart over many rounds, because SMs
+// get unequal shares of DRAM; where DRAM binds, K and V are then read again (6 % more at b128 s128) and the fast SMs
+// end early. CTAs that the hardware deals out anew twice catch up: 0.962 of the time at b128 s128, 0.967 at b256 s64,
+// with 32 heads on 8, on an H100; longer or fewer tiles lose up to 20 %, and an H200's faster DRAM gains nothing
+// (docs/performance-log, 72 and 81).
+int32_t ctas_of_sm(const ForwardProblem& p, const cuda::DeviceTraits& traits, const TileOrder& order) {
+    constexpr double kSlowDramOfSm = 30e9;  // bytes a second: between an H100's 25e9 and an H200's 36e9
+    constexpr double kFlopsOfSm = 5e12;     // a second
+    constexpr int32_t kManyRounds = 24;
+    if (traits.dram_bytes_per_second > kSlowDramOfSm * traits.sms || p.heads_per_kv() == 1) return 1;
+    if (order.row_blocks > 1 || order.tiles() < kManyRounds * traits.sms) return 1;
+    const UsefulWork work = useful_work_of_dense(p);
+    const bool dram_binds = work.bytes / traits.dram_bytes_per_second > 2 * work.flops / (kFlopsOfSm * traits.sms);
+    return dram_binds ? 3 : 1;
 }
 
 ScoreMatrix score_matrix(const Strides& strides, DType dtype, int64_t columns) {
@@ -108,10 +125,14 @@ ForwardSchedule schedule_of(const ForwardProblem& p, ForwardChoice choice, const
     schedule.heads_log2 = packed_heads_log2(p, tile);
     if (p.varlen) schedule.least_saved_tiles = least_saved_tiles(p, tile, schedule.heads_log2);
     const TileShape shape{tile.rows(), tile.keys, schedule.heads_log2};
-    // Varlen: an upper bound, every sequence may end inside a tile. The kernel finds the rest.
-    const int64_t tiles = p.varlen ? (p.rows_q / tile.rows() + p.batch) * p.heads_q
-                                   : tile_order(p, shape, {}, schedule.last_rows_first).tiles();
-    schedule.grid = static_cast<int32_t>(std::min<int64_t>(traits.sms, tiles));
+    if (p.varlen) {
+        // An upper bound, every sequence may end inside a tile. The kernel finds the rest.
+        const int64_t tiles = (p.rows_q / tile.rows() + p.batch) * p.heads_q;
+        schedule.grid = static_cast<int32_t>(std::min<int64_t>(traits.sms, tiles));
+    } else {
+        const TileOrder order = tile_order(p, shape, {}, schedule.last_rows_first);
+        schedule.grid = std::min(traits.sms * ctas_of_sm(p, traits, order), order.tiles());
+    }
     schedule.order = choose_order(p, traits, shape, schedule.grid, schedule.last_rows_first);
     // CTAs that go in bundles take whole bundles of a row block's tiles, and packed it has fewer. (Whether they go in
     // bundles follows from the whole batch; so, then, does whether its heads are packed.)
