@@ -15,11 +15,7 @@ its time. Joules: each implementation alone for a while, by the device's energy 
 
 import argparse
 import itertools
-import os
-import pathlib
-import platform
 import random
-import re
 import statistics
 import subprocess
 import sys
@@ -30,9 +26,10 @@ import implementations
 import results_file
 import torch
 from bounds import bound_us
-from cases import QUICK, SUITES, Case
-from reference import Reference
-from telemetry import Telemetry
+from cases import QUICK, Case, NotMeasured, suite
+from devices import Cpu, Gpu
+from reference import REFERENCE_OPTIONS, Reference
+from tool import ToolError
 
 CASE_SECONDS = 6.0  # all samples of a case last about this long at most
 
@@ -54,90 +51,6 @@ class Progress:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-class Gpu:
-    """Times in CUDA events; `repeats` calls of a sample lie in one graph."""
-
-    name = "cuda"
-    sample_seconds = 2e-3  # one timed sample lasts at least this long
-
-    def __init__(self):
-        properties = torch.cuda.get_device_properties(0)
-        self.telemetry = Telemetry(getattr(properties, "uuid", None))
-        if self.telemetry.nvml is None:
-            print(f"no clocks, watts or joules: {self.telemetry.why_not}", file=sys.stderr)
-        self.about = {"gpu": properties.name, "driver": self.telemetry.driver(), "cuda": torch.version.cuda}
-
-    def estimate(self, case):
-        return max(case.flops / 600e12, case.bytes / 3e12, 1e-5)
-
-    synchronize = staticmethod(torch.cuda.synchronize)
-
-    def sampled(self, call, repeats):
-        if repeats == 1:
-            return call
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            call()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for _ in range(repeats):
-                call()
-        return graph.replay
-
-    def round(self, samples):
-        """Seconds of each sample, one after the other on the device."""
-        events = []
-        for name, sample in samples:
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            sample()
-            end.record()
-            events.append((name, begin, end))
-        torch.cuda.synchronize()
-        return [(name, begin.elapsed_time(end) * 1e-3) for name, begin, end in events]
-
-    def free(self):
-        torch.cuda.empty_cache()
-
-
-class Cpu:
-    name = "cpu"
-    sample_seconds = 30e-3  # PyTorch's threads spin for milliseconds after their work, in the way of who comes next
-
-    def __init__(self):
-        self.telemetry = Telemetry()
-        info = pathlib.Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
-        field = re.search(r"model name\s*: (.*)", info)
-        model = field[1] if field else platform.machine()
-        self.about = {"gpu": None, "cpu": model, "threads": torch.get_num_threads(), "torch": torch.__version__}
-
-    def estimate(self, case):
-        return max(case.flops / 100e9, 1e-5)
-
-    def synchronize(self):
-        pass
-
-    def sampled(self, call, repeats):
-        def sample():
-            for _ in range(repeats):
-                call()
-
-        return sample if repeats > 1 else call
-
-    def round(self, samples):
-        times = []
-        for name, sample in samples:
-            begin = time.perf_counter()
-            sample()
-            times.append((name, time.perf_counter() - begin))
-        return times
-
-    def free(self):
-        pass
-
-
 def checked_calls(case, builds, device, options, tensors):
     """name -> call of everyone who can do the case, and name -> error."""
     reference = Reference(case, *tensors)
@@ -152,7 +65,7 @@ def checked_calls(case, builds, device, options, tensors):
         except Exception as error:  # peers fail in their own ways
             if name in builds:
                 raise
-            if not isinstance(error, implementations.NotMeasured) or options.verbose:
+            if not isinstance(error, NotMeasured) or options.verbose:
                 print(f"    {name} is left out: {(str(error) or repr(error)).splitlines()[0][:120]}", file=sys.stderr)
     return reference, calls, errors
 
@@ -333,7 +246,7 @@ def write(path, name, rows, device, options, overhead):
 def parsed():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE")
-    parser.add_argument("--suite", action="append", default=[], choices=SUITES)
+    parser.add_argument("--suite", action="append", default=[], metavar="NAME", help="as `foveal suite` lists them")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--library", action="append", default=[], metavar="[NAME=]PATH",
                         help="a libfoveal.so to measure in place of the package's own; several with names")  # fmt: skip
@@ -361,23 +274,32 @@ def parsed():
     return options
 
 
+def chosen(options):
+    """suite -> its cases. All are read, and what cannot be measured is refused, before the first is timed."""
+    suites = {name: suite(name)[: QUICK.get(name) if options.quick else None] for name in options.suite}
+    if options.cases:
+        suites["cases"] = options.cases
+    cases = {name: [Case(text) for text in texts] for name, texts in suites.items()}
+    for case in itertools.chain.from_iterable(cases.values()):
+        case.require(REFERENCE_OPTIONS, "compare.py")
+    return cases
+
+
 def main():
     options = parsed()
     device = Gpu() if options.device == "cuda" else Cpu()
     builds = dict(entry.split("=", 1) if "=" in entry else ("foveal", entry) for entry in options.library)
     builds = builds or {"foveal": ""}
-    suites = {name: SUITES[name][: QUICK.get(name) if options.quick else None] for name in options.suite}
-    if options.cases:
-        suites["cases"] = options.cases
+    suites = chosen(options)
     overhead = print_overhead(device)
     progress = Progress(sum(map(len, suites.values())))
     any_wrong, ratios = False, []
-    for suite, texts in suites.items():
+    for name, cases in suites.items():
         rows = []
-        for text in texts:
-            progress.show(text[:80])
+        for case in cases:
+            progress.show(case.text[:80])
             device.free()
-            row, wrong = measure(Case(text), builds, device, options)
+            row, wrong = measure(case, builds, device, options)
             progress.done += 1
             progress.clear()
             print_row(row, wrong, builds, device.about["gpu"])
@@ -386,7 +308,7 @@ def main():
             if best := best_ratio(row, builds):
                 ratios.append(best[0])
         if options.write:
-            write(options.write, suite, rows, device, options, overhead)
+            write(options.write, name, rows, device, options, overhead)
     if ratios:
         mean = statistics.geometric_mean(ratios)
         print(f"geometric mean over {len(ratios)} rows: {mean:.3f} of the best peer's time")
@@ -396,4 +318,7 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (NotMeasured, ToolError) as error:
+        sys.exit(f"compare.py: {error}")

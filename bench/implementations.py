@@ -2,21 +2,22 @@
 
 Names: foveal (or the names given with --library), and the peers cudnn, fa2 and, where d > 256, efficient (all through
 PyTorch's SDPA), torch_cpu, fa3 (the wheel fa3-fwd), flashinfer. A peer that cannot do a case, or is not there, raises;
-the caller says so.
+the caller says so. Each names the fields of a case that it handles beyond shape and type (Case.require): whatever else
+a case asks for is refused, and never timed as a plain one.
 """
 
 import foveal
 import torch
+from cases import NotMeasured
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-
-class NotMeasured(Exception):
-    """This implementation is not there, or has no way to compute the case."""
+WINDOW = ("window_left", "window_right")
 
 
 def foveal_build(path, case, q, k, v):
     """libfoveal.so at `path`; "": the package's own."""
+    case.require((*WINDOW, "softcap", "varlen"), "compare.py's call of foveal")
     out = torch.full((*q.shape[:-1], v.shape[-1]), float("nan"), dtype=q.dtype, device=q.device)
     options = {"causal": case.causal, "window": case.window, "softcap": case.softcap, "out": out}
     attention, arguments = foveal.attention, (q, k, v)
@@ -36,8 +37,9 @@ def foveal_build(path, case, q, k, v):
 
 
 def _sdpa_arguments(case, q, k, v):
-    if case.varlen or case.window[0] is not None or case.softcap:
-        raise NotMeasured("PyTorch's SDPA has neither varlen nor windows nor softcap")
+    case.require(("window_right",), "PyTorch's SDPA")
+    if case.window[1] not in (None, 0):
+        raise NotMeasured("PyTorch's SDPA has no windows")
     if case.causal and not case.square:
         raise NotMeasured("PyTorch's SDPA aligns its causal mask to the first key")
     views = [x.transpose(1, 2) for x in (q, k, v)]
@@ -66,16 +68,16 @@ def efficient(case, q, k, v):
 
 
 def fa2(case, q, k, v):
-    if case.softcap:
-        raise NotMeasured("PyTorch's FlashAttention-2 has no softcap")
-    if not case.varlen and case.window[0] is None and (case.square or not case.causal):
+    case.require((*WINDOW, "varlen"), "PyTorch's FlashAttention-2")
+    windowed = case.window[0] is not None or case.window[1] not in (None, 0)
+    if not case.varlen and not windowed and (case.square or not case.causal):
         return sdpa(SDPBackend.FLASH_ATTENTION, case, q, k, v)
     if case.head_dim != case.head_dim_v:
         raise NotMeasured("FlashAttention-2 needs d = d_v")
     lengths = *case.offsets(q.device), max(case.lengths_q), max(case.lengths_k)
     packed = [x if case.varlen else x.flatten(0, 1) for x in (q, k, v)]
-    window = {"window_size_left": case.window[0], "window_size_right": 0 if case.causal else case.window[1]}
-    options = window if case.window[0] is not None else {}
+    window = {"window_size_left": case.window[0], "window_size_right": case.window[1]}
+    options = window if windowed else {}
 
     def call():
         out = torch.ops.aten._flash_attention_forward(*packed, *lengths, 0.0, case.causal, False, **options)[0]
@@ -90,6 +92,7 @@ def torch_cpu(case, q, k, v):
 
 
 def fa3(case, q, k, v):
+    case.require((*WINDOW, "softcap", "varlen"), "fa3-fwd")
     try:
         import fa3_fwd_interface
     except ImportError as error:
@@ -97,7 +100,7 @@ def fa3(case, q, k, v):
     if case.dtype != torch.bfloat16:
         raise NotMeasured("fa3-fwd knows bf16 only")
     window = tuple(-1 if side is None else side for side in case.window)
-    options = {"causal": case.causal} | ({"window_size": window} if case.window[0] is not None else {})
+    options = {"causal": case.causal} | ({"window_size": window} if window not in ((-1, -1), (-1, 0)) else {})
     options |= {"softcap": float(case.softcap)} if case.softcap else {}
     first = lambda result: result[0] if isinstance(result, tuple) else result  # noqa: E731
     if not case.varlen:
@@ -107,6 +110,9 @@ def fa3(case, q, k, v):
 
 
 def flashinfer(case, q, k, v):
+    case.require((*WINDOW, "softcap", "varlen"), "flashinfer")
+    if case.window[1] not in (None, 0):
+        raise NotMeasured("flashinfer has no window to the right")
     try:
         import flashinfer as library
     except ImportError as error:

@@ -19,7 +19,7 @@ import foveal
 import results_file
 import torch
 from cases import Case
-from compare import Gpu
+from devices import Gpu
 from implementations import sdpa
 from torch.nn.attention import SDPBackend
 
@@ -35,8 +35,7 @@ def option_calls(case):
 
     f16 twice: its products take more power the more bits of the numbers are set.
     """
-    if case.varlen:
-        raise SystemExit("dense cases only")
+    case.require(("window_left", "window_right"), "options.py")
     heads = case.heads_q
     slopes = torch.tensor([2 ** (-8 * (h + 1) / heads) for h in range(heads)], device="cuda")
     options = {

@@ -3,8 +3,10 @@
 import math
 
 import torch
+from cases import NotMeasured
 
 SAMPLED_HEADS = 3
+REFERENCE_OPTIONS = ("window_left", "window_right", "softcap", "varlen")
 EDGE_ROWS = 128  # of a long sequence: so many at its start, middle and end
 
 
@@ -45,6 +47,7 @@ class Reference:
     """Sampled rows in float64, and computed plainly in the case's precision."""
 
     def __init__(self, case, q, k, v):
+        case.require(REFERENCE_OPTIONS, "compare.py's reference")
         self.case = case
         self.parts = []  # (sequence, first row of the sequence if packed, rows, head, expected)
         plain = []
@@ -59,7 +62,7 @@ class Reference:
             q64, k64, v64 = (x.double() for x in one)
             hidden = self._hidden(case, rows + len_k - len_q, len_k)
             if hidden.all(-1).any():
-                raise ValueError(f"{case.text}: compare.py knows no rows that see no key")
+                raise NotMeasured(f"compare.py knows no rows that see no key ({case.text})")
             scale = case.head_dim**-0.5
             scores = q64 @ k64.T * scale
             if case.softcap:
@@ -68,7 +71,7 @@ class Reference:
             self.parts.append((i, first, rows, head, torch.softmax(scores, -1) @ v64))
             f32 = case.dtype == torch.float32
             if f32 and case.softcap:
-                raise ValueError(f"{case.text}: compare.py knows softcap with 16-bit types")
+                raise NotMeasured(f"compare.py knows softcap with 16-bit types ({case.text})")
             plain.append(_plain_32(*one, scale, hidden) if f32 else _plain_16(scores, v64, case.dtype))
         self.plain_error = self._error(plain)
         expected = torch.cat([part[-1].flatten() for part in self.parts])

@@ -1,5 +1,6 @@
 """What every measured figure rests on: a case's work (cases.py), and what its output should be (reference.py)."""
 
+import json
 import pathlib
 import sys
 
@@ -8,8 +9,13 @@ import pytest
 torch = pytest.importorskip("torch")
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from cases import SUITES, Case  # noqa: E402
-from reference import Reference  # noqa: E402
+import bounds  # noqa: E402
+import cases  # noqa: E402
+import tool  # noqa: E402
+from cases import Case, NotMeasured, suite, suite_names  # noqa: E402
+from reference import REFERENCE_OPTIONS, Reference  # noqa: E402
+
+RESULTS = pathlib.Path(__file__).parents[1] / "results"
 
 CASES = [
     "b2 s40 hq4 hk2 d64 bf16 causal",
@@ -72,12 +78,96 @@ def test_the_reference_accepts_what_is_right_and_nothing_else(text):
 
 def test_rows_without_keys_are_refused():
     case = Case("b1 sq9 sk5 h1 d64 bf16 causal")
-    with pytest.raises(ValueError, match="no key"):
+    with pytest.raises(NotMeasured, match="no key"):
         Reference(case, *case.tensors("cpu"))
 
 
+def test_a_word_that_is_not_known_is_an_error():
+    for text in ("b1 s9 h1 frob", "b1 s9 h1 causal causal5", "b1 s9"):
+        with pytest.raises(tool.ToolError, match="foveal: case token"):
+            Case(text)
+
+
+@pytest.mark.parametrize("word", ["alibi", "sinks", "mask=11", "bias=bh", "chunk4", "topleft", "lse", "scale0.5",
+                                  "used_k=3", "pad", "bhsd", "qkv", "seed7", "sd10", "sink60@0", "flat"])  # fmt: skip
+def test_an_option_that_is_not_handled_is_named(word):
+    case = Case(f"b1 s9 h1 d64 bf16 causal {word}")
+    with pytest.raises(NotMeasured, match="cannot do"):
+        case.require(REFERENCE_OPTIONS, "compare.py")
+    with pytest.raises(NotMeasured, match="cannot do"):
+        Reference(case, *case.tensors("cpu"))
+
+
+def makers():
+    pytest.importorskip("foveal")
+    import implementations
+
+    every = {name: make for peers in implementations.PEERS.values() for name, make in peers.items()}
+    return every | {"foveal": lambda *arguments: implementations.foveal_build("", *arguments)}
+
+
+def test_every_implementation_refuses_an_option_that_it_has_never_heard_of():
+    case = Case("b1 s9 h1 d512 bf16 full")
+    case.fields = case.fields | {"brand_new": 3, "options": ["brand_new"]}
+    for make in makers().values():
+        with pytest.raises(NotMeasured, match="cannot do brand_new 3"):
+            make(case, None, None, None)
+
+
+def test_no_implementation_times_alibi_as_a_plain_call():
+    case = Case("b1 s9 h1 d512 bf16 causal alibi")
+    for make in makers().values():
+        with pytest.raises(NotMeasured, match="alibi"):
+            make(case, None, None, None)
+
+
+def test_merges_are_not_cases_of_attention():
+    with pytest.raises(NotMeasured, match="foveal bench"):
+        Case("merge parts2 b1 s9 h1")
+
+
 def test_every_row_of_every_suite_is_a_case():
-    for rows in SUITES.values():
-        for text in rows:
-            case = Case(text)
-            assert case.flops > 0 and case.bytes > 0 and case.batch > 0, text
+    for name in suite_names():
+        for text in suite(name):
+            assert text.startswith("merge ") or Case(text).text == text, name
+    assert set(cases.QUICK) <= set(suite_names())
+    with pytest.raises(NotMeasured, match="foveal check"):
+        suite("correctness")
+    with pytest.raises(tool.ToolError, match="no suite is called 'nope'"):
+        suite("nope")
+
+
+def committed_rows():
+    for path in sorted(RESULTS.glob("*/*.json")):
+        for row in json.loads(path.read_text()).get("rows") or []:
+            if {"case", "flops", "bytes"} <= row.keys():
+                yield path, row
+
+
+def test_committed_results_are_of_cases_that_the_tool_knows():
+    """The same text, FLOPs and bytes: a chart would otherwise draw another problem than was measured."""
+    rows = list(committed_rows())
+    assert len(rows) > 50
+    for path, row in rows:
+        fields = tool.ask("case", row["case"])
+        assert fields["text"] == row["case"], path
+        assert (fields["flops"], fields["bytes"]) == (row["flops"], row["bytes"]), (path, row["case"])
+
+
+def test_the_bound_is_that_of_the_slower_of_products_and_bytes():
+    flops, bytes_ = 791e12, 4.27e12
+    assert bounds.bound_us("NVIDIA H200", {"flops": flops, "bytes": 1}) == pytest.approx(1e6)
+    assert bounds.bound_us("NVIDIA H200", {"flops": 1, "bytes": 2 * bytes_}) == pytest.approx(2e6)
+    assert bounds.bound_us("NVIDIA H100 80GB HBM3", {"flops": 1, "bytes": 1}) is None
+    assert bounds.bound_us(None, {"flops": 1, "bytes": 1}) is None
+
+
+def test_without_the_tool_the_error_says_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("FOVEAL_TOOL", str(tmp_path / "nothing"))
+    with pytest.raises(tool.ToolError, match="FOVEAL_TOOL.*nothing.*cmake"):
+        tool.program()
+    monkeypatch.delenv("FOVEAL_TOOL")
+    monkeypatch.setattr(tool, "_BUILD_FOLDER", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(tool.ToolError, match="PATH"):
+        tool.program()
