@@ -104,7 +104,7 @@ ForwardArguments::ForwardArguments(nb::handle q, nb::handle k, nb::handle v, nb:
       q_(q.ptr(), "q", form),
       k_(k.ptr(), "k", form),
       v_(v.ptr(), "v", form) {
-    library.forward_args_init(&args_);
+    library.init(args_);
     require_same_device(k_, "k", q_, "q");
     require_same_device(v_, "v", q_, "q");
     args_.q = q_.view;
@@ -265,7 +265,7 @@ nb::object merge(nb::handle outs, nb::handle lses, nb::handle out, nb::handle ls
     if (library.merge == nullptr) raise(FOVEAL_UNSUPPORTED, "this build of libfoveal has no merge");
     const Borrowed& first = *out_parts[0];
     foveal_merge_args args;
-    library.merge_args_init(&args);
+    library.init(args);
     args.backend = backend_on(first.device);
     args.parts = static_cast<int32_t>(parts);
     args.outs = out_views.data();
