@@ -142,9 +142,11 @@ static inline void foveal_forward_args_init(foveal_forward_args* args) {
     foveal_forward_args_init_sized(args, sizeof *args);
 }
 
-/* out (and lse) from q, k, v. `stream` is a cudaStream_t for sm90, NULL for the CPU. The sm90 kernel may be set up
- * while the one before it in the stream ends (programmatic dependent launch), and touches memory only after that end.
- * A row that sees no key gets out = 0 and lse = -inf (with a sink: lse = sink). */
+/* out (and lse) from q, k, v. No byte of out or lse may belong to another tensor of the call, not even where out lies
+ * exactly over q; views of one buffer that share no byte may interleave. `stream` is a cudaStream_t for sm90, NULL for
+ * the CPU. The sm90 kernel may be set up while the one before it in the stream ends (programmatic dependent launch),
+ * and touches memory only after that end. A row that sees no key gets out = 0 and lse = -inf (with a sink: lse = sink).
+ */
 FOVEAL_API foveal_status foveal_forward(const foveal_forward_args* args, void* stream);
 
 /* Would foveal_forward accept this problem? Looks at shapes, strides, dtypes and options, not at data pointers or

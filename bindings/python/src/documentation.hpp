@@ -32,7 +32,7 @@ Args:
     mask: bool [b or 1, h_q or 1, s_q, s_k]; where it is False, the key is not seen.
     seqused_q, seqused_k: int32 [b]; only so many rows of each sequence take part.
     return_lse: return (out, lse).
-    out: where to write, [b, s_q, h_q, d_v]; None: a new tensor of q's library. Not for JAX.
+    out: where to write, [b, s_q, h_q, d_v], apart from all inputs; None: a new tensor of q's library. Not for JAX.
 
 Returns:
     out [b, s_q, h_q, d_v], of q's dtype; with return_lse also lse, float32 [b, h_q, s_q]: the natural logarithm of
