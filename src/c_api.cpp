@@ -2,11 +2,12 @@
 // operations and backends, and no architecture.
 #include <algorithm>
 #include <array>
-#include <cmath>
+#include <cstddef>
 #include <cstring>
 #include <limits>
 #include <memory>
 #include <new>
+#include <optional>
 #include <string>
 
 #include "backend/backends.hpp"
@@ -62,13 +63,29 @@ T& required(T* pointer, const char* name) {
     return *pointer;
 }
 
-// The caller's structure may be of another version. This one is the first, so none is smaller; a larger one may only
-// carry zeros where this version knows nothing.
-void check_struct_size(const void* args, uint32_t size, size_t known_size, const char* init) {
+// Each structure as foveal 0.1.0 has it: no caller's is shorter.
+template <class Args>
+constexpr size_t kFirstSize = 0;
+template <>
+constexpr size_t kFirstSize<foveal_forward_args> = offsetof(foveal_forward_args, mask) +
+                                                   sizeof(foveal_forward_args::mask);
+template <>
+constexpr size_t kFirstSize<foveal_merge_args> = offsetof(foveal_merge_args, lse) + sizeof(foveal_merge_args::lse);
+
+// Part of the ABI: a later field comes behind these, neither among them nor into padding that an older caller's sizeof
+// counts.
+static_assert(sizeof(void*) != 8 || kFirstSize<foveal_forward_args> == 1088);
+static_assert(sizeof(void*) != 8 || kFirstSize<foveal_merge_args> == 192);
+static_assert(kFirstSize<foveal_forward_args> % alignof(foveal_forward_args) == 0);
+static_assert(kFirstSize<foveal_merge_args> % alignof(foveal_merge_args) == 0);
+
+// Is the structure that the caller says to be `size` long one of an older, of this or of a later version? A later one
+// may only carry zeros where this version knows nothing.
+void check_struct_size(const void* args, uint32_t size, size_t first_size, size_t known_size, const char* init) {
     const auto name = [size] { return "args.struct_size is " + std::to_string(size); };
-    if (size < known_size)
+    if (size < first_size)
         throw Error(FOVEAL_INVALID_ARGUMENT,
-                    name() + "; it must be at least " + std::to_string(known_size) + " (call " + init + ")");
+                    name() + "; it must be at least " + std::to_string(first_size) + " (call " + init + ")");
     constexpr uint32_t kMaxStructSize = 1u << 16;
     if (size > kMaxStructSize) throw Error(FOVEAL_INVALID_ARGUMENT, name() + "; no version is that large");
     const auto* bytes = static_cast<const unsigned char*>(args);
@@ -78,17 +95,38 @@ void check_struct_size(const void* args, uint32_t size, size_t known_size, const
                         name() + " and byte " + std::to_string(i) + " is set: an option of a later version of foveal");
 }
 
+// The caller's arguments as this version knows them. An older caller's structure ends before this version's does: then
+// a copy, completed with defaults.
 template <class Args>
-const Args& checked(const Args* args, const char* init) {
-    check_struct_size(args, required(args, "args").struct_size, sizeof(Args), init);
-    return *args;
+class Known {
+   public:
+    Known(const Args* args, const char* init_name, void (*init)(Args*, size_t)) : args_(args) {
+        const uint32_t size = required(args, "args").struct_size;
+        check_struct_size(args, size, kFirstSize<Args>, sizeof(Args), init_name);
+        if (size >= sizeof(Args)) return;
+        args_ = &completed_.emplace();
+        init(&*completed_, sizeof(Args));
+        std::memcpy(&*completed_, args, size);
+        completed_->struct_size = sizeof(Args);
+    }
+    Known(const Known&) = delete;
+    Known& operator=(const Known&) = delete;
+
+    const Args& operator*() const { return *args_; }
+    const Args* operator->() const { return args_; }
+
+   private:
+    const Args* args_;
+    std::optional<Args> completed_;
+};
+
+Known<foveal_forward_args> known(const foveal_forward_args* args) {
+    return {args, "foveal_forward_args_init", foveal_forward_args_init_sized};
 }
 
-const foveal_forward_args& checked(const foveal_forward_args* args) {
-    return checked(args, "foveal_forward_args_init");
+Known<foveal_merge_args> known(const foveal_merge_args* args) {
+    return {args, "foveal_merge_args_init", foveal_merge_args_init_sized};
 }
-
-const foveal_merge_args& checked(const foveal_merge_args* args) { return checked(args, "foveal_merge_args_init"); }
 
 // The last plans of this thread, so that a repeated call does not plan again.
 class PlanCache {
@@ -138,34 +176,39 @@ void launch(const ForwardPlan& plan, const foveal_forward_args& args, void* stre
 
 extern "C" {
 
-void foveal_forward_args_init(foveal_forward_args* args) {
+void foveal_forward_args_init_sized(foveal_forward_args* args, size_t size) {
     if (args == nullptr) return;
-    std::memset(args, 0, sizeof *args);
-    args->struct_size = sizeof *args;
-    args->backend = FOVEAL_BACKEND_AUTO;
-    args->scale = std::numeric_limits<float>::quiet_NaN();
-    args->alignment = FOVEAL_BOTTOM_RIGHT;
-    args->window_left = FOVEAL_UNLIMITED;
-    args->window_right = FOVEAL_UNLIMITED;
+    foveal_forward_args defaults;
+    std::memset(&defaults, 0, sizeof defaults);
+    defaults.struct_size = static_cast<uint32_t>(size);
+    defaults.backend = FOVEAL_BACKEND_AUTO;
+    defaults.scale = std::numeric_limits<float>::quiet_NaN();
+    defaults.alignment = FOVEAL_BOTTOM_RIGHT;
+    defaults.window_left = FOVEAL_UNLIMITED;
+    defaults.window_right = FOVEAL_UNLIMITED;
+    std::memset(args, 0, size);
+    std::memcpy(args, &defaults, size < sizeof defaults ? size : sizeof defaults);
 }
 
 foveal_status foveal_forward(const foveal_forward_args* args, void* stream) {
-    return guarded([&] { forward(checked(args), stream); });
+    return guarded([&] { forward(*known(args), stream); });
 }
 
 foveal_status foveal_supports(const foveal_forward_args* args) {
     return guarded([&] {
-        const ForwardProblem problem = foveal::validate(checked(args));
+        const auto given = known(args);
+        const ForwardProblem problem = foveal::validate(*given);
         // What the CPU backend supports, AUTO does: it supports all that others do.
-        const bool any = args->backend == FOVEAL_BACKEND_AUTO;
-        foveal::backend_of(any ? FOVEAL_BACKEND_CPU : args->backend).check_supported(problem);
+        const bool any = given->backend == FOVEAL_BACKEND_AUTO;
+        foveal::backend_of(any ? FOVEAL_BACKEND_CPU : given->backend).check_supported(problem);
     });
 }
 
 foveal_status foveal_plan_create(const foveal_forward_args* args, int32_t device, foveal_plan** plan) {
     return guarded([&] {
-        const ForwardProblem problem = foveal::validate(checked(args));
-        const Backend& backend = foveal::backend_of(args->backend);
+        const auto given = known(args);
+        const ForwardProblem problem = foveal::validate(*given);
+        const Backend& backend = foveal::backend_of(given->backend);
         if (device < -1)
             throw Error(FOVEAL_INVALID_ARGUMENT,
                         "device is " + std::to_string(device) + "; it must be -1 or a CUDA device");
@@ -192,20 +235,24 @@ size_t foveal_plan_workspace_bytes(const foveal_plan* plan) {
 }
 
 foveal_status foveal_plan_launch(const foveal_plan* plan, const foveal_forward_args* args, void* stream) {
-    return guarded([&] { launch(*required(plan, "plan").plan, checked(args), stream); });
+    return guarded([&] { launch(*required(plan, "plan").plan, *known(args), stream); });
 }
 
-void foveal_merge_args_init(foveal_merge_args* args) {
+void foveal_merge_args_init_sized(foveal_merge_args* args, size_t size) {
     if (args == nullptr) return;
-    std::memset(args, 0, sizeof *args);
-    args->struct_size = sizeof *args;
-    args->backend = FOVEAL_BACKEND_AUTO;
+    foveal_merge_args defaults;
+    std::memset(&defaults, 0, sizeof defaults);
+    defaults.struct_size = static_cast<uint32_t>(size);
+    defaults.backend = FOVEAL_BACKEND_AUTO;
+    std::memset(args, 0, size);
+    std::memcpy(args, &defaults, size < sizeof defaults ? size : sizeof defaults);
 }
 
 foveal_status foveal_merge(const foveal_merge_args* args, void* stream) {
     return guarded([&] {
-        const foveal::Merge merge = foveal::validate(checked(args));
-        foveal::resolve_backend(args->backend, args->outs[0].data).merge(merge, stream);
+        const auto given = known(args);
+        const foveal::Merge merge = foveal::validate(*given);
+        foveal::resolve_backend(given->backend, given->outs[0].data).merge(merge, stream);
     });
 }
 

@@ -86,8 +86,17 @@ typedef struct foveal_tensor {
     int64_t stride[FOVEAL_MAX_RANK];
 } foveal_tensor;
 
-/* One forward call. Call foveal_forward_args_init() first: it sets struct_size and the defaults named here.
- * Later versions append fields; a caller compiled against an older header gets their defaults. */
+/* How the structures grow. A library of the same SONAME takes callers that were compiled against any of its headers:
+ *   - foveal_forward_args and foveal_merge_args grow at their ends alone, without padding; no field moves, changes its
+ *     meaning or goes. foveal_tensor, FOVEAL_MAX_RANK and the values of enumerations never change.
+ *   - A new field's default is all zero bytes, and means what was before that field.
+ *   - The caller says how long its structure is: once at ..._args_init_sized(), and in struct_size at every call.
+ *   - An older caller's structure is shorter: nothing behind its end is read or written, and the fields that it lacks
+ *     have their defaults.
+ *   - A newer caller's structure is longer: what the library does not know is zeroed by ..._args_init_sized(), and a
+ *     call in which a byte of it is set is refused with FOVEAL_UNSUPPORTED. */
+
+/* One forward call. Call foveal_forward_args_init() first: it sets struct_size and the defaults named here. */
 typedef struct foveal_forward_args {
     uint32_t struct_size;   /* sizeof(foveal_forward_args) as the caller knows it */
     foveal_backend backend; /* default FOVEAL_BACKEND_AUTO */
@@ -123,12 +132,21 @@ typedef struct foveal_forward_args {
     foveal_tensor mask; /* FOVEAL_BOOL: where it is false, the key is not seen */
 } foveal_forward_args;
 
-/* Sets struct_size and all defaults; every tensor becomes absent. NULL is ignored. */
-FOVEAL_API void foveal_forward_args_init(foveal_forward_args* args);
+/* Sets struct_size and all defaults; every tensor becomes absent. size: sizeof(foveal_forward_args) as the caller knows
+ * it; not a byte behind that is written. NULL is ignored. */
+FOVEAL_API void foveal_forward_args_init_sized(foveal_forward_args* args, size_t size);
 
-/* out (and lse) from q, k, v. `stream` is a cudaStream_t for sm90, NULL for the CPU. The sm90 kernel may be set up
- * while the one before it in the stream ends (programmatic dependent launch), and touches memory only after that end.
- * A row that sees no key gets out = 0 and lse = -inf (with a sink: lse = sink). */
+/* The same with the size that this header knows. Not part of the library, and of internal linkage in C++ too: were it
+ * shared between objects that were compiled against different headers, one would get the other's size. */
+static inline void foveal_forward_args_init(foveal_forward_args* args) {
+    foveal_forward_args_init_sized(args, sizeof *args);
+}
+
+/* out (and lse) from q, k, v. No byte of out or lse may belong to another tensor of the call, not even where out lies
+ * exactly over q; views of one buffer that share no byte may interleave. `stream` is a cudaStream_t for sm90, NULL for
+ * the CPU. The sm90 kernel may be set up while the one before it in the stream ends (programmatic dependent launch),
+ * and touches memory only after that end. A row that sees no key gets out = 0 and lse = -inf (with a sink: lse = sink).
+ */
 FOVEAL_API foveal_status foveal_forward(const foveal_forward_args* args, void* stream);
 
 /* Would foveal_forward accept this problem? Looks at shapes, strides, dtypes and options, not at data pointers or
@@ -160,7 +178,7 @@ FOVEAL_API foveal_status foveal_plan_launch(const foveal_plan* plan, const fovea
  * A part whose lse is -inf counts nothing, whatever its out holds; if all are, out = 0 and lse = -inf.
  * Call foveal_merge_args_init() first. */
 typedef struct foveal_merge_args {
-    uint32_t struct_size;
+    uint32_t struct_size;   /* sizeof(foveal_merge_args) as the caller knows it */
     foveal_backend backend; /* AUTO: where outs[0]'s memory lies */
     int32_t parts;          /* 1 ... FOVEAL_MAX_MERGE_PARTS; more are merged in several calls */
     int32_t reserved;       /* 0 */
@@ -171,7 +189,9 @@ typedef struct foveal_merge_args {
     foveal_tensor lse;         /* optional f32; may be one of lses */
 } foveal_merge_args;
 
-FOVEAL_API void foveal_merge_args_init(foveal_merge_args* args); /* NULL is ignored */
+/* As foveal_forward_args_init_sized() and foveal_forward_args_init(). */
+FOVEAL_API void foveal_merge_args_init_sized(foveal_merge_args* args, size_t size);
+static inline void foveal_merge_args_init(foveal_merge_args* args) { foveal_merge_args_init_sized(args, sizeof *args); }
 
 /* Arithmetic in fp32; asynchronous on `stream` for sm90, which needs no alignment beyond the elements' own. */
 FOVEAL_API foveal_status foveal_merge(const foveal_merge_args* args, void* stream);

@@ -3,7 +3,9 @@
 //   foveal::Tensor q = foveal::Tensor::packed(data, foveal::DType::bf16, {b, s_q, h_q, d}); ...
 //   foveal::forward(q, k, v, out, {.causal = true}, stream);
 //
-// Shapes, strides, units and errors are those of foveal.h.
+// Shapes, strides, units and errors are those of foveal.h. The inline namespace gets another number whenever a
+// structure of this file or of foveal.h grows: objects compiled against different headers must not share these inline
+// functions.
 #ifndef FOVEAL_FOVEAL_HPP
 #define FOVEAL_FOVEAL_HPP
 
@@ -105,7 +107,7 @@ inline foveal_forward_args forward_args(const Tensor& q, const Tensor& k, const 
         throw Error(FOVEAL_INVALID_ARGUMENT,
                     "causal and right = " + std::to_string(*options.right) + " contradict each other");
     foveal_forward_args args;
-    foveal_forward_args_init(&args);
+    foveal_forward_args_init_sized(&args, sizeof args);
     args.q = q;
     args.k = k;
     args.v = v;
@@ -166,7 +168,7 @@ inline void merge(std::span<const Part> parts, const Tensor& out, const MergeOpt
         lses[n] = parts[n].lse;
     }
     foveal_merge_args args;
-    foveal_merge_args_init(&args);
+    foveal_merge_args_init_sized(&args, sizeof args);
     args.backend = static_cast<foveal_backend>(options.backend);
     args.parts = static_cast<int32_t>(parts.size());
     args.outs = outs.data();

@@ -37,29 +37,46 @@ struct Sequence {
     int32_t len_k;
 };
 
+std::string range(int64_t least, int64_t most) {
+    return "it must lie in [" + std::to_string(least) + ", " + std::to_string(most) + "]";
+}
+
+// What validated arguments call one side's lengths, and the tensor whose rows they count.
+struct LengthNames {
+    const char* cu_seqlens;
+    const char* seqused;
+    const char* total;
+};
+constexpr LengthNames kNamesQ{"cu_seqlens_q", "seqused_q", "q.shape[0]"};
+constexpr LengthNames kNamesK{"cu_seqlens_k", "seqused_k", "k.shape[0]"};
+
 // The kernels trust the lengths; here they can be checked before anything is written.
-void check_sequence(int32_t i, const Lengths& lengths, const char* cu_name, const char* used_name) {
-    const auto range = [](int64_t least, int64_t most) {
-        return "it must lie in [" + std::to_string(least) + ", " + std::to_string(most) + "]";
-    };
-    int32_t length = lengths.rows;
-    if (lengths.cu_seqlens != nullptr) {
-        const int32_t begin = lengths.cu_seqlens[i], end = lengths.cu_seqlens[i + 1];
-        if (begin < 0 || begin > lengths.rows) refuse(cu_name, i, begin, range(0, lengths.rows));
-        if (end < begin || end > lengths.rows) refuse(cu_name, i + 1, end, range(begin, lengths.rows));
-        length = end - begin;
+void check_lengths(int64_t batch, const Lengths& lengths, const LengthNames& names) {
+    const int32_t* const ends = lengths.cu_seqlens;
+    if (ends != nullptr) {
+        if (ends[0] != 0) refuse(names.cu_seqlens, 0, ends[0], "it must be 0");
+        for (int64_t i = 1; i <= batch; ++i)
+            if (ends[i] < ends[i - 1] || ends[i] > lengths.rows)
+                refuse(names.cu_seqlens, i, ends[i], range(ends[i - 1], lengths.rows));
+        if (ends[batch] != lengths.rows)
+            refuse(names.cu_seqlens, batch, ends[batch],
+                   "the last must be " + std::string(names.total) + ", " + std::to_string(lengths.rows));
     }
-    if (lengths.seqused != nullptr && (lengths.seqused[i] < 0 || lengths.seqused[i] > length))
-        refuse(used_name, i, lengths.seqused[i], range(0, length));
+    if (lengths.seqused == nullptr) return;
+    for (int64_t i = 0; i < batch; ++i) {
+        const int32_t length = ends != nullptr ? ends[i + 1] - ends[i] : lengths.rows;
+        if (lengths.seqused[i] < 0 || lengths.seqused[i] > length)
+            refuse(names.seqused, i, lengths.seqused[i], range(0, length));
+    }
 }
 
 std::vector<Sequence> sequences_of(const ForwardProblem& problem, const ForwardPointers& pointers) {
     const Lengths of_q = problem.lengths_q(pointers), of_k = problem.lengths_k(pointers);
+    check_lengths(problem.batch, of_q, kNamesQ);
+    check_lengths(problem.batch, of_k, kNamesK);
     std::vector<Sequence> sequences;
     sequences.reserve(static_cast<size_t>(problem.batch));
     for (int32_t i = 0; i < problem.batch; ++i) {
-        check_sequence(i, of_q, "cu_seqlens_q", "seqused_q");
-        check_sequence(i, of_k, "cu_seqlens_k", "seqused_k");
         const SequenceRows q = of_q.of(i), k = of_k.of(i);
         sequences.push_back({q.first, k.first, q.length, k.length});
     }

@@ -12,7 +12,7 @@ namespace foveal::cpu {
 // unless the problem is too small to share. A query's result depends, to the bit, on its own sequence alone: not on the
 // rest of the batch, nor on the number of threads; it may differ between SIMD targets.
 //
-// Throws Error(INVALID_ARGUMENT) if cu_seqlens descends or leaves [0, total], if a used length leaves [0, length], or
+// Throws Error(INVALID_ARGUMENT) if cu_seqlens does not ascend from 0 to total, if a used length leaves [0, length], or
 // if FOVEAL_NUM_THREADS is malformed; std::bad_alloc. Nothing has been written if it throws Error.
 void forward(const ForwardProblem& problem, const ForwardPointers& pointers);
 

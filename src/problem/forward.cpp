@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "problem/argument.hpp"
+#include "problem/overlap.hpp"
 
 namespace foveal {
 namespace {
@@ -137,21 +138,27 @@ void check_sizes(const ForwardProblem& p) {
     check_row_count(p.varlen ? "k.shape[0]" : "k.shape[1]", p.rows_k);
 }
 
+// The arguments that are read.
+struct Input {
+    const char* name;
+    foveal_tensor foveal_forward_args::*tensor;
+};
+constexpr Input kInputs[] = {{"q", &foveal_forward_args::q},
+                             {"k", &foveal_forward_args::k},
+                             {"v", &foveal_forward_args::v},
+                             {"cu_seqlens_q", &foveal_forward_args::cu_seqlens_q},
+                             {"cu_seqlens_k", &foveal_forward_args::cu_seqlens_k},
+                             {"seqused_q", &foveal_forward_args::seqused_q},
+                             {"seqused_k", &foveal_forward_args::seqused_k},
+                             {"alibi_slopes", &foveal_forward_args::alibi_slopes},
+                             {"sinks", &foveal_forward_args::sinks},
+                             {"bias", &foveal_forward_args::bias},
+                             {"mask", &foveal_forward_args::mask}};
+
 void require_known_ranks(const foveal_forward_args& args) {
-    for (const Argument& a : {Argument{"q", args.q},
-                              {"k", args.k},
-                              {"v", args.v},
-                              {"out", args.out},
-                              {"lse", args.lse},
-                              {"cu_seqlens_q", args.cu_seqlens_q},
-                              {"cu_seqlens_k", args.cu_seqlens_k},
-                              {"seqused_q", args.seqused_q},
-                              {"seqused_k", args.seqused_k},
-                              {"alibi_slopes", args.alibi_slopes},
-                              {"sinks", args.sinks},
-                              {"bias", args.bias},
-                              {"mask", args.mask}})
-        require_known_rank(a);
+    for (const Input& input : kInputs) require_known_rank({input.name, args.*input.tensor});
+    require_known_rank({"out", args.out});
+    require_known_rank({"lse", args.lse});
 }
 
 // The validated options, and strides of the tensors that belong to them.
@@ -170,6 +177,18 @@ void take_options(const foveal_forward_args& args, ForwardProblem& p) {
     if (p.has_bias) p.bias_dtype = dtype_of(args.bias), p.bias = score_strides_of(args.bias);
     p.has_mask = args.mask.rank != 0;
     if (p.has_mask) p.mask = score_strides_of(args.mask);
+}
+
+// Rows are computed in no particular order, so what one of them writes must not be what another one reads.
+void check_overlaps(const foveal_forward_args& args) {
+    const Placed out{{"out", args.out}}, lse{{"lse", args.lse}};
+    require_apart(out, lse);
+    for (const Input& input : kInputs) {
+        if ((args.*input.tensor).rank == 0) continue;
+        const Placed read{{input.name, args.*input.tensor}};
+        require_apart(out, read);
+        require_apart(lse, read);
+    }
 }
 
 }  // namespace
@@ -228,6 +247,7 @@ ForwardPointers pointers_of(const foveal_forward_args& args) {
     p.sinks = static_cast<const float*>(data_of({"sinks", args.sinks}));
     p.bias = data_of({"bias", args.bias});
     p.mask = static_cast<const uint8_t*>(data_of({"mask", args.mask}));
+    check_overlaps(args);
     return p;
 }
 

@@ -87,8 +87,8 @@ struct ForwardProblem {
 // Shapes, strides, dtypes and options, independent of any backend. Throws Error(INVALID_ARGUMENT) naming the argument.
 ForwardProblem validate(const foveal_forward_args& args);
 
-// The data pointers of validated arguments: present where elements are, aligned to their element. Throws as validate()
-// does.
+// The data pointers of validated arguments: present where elements are, aligned to their element, and no byte of what
+// is written in what is read or in what else is written. Throws as validate() does.
 ForwardPointers pointers_of(const foveal_forward_args& args);
 
 }  // namespace foveal

@@ -69,24 +69,15 @@ void check_merged(const foveal_merge_args& args) {
     require_no_overlap(lse);
 }
 
-// What is written may be what is read, element by element, and must otherwise lie apart from it.
-void check_apart(const Argument& written, const Argument& read, bool in_place) {
-    if (!written.present() || !read.present()) return;
-    if (in_place && same_memory(written.tensor, read.tensor)) return;
-    if (share_memory(written.tensor, read.tensor))
-        refuse(written.text() + " overlaps " + read.text() +
-               (in_place ? " in part; it must be the same tensor or lie apart" : "; they must lie apart"));
-}
-
 void check_overlaps(const foveal_merge_args& args) {
-    const Argument out{"out", args.out}, lse{"lse", args.lse};
-    check_apart(out, lse, false);
+    const Placed out{{"out", args.out}}, lse{{"lse", args.lse}};
+    require_apart(out, lse);
     for (int32_t n = 0; n < args.parts; ++n) {
-        const Argument part_out{"outs", args.outs[n], n}, part_lse{"lses", args.lses[n], n};
-        check_apart(out, part_out, true);
-        check_apart(out, part_lse, false);
-        check_apart(lse, part_out, false);
-        check_apart(lse, part_lse, true);
+        const Placed part_out{{"outs", args.outs[n], n}}, part_lse{{"lses", args.lses[n], n}};
+        require_apart_or_same(out, part_out);
+        require_apart(out, part_lse);
+        require_apart(lse, part_out);
+        require_apart_or_same(lse, part_lse);
     }
 }
 

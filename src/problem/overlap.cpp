@@ -82,6 +82,14 @@ void add_terms(StrideSums& sums, const foveal_tensor& t) {
     sums.add(1, bytes_of(dtype_of(t)) - 1);
 }
 
+bool overlap(const Placed& a, const Placed& b) {
+    return a.first <= b.last && b.first <= a.last && share_memory(a.argument.tensor, b.argument.tensor);
+}
+
+[[noreturn]] void refuse_overlap(const Placed& a, const Placed& b, const char* requirement) {
+    refuse(a.argument.text() + " overlaps " + b.argument.text() + requirement);
+}
+
 }  // namespace
 
 bool same_memory(const foveal_tensor& a, const foveal_tensor& b) {
@@ -103,6 +111,29 @@ bool share_memory(const foveal_tensor& a, const foveal_tensor& b) {
     add_terms(sums, a);
     add_terms(sums, b);
     return sums.contain(from_a_to_b + reach_b);
+}
+
+// Every call pays for this.
+Placed::Placed(const Argument& a) : argument(a) {
+    if (!a.present()) return;
+    int64_t reach = 0;
+    for (int i = 0; i < a.tensor.rank; ++i) {
+        if (a.tensor.shape[i] <= 0) return;
+        if (a.tensor.shape[i] > 1) reach += a.tensor.stride[i] * (a.tensor.shape[i] - 1);
+    }
+    first = reinterpret_cast<uintptr_t>(a.tensor.data);
+    const auto element_bytes = static_cast<uintptr_t>(a.element_bytes());
+    const uintptr_t behind = static_cast<uintptr_t>(reach) * element_bytes + element_bytes - 1;
+    last = first <= UINTPTR_MAX - behind ? first + behind : UINTPTR_MAX;
+}
+
+void require_apart(const Placed& written, const Placed& other) {
+    if (overlap(written, other)) refuse_overlap(written, other, "; they must lie apart");
+}
+
+void require_apart_or_same(const Placed& written, const Placed& read) {
+    if (!overlap(written, read) || same_memory(written.argument.tensor, read.argument.tensor)) return;
+    refuse_overlap(written, read, " in part; it must be the same tensor or lie apart");
 }
 
 }  // namespace foveal

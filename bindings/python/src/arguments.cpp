@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -104,7 +105,7 @@ ForwardArguments::ForwardArguments(nb::handle q, nb::handle k, nb::handle v, nb:
       q_(q.ptr(), "q", form),
       k_(k.ptr(), "k", form),
       v_(v.ptr(), "v", form) {
-    library.forward_args_init(&args_);
+    library.init(args_);
     require_same_device(k_, "k", q_, "q");
     require_same_device(v_, "v", q_, "q");
     args_.q = q_.view;
@@ -192,8 +193,10 @@ void ForwardArguments::describe_results(bool wants_lse) { shape_results(wants_ls
 void ForwardArguments::set_results(nb::handle out, bool wants_lse) {
     shape_results(wants_lse);
     PyObject* const q = objects_[0].ptr();
+    const bool has_unused_rows = args_.seqused_q.rank != 0;  // which the library does not write
     out_is_new_ = out.is_none();
     out_object_ = out_is_new_ ? new_tensor(*q_.type, q, q_.device, q_.view, args_.out, true) : nb::borrow(out);
+    if (out_is_new_ && has_unused_rows) fill(*q_.type, out_object_, 0);
     out_.emplace(out_object_.ptr(), "out");
     if (!out_is_new_) {
         require_writable(*out_, "out");
@@ -202,6 +205,7 @@ void ForwardArguments::set_results(nb::handle out, bool wants_lse) {
     args_.out = out_->view;
     if (!wants_lse) return;
     lse_object_ = new_tensor(*q_.type, q, q_.device, q_.view, args_.lse, false);
+    if (has_unused_rows) fill(*q_.type, lse_object_, -std::numeric_limits<float>::infinity());
     lse_.emplace(lse_object_.ptr(), "lse");
     args_.lse = lse_->view;
 }
@@ -265,7 +269,7 @@ nb::object merge(nb::handle outs, nb::handle lses, nb::handle out, nb::handle ls
     if (library.merge == nullptr) raise(FOVEAL_UNSUPPORTED, "this build of libfoveal has no merge");
     const Borrowed& first = *out_parts[0];
     foveal_merge_args args;
-    library.merge_args_init(&args);
+    library.init(args);
     args.backend = backend_on(first.device);
     args.parts = static_cast<int32_t>(parts);
     args.outs = out_views.data();

@@ -30,9 +30,10 @@ Args:
     sinks: float32 [h_q], logits in natural units, not scaled.
     bias: [b or 1, h_q or 1, s_q, s_k], q's dtype or float32.
     mask: bool [b or 1, h_q or 1, s_q, s_k]; where it is False, the key is not seen.
-    seqused_q, seqused_k: int32 [b]; only so many rows of each sequence take part.
+    seqused_q, seqused_k: int32 [b]; only so many rows of each sequence take part. The others of q give out = 0 and
+        lse = -inf where foveal allocates the result, and are left as they are in the caller's out.
     return_lse: return (out, lse).
-    out: where to write, [b, s_q, h_q, d_v]; None: a new tensor of q's library. Not for JAX.
+    out: where to write, [b, s_q, h_q, d_v], apart from all inputs; None: a new tensor of q's library. Not for JAX.
 
 Returns:
     out [b, s_q, h_q, d_v], of q's dtype; with return_lse also lse, float32 [b, h_q, s_q]: the natural logarithm of
@@ -50,7 +51,7 @@ inline constexpr char kVarlenDoc[] =
 Args:
     q: [total_q, h_q, d]. k: [total_k, h_k, d]. v: [total_k, h_k, d_v].
     cu_seqlens_q, cu_seqlens_k: int32 [b + 1] on q's device: sequence i is rows cu_seqlens[i] to cu_seqlens[i + 1] - 1.
-        They ascend from 0 to total; a GPU trusts them. There is no max_seqlen.
+        They ascend from 0 to total: checked on the CPU, trusted on a GPU. There is no max_seqlen.
     The others are those of attention().
 
 Returns:

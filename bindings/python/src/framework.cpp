@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <new>
 #include <string>
 
@@ -247,6 +248,18 @@ nb::object new_tensor(const TensorType& type, PyObject* like, dlpack::Device dev
             refuse("out is absent; foveal can allocate a result for PyTorch, NumPy, CuPy and JAX, and q is a " +
                    string_of(nb::type_name(nb::handle(reinterpret_cast<PyObject*>(type.type)))));
     }
+}
+
+void fill(const TensorType& type, nb::handle tensor, float value) {
+    if (type.framework != Framework::jax) {
+        tensor.attr(type.framework == Framework::torch ? "fill_" : "fill")(value);
+        return;
+    }
+    const nb::ndarray<>& array = nb::cast<HostBuffer&>(tensor).array;
+    if (value == 0)
+        std::memset(array.data(), 0, array.nbytes());
+    else
+        std::fill_n(static_cast<float*>(array.data()), array.size(), value);
 }
 
 nb::object returned_form(const TensorType& type, nb::object tensor) {

@@ -42,6 +42,8 @@ class CurrentDevice {
 nb::object new_tensor(const TensorType& type, PyObject* like, dlpack::Device device, const foveal_tensor& like_view,
                       const foveal_tensor& view, bool dtype_of_like);
 nb::object returned_form(const TensorType& type, nb::object tensor);
+// Every element of a new_tensor() becomes `value`, on the current stream: 0, or any if it is of f32.
+void fill(const TensorType& type, nb::handle tensor, float value);
 
 void define_host_buffer(nb::module_& module);
 

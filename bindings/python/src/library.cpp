@@ -11,14 +11,14 @@ namespace {
 
 Library beside() {
     return {"",
-            foveal_forward_args_init,
+            foveal_forward_args_init_sized,
             foveal_forward,
             foveal_supports,
             foveal_plan_create,
             foveal_plan_destroy,
             foveal_plan_describe,
             foveal_plan_workspace_bytes,
-            foveal_merge_args_init,
+            foveal_merge_args_init_sized,
             foveal_merge,
             foveal_last_error,
             foveal_version,
@@ -33,24 +33,38 @@ Library load(const std::string& path) {
         function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(handle, name));
         if (required && function == nullptr) refuse("library " + path + " has no " + name);
     };
-    find(loaded.forward_args_init, "foveal_forward_args_init");
+    find(loaded.forward_args_init_sized, "foveal_forward_args_init_sized", false);
+    if (loaded.forward_args_init_sized == nullptr) find(loaded.forward_args_init, "foveal_forward_args_init");
     find(loaded.forward, "foveal_forward");
     find(loaded.supports, "foveal_supports");
     find(loaded.plan_create, "foveal_plan_create");
     find(loaded.plan_destroy, "foveal_plan_destroy");
     find(loaded.plan_describe, "foveal_plan_describe");
     find(loaded.plan_workspace_bytes, "foveal_plan_workspace_bytes");
-    find(loaded.merge_args_init, "foveal_merge_args_init", false);  // builds before 2026-11-24 have no merge
-    find(loaded.merge, "foveal_merge", false);
+    find(loaded.merge, "foveal_merge", false);  // builds before 2026-11-24 have no merge
+    find(loaded.merge_args_init_sized, "foveal_merge_args_init_sized", false);
+    if (loaded.merge != nullptr && loaded.merge_args_init_sized == nullptr)
+        find(loaded.merge_args_init, "foveal_merge_args_init");
     find(loaded.last_error, "foveal_last_error");
     find(loaded.version, "foveal_version");
     find(loaded.backend_built, "foveal_backend_built");
     return loaded;
 }
 
+template <class Args>
+void init_args(Args& args, void (*sized)(Args*, size_t), void (*of_older_builds)(Args*)) {
+    if (sized != nullptr) return sized(&args, sizeof args);
+    args = {};
+    of_older_builds(&args);
+}
+
 }  // namespace
 
 Library library = beside();
+
+void Library::init(foveal_forward_args& args) const { init_args(args, forward_args_init_sized, forward_args_init); }
+
+void Library::init(foveal_merge_args& args) const { init_args(args, merge_args_init_sized, merge_args_init); }
 
 std::string use_library(const std::string& path) {
     static std::map<std::string, Library> builds{{"", beside()}};

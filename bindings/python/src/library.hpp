@@ -10,18 +10,24 @@ namespace foveal::python {
 
 struct Library {
     std::string path;  // empty: the one beside the extension
-    decltype(&foveal_forward_args_init) forward_args_init = nullptr;
+    decltype(&foveal_forward_args_init_sized) forward_args_init_sized = nullptr;
     decltype(&foveal_forward) forward = nullptr;
     decltype(&foveal_supports) supports = nullptr;
     decltype(&foveal_plan_create) plan_create = nullptr;
     decltype(&foveal_plan_destroy) plan_destroy = nullptr;
     decltype(&foveal_plan_describe) plan_describe = nullptr;
     decltype(&foveal_plan_workspace_bytes) plan_workspace_bytes = nullptr;
-    decltype(&foveal_merge_args_init) merge_args_init = nullptr;
+    decltype(&foveal_merge_args_init_sized) merge_args_init_sized = nullptr;
     decltype(&foveal_merge) merge = nullptr;
     decltype(&foveal_last_error) last_error = nullptr;
     decltype(&foveal_version) version = nullptr;
     decltype(&foveal_backend_built) backend_built = nullptr;
+    // Of builds before 2026-11-29, which have no _sized ones; their structures are no longer than today's.
+    void (*forward_args_init)(foveal_forward_args*) = nullptr;
+    void (*merge_args_init)(foveal_merge_args*) = nullptr;
+
+    void init(foveal_forward_args& args) const;
+    void init(foveal_merge_args& args) const;
 };
 
 extern Library library;

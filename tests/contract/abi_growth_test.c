@@ -1,0 +1,106 @@
+/* A caller and a library of different versions, in both directions. Built twice: against this version's header with a
+ * library whose structures are longer (later_library.cpp), and against that library's header with this version's. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "foveal/foveal.h"
+
+#ifdef FOVEAL_LATER_CALLER
+enum { kCallerIsLater = 1 };
+#else
+enum { kCallerIsLater = 0 };
+/* later_library.cpp: what the library takes the fields for that this caller's structures lack. */
+int64_t foveal_later_forward_field(const foveal_forward_args* args);
+int64_t foveal_later_merge_field(const foveal_merge_args* args);
+#endif
+
+static int failures = 0;
+
+static void check(int ok, const char* what) {
+    if (ok) return;
+    ++failures;
+    printf("FAILED: %s (last error: %s)\n", what, foveal_last_error());
+}
+
+/* `size` bytes that end where the next access, of a read as of a write, ends the process. */
+static void* before_the_end_of_memory(size_t size) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), pages = (size + page - 1) / page * page;
+    char* const memory = mmap(NULL, pages + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED || mprotect(memory + pages, page, PROT_NONE) != 0) exit(EXIT_FAILURE);
+    memset(memory, 7, pages);
+    return memory + pages - size;
+}
+
+static float q[4] = {1, 0, 0, 1}, k[4] = {1, 0, 0, 1}, v[4] = {1, 2, 3, 4}, out[4], lse[2];
+
+static foveal_tensor rows(float* data) {
+    const foveal_tensor t = {data, FOVEAL_F32, 4, {1, 2, 1, 2}, {4, 2, 2, 1}};
+    return t;
+}
+
+static void test_forward(void) {
+    foveal_forward_args* const args = before_the_end_of_memory(sizeof *args);
+    foveal_plan* plan = NULL;
+    foveal_forward_args_init(args);
+    check(args->struct_size == sizeof *args, "struct_size is the caller's");
+    check(args->scale != args->scale && args->window_left == FOVEAL_UNLIMITED && args->mask.rank == 0, "defaults");
+    args->q = rows(q), args->k = rows(k), args->v = rows(v), args->out = rows(out);
+    args->window_right = 0;
+    args->backend = FOVEAL_BACKEND_CPU;
+    check(foveal_forward(args, NULL) == FOVEAL_OK, "forward");
+    check(out[0] == 1 && out[1] == 2 && out[2] > 2.3 && out[2] < 2.4, "forward's result");
+    check(foveal_supports(args) == FOVEAL_OK, "supports");
+    check(foveal_plan_create(args, -1, &plan) == FOVEAL_OK, "plan");
+    memset(out, 0, sizeof out);
+    check(foveal_plan_launch(plan, args, NULL) == FOVEAL_OK, "launch");
+    check(out[0] == 1 && out[1] == 2, "launch's result");
+    foveal_plan_destroy(plan);
+    args->chunk = -1;
+    check(foveal_forward(args, NULL) == FOVEAL_INVALID_ARGUMENT, "a wrong option is still refused");
+    args->chunk = 0;
+#ifdef FOVEAL_LATER_CALLER
+    check(args->later_option == 0, "the library zeroes what it does not know");
+    args->later_option = 1;
+    check(foveal_forward(args, NULL) == FOVEAL_UNSUPPORTED, "an option that the library does not know");
+    check(foveal_supports(args) == FOVEAL_UNSUPPORTED, "an option that the library does not know, supports");
+#else
+    check(foveal_later_forward_field(args) == 0, "the default of what the caller does not know");
+#endif
+    args->struct_size = 0;
+    check(foveal_forward(args, NULL) == FOVEAL_INVALID_ARGUMENT, "no structure at all");
+}
+
+static void test_merge(void) {
+    foveal_merge_args* const args = before_the_end_of_memory(sizeof *args);
+    foveal_tensor outs[2], lses[2];
+    const foveal_tensor lse_of_part = {lse, FOVEAL_F32, 3, {1, 1, 2, 0}, {2, 2, 1, 0}};
+    outs[0] = rows(q), outs[1] = rows(k);
+    lses[0] = lses[1] = lse_of_part;
+    lse[0] = lse[1] = 0;
+    foveal_merge_args_init(args);
+    check(args->struct_size == sizeof *args, "struct_size is the caller's, merge");
+    check(args->outs == NULL && args->lse.rank == 0, "defaults, merge");
+    args->backend = FOVEAL_BACKEND_CPU;
+    args->parts = 2;
+    args->outs = outs, args->lses = lses;
+    args->out = rows(out);
+    check(foveal_merge(args, NULL) == FOVEAL_OK, "merge");
+    check(out[0] == 1 && out[1] == 0 && out[2] == 0 && out[3] == 1, "merge's result");
+#ifdef FOVEAL_LATER_CALLER
+    check(args->later_option == 0, "the library zeroes what it does not know, merge");
+    args->later_option = 1;
+    check(foveal_merge(args, NULL) == FOVEAL_UNSUPPORTED, "an option that the library does not know, merge");
+#else
+    check(foveal_later_merge_field(args) == 0, "the default of what the caller does not know, merge");
+#endif
+}
+
+int main(void) {
+    test_forward();
+    test_merge();
+    printf("%s caller: %d failed\n", kCallerIsLater ? "later" : "older", failures);
+    return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
