@@ -13,7 +13,7 @@ configure:
 demo: configure
 	cmake --build --preset release --target foveal_tool
 	@.ci/say_backend build/release
-	build/release/bin/foveal bench --suite seed
+	build/release/bin/foveal bench
 
 test: configure
 	cmake --build --preset release

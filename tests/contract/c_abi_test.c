@@ -2,46 +2,14 @@
  * names the argument and the value, none of which writes a byte. */
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "foveal/foveal.h"
+#include "tests/contract/c_abi_fixture.h"
 
-enum { kBatch = 2, kRowsQ = 3, kRowsK = 5, kHeadsQ = 4, kHeadsK = 2, kDim = 8 };
-enum { kElementsQ = kBatch * kRowsQ * kHeadsQ * kDim, kElementsK = kBatch * kRowsK * kHeadsK * kDim };
-enum { kElementsLse = kBatch * kHeadsQ * kRowsQ };
-
-static float q[kElementsQ + 8], k[kElementsK + 8], v[kElementsK + 8], out[kElementsQ + 8], lse[kElementsLse + 8];
 static int32_t cu_q[kBatch + 1] = {0, kRowsQ, 2 * kRowsQ};
 static int32_t cu_k[kBatch + 1] = {0, kRowsK, 2 * kRowsK};
 static int32_t used_q[kBatch] = {kRowsQ, 1};
 static int32_t used_k[kBatch] = {2, kRowsK};
-
-static int checks = 0;
-static int failures = 0;
-
-static void check(int ok, const char* what, const char* detail) {
-    ++checks;
-    if (ok) return;
-    ++failures;
-    printf("FAILED: %s (%s)\n", what, detail);
-}
-
-static foveal_tensor tensor_of(void* data, foveal_dtype dtype, int32_t rank, const int64_t* shape) {
-    foveal_tensor t;
-    int64_t stride = 1;
-    int32_t i;
-    memset(&t, 0, sizeof t);
-    t.data = data;
-    t.dtype = dtype;
-    t.rank = rank;
-    for (i = rank - 1; i >= 0; --i) {
-        t.shape[i] = shape[i];
-        t.stride[i] = stride;
-        stride *= shape[i];
-    }
-    return t;
-}
 
 static foveal_tensor vector_of(int32_t* data, int64_t entries) { return tensor_of(data, FOVEAL_I32, 1, &entries); }
 
@@ -73,39 +41,6 @@ static foveal_forward_args varlen(void) {
     args.cu_seqlens_q = vector_of(cu_q, kBatch + 1);
     args.cu_seqlens_k = vector_of(cu_k, kBatch + 1);
     return args;
-}
-
-static const unsigned char kUntouched = 0xA5;
-
-static void poison(void) {
-    memset(out, kUntouched, sizeof out);
-    memset(lse, kUntouched, sizeof lse);
-}
-
-static int untouched(void) {
-    size_t i;
-    for (i = 0; i < sizeof out; ++i)
-        if (((const unsigned char*)out)[i] != kUntouched) return 0;
-    for (i = 0; i < sizeof lse; ++i)
-        if (((const unsigned char*)lse)[i] != kUntouched) return 0;
-    return 1;
-}
-
-static void expect_status(const char* what, foveal_status got, foveal_status expected) {
-    check(got == expected, what, foveal_status_name(got));
-}
-
-/* The last message must hold each of the ';'-separated words. */
-static void expect_message(const char* what, const char* words) {
-    char list[256];
-    char* word;
-    strncpy(list, words, sizeof list - 1);
-    list[sizeof list - 1] = '\0';
-    for (word = strtok(list, ";"); word != NULL; word = strtok(NULL, ";"))
-        if (strstr(foveal_last_error(), word) == NULL) {
-            printf("message of '%s' lacks '%s': ", what, word);
-            check(0, "the message names argument and value", foveal_last_error());
-        }
 }
 
 /* foveal_forward must refuse with `status` and these words. */
@@ -384,88 +319,6 @@ static void test_plans(void) {
     foveal_plan_destroy(NULL);
 }
 
-static foveal_tensor merge_outs[2], merge_lses[2];
-
-/* out and lse from k and v's memory, as two parts of a result in the shapes of q and lse. */
-static foveal_merge_args merging(void) {
-    const int64_t shape_out[] = {kBatch, kRowsQ, kHeadsQ, kDim};
-    const int64_t shape_lse[] = {kBatch, kHeadsQ, kRowsQ};
-    foveal_merge_args args;
-    foveal_merge_args_init(&args);
-    args.backend = FOVEAL_BACKEND_CPU;
-    args.parts = 2;
-    merge_outs[0] = merge_outs[1] = tensor_of(q, FOVEAL_F32, 4, shape_out);
-    merge_lses[0] = tensor_of(k, FOVEAL_F32, 3, shape_lse);
-    merge_lses[1] = tensor_of(v, FOVEAL_F32, 3, shape_lse);
-    args.outs = merge_outs;
-    args.lses = merge_lses;
-    args.out = tensor_of(out, FOVEAL_F32, 4, shape_out);
-    args.lse = tensor_of(lse, FOVEAL_F32, 3, shape_lse);
-    return args;
-}
-
-static void expect_no_merge(const char* what, const foveal_merge_args* args, void* stream, foveal_status status,
-                            const char* words) {
-    poison();
-    expect_status(what, foveal_merge(args, stream), status);
-    expect_message(what, words);
-    check(untouched(), what, "something was written");
-}
-
-static void test_merge(void) {
-    struct {
-        foveal_merge_args args;
-        int64_t unknown_option;
-    } later;
-    foveal_merge_args args = merging();
-    poison();
-    check(foveal_merge(&args, NULL) == FOVEAL_OK, "merge", foveal_last_error());
-    check(!untouched(), "merge", "nothing was written");
-    args.lse.rank = 0;
-    check(foveal_merge(&args, NULL) == FOVEAL_OK, "merge without lse", foveal_last_error());
-    args.backend = FOVEAL_BACKEND_AUTO;
-    check(foveal_merge(&args, NULL) == FOVEAL_OK, "merge, backend auto", foveal_last_error());
-
-    expect_no_merge("merge NULL", NULL, NULL, FOVEAL_INVALID_ARGUMENT, "args;NULL");
-    args = merging(), args.outs = NULL;
-    expect_no_merge("NULL outs", &args, NULL, FOVEAL_INVALID_ARGUMENT, "outs;NULL");
-    args = merging(), args.lses = NULL;
-    expect_no_merge("NULL lses", &args, NULL, FOVEAL_INVALID_ARGUMENT, "lses;NULL");
-    args = merging(), merge_outs[1].data = NULL;
-    expect_no_merge("NULL outs[1]", &args, NULL, FOVEAL_INVALID_ARGUMENT, "outs[1].data;NULL");
-    args = merging(), merge_lses[0].data = NULL;
-    expect_no_merge("NULL lses[0]", &args, NULL, FOVEAL_INVALID_ARGUMENT, "lses[0].data;NULL");
-    args = merging(), args.out.data = NULL;
-    expect_no_merge("merge to NULL", &args, NULL, FOVEAL_INVALID_ARGUMENT, "out.data;NULL");
-    args = merging(), args.lse.data = NULL;
-    expect_no_merge("merge to NULL lse", &args, NULL, FOVEAL_INVALID_ARGUMENT, "lse.data;NULL");
-    args = merging(), merge_outs[0].data = (char*)q + 2;
-    expect_no_merge("misaligned outs[0]", &args, NULL, FOVEAL_INVALID_ARGUMENT, "outs[0].data;align");
-    args = merging(), merge_lses[1].data = (char*)v + 1;
-    expect_no_merge("misaligned lses[1]", &args, NULL, FOVEAL_INVALID_ARGUMENT, "lses[1].data;align");
-    args = merging(), args.out.data = (char*)out + 1;
-    expect_no_merge("misaligned merged out", &args, NULL, FOVEAL_INVALID_ARGUMENT, "out.data;align");
-    args = merging(), args.out.data = (char*)q + sizeof(float);
-    expect_no_merge("out over outs[0]", &args, NULL, FOVEAL_INVALID_ARGUMENT, "out;outs[0];in part");
-    args = merging(), args.parts = 0;
-    expect_no_merge("no parts", &args, NULL, FOVEAL_INVALID_ARGUMENT, "parts;0");
-    args = merging();
-    expect_no_merge("a stream on the CPU", &args, &args, FOVEAL_INVALID_ARGUMENT, "stream");
-    args = merging(), args.struct_size = 16;
-    expect_no_merge("struct_size 16", &args, NULL, FOVEAL_INVALID_ARGUMENT, "struct_size;16;foveal_merge_args_init");
-    args = merging(), args.backend = FOVEAL_BACKEND_SM90;
-    if (!foveal_backend_built(FOVEAL_BACKEND_SM90))
-        expect_no_merge("sm90 in a build without it", &args, NULL, FOVEAL_NO_DEVICE, "sm90");
-
-    memset(&later, 0, sizeof later);
-    later.args = merging();
-    later.args.struct_size = sizeof later;
-    check(foveal_merge(&later.args, NULL) == FOVEAL_OK, "merge of a later version", foveal_last_error());
-    later.unknown_option = 1;
-    expect_no_merge("a later option", &later.args, NULL, FOVEAL_UNSUPPORTED, "struct_size");
-    foveal_merge_args_init(NULL);
-}
-
 static void test_names(void) {
     char version[32];
     snprintf(version, sizeof version, "%d.%d.%d", FOVEAL_VERSION_MAJOR, FOVEAL_VERSION_MINOR, FOVEAL_VERSION_PATCH);
@@ -493,9 +346,7 @@ int main(void) {
     test_later_version();
     test_odd_head_dim();
     test_plans();
-    test_merge();
     test_names();
     test_good_calls(); /* after all those errors */
-    printf("%d checks, %d failed\n", checks, failures);
-    return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return report();
 }

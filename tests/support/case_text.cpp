@@ -184,7 +184,7 @@ class Parser {
         };
         const auto found = counts.find(name);
         if (found == counts.end())
-            fail_token(token, "unknown; see the list of tokens in tests/case.hpp or `foveal --help`");
+            fail_token(token, "unknown; see the list of tokens in tests/support/case.hpp or `foveal --help`");
         for (int64_t Case::*field : found->second) case_.*field = parse_count(token, rest);
     }
 
