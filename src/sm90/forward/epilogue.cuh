@@ -1,4 +1,4 @@
-// The end of a tile: a warp's 16 rows of O go, normalised and rounded, through shared memory to global memory.
+// The end of a tile: the rows of O are normalised and rounded, and go through shared memory to global memory.
 #pragma once
 
 #include "sm90/forward/params.hpp"

@@ -14,8 +14,8 @@
 
 namespace foveal::sm90 {
 
-// Of a matrix of 16-bit elements, a warp's 16 rows of a block, in the warp's rows of a tile of panels in shared memory
-// (panel.cuh): there before the scores are, and read in their layout.
+// The elements of a 16-bit matrix for a warp's 16 rows of a block. They lie in the warp's rows of a tile of panels in
+// shared memory (tile/panel.cuh), before the scores are computed, and are read in the layout of the scores.
 template <int32_t kKeys>
 class StagedElements {
     static constexpr int32_t kVectors = kKeys / 8;         // of 16 bytes
@@ -25,8 +25,8 @@ class StagedElements {
     __device__ __forceinline__ StagedElements(uint16_t* staging, int32_t warp, int32_t lane)
         : base_(ptx::shared_address(staging)), first_row_(warp * kWarpRows), lane_(lane) {}
 
-    // data: from the warp's first row and the block's first column on. rows, columns: that there are from there on; the
-    // others become zeros.
+    // Begins to copy. data: from the warp's first row and the block's first column on. rows, columns: that there are
+    // from there on; the others become zeros.
     __device__ __forceinline__ void fetch(const uint16_t* data, int64_t row_stride, int32_t rows,
                                           int32_t columns) const {
         const int32_t vector = lane_ % kVectors;
