@@ -1,4 +1,4 @@
-// src/sm90/schedule.hpp: every tile exactly once, and in the order that its comment promises.
+// src/sm90/forward/schedule.hpp: every tile exactly once, and in the order that its comment promises.
 #include <gtest/gtest.h>
 
 #include <algorithm>

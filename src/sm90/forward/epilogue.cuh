@@ -1,4 +1,4 @@
-// The end of a tile: a warp's 16 rows of O go, normalised and rounded, through shared memory to global memory.
+// The end of a tile: the rows of O are normalised and rounded, and go through shared memory to global memory.
 #pragma once
 
 #include "sm90/forward/params.hpp"
@@ -30,7 +30,7 @@ __device__ __forceinline__ void stage_panels(uint16_t* staging, int32_t warp, in
     const int32_t row = warp * kWarpRows + lane % 16;  // lanes 0-15 address the left 8 columns, 16-31 the right
 #pragma unroll
     for (int32_t c = 0; c < kPanels * 4; ++c) {  // 16 columns a time
-        const uint32_t panel = static_cast<uint32_t>(c / 4) * kWarpgroupRows * 128;
+        const uint32_t panel = static_cast<uint32_t>(c / 4) * kWarpgroupRows * kPanelRowBytes;
         const int32_t column = kFirst * kPanelColumns + c * 16;
         ptx::stmatrix_x4(base + panel + swizzled(row, c % 4 * 2 + lane / 16), round(0, column), round(1, column),
                          round(0, column + 8), round(1, column + 8));
@@ -57,16 +57,18 @@ __device__ __forceinline__ void store_panels(const uint16_t* staging, int32_t wa
         }
     } else {
         // The box would reach into the next sequence.
-        constexpr int32_t kVectors = kPanels * kPanelColumns / 8;  // of 8 columns, 16 bytes
+        constexpr int32_t kVectors = kPanels * kRowVectors;  // of a row
         __syncwarp();
         auto* out = static_cast<uint16_t*>(params.out) + work.batch * params.out_batch_stride +
                     head * params.out_head_stride + first_column;
         for (int32_t i = lane; i < rows * kVectors; i += 32) {
             const int32_t r = i / kVectors, vector = i % kVectors;
-            if (first_column + vector * 8 >= params.head_dim_v) continue;
-            const auto* panel = reinterpret_cast<const char*>(staging + vector / 8 * kWarpgroupRows * kPanelColumns);
-            const auto* from = reinterpret_cast<const uint4*>(panel + swizzled(warp * kWarpRows + r, vector % 8));
-            *reinterpret_cast<uint4*>(out + (row + r) * params.out_row_stride + vector * 8) = *from;
+            if (first_column + vector * kVectorColumns >= params.head_dim_v) continue;
+            const auto* panel =
+                reinterpret_cast<const char*>(staging + vector / kRowVectors * kWarpgroupRows * kPanelColumns);
+            const auto* from =
+                reinterpret_cast<const uint4*>(panel + swizzled(warp * kWarpRows + r, vector % kRowVectors));
+            *reinterpret_cast<uint4*>(out + (row + r) * params.out_row_stride + vector * kVectorColumns) = *from;
         }
     }
     __syncwarp();

@@ -1,4 +1,4 @@
-// The forward kernel's producer warps that load: steps 1 to 3 of its schedule (forward.cuh).
+// The forward kernel's producer warps that load Q, K and V: steps 1 to 3 of its schedule (kernel.cuh).
 #pragma once
 
 #include "sm90/forward/params.hpp"
@@ -12,7 +12,7 @@
 
 namespace foveal::sm90 {
 
-// kRows rows of kColumns columns, as a tile of panels; by one thread.
+// Loads kRows rows of kColumns columns as a tile of panels (tile/panel.hpp). One thread calls it.
 template <int32_t kRows, int32_t kColumns>
 __device__ __forceinline__ void load_tile(uint16_t* tile, const CUtensorMap& map, uint64_t& barrier, int32_t row,
                                           int32_t head, int32_t batch) {
@@ -22,7 +22,8 @@ __device__ __forceinline__ void load_tile(uint16_t* tile, const CUtensorMap& map
         ptx::tensor_load(tile + panel * kRows * kPanelColumns, map, barrier, panel * kPanelColumns, row, head, batch);
 }
 
-// The w-th 64 rows of Q: in one box a panel, or, packed, 16 at a time; by one thread.
+// Loads the tile's w-th 64 rows of Q: in one box a panel or, if the tile is packed, a segment at a time. One thread
+// calls it.
 template <int32_t kHeadDim>
 __device__ __forceinline__ void load_queries(uint16_t* tile, const ForwardMaps& maps, uint64_t& barrier,
                                              const Work& work, int32_t w) {
@@ -40,7 +41,7 @@ __device__ __forceinline__ void load_queries(uint16_t* tile, const ForwardMaps& 
     }
 }
 
-// The tile in a slot, once it is there.
+// Waits for the tile in a slot and copies it.
 template <ForwardConfig kConfig>
 __device__ __forceinline__ Work next_work(Shared<kConfig>& shared, RingPosition<kWorkSlots> works) {
     shared.work_ring.wait_full(works);
@@ -49,7 +50,7 @@ __device__ __forceinline__ Work next_work(Shared<kConfig>& shared, RingPosition<
     return work;
 }
 
-// load(work, block, ring) for each K/V block of each tile.
+// Calls load(work, block, ring) for each K/V block of each tile, in the order in which the consumers take them.
 template <ForwardConfig kConfig, class Load>
 __device__ __forceinline__ void for_each_block(Shared<kConfig>& shared, const ForwardParams& params, Load load) {
     RingPosition<kWorkSlots> works;
@@ -76,7 +77,7 @@ __device__ __forceinline__ void produce_k(Shared<kConfig>& shared, const Forward
     });
 }
 
-// Rows [first_row, kRows) of a tile of panels, of kColumns columns.
+// Zeroes rows [first_row, kRows) of a tile of panels, of kColumns columns.
 template <int32_t kRows, int32_t kColumns>
 __device__ __forceinline__ void zero_rows(uint16_t* tile, int32_t first_row) {
     const int32_t lane = static_cast<int32_t>(threadIdx.x) % 32;

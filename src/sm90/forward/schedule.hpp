@@ -181,9 +181,9 @@ struct OwnWork {
 
 // Of a warpgroup's queries, [row, row + rows). tile: what the whole tile needs; is_ascending(): whether its blocks are
 // visited in that order. Rows may need fewer blocks than their tile at either end, but no fewer than the ring of K and
-// V makes up for, or the warpgroups would wait for each other for ever (tests/rings_test.cpp). A window moves with the
-// rows, so it sees to that if rows past the sequence's end count as its last; chunks jump, so there all rows get the
-// tile's blocks.
+// V makes up for, or the warpgroups would wait for each other for ever (tests/sm90/rings_test.cpp). A window moves with
+// the rows, so it sees to that if rows past the sequence's end count as its last; chunks jump, so there all rows get
+// the tile's blocks.
 template <class IsAscending>
 FOVEAL_HOST_DEVICE OwnWork own_work(Band band, bool chunked, BlockRange tile, int32_t row, int32_t rows, int32_t len_q,
                                     int32_t keys, IsAscending is_ascending) {

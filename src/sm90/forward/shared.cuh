@@ -10,14 +10,16 @@
 
 namespace foveal::sm90 {
 
-inline constexpr int32_t kOnesRows = 16;  // k of one wgmma
+inline constexpr int32_t kOnesRows = 16;  // rows of ones: one kstep multiplies so many
 
+// What the search for tiles (work.cuh) needs of the kernel's config.
 FOVEAL_HOST_DEVICE constexpr WorkTraits work_traits_of(const ForwardConfig& config) {
     return {config.tile.rows(), config.tile.keys, !config.tile.dense_only, config.has_options()};
 }
 
-// Barriers by number, of which a CTA has 16: after that of all its threads one for the turn of each consumer at the
-// tensor cores, and one for the votes of each.
+// The CTA's named barriers, of which the hardware has 16. Barrier 0 joins all threads when the CTA has set itself up
+// (it is also that of __syncthreads()). Then each consumer warpgroup has one at which it waits for its turn at the
+// tensor cores, and one at which its four warps vote.
 enum NamedBarrier : int32_t { kSetUpBarrier = 0, kFirstTurnBarrier = 1 };
 __device__ __forceinline__ int32_t turn_barrier(int32_t warpgroup) { return kFirstTurnBarrier + warpgroup; }
 __device__ __forceinline__ int32_t vote_barrier(int32_t consumers, int32_t warpgroup) {

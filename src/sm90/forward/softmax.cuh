@@ -32,7 +32,8 @@ struct RowTotals {
     float exact_sum[2];  // of the unrounded P, this thread's columns; only with a log-sum-exp
 };
 
-// The rows of one thread: two, 8 apart. kKeys: keys a block. Arrays over r are indexed by row.
+// The two rows of one thread (tile/fragment.hpp); arrays over r are indexed by row. kKeys: keys a block. kOutColumns:
+// columns of the output, beside which the product may sum P.
 template <DType kType, int32_t kKeys, int32_t kOutColumns, bool kSumsInProduct, bool kLse>
 struct Softmax {
     using Format = sm90::Format<kType>;
@@ -46,15 +47,15 @@ struct Softmax {
     // leave the rounding of the reference as an exponent.
     static constexpr float kFar = 0x1p22f;
     static constexpr uint32_t kMinusZeroBits = 0x80000000;
-    // Added to a pair of P, carries into the sign of one beyond its limit; for a thread with a row that has seen no
-    // key, of any.
+    // What is added to a pair of P, so that the carry sets the sign of one that is beyond its limit (kMargin); or, for
+    // a thread with a row that has seen no key yet, of any P (kSigns).
     static constexpr uint32_t kSigns = 0x80008000, kMargin = kSigns - 0x00010001 * (Range::kLimitBits + 1);
 
     float minus_reference[2];  // -(reference + kShift); -0 while the row has seen no key, and only then
-    float limit[2];      // of a row's sum; -1 while it has seen no key: any sum passes it; unless the product sums
-    uint32_t margin;     // kMargin or kSigns; if the product sums
-    float sum[2];        // of the rounded P, this thread's columns; unless the product sums
-    float exact_sum[2];  // of the unrounded P; only if kLse
+    float limit[2];      // where the threads sum: of a row's sum; -1, which any sum exceeds, while it has seen no key
+    uint32_t margin;     // where the product sums: kMargin or kSigns
+    float sum[2];        // where the threads sum: of the rounded P in this thread's columns
+    float exact_sum[2];  // only if kLse: of the unrounded P in this thread's columns
     float scale;         // what shift() multiplies by; 1 where a row of the warp is far
 
     // Scores of keys that a row does not see become -inf.
@@ -297,7 +298,7 @@ struct Softmax {
     // P is added packed, once, before fp32: a key with the one half a block away, because keys that dominate a row
     // together are rarely that far apart, and then nothing is lost. Packed twice would save 24 instructions a block,
     // but where few keys dominate it costs up to 1.3 times the error of the same-precision reference; not packed at
-    // all, 48 instructions and an eighth of the speed (docs/performance-log.md).
+    // all, 48 instructions and an eighth of the speed (docs/performance-log, 8).
     static __device__ __forceinline__ float block_sum(const uint32_t (&p)[kKsteps][4], int32_t r) {
         constexpr int32_t kHalf = kKsteps / 2;
         float2 total{0.0f, 0.0f};

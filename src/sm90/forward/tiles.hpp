@@ -9,7 +9,8 @@
 
 namespace foveal::sm90 {
 
-inline constexpr int32_t kWorkSlots = 8;  // tiles whose description is published and still read (cursor.cuh)
+// Tiles whose description one producer warp has published and others still read (cursor.cuh).
+inline constexpr int32_t kWorkSlots = 8;
 
 // Head dimensions that are no multiple of a panel, or smaller than the tile's, are filled up with zeros by the copy
 // engine.
@@ -17,7 +18,7 @@ struct ForwardTile {
     int32_t head_dim;       // columns of Q and K
     int32_t head_dim_v;     // columns of V and O
     int32_t consumers;      // warpgroups that compute
-    bool takes_turns;       // the consumers take the tensor cores in turn; else as the hardware has it
+    bool takes_turns;       // the consumers use the tensor cores one after the other; else as the hardware has it
     bool shares_rows;       // the consumers share 64 query rows and split O's columns; else each has 64 rows of its own
     bool sums_in_product;   // P V has eight columns more, of ones in place of V, which are the rows' sums
     int32_t keys;           // keys a K/V block
@@ -53,7 +54,7 @@ struct ForwardTile {
     }
 };
 
-// Of a CTA: Q, K, V, O, ones, barriers and published tiles. forward.cuh checks that its struct is no larger.
+// What a CTA needs: Q, K, V, O, ones, barriers and published tiles. kernel.cuh checks that its struct is no larger.
 FOVEAL_HOST_DEVICE constexpr int32_t shared_bytes(const ForwardTile& tile) {
     // With the columns of ones, 2 KiB, and what their alignment may cost.
     const int32_t barriers_and_work = tile.sums_in_product ? 7168 : 3072;

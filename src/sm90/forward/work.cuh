@@ -8,15 +8,15 @@
 
 namespace foveal::sm90 {
 
-// What is known of the kernel's tiles when it is compiled.
+// What the search for a CTA's tiles knows of the kernel when it is compiled.
 struct WorkTraits {
-    int32_t rows, keys;
-    bool varlen;   // serves varlen batches too
-    bool options;  // serves chunks, and blocks in descending order
+    int32_t rows, keys;  // of a tile, and of a K/V block
+    bool varlen;         // the kernel serves varlen batches too
+    bool options;        // the kernel serves attention chunks, and K/V blocks in descending order
 };
 
-// One tile: up to `rows` query rows of one sequence, and the K/V blocks they need. They are of one head or, packed, of
-// up to 2^heads_log2 heads from head_q on (schedule.hpp).
+// One tile: query rows of one sequence, and the K/V blocks that they need. The rows belong to one head or, if the tile
+// is packed, to up to 2^heads_log2 heads from head_q on (schedule.hpp).
 struct Work {
     uint32_t computed;  // bit w: its w-th 64 rows are computed; 0: no tile is left
     int32_t sequence;
@@ -40,7 +40,7 @@ struct Work {
     }
 };
 
-// A segment: 16 rows of a tile, a warp's, as whoever loads or computes them needs to know them.
+// A segment is the 16 rows of a tile that one warp computes. Here is what whoever loads or computes them needs to know.
 struct alignas(16) Segment {
     int32_t query;  // the first; if the tile lacks their head, past the sequence's end
     int32_t head;

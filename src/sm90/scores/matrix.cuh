@@ -17,7 +17,7 @@
 
 namespace foveal::sm90 {
 
-// Vectors: Octet<T> of 16-bit elements, and Quartet of bytes.
+// A vector is what a lane reads at once: an Octet<T> of 16-bit elements, or a Quartet of bytes. Either has
 //   kSpan                 columns that the four lanes of a row read together
 //   kPairs                of them a lane's pairs: one of every eight columns
 //   first_column(lane)    of the lane's vector

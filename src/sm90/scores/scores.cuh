@@ -1,5 +1,7 @@
-// What a score is beyond scale * q.k under a window (contract 1.2): softcap, ALiBi, bias, boolean mask. Only the
-// variants that change the scores come here; all of it happens in the registers that hold Q K^T, before the softmax.
+// What a score is beyond scale * q.k under a window (contract 1.2): softcap (softcap.cuh), ALiBi (alibi.cuh), bias and
+// boolean mask (matrix.cuh). Only kernels with all options come here, and those with softcap alone; a bias alone takes
+// a way of its own (staged_bias.cuh). All of it happens in the registers that hold Q K^T, before the softmax. Which
+// keys are seen is said by problem/mask.hpp for a sequence and by mask.hpp for a thread.
 //
 // Scores are in natural units, as the contract has them: in base 2 those near the end of f16 would be rounded to
 // coarser steps than the reference's.

@@ -14,35 +14,36 @@
 
 namespace foveal::sm90 {
 
-// Of a matrix of 16-bit elements, a warp's 16 rows of a block, in the warp's rows of a tile of panels in shared memory
-// (panel.cuh): there before the scores are, and read in their layout.
+// The elements of a 16-bit matrix for a warp's 16 rows of a block. They lie in the warp's rows of a tile of panels in
+// shared memory (tile/panel.cuh), before the scores are computed, and are read in the layout of the scores.
 template <int32_t kKeys>
 class StagedElements {
-    static constexpr int32_t kVectors = kKeys / 8;         // of 16 bytes
-    static constexpr int32_t kRowsAtOnce = 32 / kVectors;  // that the lanes of a warp copy
+    static constexpr int32_t kVectors = kKeys / kVectorColumns;  // of a row
+    static constexpr int32_t kRowsAtOnce = 32 / kVectors;        // that the lanes of a warp copy
 
    public:
     __device__ __forceinline__ StagedElements(uint16_t* staging, int32_t warp, int32_t lane)
         : base_(ptx::shared_address(staging)), first_row_(warp * kWarpRows), lane_(lane) {}
 
-    // data: from the warp's first row and the block's first column on. rows, columns: that there are from there on; the
-    // others become zeros.
+    // Begins to copy. data: from the warp's first row and the block's first column on. rows, columns: that there are
+    // from there on; the others become zeros.
     __device__ __forceinline__ void fetch(const uint16_t* data, int64_t row_stride, int32_t rows,
                                           int32_t columns) const {
         const int32_t vector = lane_ % kVectors;
-        const uint32_t panel = base_ + static_cast<uint32_t>(vector / 8) * kWarpgroupRows * 128;
+        const uint32_t panel = base_ + static_cast<uint32_t>(vector / kRowVectors) * kWarpgroupRows * kPanelRowBytes;
 #pragma unroll
         for (int32_t i = 0; i < kWarpRows; i += kRowsAtOnce) {
             const int32_t row = i + lane_ / kVectors;
-            ptx::copy_async(panel + swizzled(first_row_ + row, vector % 8), data + row * row_stride + vector * 8,
-                            row < rows && vector * 8 < columns);
+            ptx::copy_async(panel + swizzled(first_row_ + row, vector % kRowVectors),
+                            data + row * row_stride + vector * kVectorColumns,
+                            row < rows && vector * kVectorColumns < columns);
         }
     }
 
     // The pairs of 16 columns: of the thread's two rows in eight columns, then in the next eight.
     __device__ __forceinline__ void read(int32_t columns, uint32_t (&pairs)[4]) const {
         const int32_t vector = columns % 4 * 2 + lane_ / 16;
-        ptx::ldmatrix_x4(base_ + static_cast<uint32_t>(columns / 4) * kWarpgroupRows * 128 +
+        ptx::ldmatrix_x4(base_ + static_cast<uint32_t>(columns / 4) * kWarpgroupRows * kPanelRowBytes +
                              swizzled(first_row_ + lane_ % 16, vector),
                          pairs);
     }

@@ -3,24 +3,11 @@
 
 #include <cstdint>
 
-#include "problem/mask.hpp"
 #include "sm90/ptx/mbarrier.cuh"
 #include "sm90/ptx/warp.cuh"
+#include "sm90/tile/ring_position.hpp"
 
 namespace foveal::sm90 {
-
-// A position in a ring of buffers. A buffer is full in the phase `parity`, and free before it in the other.
-template <int32_t kSize>
-struct RingPosition {
-    int32_t slot = 0;
-    uint32_t parity = 0;
-    FOVEAL_HOST_DEVICE void advance() {
-        if (++slot == kSize) {
-            slot = 0;
-            parity ^= 1;
-        }
-    }
-};
 
 // One arrival of a converged warp, which has read a buffer. wgmma and the copy engine read for a warp; what its threads
 // read themselves each of them releases, since racecheck follows no warp.
@@ -44,10 +31,10 @@ struct Ring {
         }
     }
 
-    __device__ __forceinline__ void wait_full(Position at, int32_t part = 0) {
+    __device__ __forceinline__ void wait_full(const Position& at, int32_t part = 0) {
         ptx::mbarrier_wait(full[at.slot][part], at.parity);
     }
-    __device__ __forceinline__ void wait_free(Position at, int32_t part = 0) {
+    __device__ __forceinline__ void wait_free(const Position& at, int32_t part = 0) {
         ptx::mbarrier_wait(free[at.slot][part], at.parity ^ 1);
     }
     __device__ __forceinline__ void release(int32_t slot, int32_t part = 0) { release_by_warp(free[slot][part]); }
