@@ -15,6 +15,12 @@
  * caller's stream. What cannot be honoured exactly is refused: the status says how, foveal_last_error() says which
  * argument, with the offending values.
  *
+ * Threads: any functions may run at the same time in any threads, with the same arguments and the same plan too, as
+ * long as no call writes what another one reads or writes (on a GPU: unless streams order them), and
+ * foveal_plan_destroy() comes after the last use of its plan. A call reads its argument structures until it returns and
+ * neither writes nor keeps them; the memory that tensors view is in use until the work on the stream is done. The
+ * environment (FOVEAL_BACKEND, FOVEAL_NUM_THREADS) is read by getenv() during calls.
+ *
  * This header is C99 and includes nothing but <stddef.h> and <stdint.h>.
  */
 #ifndef FOVEAL_FOVEAL_H
@@ -37,7 +43,10 @@ extern "C" {
 #define FOVEAL_VERSION_MINOR 1
 #define FOVEAL_VERSION_PATCH 0
 
-/* Statuses. Values are part of the ABI and never change. */
+/* Statuses. Values are part of the ABI and never change. Every function that returns one may return FOVEAL_OK,
+ * FOVEAL_INVALID_ARGUMENT, FOVEAL_OUT_OF_MEMORY and FOVEAL_INTERNAL_ERROR; which others it may return stands beside it.
+ * A refused call (FOVEAL_INVALID_ARGUMENT, FOVEAL_UNSUPPORTED, FOVEAL_NO_DEVICE) has written nothing; after the other
+ * errors results are undefined. What goes wrong on the GPU once the call has returned, CUDA reports to a later one. */
 typedef int32_t foveal_status;
 enum {
     FOVEAL_OK = 0,
@@ -107,10 +116,14 @@ typedef struct foveal_forward_args {
     foveal_tensor out; /* the dtype of q; written, never read */
     foveal_tensor lse; /* optional: f32 [b, h_q, s_q], varlen [h_q, total_q]; natural logarithm of the sum of exp */
 
-    foveal_tensor cu_seqlens_q; /* i32 [b + 1], device memory on sm90; both present: varlen; both absent: dense */
-    foveal_tensor cu_seqlens_k; /* values ascend from 0 to total; the kernel trusts them */
-    foveal_tensor seqused_q;    /* optional i32 [b]: only the first seqused_q[i] rows of sequence i take part */
-    foveal_tensor seqused_k;    /* optional i32 [b] */
+    /* Values of cu_seqlens ascend from 0 to total, those of seqused lie between 0 and their sequence's length. The CPU
+     * backend refuses others, naming the entry; on sm90 they are device memory, which the host does not read and the
+     * kernel trusts: what others do there is undefined. */
+    foveal_tensor cu_seqlens_q; /* i32 [b + 1]; both present: varlen; both absent: dense */
+    foveal_tensor cu_seqlens_k;
+    foveal_tensor seqused_q; /* optional i32 [b]: only the first seqused_q[i] rows of sequence i take part; the rows of
+                              * out and lse behind them are not written */
+    foveal_tensor seqused_k; /* optional i32 [b] */
 
     float scale;                /* factor on Q*K^T; NaN (the default) stands for 1/sqrt(d) */
     foveal_alignment alignment; /* default FOVEAL_BOTTOM_RIGHT */
@@ -146,18 +159,23 @@ static inline void foveal_forward_args_init(foveal_forward_args* args) {
  * exactly over q; views of one buffer that share no byte may interleave. `stream` is a cudaStream_t for sm90, NULL for
  * the CPU. The sm90 kernel may be set up while the one before it in the stream ends (programmatic dependent launch),
  * and touches memory only after that end. A row that sees no key gets out = 0 and lse = -inf (with a sink: lse = sink).
- */
+ *
+ * Also returns FOVEAL_UNSUPPORTED, FOVEAL_NO_DEVICE, FOVEAL_CUDA_ERROR. */
 FOVEAL_API foveal_status foveal_forward(const foveal_forward_args* args, void* stream);
 
 /* Would foveal_forward accept this problem? Looks at shapes, strides, dtypes and options, not at data pointers or
- * devices, so it answers on any machine. FOVEAL_BACKEND_AUTO asks: does any backend of this build accept it? */
+ * devices, so it answers on any machine. FOVEAL_BACKEND_AUTO asks: does any backend of this build accept it?
+ *
+ * FOVEAL_OK: yes. FOVEAL_INVALID_ARGUMENT: no backend ever would. Also returns FOVEAL_UNSUPPORTED. */
 FOVEAL_API foveal_status foveal_supports(const foveal_forward_args* args);
 
 /* A plan: which kernel, tile, grid and order of work a problem gets. Immutable; usable from several threads. */
 typedef struct foveal_plan foveal_plan;
 
 /* Plans for CUDA device `device`; -1: a generic H200, no GPU needed. Data pointers are not looked at.
- * args->backend must not be AUTO. */
+ * args->backend must not be AUTO. *plan is written if the status is FOVEAL_OK.
+ *
+ * Also returns FOVEAL_UNSUPPORTED and, unless device is -1, FOVEAL_NO_DEVICE and FOVEAL_CUDA_ERROR. */
 FOVEAL_API foveal_status foveal_plan_create(const foveal_forward_args* args, int32_t device, foveal_plan** plan);
 FOVEAL_API void foveal_plan_destroy(foveal_plan* plan); /* NULL is ignored */
 
@@ -165,10 +183,12 @@ FOVEAL_API void foveal_plan_destroy(foveal_plan* plan); /* NULL is ignored */
  * the NUL; a smaller buffer gets a truncated text. text may be NULL if size is 0. */
 FOVEAL_API foveal_status foveal_plan_describe(const foveal_plan* plan, char* text, size_t size, size_t* needed);
 
-/* Bytes of device workspace that a launch of this plan needs. The forward pass needs none: 0. */
+/* Bytes of device workspace that a launch of this plan needs. The forward pass needs none: 0. NULL: 0. */
 FOVEAL_API size_t foveal_plan_workspace_bytes(const foveal_plan* plan);
 
-/* foveal_forward with a kept plan. args must describe the problem that the plan was made for; pointers may differ. */
+/* foveal_forward with a kept plan. args must describe the problem that the plan was made for; pointers may differ.
+ *
+ * Also returns FOVEAL_UNSUPPORTED, FOVEAL_NO_DEVICE, FOVEAL_CUDA_ERROR. */
 FOVEAL_API foveal_status foveal_plan_launch(const foveal_plan* plan, const foveal_forward_args* args, void* stream);
 
 #define FOVEAL_MAX_MERGE_PARTS 32
@@ -193,7 +213,10 @@ typedef struct foveal_merge_args {
 FOVEAL_API void foveal_merge_args_init_sized(foveal_merge_args* args, size_t size);
 static inline void foveal_merge_args_init(foveal_merge_args* args) { foveal_merge_args_init_sized(args, sizeof *args); }
 
-/* Arithmetic in fp32; asynchronous on `stream` for sm90, which needs no alignment beyond the elements' own. */
+/* Arithmetic in fp32; asynchronous on `stream` for sm90, which needs no alignment beyond the elements' own.
+ * out shares no byte with lse or lses, lse none with outs.
+ *
+ * Also returns FOVEAL_UNSUPPORTED, FOVEAL_NO_DEVICE, FOVEAL_CUDA_ERROR. */
 FOVEAL_API foveal_status foveal_merge(const foveal_merge_args* args, void* stream);
 
 /* The message of the last call of this thread that failed; "" if none has. Valid until this thread's next call. */

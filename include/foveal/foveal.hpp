@@ -23,6 +23,9 @@
 #include "foveal/foveal.h"
 #include "foveal/types.hpp"
 
+static_assert(sizeof(void*) != 8 || (sizeof(foveal_forward_args) == 1088 && sizeof(foveal_merge_args) == 192),
+              "a structure has grown: the inline namespace of this file gets another number");
+
 namespace foveal {
 inline namespace v0 {
 

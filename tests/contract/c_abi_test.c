@@ -319,6 +319,62 @@ static void test_plans(void) {
     foveal_plan_destroy(NULL);
 }
 
+/* The statuses that foveal.h names beside a function, and no others; what cannot be made leaves the plan as it is. */
+static void test_statuses(void) {
+    foveal_plan* plan = NULL;
+    foveal_forward_args args = dense();
+    args.backend = FOVEAL_BACKEND_SM90;
+    expect_status("f32 on sm90", foveal_supports(&args), FOVEAL_UNSUPPORTED);
+    expect_status("a plan for f32 on sm90", foveal_plan_create(&args, -1, &plan), FOVEAL_UNSUPPORTED);
+    args.q.dtype = args.k.dtype = args.v.dtype = args.out.dtype = FOVEAL_BF16;
+    expect_status("bf16 on sm90, on any machine", foveal_supports(&args), FOVEAL_OK);
+    expect_status("a plan for device -2", foveal_plan_create(&args, -2, &plan), FOVEAL_INVALID_ARGUMENT);
+    if (!foveal_backend_built(FOVEAL_BACKEND_SM90)) {
+        expect_refused("sm90 in a build without it", &args, NULL, FOVEAL_NO_DEVICE, "sm90");
+        expect_status("a plan for a device", foveal_plan_create(&args, 0, &plan), FOVEAL_NO_DEVICE);
+    }
+    check(plan == NULL, "a refused plan", "is not NULL");
+    expect_status("a plan for a generic device", foveal_plan_create(&args, -1, &plan), FOVEAL_OK);
+    foveal_plan_destroy(plan);
+    check(foveal_plan_workspace_bytes(NULL) == 0, "workspace of no plan", "not 0");
+}
+
+/* What is written lies apart; apart_test.cpp has every pair. */
+static void test_overlaps(void) {
+    foveal_forward_args args;
+    args = dense(), args.lse.data = out + 4;
+    expect_refused("lse in out", &args, NULL, FOVEAL_INVALID_ARGUMENT, "out overlaps lse");
+    args = dense(), args.q.data = out;
+    expect_refused("out is q", &args, NULL, FOVEAL_INVALID_ARGUMENT, "out overlaps q");
+    args = dense(), args.v.data = lse, args.v.stride[0] = 0, args.v.shape[0] = 1;
+    expect_invalid("another problem comes first", &args, "v.shape[0]");
+}
+
+/* The initialisers write the caller's size and no more. */
+static void test_init_of_any_size(void) {
+    union {
+        foveal_forward_args forward;
+        foveal_merge_args merge;
+        unsigned char bytes[4096];
+    } memory;
+    size_t sizes[5], i, n;
+    sizes[0] = 0, sizes[1] = 4, sizes[2] = sizeof memory.merge, sizes[3] = sizeof memory.forward, sizes[4] = 2048;
+    for (n = 0; n < 10; ++n) {
+        const size_t size = sizes[n / 2];
+        memset(&memory, kUntouched, sizeof memory);
+        if (n % 2 == 0) foveal_forward_args_init_sized(&memory.forward, size);
+        if (n % 2 == 1) foveal_merge_args_init_sized(&memory.merge, size);
+        for (i = size; i < sizeof memory && memory.bytes[i] == kUntouched; ++i) continue;
+        check(i == sizeof memory, "an initialiser", "writes behind the caller's structure");
+        for (i = n % 2 == 0 ? sizeof memory.forward : sizeof memory.merge; i < size && memory.bytes[i] == 0; ++i)
+            continue;
+        check(i >= size, "an initialiser", "leaves a later version's fields as they were");
+        check(size < 4 || memory.merge.struct_size == size, "an initialiser", "does not set struct_size");
+    }
+    foveal_forward_args_init_sized(NULL, sizeof memory);
+    foveal_merge_args_init_sized(NULL, sizeof memory);
+}
+
 static void test_names(void) {
     char version[32];
     snprintf(version, sizeof version, "%d.%d.%d", FOVEAL_VERSION_MAJOR, FOVEAL_VERSION_MINOR, FOVEAL_VERSION_PATCH);
@@ -346,6 +402,9 @@ int main(void) {
     test_later_version();
     test_odd_head_dim();
     test_plans();
+    test_statuses();
+    test_overlaps();
+    test_init_of_any_size();
     test_names();
     test_good_calls(); /* after all those errors */
     return report();

@@ -1,5 +1,6 @@
 // Fuzzes what stands before every forward call: validation, support, planning on both backends; and runs what is small
 // on the CPU. Nothing may crash, hang or read a byte that belongs to no tensor.
+#include <algorithm>
 #include <cstring>
 #include <initializer_list>
 #include <limits>
@@ -122,9 +123,25 @@ bool small(foveal_forward_args& args) {
     return fits;
 }
 
+// Offsets drawn at random are refused nearly always: these ascend from 0 to the number of rows.
+void ascend(foveal_tensor& offsets, int64_t rows) {
+    if (offsets.rank == 0) return;
+    auto* const values = static_cast<int32_t*>(offsets.data);
+    const int64_t last = offsets.shape[0] - 1;
+    for (int64_t i = 0; i <= last; ++i)
+        values[i] = static_cast<int32_t>(static_cast<uint32_t>(values[i]) % (static_cast<uint64_t>(rows) + 1));
+    std::sort(values, values + last + 1);
+    values[last] = static_cast<int32_t>(rows);
+    values[0] = 0;
+}
+
 void run(FuzzedDataProvider& bytes, foveal_forward_args args) {
     Memory memory;
     for (size_t i = 0; i < kTensors; ++i) memory.attach(bytes, *tensors_of(args, i));
+    if (bytes.ConsumeIntegralInRange<int>(0, 7) != 0) {
+        ascend(args.cu_seqlens_q, args.q.shape[0]);
+        ascend(args.cu_seqlens_k, args.k.shape[0]);
+    }
     args.backend = FOVEAL_BACKEND_CPU;
     foveal_forward(&args, nullptr);
 }

@@ -36,7 +36,7 @@ class Consumer : public Walk<Consumer<kConfig>, kConfig.tile> {
     using PV = OutputProduct<kConfig.dtype, kTile.keys, kTile.accumulators(), kTile.sums_in_product>;
     using RowSoftmax =
         Softmax<kConfig.dtype, kTile.keys, kTile.out_columns(), kTile.sums_in_product, kConfig.has_lse()>;
-    using ScoreOf = Scores<kConfig.dtype, kTile.keys, kConfig.has_softcap()>;
+    using ScoreOf = Scores<kConfig.dtype, kTile.keys, kConfig.has_softcap(), Work>;
     static constexpr WorkTraits kTraits = work_traits_of(kConfig);
     static constexpr int32_t kKsteps = PV::kSteps;
     // wgmmas before the end of P V at which the turn is passed
@@ -331,5 +331,3 @@ class Consumer : public Walk<Consumer<kConfig>, kConfig.tile> {
 };
 
 }  // namespace foveal::sm90
-
-#include "sm90/forward/consumer_scores.cuh"

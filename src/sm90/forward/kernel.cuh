@@ -24,6 +24,7 @@
 #pragma once
 
 #include "sm90/forward/consumer.cuh"
+#include "sm90/forward/consumer_scores.cuh"
 #include "sm90/forward/cursor.cuh"
 #include "sm90/forward/kernels.hpp"
 #include "sm90/forward/params.hpp"

@@ -7,7 +7,6 @@
 // coarser steps than the reference's.
 #pragma once
 
-#include "sm90/forward/work.cuh"
 #include "sm90/ptx/warp.cuh"
 #include "sm90/scores/alibi.cuh"
 #include "sm90/scores/matrix.cuh"
@@ -19,13 +18,16 @@
 
 namespace foveal::sm90 {
 
-// kOnlySoftcap: of all options only this can be set.
-template <DType kType, int32_t kKeys, bool kOnlySoftcap>
+// kOnlySoftcap: of all options only this can be set. Work: what describes the operation's tile, of which `batch`,
+// `len_q` and `band` are read, where they are needed (sm90/forward/work.cuh).
+template <DType kType, int32_t kKeys, bool kOnlySoftcap, class Work>
 class Scores {
     static constexpr int32_t kScores = Fragment::size(kKeys);
 
    public:
-    // The thread's scores are those of two of the warp's rows against keys from first_key on (tile/fragment.hpp).
+    // The thread's scores are those of two of the warp's rows against keys from first_key on (tile/fragment.hpp). rows:
+    // with the first `query`, the `head` and its ALiBi `slope`.
+    template <class Segment>
     __device__ __forceinline__ Scores(const ScoreOptions& options, const Work& work, const Segment& rows,
                                       int32_t first_key, int32_t lane)
         : options_(options),
