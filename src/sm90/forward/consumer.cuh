@@ -22,6 +22,10 @@
 
 namespace foveal::sm90 {
 
+// The warps that corrected a reference, in kernels that count them (tests/sm90/rescale_test.cu): the library has none.
+template <DType kType>
+__device__ unsigned long long rescale_count;
+
 template <ForwardConfig kConfig>
 class Consumer : public Walk<Consumer<kConfig>, kConfig.tile> {
     static constexpr ForwardTile kTile = kConfig.tile;
@@ -248,7 +252,8 @@ class Consumer : public Walk<Consumer<kConfig>, kConfig.tile> {
     __device__ __forceinline__ void rescale(BlockRange& blocks, const RowTotals& before) {
         softmax_.rescale(s_, p_, o_, before, rows_left());
         if (softmax_.far(scale_log2())) blocks.unmasked = {0, 0};
-        if (params_.rescales != nullptr && ptx::lane_id() == 0) atomicAdd(params_.rescales, 1ull);
+        if constexpr (kConfig.counts_rescales)
+            if (ptx::lane_id() == 0) atomicAdd(&rescale_count<kConfig.dtype>, 1ull);
     }
 
     // Does capped_step() take the tile's unmasked blocks?

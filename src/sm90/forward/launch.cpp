@@ -1,4 +1,6 @@
 // Launches the forward kernel: what the plan has prepared, and the pointers.
+#include "sm90/forward/launch.hpp"
+
 #include <cuda.h>
 
 #include <array>
@@ -95,17 +97,22 @@ Maps maps_of(const ForwardProblem& p, const PreparedForward& kernel, const Forwa
 
 }  // namespace
 
-void launch_forward(const ForwardProblem& p, const PreparedForward& kernel, int32_t device,
-                    const ForwardPointers& pointers, void* stream) {
-    const cuda::CurrentDevice current(device);
-    const size_t type = p.dtype == kTypes[0] ? 0 : 1;
-    const CUfunction function = kernel_table.function(device, kernel_index_of(type, kernel.schedule.choice));
+void enqueue_forward(CUfunction function, const ForwardProblem& p, const PreparedForward& kernel,
+                     const ForwardPointers& pointers, void* stream) {
     Maps maps = maps_of(p, kernel, pointers);
     ForwardParams params = with_pointers(kernel.params, p, pointers);
     void* arguments[] = {&maps.q, &maps.packed_q, &maps.k, &maps.v, &maps.out, &params};
     const ForwardTile& tile = kernel.tile();
     cuda::launch(function, {kernel.schedule.grid, tile.threads(), shared_bytes(tile), true}, stream, arguments,
                  "sm90 forward kernel");
+}
+
+void launch_forward(const ForwardProblem& p, const PreparedForward& kernel, int32_t device,
+                    const ForwardPointers& pointers, void* stream) {
+    const cuda::CurrentDevice current(device);
+    const size_t type = p.dtype == kTypes[0] ? 0 : 1;
+    const CUfunction function = kernel_table.function(device, kernel_index_of(type, kernel.schedule.choice));
+    enqueue_forward(function, p, kernel, pointers, stream);
 }
 
 }  // namespace foveal::sm90

@@ -47,8 +47,6 @@ struct ForwardParams {
     int32_t head_dim_v;  // columns of `out` that exist
     const float* sinks;  // [h_q] or null
     ScoreOptions scores;
-
-    unsigned long long* rescales;  // null, but in tests: counts the warps that corrected their softmax reference
 };
 
 // The tensors as the copy engine sees them. packed_q: in boxes of 16 rows, in place of 64 (which are 1 % faster on

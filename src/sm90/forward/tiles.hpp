@@ -149,6 +149,7 @@ struct ForwardConfig {
     DType dtype;
     ForwardTile tile;
     ForwardVariant variant;
+    bool counts_rescales = false;  // a test's kernels do: rescale_count (consumer.cuh)
 
     FOVEAL_HOST_DEVICE constexpr bool has_options() const {
         return variant == ForwardVariant::options || variant == ForwardVariant::options_lse;
