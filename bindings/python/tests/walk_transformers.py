@@ -1,0 +1,448 @@
+"""Every architecture of transformers, made small with random weights: attn_implementation="foveal" against "eager".
+
+    python bindings/python/tests/walk_transformers.py                     all of them, and docs/measured/transformers.md
+    python bindings/python/tests/walk_transformers.py llama doge          these, and nothing is written
+
+In float32 on the CPU, each architecture plain, padded, packed (two sequences told apart by their positions), continued
+(several tokens behind a cache) and generating (a dynamic and a static cache), as far as "eager" can. Windows and chunks
+are shorter than the sequences. Rows of padding are not compared: there "eager" gives the mean of V, foveal 0.
+"""
+
+import argparse
+import collections
+import contextlib
+import datetime
+import inspect
+import io
+import logging
+import multiprocessing
+import pathlib
+import signal
+import sys
+import time
+import warnings
+
+import foveal
+import foveal.compat.transformers
+import torch
+import transformers
+from transformers.models.auto import configuration_auto, modeling_auto
+
+REPORT = pathlib.Path(__file__).parents[3] / "docs/measured/transformers.md"
+TOLERANCE = 2e-4  # of the norm; a wrong mask is off by 1e-2 and more
+SECONDS = 120  # for one architecture
+ROWS = 24
+
+LAYERS = ["num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "depth",
+          "num_decoder_layers", "num_encoder_layers", "num_local_layers", "vision_layers"]  # fmt: skip
+SMALL = {  # what a configuration is told, by the names of its numbers
+    64: ["hidden_size", "d_model", "n_embd", "dim", "embed_dim", "embedding_size", "emb_dim", "word_embed_proj_dim",
+         "projection_dim", "hidden_dim", "width", "decoder_hidden_size", "out_hidden_size", "text_embed_dim",
+         "lru_width", "intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "n_inner",
+         "mlp_dim", "n_ctx_dim", "ffn_hidden_size", "dense_ffn_hidden_size", "shared_intermediate_size",
+         "encoder_embed_dim", "hidden_sizes_dim", "conv_dim_out", "query_dim", "backbone_dim", "dim_ff", "d_inner",
+         "embedding_dim", "mlp_hidden_size", "hidden_size_per_layer_input", "dense_intermediate_size",
+         "intermediate_size_mlp", "max_source_positions", "text_hidden_size", "projector_hidden_size",
+         "backbone_hidden_size", "encoder_hidden_size", "feature_size_out"],
+    32: ["moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size", "image_size",
+         "moe_shared_expert_intermediate_size", "num_mel_bins"],
+    16: ["head_dim", "d_kv", "attention_head_dim", "v_head_dim", "qk_nope_head_dim", "kv_lora_rank", "q_lora_rank",
+         "index_head_dim", "swa_head_dim", "swa_v_head_dim", "global_head_dim", "o_lora_rank", "mamba_d_head",
+         "linear_key_head_dim", "linear_value_head_dim", "mamba_d_state", "mamba_head_dim", "ssm_state_size",
+         "num_conv_pos_embeddings", "d_rel", "state_size"],
+    8: ["qk_rope_head_dim", "sliding_window", "attention_chunk_size", "local_attention", "attention_window_size",
+        "sliding_window_size", "patch_size", "keep_window_size", "window_length", "mamba_n_heads", "mamba_num_heads",
+        "local_attention_size", "attention_context_size", "chunk_size"],
+    4: ["num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads", "decoder_attention_heads",
+        "attention_heads", "n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts", "index_topk",
+        "linear_num_key_heads", "linear_num_value_heads", "swa_num_attention_heads", "num_decoder_attention_heads",
+        "num_encoder_attention_heads", "num_conv_pos_embedding_groups", "num_experts_routed"],
+    2: ["num_key_value_heads", "num_kv_heads", "n_kv_heads", "num_experts_per_tok", "moe_topk", "index_n_heads",
+        "swa_num_key_value_heads", "num_experts_per_token", "moe_k", "top_k_experts", "num_global_key_value_heads",
+        "encoder_num_key_value_heads", "decoder_num_key_value_heads", "num_selected_experts", "moe_top_k", "o_groups",
+        "multi_query_group_num", "mamba_n_groups", "n_groups", *LAYERS],
+    1: ["n_group", "topk_group", "first_k_dense_replace", "n_shared_experts", "num_shared_experts", "bos_token_id"],
+    99: ["vocab_size", "vocab_size_per_layer_input", "text_vocab_size", "decoder_vocab_size"],
+    0: ["pad_token_id"],
+}  # fmt: skip
+SMALL_OF = {name: value for value, names in SMALL.items() for name in names}
+EXACT = {"pad_token_id", "bos_token_id", "sliding_window"}  # set though they are smaller, or none, by default
+
+OWN = {  # what an architecture needs besides; docs say what else cannot be made
+    "phimoe": {"sliding_window": 8},
+    "mistral": {"sliding_window": 8},
+    "olmoe": {"sliding_window": 8},
+    "qwen2": {"sliding_window": 8, "use_sliding_window": True, "layer_types": ["sliding_attention", "full_attention"]},
+    "qwen2_moe": {"sliding_window": 8, "use_sliding_window": True, "layer_types": ["sliding_attention"] * 2},
+}  # fmt: skip
+
+
+# ---- Small models ----------------------------------------------------------------------------------------------------
+
+
+def scaled(section, total=8):
+    """mrope's sections, of half a head's numbers."""
+    first = total // len(section)
+    return [total - first * (len(section) - 1)] + [first] * (len(section) - 1)
+
+
+def kept_layers(default):
+    """Indices of layers, one of each kind in order, at least two."""
+    kinds = getattr(default, "layer_types", None) or getattr(default, "layers_block_type", None)
+    if not isinstance(kinds, (list, tuple)) or not kinds:
+        return [0, 1]
+    kept = [kinds.index(kind) for kind in dict.fromkeys(kinds)]
+    return kept if len(kept) > 1 else [0, min(1, len(kinds) - 1)]
+
+
+def small_arguments(config_class, own):
+    """Keyword arguments that make a small configuration, subconfigurations included."""
+    default = config_class()
+    values = default.to_dict()
+    kept = kept_layers(default)
+    count = next((values[name] for name in LAYERS if isinstance(values.get(name), int)), None)
+    arguments = {}
+    for name, value in values.items():
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        if name in config_class.sub_configs and isinstance(value, dict):
+            sub_class = type(getattr(default, name))
+            arguments[name] = small_arguments(sub_class, {}) if sub_class.model_type else value
+        elif name in LAYERS and is_number:
+            arguments[name] = len(kept)
+        elif name in SMALL_OF and ((is_number and value > SMALL_OF[name]) or name in EXACT):
+            arguments[name] = SMALL_OF[name]
+        elif isinstance(value, (list, tuple)) and len(value) == count and count > 2:
+            arguments[name] = [value[i] for i in kept]
+        elif name in ("rope_parameters", "rope_scaling") and isinstance(value, dict) and "mrope_section" in value:
+            arguments[name] = {**value, "mrope_section": scaled(value["mrope_section"])}
+    if "sliding_window" in arguments and values.get("sliding_window") is None:
+        del arguments["sliding_window"]  # a model that has none by default takes it from OWN
+    for name in ("eos_token_id", "decoder_start_token_id"):
+        if name in values:
+            arguments[name] = 2
+    return {**arguments, **own}
+
+
+def class_of(model_type):
+    for names in (
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_MAPPING_NAMES,
+    ):
+        if model_type in names:
+            name = names[model_type]
+            return getattr(transformers, name if isinstance(name, str) else name[0])
+    return None
+
+
+def small_model(model_class, config_class, own, implementation):
+    torch.manual_seed(0)
+    config = config_class(**small_arguments(config_class, own))
+    model = model_class._from_config(config, attn_implementation=implementation).float().eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if parameter.dim() > 1:  # sharp enough that the attention matters
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15)
+            elif "sink" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    model.requires_grad_(False)
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.eos_token_id = None
+        model.generation_config.pad_token_id = 0
+    return model
+
+
+# ---- Inputs ----------------------------------------------------------------------------------------------------------
+
+
+def find(config, name, otherwise):
+    for part in (config, *(getattr(config, sub, None) for sub in config.sub_configs)):
+        value = getattr(part, name, None)
+        if value is not None:
+            return value[0] if isinstance(value, (list, tuple)) else value
+    return otherwise
+
+
+def candidates(model):
+    """Inputs that a model may take; the first that "eager" takes are used."""
+    generator = torch.Generator().manual_seed(2)
+    config = model.config
+    vocabulary = min(find(config, "vocab_size", 99), 99)
+    ids = torch.randint(3, vocabulary, (2, ROWS), generator=generator) if vocabulary > 4 else None
+    size, channels, frames = (
+        find(config, "image_size", 32),
+        find(config, "num_channels", 3),
+        find(config, "num_frames", 4),
+    )
+    image = torch.randn(2, channels, size, size, generator=generator)
+    takes = inspect.signature(model.forward).parameters
+    text = {"input_ids": ids}
+    if "decoder_input_ids" in takes:
+        yield {**text, "decoder_input_ids": ids.flip(1)}
+    if "input_ids" in takes:
+        yield text
+    if "pixel_values" in takes:
+        yield {"pixel_values": image}
+        if "input_ids" in takes:
+            yield {**text, "pixel_values": image}
+        yield {"pixel_values": torch.randn(2, frames, channels, size, size, generator=generator)}
+    if "pixel_values_videos" in takes:
+        yield {"pixel_values_videos": torch.randn(2, frames, channels, size, size, generator=generator)}
+    if "input_values" in takes:
+        yield {"input_values": torch.randn(2, 4000, generator=generator)}
+        yield {"input_values": torch.randn(2, 1, 4000, generator=generator)}
+    if "input_features" in takes:
+        mels = find(config, "num_mel_bins", 32)
+        sound = torch.randn(2, mels, 2 * find(config, "max_source_positions", 64), generator=generator)
+        yield {"input_features": sound, **({"decoder_input_ids": ids} if "decoder_input_ids" in takes else {})}
+        yield {"input_features": torch.randn(2, 64, mels, generator=generator)}
+    if "inputs_embeds" in takes:
+        yield {"inputs_embeds": torch.randn(2, ROWS, find(config, "hidden_size", 64), generator=generator)}
+    if "hidden_states" in takes:
+        yield {"hidden_states": torch.randn(2, ROWS, find(config, "hidden_size", 64), generator=generator)}
+
+
+def main_output(output):
+    for name in ("logits", "last_hidden_state", "logits_per_image", "sequences"):
+        if getattr(output, name, None) is not None:
+            return getattr(output, name)
+    for value in output.values() if hasattr(output, "values") else [output]:
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            return value
+    raise TypeError("there is no floating tensor among the outputs")
+
+
+def plain(model, inputs):
+    return main_output(model(**inputs, **without_cache(model)))
+
+
+def without_cache(model):
+    return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+
+
+def padded(model, inputs):
+    seen = torch.ones_like(inputs["input_ids"])
+    is_decoder = "CausalLM" in type(model).__name__
+    seen[0, slice(0, 5) if is_decoder else slice(-5, None)] = 0
+    seen[1, -3:] = 0
+    output = main_output(model(**inputs, attention_mask=seen, **without_cache(model)))
+    if "decoder_input_ids" in inputs or output.shape[:2] != seen.shape:
+        return output
+    return output[seen.bool()]
+
+
+def packed(model, inputs):
+    positions = torch.cat([torch.arange(9), torch.arange(ROWS - 9)])[None].expand(2, -1)
+    return main_output(model(**inputs, position_ids=positions, **without_cache(model)))
+
+
+def continued(model, inputs):
+    ids = inputs["input_ids"]
+    first = model(input_ids=ids[:, :15], use_cache=True)
+    second = model(input_ids=ids[:, 15:], past_key_values=first.past_key_values, use_cache=True)
+    return torch.cat([first.logits, second.logits], 1)
+
+
+def generating(model, inputs, **options):
+    seen = torch.ones_like(inputs["input_ids"])
+    seen[0, :5] = 0
+    output = model.generate(
+        input_ids=inputs["input_ids"], attention_mask=seen, max_new_tokens=5, do_sample=False, num_beams=1,
+        output_logits=True, return_dict_in_generate=True, disable_compile=True, **options,
+    )  # fmt: skip
+    return torch.stack(output.logits, 1)
+
+
+def generating_static(model, inputs):
+    return generating(model, inputs, cache_implementation="static")
+
+
+def scenes_for(model, inputs):
+    """(name, function) that this model can be asked for."""
+    takes = inspect.signature(model.forward).parameters
+    scenes = [plain]
+    if "input_ids" in inputs:
+        scenes += [padded] if "attention_mask" in takes else []
+        if "decoder_input_ids" not in inputs:
+            scenes += [packed] if "position_ids" in takes else []
+            scenes += [continued] if "past_key_values" in takes and "CausalLM" in type(model).__name__ else []
+        if model.can_generate():
+            scenes += [generating] + ([generating_static] if getattr(model, "_can_compile_fullgraph", False) else [])
+    return scenes
+
+
+# ---- Comparing -------------------------------------------------------------------------------------------------------
+
+
+def difference(actual, expected):
+    if actual.shape != expected.shape or not torch.equal(actual.isnan(), expected.isnan()):
+        return float("inf")
+    actual, expected = (x.double().nan_to_num(0, 0, 0) for x in (actual, expected))
+    return ((actual - expected).norm() / expected.norm().clamp(min=1e-30)).item()
+
+
+def said(error):
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+
+
+def compare(model_type):
+    """{"state": right | refused | wrong | not made, "why", "scenes": {name: outcome}, "calls"} of one architecture."""
+    config_class = configuration_auto.CONFIG_MAPPING[model_type]
+    model_class, own = class_of(model_type), OWN.get(model_type, {})
+    if model_class is None:
+        return {"state": "not made", "why": "no model class by itself (a part of another architecture)"}
+    try:
+        eager = small_model(model_class, config_class, own, "eager")
+    except Exception as error:
+        return {"state": "not made", "why": said(error)}
+    inputs, why = None, "no inputs known"
+    for candidate in candidates(eager):
+        try:
+            plain(eager, candidate)
+            inputs = candidate
+            break
+        except Exception as error:
+            why = said(error)
+    if inputs is None:
+        return {"state": "not made", "why": f"{model_class.__name__} does not run: {why}"}
+    try:
+        model = small_model(model_class, config_class, own, "foveal")
+    except foveal.UnsupportedError as error:
+        return {"state": "refused", "why": said(error)}
+    except Exception as error:
+        return {"state": "wrong", "why": said(error)}
+    return compare_scenes(eager, model, inputs, lambda: small_model(model_class, config_class, own, "sdpa"))
+
+
+def compare_scenes(eager, model, inputs, make_sdpa):
+    calls, outcomes, states = [], {}, []
+    function = foveal.compat.transformers.attention
+    foveal.compat.transformers.attention = lambda *a, **k: calls.append(1) or function(*a, **k)
+    for scene in scenes_for(eager, inputs):
+        name = scene.__name__
+        try:
+            torch.manual_seed(3)
+            expected = scene(eager, inputs)
+        except Exception as error:
+            outcomes[name] = f"eager cannot: {said(error)}"
+            continue
+        try:
+            torch.manual_seed(3)
+            error = difference(scene(model, inputs), expected)
+            states.append("right" if error <= TOLERANCE else "wrong")
+            outcomes[name] = f"{states[-1]} ({error:.0e})"
+            if states[-1] == "wrong":
+                with contextlib.suppress(Exception):
+                    torch.manual_seed(3)
+                    outcomes[name] += f", sdpa {difference(scene(make_sdpa(), inputs), expected):.0e}"
+        except foveal.UnsupportedError as error:
+            states.append("refused")
+            outcomes[name] = said(error)
+        except Exception as error:
+            states.append("wrong")
+            outcomes[name] = said(error)
+    foveal.compat.transformers.attention = function
+    state = "wrong" if "wrong" in states else "refused" if "refused" in states else "right" if states else "not made"
+    return {"state": state, "why": "", "scenes": outcomes, "calls": len(calls)}
+
+
+# ---- The walk --------------------------------------------------------------------------------------------------------
+
+
+def quiet():
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    foveal.compat.transformers.register()
+
+
+def in_a_child(model_type, pipe):
+    signal.alarm(SECONDS)
+    sys.stderr = sys.stdout = io.StringIO()
+    try:
+        with torch.no_grad():
+            pipe.send(compare(model_type))
+    except Exception as error:
+        pipe.send({"state": "not made", "why": said(error)})
+
+
+def walk(model_types, at_once=2):
+    """Yields (architecture, result); each in a process of its own, for some end theirs."""
+    context = multiprocessing.get_context("fork")
+    waiting, running = list(model_types), []
+    while waiting or running:
+        while waiting and len(running) < at_once:
+            receiver, sender = context.Pipe(duplex=False)
+            child = context.Process(target=in_a_child, args=(waiting[0], sender))
+            child.start()
+            sender.close()
+            running.append((waiting.pop(0), child, receiver))
+        for entry in [entry for entry in running if entry[2].poll() or not entry[1].is_alive()]:
+            model_type, child, receiver = entry
+            try:
+                result = receiver.recv()
+            except EOFError:
+                result = {"state": "not made", "why": f"its process ended by itself, or took more than {SECONDS} s"}
+            child.join()
+            running.remove(entry)
+            yield model_type, result
+        time.sleep(0.02)
+
+
+def report(results):
+    """docs/measured/transformers.md."""
+    states = collections.Counter(result["state"] for result in results.values())
+    lines = [
+        "# transformers: every architecture against eager", "",
+        "Written by `python bindings/python/tests/walk_transformers.py`, whose first lines say what is done.", "",
+        f"transformers {transformers.__version__}, torch {torch.__version__}, float32 on the CPU, "
+        f"{datetime.date.today().isoformat()}.", "",
+        "| right | refused | wrong | not made | architectures |", "|---|---|---|---|---|",
+        f"| {states['right']} | {states['refused']} | {states['wrong']} | {states['not made']} | {len(results)} |", "",
+    ]  # fmt: skip
+    scenes = collections.Counter(
+        (name, outcome.split(" (")[0] if outcome.startswith(("right", "wrong")) else "refused")
+        for result in results.values()
+        for name, outcome in result.get("scenes", {}).items()
+        if not outcome.startswith("eager cannot")
+    )
+    names = list(dict.fromkeys(name for name, _ in scenes))
+    lines += ["| runs | right | refused | wrong |", "|---|---|---|---|"]
+    lines += [f"| {n} | {scenes[n, 'right']} | {scenes[n, 'refused']} | {scenes[n, 'wrong']} |" for n in names]
+    for state, title in (("wrong", "Wrong"), ("refused", "Refused"), ("right", "Right"), ("not made", "Not made")):
+        chosen = {name: result for name, result in sorted(results.items()) if result["state"] == state}
+        lines += ["", f"## {title}", ""]
+        if state == "right":
+            without = [name for name, result in chosen.items() if not result["calls"]]
+            lines += ["Calling foveal: " + ", ".join(name for name in chosen if name not in without) + ".", ""]
+            lines += ["Without a call (no attention, or none through the interface): " + ", ".join(without) + "."]
+            continue
+        for name, result in chosen.items():
+            outcomes = [f"{scene}: {outcome}" for scene, outcome in result.get("scenes", {}).items()]
+            lines.append(f"- {name}: {result['why'] or '; '.join(outcomes)}")
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "architectures", nargs="*", help="model types, e.g. llama; default: all, and the report is written"
+    )
+    arguments = parser.parse_args()
+    quiet()
+    results = {}
+    for model_type, result in walk(arguments.architectures or sorted(configuration_auto.CONFIG_MAPPING_NAMES)):
+        results[model_type] = result
+        print(model_type, result, flush=True)
+    if not arguments.architectures:
+        REPORT.write_text(report(results))
+    states = collections.Counter(result["state"] for result in results.values())
+    print(dict(states))
+    sys.exit(1 if states["wrong"] else 0)
+
+
+if __name__ == "__main__":
+    main()
