@@ -214,7 +214,6 @@ def test_a_model_that_never_calls_the_interface_is_refused(name, error):
 
 
 def test_a_model_that_only_eager_and_the_interface_know_is_not_refused():
-    assert not transformers.GptOssForCausalLM._supports_sdpa
     assert model_of("gpt_oss", "cpu", "foveal", torch.float32).config._attn_implementation == "foveal"
 
 
@@ -317,6 +316,7 @@ def test_no_plain_mask_where_a_real_one_is_asked_for():
 def test_a_model_that_knows_only_eager_gets_masks_of_numbers():
     q, k, v = random_qkv()
     seen = torch.ones(2, 24, dtype=torch.bool)
+    assert not transformers.GptOssForCausalLM._supports_sdpa and transformers.LlamaForCausalLM._supports_sdpa
     for config, dtype in ((transformers.GptOssConfig(), torch.float32), (transformers.LlamaConfig(), torch.bool)):
         assert plain_mask(config=config, dtype=torch.float32).dtype == dtype
         seen[0, :3] = False
@@ -368,6 +368,18 @@ def test_a_row_of_a_mask_that_shows_nothing_gives_zero():
     mask = causal_mask(24, 24).clone()
     mask[..., 7, :] = False
     assert (forward(layer(), q, k, v, mask)[:, 7] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_lowest_number_of_a_mask_hides_a_key(dtype):
+    q, k, v = (x.to(dtype) for x in random_qkv())
+    seen = causal_mask(24, 24) & (torch.arange(24) >= 5)  # rows 0 to 4 see no key
+    numbers = torch.where(seen, 0.0, torch.finfo(dtype).min).to(dtype)
+    position = torch.randn(1, 4, 24, 24, generator=torch.Generator().manual_seed(5)).to(dtype)
+    for bias in (None, position):
+        actual = forward(layer(), q, k, v, numbers, position_bias=bias)
+        assert torch.equal(actual, forward(layer(), q, k, v, seen, position_bias=bias))
+        assert (actual[:, :5] == 0).all() and (actual[:, 5:] != 0).any()
 
 
 def test_masks_that_do_not_fit_raise():

@@ -9,8 +9,9 @@ the mask is causal, full or a window over a batch without padding, it is a Plain
 costs no memory. What a layer says of causality and of its window counts only where it hands over no mask at all.
 
 Refused by name are gradients, dropout, output_attentions, arguments that this layer does not know (such as the keys
-that sparse models choose), and models that never call transformers' attention interface. Rows that see no key give 0,
-where "eager" gives the mean of V. A floating mask is added to the scores as it is, a row of the lowest number too.
+that sparse models choose), and models that never call transformers' attention interface. A floating mask is added to
+the scores; the lowest number of its type, by which "eager" hides a key, hides it here as -inf does. A row that sees no
+key gives 0, where "eager" gives the mean of V.
 
 A tensor whose strides foveal refuses (the last one not 1, another one 0; on a GPU, what is not aligned to 16 bytes) is
 copied here, in each call. Under autocast q, k and v become autocast's type, as for PyTorch's own attention.
@@ -133,14 +134,21 @@ def _sides_of(mask_function):
     return tuple(min((side for side in sides if side is not None), default=None) for sides in zip(*parts, strict=True))
 
 
-@functools.cache
+_additive = {}  # the answers of _is_additive(), by the configuration's class
+
+
 def _is_additive(config_class):
     # Of models that do not know "sdpa", some handle their masks as numbers: DeepSeek-V4 turns what it adds to a boolean
     # mask into the opposite. They get the masks of "eager".
-    models = [PreTrainedModel]
-    for model in models:
-        models += model.__subclasses__()
-    return any(model.config_class is config_class and not model._supports_sdpa for model in models[1:])
+    if config_class not in _additive:
+        models = [PreTrainedModel]
+        for model in models:
+            models += model.__subclasses__()
+        known = [model._supports_sdpa for model in models if model.config_class is config_class]
+        if not known:  # not loaded yet, or the caller's own
+            return False
+        _additive[config_class] = not all(known)
+    return _additive[config_class]
 
 
 def _align_of(sides, q_length, kv_length, off):
@@ -218,7 +226,9 @@ def _mask_and_bias(attention_mask, position_bias, query, keys):
     if attention_mask is not None and attention_mask.dtype == torch.bool:
         mask = attention_mask
     elif attention_mask is not None and attention_mask.is_floating_point():
-        bias = attention_mask if bias is None else bias + attention_mask
+        lowest = torch.finfo(attention_mask.dtype).min
+        added = attention_mask.masked_fill(attention_mask <= lowest, -torch.inf)
+        bias = added if bias is None else bias + added
     elif attention_mask is not None:
         raise UnsupportedError(
             f"attention_mask.dtype is {attention_mask.dtype}; foveal supports bool and floating types"
