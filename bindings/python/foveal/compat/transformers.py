@@ -59,6 +59,7 @@ def _asking(get_correct_attn_implementation):
         implementation = get_correct_attn_implementation(self, requested_attention, *args, **kwargs)
         if implementation in _names:
             _check_model(type(self), implementation)
+            _is_additive(type(self.config))  # found out now, for torch.compile cannot look for it
         return implementation
 
     checked.asks_foveal = True
@@ -189,8 +190,10 @@ def attention_mask_for(
         device=device,
         **rest,
     )
+    if is_tracing(attention_mask) or not (allow_is_causal_skip or allow_is_bidirectional_skip):
+        return write()
     sides = _sides_of(mask_function)
-    if sides is None or is_tracing(attention_mask) or not (allow_is_causal_skip or allow_is_bidirectional_skip):
+    if sides is None:
         return write()
     first = int(q_offset)  # of a static cache it is a tensor
     align = _align_of(sides, q_length, kv_length, first - kv_offset)
