@@ -7,6 +7,7 @@ transformers = pytest.importorskip("transformers", reason="SKIPPED: no transform
 
 import foveal  # noqa: E402
 import foveal.compat.transformers  # noqa: E402
+import walk_transformers  # noqa: E402
 
 foveal.compat.transformers.register()
 
@@ -125,13 +126,106 @@ def test_a_packed_batch_does_not_leak():
     torch.testing.assert_close(packed[:, 15:], alone, atol=1e-4, rtol=1e-4)
 
 
-def test_the_unsupported_raises_by_name():
-    q = torch.zeros(1, 2, 4, 16)
-    module = torch.nn.Module()
-    forward = foveal.compat.transformers.attention_forward
-    with pytest.raises(foveal.UnsupportedError, match="dropout is 0.1"):
-        forward(module, q, q, q, None, dropout=0.1)
-    with pytest.raises(foveal.UnsupportedError, match="output_attentions"):
-        forward(module, q, q, q, None, output_attentions=True)
+def test_a_gradient_raises_by_name():
     with pytest.raises(foveal.UnsupportedError, match="gradient"):
         model_of("llama", "cpu", "foveal", torch.float32)(**batch("cpu", "none"))
+
+
+# ---- Models that are refused ---------------------------------------------------------------------------------------
+
+MODELS_WITHOUT_THE_INTERFACE = {  # of their own attention, of a list of attentions, of one although "sdpa" is known
+    "Bloom": {"n_layer": 1, "n_head": 4, "hidden_size": 64},
+    "Mpt": {"n_layers": 1, "n_heads": 4, "d_model": 64},
+    "Falcon": {"num_hidden_layers": 1, "num_attention_heads": 4, "hidden_size": 64},
+    "GPTNeo": {"num_layers": 1, "num_heads": 4, "hidden_size": 64, "attention_types": [[["global"], 1]]},
+    "Git": {"num_hidden_layers": 1, "num_attention_heads": 4, "hidden_size": 64},
+    "RoFormer": {"num_hidden_layers": 1, "num_attention_heads": 4, "hidden_size": 64, "is_decoder": True},
+    "Longformer": {"num_hidden_layers": 1, "num_attention_heads": 4, "hidden_size": 64},
+    "LED": {"encoder_layers": 1, "decoder_layers": 1, "d_model": 64},
+}
+
+
+@pytest.mark.parametrize("error", [foveal.UnsupportedError, ValueError])  # ValueError: as for "sdpa"
+@pytest.mark.parametrize("name", MODELS_WITHOUT_THE_INTERFACE)
+def test_a_model_that_never_calls_the_interface_is_refused(name, error):
+    config = getattr(transformers, f"{name}Config")(vocab_size=99, **MODELS_WITHOUT_THE_INTERFACE[name])
+    with pytest.raises(error, match=f'"foveal"; {name}Model'):
+        getattr(transformers, f"{name}Model")._from_config(config, attn_implementation="foveal")
+
+
+def test_a_model_that_only_eager_and_the_interface_know_is_not_refused():
+    assert model_of("gpt_oss", "cpu", "foveal", torch.float32).config._attn_implementation == "foveal"
+
+
+def test_a_second_name_is_refused_as_well():
+    foveal.compat.transformers.register("another_foveal")
+    with pytest.raises(foveal.UnsupportedError, match="another_foveal"):
+        config = transformers.BloomConfig(vocab_size=99, **MODELS_WITHOUT_THE_INTERFACE["Bloom"])
+        transformers.BloomModel._from_config(config, attn_implementation="another_foveal")
+
+
+# ---- Whole models --------------------------------------------------------------------------------------------------
+
+
+def test_a_decoder_without_causality_sees_all():
+    model = model_of("llama", "cpu", "foveal", torch.float32)
+    expected_of = model_of("llama", "cpu", "eager", torch.float32)
+    inputs = batch("cpu", "none")
+    with torch.no_grad():
+        actual, expected = (m(**inputs, is_causal=False, use_cache=False).logits for m in (model, expected_of))
+        causal = model(**inputs).logits
+    torch.testing.assert_close(actual, expected, atol=2e-4, rtol=2e-4)
+    assert (actual - causal).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_model_given_packed_lengths_does_not_leak(use_cache):
+    model = model_of("mistral", "cpu", "foveal", torch.float32)
+    ids = batch("cpu", "none")["input_ids"][:2]
+    positions = torch.cat([torch.arange(15), torch.arange(25)]).expand(2, -1)
+    cu = torch.tensor([0, 15, 40, 55, 80])
+    with torch.no_grad():
+        packed = model(
+            ids, position_ids=positions, cu_seq_lens_q=cu, cu_seq_lens_k=cu, max_length_q=25, max_length_k=25,
+            use_cache=use_cache,
+        ).logits  # fmt: skip
+        alone = model(ids[:, 15:]).logits
+    torch.testing.assert_close(packed[:, 15:], alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_compiled_model(name):
+    inputs = batch("cpu", "none")
+    model = model_of(name, "cpu", "foveal", torch.float32)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for given in (inputs, {"input_ids": inputs["input_ids"]}):
+        with torch.no_grad():
+            actual, expected = (m(**given, use_cache=False).logits for m in (compiled, model))
+        torch.testing.assert_close(actual, expected, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt_oss"])
+def test_a_model_under_autocast(name):
+    inputs = batch("cpu", "left")
+    model, reference = (model_of(name, "cpu", kind, torch.float32) for kind in ("foveal", "eager"))
+    expected = logits(reference, inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual, own = logits(model, inputs), logits(reference, inputs)
+    error, own_error = ((x - expected).norm() / expected.norm() for x in (actual, own))
+    assert own_error < 0.1 and error <= 1.25 * own_error, (error, own_error)
+
+
+# ---- Architectures ---------------------------------------------------------------------------------------------------
+
+
+# Each for what it hands over: a window in the mask alone, in the argument alone, chunks, a mask of its own, biases,
+# sinks, soft caps, prefixes, bidirectional layers, cross-attention, keys that a part of the model chooses.
+@pytest.mark.parametrize(
+    "name",
+    ["phimoe", "olmoe", "qwen2_moe", "doge", "llama4_text", "t5", "gemma3_text", "modernbert", "whisper", "bert"],
+)
+def test_an_architecture_is_as_eager(name):
+    with torch.no_grad():
+        result = walk_transformers.compare(name)
+    assert result["state"] == "right" and result["calls"], result

@@ -4,71 +4,358 @@
     foveal.compat.transformers.register()
     model = AutoModelForCausalLM.from_pretrained(..., attn_implementation="foveal", dtype=torch.bfloat16)
 
-Masks are those that transformers makes for "sdpa": boolean, or none where the layer is plainly causal. There is none
-either where a window slides over a batch without padding. Sliding windows, soft caps and attention sinks go to the
-kernel. What foveal cannot honour raises foveal.UnsupportedError: dropout, output_attentions, and gradients.
+The mask says which keys a query sees, as it does for "eager" and "sdpa"; foveal's mask function always gives one. Where
+the mask is causal, full or a window over a batch without padding, it is a PlainMask, which says so in two numbers and
+costs no memory. What a layer says of causality and of its window counts only where it hands over no mask at all.
+
+Refused by name are gradients, dropout, output_attentions, arguments that this layer does not know (such as the keys
+that sparse models choose), and models that never call transformers' attention interface. A floating mask is added to
+the scores; the lowest number of its type, by which "eager" hides a key, hides it here as -inf does. A row that sees no
+key gives 0, where "eager" gives the mean of V.
+
+A tensor whose strides foveal refuses (the last one not 1, another one 0; on a GPU, what is not aligned to 16 bytes) is
+copied here, in each call. Under autocast q, k and v become autocast's type, as for PyTorch's own attention.
 """
 
-import torch
-from foveal import UnsupportedError
-from foveal.torch import attention, attention_varlen
-from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+import functools
+import inspect
+import re
+import sys
 
-__all__ = ["attention_forward", "register"]
+import torch
+from foveal import InvalidArgument, UnsupportedError
+from foveal.torch import attention, attention_varlen
+from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
+from transformers import AttentionInterface, PreTrainedModel, masking_utils
+from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
+from transformers.utils.import_utils import is_tracing
+
+__all__ = ["PlainMask", "attention_forward", "attention_mask_for", "register"]
+
+_names = set()  # what transformers knows this layer as
 
 
 def register(name="foveal"):
-    """Makes attn_implementation=`name` known to transformers."""
+    """Makes attn_implementation=`name` known to transformers, which from then on asks _check_model() about it."""
     AttentionInterface.register(name, attention_forward)
     AttentionMaskInterface.register(name, attention_mask_for)
+    _names.add(name)
+    if not hasattr(PreTrainedModel.get_correct_attn_implementation, "asks_foveal"):
+        PreTrainedModel.get_correct_attn_implementation = _asking(PreTrainedModel.get_correct_attn_implementation)
 
 
-def attention_mask_for(q_length, kv_length, attention_mask=None, local_size=None, allow_is_causal_skip=True, **rest):
-    """[b, 1, q_length, kv_length] boolean, or None where causality and the sliding window say all."""
-    config = rest.get("config")
-    slides = local_size is not None and getattr(config, "sliding_window", None) == local_size
-    chunks = getattr(config, "attention_chunk_size", None) == local_size
-    may_skip = slides and not chunks and allow_is_causal_skip and q_length == kv_length
-    if may_skip and not torch.compiler.is_compiling() and (attention_mask is None or bool(attention_mask.all())):
+# ---- Models ----------------------------------------------------------------------------------------------------------
+
+
+class UnsupportedModel(UnsupportedError, ValueError):
+    """A model without the attention interface: a ValueError, as transformers' own where a model cannot do "sdpa"."""
+
+
+def _asking(get_correct_attn_implementation):
+    # transformers checks what a model supports for the names that it knows itself, and for no other.
+    @functools.wraps(get_correct_attn_implementation)
+    def checked(self, requested_attention, *args, **kwargs):
+        implementation = get_correct_attn_implementation(self, requested_attention, *args, **kwargs)
+        if implementation in _names:
+            _check_model(type(self), implementation)
+            _is_additive(type(self.config))  # found out now, for torch.compile cannot look for it
+        return implementation
+
+    checked.asks_foveal = True
+    return checked
+
+
+def _check_model(model, name):
+    try:
+        source = inspect.getsource(sys.modules[model.__module__])
+    except (KeyError, OSError, TypeError):
+        source = ""
+    calls_it = "ALL_ATTENTION_FUNCTIONS.get_interface(" in source
+    has_a_list = re.search(r"ATTENTION_CLASSES\[\w*config\._attn_implementation\]", source)
+    has_its_own = re.search(r"^class \w*Attention\w*\(nn\.Module\):", source, re.MULTILINE) and not calls_it
+    knows_no_other = not (model._supports_sdpa or model._supports_attention_backend or calls_it)
+    if knows_no_other or has_a_list or (has_its_own and not model._supports_attention_backend):
+        raise UnsupportedModel(
+            f'attn_implementation is "{name}"; {model.__name__} does not call transformers\' attention interface and '
+            'computes its attention itself: load it with attn_implementation="eager"'
+        )
+
+
+# ---- Masks -----------------------------------------------------------------------------------------------------------
+
+
+class PlainMask(torch.Tensor):
+    """A mask [b, 1, rows, keys] that is still unwritten: row i sees keys i + off - left to i + off + right.
+
+    sides: (left, right) as foveal's window; align: foveal's off. Any operation works on the mask written out, and after
+    the first of them sides is None, for whoever has the written mask may change it.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, shape, dtype, device, sides, align, write):
+        mask = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
+        mask.sides, mask.align, mask._write = sides, align, write
+        return mask
+
+    def written(self):
+        if self.sides is not None:
+            self._tensor, self.sides = self._write(), None
+        return self._tensor
+
+    @classmethod
+    def __torch_dispatch__(cls, operator, types, args=(), kwargs=None):
+        args, kwargs = tree_map_only(cls, cls.written, (args, kwargs or {}))
+        return operator(*args, **kwargs)
+
+    def __repr__(self):
+        return f"PlainMask({list(self.shape)}, sides={self.sides}, align={self.align!r})"
+
+
+def _sides_of(mask_function):
+    """(left, right) of a mask function of transformers that says no more than these; else None."""
+    if mask_function is masking_utils.causal_mask_function:
+        return None, 0
+    if mask_function is masking_utils.bidirectional_mask_function:
+        return None, None
+    if getattr(mask_function, "__module__", None) != masking_utils.__name__:
         return None
-    return sdpa_mask(
+    maker, inside = mask_function.__qualname__.split(".")[0], inspect.getclosurevars(mask_function).nonlocals
+    if maker == "sliding_window_overlay":  # transformers counts the query itself
+        return inside["sliding_window"] - 1, None
+    if maker == "sliding_window_bidirectional_overlay":
+        return inside["sliding_window"], inside["sliding_window"]
+    if maker != "and_masks":
+        return None
+    parts = [_sides_of(part) for part in inside["mask_functions"]]
+    if None in parts:
+        return None
+    return tuple(min((side for side in sides if side is not None), default=None) for sides in zip(*parts, strict=True))
+
+
+_additive = {}  # the answers of _is_additive(), by the configuration's class
+
+
+def _is_additive(config_class):
+    # Of models that do not know "sdpa", some handle their masks as numbers: DeepSeek-V4 turns what it adds to a boolean
+    # mask into the opposite. They get the masks of "eager".
+    if config_class not in _additive:
+        models = [PreTrainedModel]
+        for model in models:
+            models += model.__subclasses__()
+        known = [model._supports_sdpa for model in models if model.config_class is config_class]
+        if not known:  # not loaded yet, or the caller's own
+            return False
+        _additive[config_class] = not all(known)
+    return _additive[config_class]
+
+
+def _align_of(sides, q_length, kv_length, off):
+    if sides == (None, None) or off == kv_length - q_length:
+        return "bottom_right"
+    return "top_left" if off == 0 else None
+
+
+def attention_mask_for(
+    batch_size,
+    q_length,
+    kv_length,
+    q_offset=0,
+    kv_offset=0,
+    mask_function=masking_utils.causal_mask_function,
+    attention_mask=None,
+    allow_is_causal_skip=True,
+    allow_is_bidirectional_skip=False,
+    device="cpu",
+    **rest,
+):
+    """[batch_size, 1, q_length, kv_length], a PlainMask where that says all.
+
+    Boolean, True where a row sees a key; for a model that does not know "sdpa" as for "eager": 0 and the lowest number.
+    """
+    is_additive = _is_additive(type(rest.get("config")))
+    write = functools.partial(
+        eager_mask if is_additive else sdpa_mask,
+        batch_size=batch_size,
         q_length=q_length,
         kv_length=kv_length,
+        q_offset=q_offset,
+        kv_offset=kv_offset,
+        mask_function=mask_function,
         attention_mask=attention_mask,
-        local_size=local_size,
-        allow_is_causal_skip=allow_is_causal_skip,
+        allow_is_causal_skip=False,
+        allow_is_bidirectional_skip=False,
+        device=device,
         **rest,
     )
+    if is_tracing(attention_mask) or not (allow_is_causal_skip or allow_is_bidirectional_skip):
+        return write()
+    sides = _sides_of(mask_function)
+    if sides is None:
+        return write()
+    first = int(q_offset)  # of a static cache it is a tensor
+    align = _align_of(sides, q_length, kv_length, first - kv_offset)
+    end = kv_length + kv_offset  # of the keys that some row sees: padding behind it hides nothing more
+    if sides[1] is not None:
+        end = min(end, first + q_length + sides[1])
+    is_padded = attention_mask is not None and (
+        attention_mask.shape[-1] < end or not attention_mask[:, kv_offset:end].all()
+    )
+    if align is None or is_padded:
+        return write()
+    dtype = rest.get("dtype", torch.float32) if is_additive else torch.bool
+    return PlainMask((batch_size, 1, q_length, kv_length), dtype, device, sides, align, write)
 
 
-def _is_causal(module, is_causal, attention_mask, rows):
-    # A mask says all. One query without a mask sees all keys: it is the last row.
-    if attention_mask is not None or rows == 1:
-        return False
-    return getattr(module, "is_causal", True) if is_causal is None else is_causal
+def _scores_of(tensor, name, query, keys):
+    """A mask or a bias as foveal takes it: [b or 1, h or 1, rows, keys]."""
+    batch, heads, rows = query.shape[:3]
+    shape = (1,) * (4 - tensor.dim()) + tuple(tensor.shape)
+    wanted = (batch, heads, rows, keys)
+    if len(shape) != 4 or any(size not in (1, most) for size, most in zip(shape, wanted, strict=True)):
+        raise InvalidArgument(f"{name}.shape is {list(tensor.shape)}; it has to fit the scores' {list(wanted)}")
+    scores = tensor.reshape(shape).expand(-1, -1, rows, keys)
+    # foveal shares a mask between batches and heads, of which it then has one; not between rows or keys.
+    for dimension in (0, 1):
+        scores = scores[(slice(None),) * dimension + (slice(0, 1),)] if scores.stride(dimension) == 0 else scores
+    return scores.contiguous() if scores.stride(2) == 0 or scores.stride(3) != 1 else scores
 
 
-def _slides(module):
-    types, layer = getattr(getattr(module, "config", None), "layer_types", None), getattr(module, "layer_idx", None)
-    return types is not None and layer is not None and types[layer] == "sliding_attention"
-
-
-def _mask_and_bias(attention_mask, position_bias, rows, keys):
-    """[b or 1, h or 1, rows, keys] each: boolean, and additive."""
+def _mask_and_bias(attention_mask, position_bias, query, keys):
+    """A mask that is added to the scores is a bias, and adds up with the position's."""
     mask, bias = None, position_bias
     if attention_mask is not None and attention_mask.dtype == torch.bool:
-        mask = attention_mask[..., :keys]
+        mask = attention_mask
+    elif attention_mask is not None and attention_mask.is_floating_point():
+        lowest = torch.finfo(attention_mask.dtype).min
+        added = attention_mask.masked_fill(attention_mask <= lowest, -torch.inf)
+        bias = added if bias is None else bias + added
     elif attention_mask is not None:
-        bias = attention_mask[..., :keys] if bias is None else bias + attention_mask[..., :keys]
-    shaped = []
-    for scores in (mask, bias):
-        if scores is not None:
-            scores = scores.expand(-1, -1, rows, -1)
-            if scores.stride(2) == 0 or scores.stride(3) != 1:  # foveal shares batches and heads, not rows
-                scores = scores.contiguous()
-        shaped.append(scores)
-    return shaped
+        raise UnsupportedError(
+            f"attention_mask.dtype is {attention_mask.dtype}; foveal supports bool and floating types"
+        )
+    if bias is not None and bias.dtype != query.dtype and torch.is_autocast_enabled(query.device.type):
+        bias = bias.float()
+    mask = None if mask is None else _scores_of(mask, "attention_mask", query, keys)
+    bias = None if bias is None else _scores_of(bias, "attention_mask or position_bias", query, keys)
+    return mask, bias
+
+
+# ---- Packed sequences ------------------------------------------------------------------------------------------------
+
+_read = WeakTensorKeyDictionary()  # cu_seq_lens -> (its version then, its values)
+
+
+def _values_of(cu_seq_lens, name, rows):
+    """The lengths as numbers, read from the device once for all layers; None while tracing, which has none."""
+    if is_tracing(cu_seq_lens):
+        return None
+    version = None if cu_seq_lens.is_inference() else cu_seq_lens._version
+    then, values = _read.get(cu_seq_lens, (None, None))
+    if version is None or version != then:
+        values = cu_seq_lens.tolist()
+        _read[cu_seq_lens] = version, values
+    if values[:1] != [0] or values[-1] != rows or values != sorted(values):
+        raise InvalidArgument(f"{name} is {values}; it has to rise from 0 to {rows}, all rows of the batch")
+    return values
+
+
+def _same_sequence(lengths, batch, rows, keys):
+    """[batch, 1, rows, keys]: whether row and key belong to one sequence."""
+    sequences = []
+    for (name, cu_seq_lens, values), length in zip(lengths, (rows, keys), strict=True):
+        if values is not None and not set(range(0, batch * length, length)) <= set(values):
+            raise UnsupportedError(f"{name} is {values}; beside a mask a sequence has to end with its row of the batch")
+        positions = torch.arange(batch * length, device=cu_seq_lens.device, dtype=cu_seq_lens.dtype)
+        sequences.append(torch.searchsorted(cu_seq_lens[1:], positions, right=True).view(batch, length))
+    return sequences[0][:, None, :, None] == sequences[1][:, None, None, :]
+
+
+def _packed(q, k, v, cu_seq_lens_q, cu_seq_lens_k, mask, position_bias, options):
+    """[b, rows, h, d_v], each sequence alone: as a varlen problem, or under a mask if there is more to say."""
+    if cu_seq_lens_q is None or cu_seq_lens_k is None:
+        raise InvalidArgument("of cu_seq_lens_q and cu_seq_lens_k one is None; packed sequences need both")
+    (batch, rows), keys = q.shape[:2], k.shape[1]
+    values_q = _values_of(cu_seq_lens_q, "cu_seq_lens_q", batch * rows)
+    values_k = _values_of(cu_seq_lens_k, "cu_seq_lens_k", batch * keys)
+    if mask is None and position_bias is None:
+        options["align"] = "bottom_right"  # of each sequence
+        lengths = (cu_seq_lens.to(torch.int32) for cu_seq_lens in (cu_seq_lens_q, cu_seq_lens_k))
+        out = attention_varlen(*(x.reshape(-1, *x.shape[2:]) for x in (q, k, v)), *lengths, **options)
+        return out.view(batch, rows, *out.shape[1:])
+    if values_q != values_k and "window" in options:
+        raise UnsupportedError(
+            f"cu_seq_lens_k is {values_k} beside cu_seq_lens_q of {values_q} and a position_bias; they have to be equal"
+        )
+    mask, bias = _mask_and_bias(mask, position_bias, q.transpose(1, 2), keys)
+    lengths = ("cu_seq_lens_q", cu_seq_lens_q, values_q), ("cu_seq_lens_k", cu_seq_lens_k, values_k)
+    same = _same_sequence(lengths, batch, rows, keys)
+    return attention(q, k, v, mask=same if mask is None else mask & same, bias=bias, **options)
+
+
+# ---- Attention -------------------------------------------------------------------------------------------------------
+
+# What models hand to any attention function and what changes nothing here: the mask, or the layer before the attention,
+# has taken it into account, or it concerns another part of the model. max_length_* and deterministic: FlashAttention's.
+_WITHOUT_EFFECT = {
+    "position_ids", "position_embeddings", "cache_position", "use_cache", "past_key_values", "return_dict",
+    "output_hidden_states", "output_router_logits", "num_items_in_batch", "max_length_q", "max_length_k",
+    "deterministic",
+}  # fmt: skip
+
+
+def _refuse(dropout, unknown, is_packed):
+    if dropout:
+        raise UnsupportedError(f"dropout is {dropout}; foveal supports 0")
+    if unknown.get("output_attentions"):
+        raise UnsupportedError("output_attentions is True; foveal never has the weights")
+    for name, value in unknown.items():
+        is_told = name in _WITHOUT_EFFECT or (name == "seq_idx" and is_packed)  # seq_idx: the same as cu_seq_lens
+        if not is_told and value is not None and value is not False:
+            text = f"a tensor of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+            raise UnsupportedError(f"{name} is {text}; foveal's attention function supports only None")
+
+
+def _autocast(tensors):
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return [tensor.to(dtype) if tensor.dtype != torch.float64 else tensor for tensor in tensors]
+
+
+def _addressable(tensor, alignment_bytes=16):
+    """The tensor, or a copy of it where foveal refuses its strides: see this file's first lines."""
+    strides = [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
+    fits = 0 not in strides and (tensor.shape[-1] <= 1 or tensor.stride(-1) == 1)
+    if tensor.is_cuda and fits:
+        distances = [stride * tensor.element_size() for stride in strides if stride != 1]
+        if not is_tracing(tensor):
+            distances.append(tensor.data_ptr())
+        fits = all(distance % alignment_bytes == 0 for distance in distances)
+    return tensor if fits else tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _visible(module, is_causal, sliding_window, attention_mask, rows, keys):
+    """What foveal's own options say of the mask, and the mask that is left to say."""
+    if isinstance(attention_mask, PlainMask):
+        sides = attention_mask.sides
+        if sides == (None, None):  # of any shape: "eager" has no mask there, and some models count its keys wrong
+            return {}, None
+        if sides is None or attention_mask.shape[-2:] != (rows, keys):
+            return {}, attention_mask.written()
+        return {"window": sides, "align": attention_mask.align}, None
+    if attention_mask is not None:
+        return {}, attention_mask
+    # As "sdpa" means it. One query without a mask sees all keys: it is the last row. More keys than rows are the unused
+    # tail of a static cache: the first row sees the first key.
+    causal = rows > 1 and (getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    if not causal:
+        return {}, None
+    left = None if sliding_window is None else sliding_window - 1
+    return {"window": (left, 0), "align": "top_left"}, None
 
 
 def attention_forward(
@@ -84,34 +371,25 @@ def attention_forward(
     s_aux=None,
     is_causal=None,
     position_bias=None,
+    cu_seq_lens_q=None,
+    cu_seq_lens_k=None,
     **kwargs,
 ):
     """query [b, h_q, s_q, d], key and value [b, h_k, s_k, ·] -> (out [b, s_q, h_q, d_v], None).
 
-    sliding_window: a query sees itself and sliding_window - 1 keys before. softcap: bound of the scores.
-    s_aux: sinks [h_q].
+    attention_mask, which broadcasts to [b, h_q, s_q, s_k]: boolean, floating (added to the scores), or a PlainMask.
+    Without one: is_causal (else the module's), and sliding_window: a causal query sees itself and sliding_window - 1
+    keys before. softcap: bound of the scores. s_aux: sinks [h_q]. cu_seq_lens_q, cu_seq_lens_k [sequences + 1]: where
+    sequences begin among all b * s rows; none sees another.
     """
-    if dropout:
-        raise UnsupportedError(f"dropout is {dropout}; foveal supports 0")
-    if kwargs.get("output_attentions"):
-        raise UnsupportedError("output_attentions is True; foveal never has the weights")
+    is_packed = cu_seq_lens_q is not None or cu_seq_lens_k is not None
+    _refuse(dropout, kwargs, is_packed)
     rows, keys = query.shape[2], key.shape[2]
-    causal = _is_causal(module, is_causal, attention_mask, rows)
-    mask, bias = _mask_and_bias(attention_mask, position_bias, rows, keys)
-    options = {
-        "scale": scaling,
-        "causal": causal,
-        "softcap": softcap or 0.0,
-        "sinks": None if s_aux is None else s_aux.to(torch.float32),
-    }
-    if sliding_window is not None and causal:  # elsewhere it is in the mask, or longer than the keys there are
-        options["window"] = (sliding_window - 1, 0)
-    elif causal and _slides(module) and keys > module.config.sliding_window:
-        raise UnsupportedError("sliding_window is not handed to the attention function by this model's sliding layer")
-    q, k, v = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    lengths = kwargs.get("cu_seq_lens_q"), kwargs.get("cu_seq_lens_k")
-    if lengths[0] is not None and attention_mask is None and position_bias is None:  # packed sequences
-        out = attention_varlen(q[0], k[0], v[0], *(n.to(torch.int32) for n in lengths), **options)
-        return out.unsqueeze(0), None
-    # Without a mask, more keys than rows are the unused tail of a static cache: the first row sees the first key.
-    return attention(q, k, v, align="top_left", mask=mask, bias=bias, **options), None
+    q, k, v = (_addressable(x.transpose(1, 2)) for x in _autocast([query, key, value]))
+    options, mask = _visible(module, is_causal, sliding_window, attention_mask, rows, keys)
+    options["scale"], options["softcap"] = scaling, softcap or 0.0
+    options["sinks"] = None if s_aux is None else s_aux.to(torch.float32)
+    if is_packed:
+        return _packed(q, k, v, cu_seq_lens_q, cu_seq_lens_k, mask, position_bias, options), None
+    mask, bias = _mask_and_bias(mask, position_bias, q.transpose(1, 2), keys)
+    return attention(q, k, v, mask=mask, bias=bias, **options), None
