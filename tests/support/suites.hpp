@@ -31,7 +31,7 @@ Suite correctness_suite(std::string_view name, foveal_backend backend);
 
 // ---- speed: fixed texts, which results files name
 
-enum class TimedOn { kSm90, kCpu, kEither };
+enum class TimedOn { kGpu, kCpu, kEither };
 
 struct SpeedSuite {
     std::string name;

@@ -216,11 +216,11 @@ std::string suites_for(foveal_testing::TimedOn backend) {
 
 Chosen choose(const CaseArguments& arguments, foveal_backend backend) {
     using foveal_testing::TimedOn;
-    const TimedOn here = backend == FOVEAL_BACKEND_SM90 ? TimedOn::kSm90 : TimedOn::kCpu;
+    const TimedOn here = backend == FOVEAL_BACKEND_SM90 ? TimedOn::kGpu : TimedOn::kCpu;
     Chosen chosen{"cases", {}};
     std::vector<std::string> texts = case_texts(arguments.words);
     if (texts.empty()) {
-        chosen.name = arguments.suite.empty() ? here == TimedOn::kSm90 ? "seed" : "seed_cpu" : arguments.suite;
+        chosen.name = arguments.suite.empty() ? here == TimedOn::kGpu ? "seed" : "seed_cpu" : arguments.suite;
         const foveal_testing::SpeedSuite& suite = foveal_testing::speed_suite(chosen.name);
         if (suite.timed_on != here && suite.timed_on != TimedOn::kEither)
             throw UsageError(fmt::format("the suite {} is not for this backend; for {} there are {}", suite.name,
