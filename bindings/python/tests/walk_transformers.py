@@ -248,8 +248,8 @@ def walk(model_types, at_once):
         time.sleep(0.02)
 
 
-def report(results):
-    """docs/measured/transformers.md."""
+def report(results, not_run=()):
+    """docs/measured/transformers.md; not_run: architectures that a run which was cut off has not come to."""
     states = collections.Counter(result["state"] for result in results.values())
     lines = [
         "# transformers: every architecture against eager", "",
@@ -279,6 +279,8 @@ def report(results):
         for name, result in chosen.items():
             outcomes = [f"{scene}: {outcome}" for scene, outcome in result.get("scenes", {}).items()]
             lines.append(f"- {name}: {result['why'] or '; '.join(outcomes)}")
+    if not_run:
+        lines += ["", "## Not run", "", "The run was cut off before these: " + ", ".join(not_run) + "."]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
