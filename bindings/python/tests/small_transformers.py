@@ -58,11 +58,23 @@ VARIANTS = {
     "few layers": {name: n for name, n in SMALL_OF.items() if name in FEWER},
 }
 MOST_PARAMETERS = 30_000_000
-NEEDED = {"vocab_size", "n_routed_experts", "n_shared_experts"}  # none by default
+NEEDED = {"vocab_size", "n_routed_experts", "n_shared_experts", "head_dim", "num_key_value_heads"}  # none by default
 EXACT = {"pad_token_id", "bos_token_id", "sliding_window"}  # set though they are smaller, or none, by default
 
-MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}}
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+ROPE_332 = {**ROPE, "mrope_section": [3, 3, 2]}
+MROPE = {"rope_parameters": {**ROPE, "mrope_section": [2, 3, 3]}}
+HEADS_ALIKE = {"num_key_value_heads": 4}
 OWN = {  # what an architecture, or a part of one, needs besides
+    "deepseek_v2": {**HEADS_ALIKE, "head_dim": 8, "topk_method": "greedy", "num_experts_per_tok": 2},
+    "glm5_next_text": {**HEADS_ALIKE, "index_topk": 2048},
+    "diffusion_gemma_text": {"moe_intermediate_size": 32, "num_experts": 4, "top_k_experts": 2},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE_332, "sliding_attention": ROPE_332}},
+    "ernie4_5_vl_moe_text": {"rope_parameters": ROPE_332},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "llama4": {"pad_token_id": 0},
+    "glm4v_moe_text": {"rope_parameters": {**ROPE, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}},
+    "glm_image_text": {"rope_parameters": {**ROPE, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}},
     "dots1": {"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
     "emu3_text_model": {"pad_token_id": 0},
     "emu3": {"pad_token_id": 0},
@@ -73,7 +85,6 @@ OWN = {  # what an architecture, or a part of one, needs besides
     "qwen3_vl_moe_text": MROPE,
     "paddleocr_vl_text": MROPE,
     "glm4v_text": MROPE,
-    "glm4v_moe_text": MROPE,
     "glm_ocr_text": MROPE,
     "phimoe": {"sliding_window": 8},
     "mistral": {"sliding_window": 8},
@@ -121,6 +132,8 @@ def small_arguments(config_class, own, variant):
             arguments[name] = small_part(config_class, default, name, variant)
         elif name in LAYERS and is_number:
             arguments[name] = len(kept)
+        elif name == "max_position_embeddings" and isinstance(value, int) and value < 64:
+            arguments[name] = 64
         elif name in numbers and is_to_change(name, value, numbers[name]):
             arguments[name] = numbers[name]
         elif isinstance(value, (list, tuple)) and len(value) == count and count > 2:
@@ -149,9 +162,9 @@ def small_part(config_class, default, name, variant):
 
 def class_of(model_type, config_class):
     for names in (
+        modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
         modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-        modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
         modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
         modeling_auto.MODEL_MAPPING_NAMES,
     ):
@@ -236,7 +249,8 @@ def candidates(model):
     if "pixel_values_videos" in takes:
         yield {"pixel_values_videos": torch.randn(2, frames, channels, size, size, generator=generator)}
     if "input_values" in takes:
-        yield {"input_values": torch.randn(2, 4000, generator=generator)}
+        sound = torch.randn(2, 4000, generator=generator)
+        yield {"input_values": sound, **({"decoder_input_ids": ids} if "decoder_input_ids" in takes else {})}
         yield {"input_values": torch.randn(2, 1, 4000, generator=generator)}
         shape = 2, find(config, "max_length", 64), find(config, "num_mel_bins", 32)
         yield {"input_values": torch.randn(shape, generator=generator)}
@@ -244,7 +258,8 @@ def candidates(model):
         mels = find(config, "num_mel_bins", 32)
         sound = torch.randn(2, mels, 2 * find(config, "max_source_positions", 64), generator=generator)
         yield {"input_features": sound, **({"decoder_input_ids": ids} if "decoder_input_ids" in takes else {})}
-        yield {"input_features": torch.randn(2, 64, mels, generator=generator)}
+        sound = torch.randn(2, 64, mels, generator=generator)
+        yield {"input_features": sound, **({"decoder_input_ids": ids} if "decoder_input_ids" in takes else {})}
         if "input_features_mask" in takes:
             masks = torch.ones(2, 64, dtype=torch.bool)
             yield {"input_features": torch.randn(2, mels, 64, generator=generator), "input_features_mask": masks}

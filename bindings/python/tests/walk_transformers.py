@@ -9,6 +9,7 @@ are shorter than the sequences. Rows of padding are not compared: there "eager" 
 """
 
 import argparse
+import ast
 import collections
 import contextlib
 import datetime
@@ -247,8 +248,8 @@ def walk(model_types, at_once):
         time.sleep(0.02)
 
 
-def report(results):
-    """docs/measured/transformers.md."""
+def report(results, not_run=()):
+    """docs/measured/transformers.md; not_run: architectures that a run which was cut off has not come to."""
     states = collections.Counter(result["state"] for result in results.values())
     lines = [
         "# transformers: every architecture against eager", "",
@@ -278,7 +279,15 @@ def report(results):
         for name, result in chosen.items():
             outcomes = [f"{scene}: {outcome}" for scene, outcome in result.get("scenes", {}).items()]
             lines.append(f"- {name}: {result['why'] or '; '.join(outcomes)}")
+    if not_run:
+        lines += ["", "## Not run", "", "The run was cut off before these: " + ", ".join(not_run) + "."]
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def made_before(log):
+    lines = (line.split(" ", 1) for line in log.read_text().splitlines() if " {'state': " in line)
+    results = {model_type: ast.literal_eval(text) for model_type, text in lines}
+    return {model_type: result for model_type, result in results.items() if result["state"] in ("right", "refused")}
 
 
 def main():
@@ -287,10 +296,11 @@ def main():
         "architectures", nargs="*", help="model types, e.g. llama; default: all, and the report is written"
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default 2)")
+    parser.add_argument("--after", type=pathlib.Path, help="what a run printed: what was made then is not run again")
     arguments = parser.parse_args()
     quiet()
-    results = {}
-    model_types = arguments.architectures or sorted(configuration_auto.CONFIG_MAPPING_NAMES)
+    results = made_before(arguments.after) if arguments.after else {}
+    model_types = arguments.architectures or sorted(set(configuration_auto.CONFIG_MAPPING_NAMES) - set(results))
     for model_type, result in walk(model_types, arguments.jobs):
         results[model_type] = result
         print(model_type, result, flush=True)
