@@ -22,8 +22,7 @@ struct RowScale {
 template <DType kType, int32_t kFirst, int32_t kPanels, int32_t kOut>
 __device__ __forceinline__ void stage_panels(uint16_t* staging, int32_t warp, int32_t lane, const float (&o)[kOut],
                                              RowScale scale) {
-    const auto round = [&](int32_t r, int32_t column) {
-        const int32_t i = Fragment::index(r, column);
+    const auto round = [&](int32_t i, int32_t r) {
         return Format<kType>::pack(o[i] * scale.of[r], o[i + 1] * scale.of[r]);
     };
     const auto base = ptx::shared_address(staging);
@@ -31,9 +30,9 @@ __device__ __forceinline__ void stage_panels(uint16_t* staging, int32_t warp, in
 #pragma unroll
     for (int32_t c = 0; c < kPanels * 4; ++c) {  // 16 columns a time
         const uint32_t panel = static_cast<uint32_t>(c / 4) * kWarpgroupRows * kPanelRowBytes;
-        const int32_t column = kFirst * kPanelColumns + c * 16;
-        ptx::stmatrix_x4(base + panel + swizzled(row, c % 4 * 2 + lane / 16), round(0, column), round(1, column),
-                         round(0, column + 8), round(1, column + 8));
+        const int32_t i = (kFirst * 4 + c) * 2 * Fragment::kPairsOfOperand;
+        ptx::stmatrix_x4(base + panel + swizzled(row, c % 4 * 2 + lane / 16), round(i, 0), round(i + 2, 1),
+                         round(i + 4, 0), round(i + 6, 1));
     }
 }
 

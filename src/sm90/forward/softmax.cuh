@@ -173,7 +173,10 @@ struct Softmax {
         }
     }
     static __device__ __forceinline__ float product_sum(const float (&o)[kOut], int32_t r) {
-        return o[Fragment::index(r, kOutColumns)];
+        // With Fragment::index(r, kOutColumns), which is the same number, nvcc 13.0 allots other registers (d 64,
+        // softcap).
+        constexpr int32_t kSums = Fragment::size(kOutColumns);
+        return o[kSums + 2 * r];
     }
 
     // Adds a tile's first block.

@@ -28,7 +28,7 @@ struct Fragment {
     static constexpr int32_t kPairsOfOperand = 4;  // of 16 columns: a wgmma's A
 
     // Registers of a thread, of so many columns.
-    static constexpr int32_t size(int32_t columns) { return columns / kColumns * 2 * kRows; }
+    FOVEAL_HOST_DEVICE static constexpr int32_t size(int32_t columns) { return columns / kColumns * 2 * kRows; }
 
     // A thread's first row, of its warp's, and its first column.
     FOVEAL_HOST_DEVICE static constexpr int32_t first_row(int32_t lane) { return lane / kRowLanes; }
