@@ -2,12 +2,11 @@
 
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <string>
-#include <vector>
 
 #include "errors.hpp"
 #include "library.hpp"
+#include "torch.hpp"
 
 namespace foveal::python {
 namespace {
@@ -25,14 +24,6 @@ double number(nb::handle value, const char* name) {
     raise_type_error(std::string(name) + " is " + quoted(value) + "; it must be a number");
 }
 
-int64_t integer(nb::handle value, const char* name) {
-    const nb::object index = nb::steal(PyNumber_Index(value.ptr()));
-    const int64_t result = index.is_valid() ? PyLong_AsLongLong(index.ptr()) : -1;
-    if (result != -1 || PyErr_Occurred() == nullptr) return result;
-    PyErr_Clear();
-    raise_type_error(std::string(name) + " is " + quoted(value) + "; it must be an integer of 64 bits");
-}
-
 // None: unlimited.
 int64_t window_side(nb::handle value, const char* name) {
     if (value.is_none()) return FOVEAL_UNLIMITED;
@@ -43,26 +34,11 @@ int64_t window_side(nb::handle value, const char* name) {
 }
 
 foveal_alignment alignment_of(nb::handle align) {
-    const char* const text = PyUnicode_Check(align.ptr()) ? PyUnicode_AsUTF8AndSize(align.ptr(), nullptr) : nullptr;
-    if (text != nullptr && std::strcmp(text, "bottom_right") == 0) return FOVEAL_BOTTOM_RIGHT;
-    if (text != nullptr && std::strcmp(text, "top_left") == 0) return FOVEAL_TOP_LEFT;
+    if (PyUnicode_Check(align.ptr())) {
+        if (PyUnicode_CompareWithASCIIString(align.ptr(), "bottom_right") == 0) return FOVEAL_BOTTOM_RIGHT;
+        if (PyUnicode_CompareWithASCIIString(align.ptr(), "top_left") == 0) return FOVEAL_TOP_LEFT;
+    }
     refuse("align is " + quoted(align) + "; known are \"bottom_right\" and \"top_left\"");
-}
-
-foveal_backend backend_on(dlpack::Device device) {
-    return device.type == dlpack::kCpu ? FOVEAL_BACKEND_CPU : FOVEAL_BACKEND_SM90;
-}
-
-void require_same_device(const Borrowed& tensor, const char* name, const Borrowed& q, const char* q_name) {
-    if (tensor.type != nullptr && q.type != nullptr && tensor.device != q.device)
-        refuse(std::string(name) + " is on " + text_of(tensor.device) + " but " + q_name + " is on " +
-               text_of(q.device));
-}
-
-void require_writable(const Borrowed& tensor, const char* name) {
-    if (tensor.type != nullptr && tensor.type->framework == Framework::jax)
-        raise(FOVEAL_UNSUPPORTED, std::string(name) + " is a JAX array; those cannot be written to");
-    if (tensor.read_only) refuse(std::string(name) + " is read-only");
 }
 
 // A dimension that a framework has expanded (stride 0) is one that is shared: size 1 to the C ABI.
@@ -77,19 +53,26 @@ void shape_view(foveal_tensor& view, foveal_dtype dtype, std::initializer_list<i
     pack_strides(view);
 }
 
-// Runs `call` on the current stream of the library that `q` comes from; q's device is current.
-template <typename Call>
-void launch_for(const Borrowed& q, Call&& call) {
-    void* const stream = current_stream(*q.type, q.device);
-    foveal_status status;
-    {
-        const nb::gil_scoped_release released;
-        status = call(stream);
-    }
-    check(status);
+}  // namespace
+
+foveal_backend backend_on(dlpack::Device device) {
+    return device.type == dlpack::kCpu ? FOVEAL_BACKEND_CPU : FOVEAL_BACKEND_SM90;
 }
 
-}  // namespace
+void require_same_device(const Borrowed& tensor, const char* name, const Borrowed& q, const char* q_name) {
+    if (!tensor.is_description() && !q.is_description() && tensor.device != q.device)
+        refuse(std::string(name) + " is on " + text_of(tensor.device) + " but " + q_name + " is on " +
+               text_of(q.device));
+}
+
+void prepare_to_write(const Borrowed& tensor, nb::handle object, const char* name) {
+    if (tensor.type.framework == Framework::jax)
+        raise(FOVEAL_UNSUPPORTED, std::string(name) + " is a JAX array; those cannot be written to");
+    if (tensor.read_only) refuse(std::string(name) + " is read-only");
+    if (tensor.type.framework != Framework::torch) return;
+    torch::refuse_derivative(object.ptr(), name, torch::tangents_may_be());
+    torch::announce_write(object.ptr(), name);
+}
 
 bool boolean(nb::handle value, const char* name) {
     if (value.ptr() == Py_True) return true;
@@ -164,7 +147,7 @@ void ForwardArguments::set_backend(nb::handle backend) {
         const std::string name = string_of(backend);
         if (name != "cpu" && name != "sm90") refuse("backend is \"" + name + "\"; known are \"cpu\" and \"sm90\"");
         args_.backend = name == "cpu" ? FOVEAL_BACKEND_CPU : FOVEAL_BACKEND_SM90;
-    } else if (q_.type != nullptr) {
+    } else if (!q_.is_description()) {
         args_.backend = backend_on(q_.device);
     }
 }
@@ -193,15 +176,15 @@ void ForwardArguments::set_results(nb::handle out, bool wants_lse) {
     shape_results(wants_lse);
     PyObject* const q = objects_[0].ptr();
     out_is_new_ = out.is_none();
-    out_object_ = out_is_new_ ? new_tensor(*q_.type, q, q_.device, q_.view, args_.out, true) : nb::borrow(out);
+    out_object_ = out_is_new_ ? new_tensor(q_.type, q, q_.device, args_.out, true) : nb::borrow(out);
     out_.emplace(out_object_.ptr(), "out");
     if (!out_is_new_) {
-        require_writable(*out_, "out");
         require_same_device(*out_, "out", q_, "q");
+        prepare_to_write(*out_, out_object_, "out");
     }
     args_.out = out_->view;
     if (!wants_lse) return;
-    lse_object_ = new_tensor(*q_.type, q, q_.device, q_.view, args_.lse, false);
+    lse_object_ = new_tensor(q_.type, q, q_.device, args_.lse, false);
     lse_.emplace(lse_object_.ptr(), "lse");
     args_.lse = lse_->view;
 }
@@ -214,83 +197,22 @@ void ForwardArguments::refuse_gradients() const {
                                     bias_ ? &*bias_ : nullptr,
                                     sinks_ ? &*sinks_ : nullptr,
                                     alibi_slopes_ ? &*alibi_slopes_ : nullptr};
+    const bool tangents = q_.is_torch() && torch::tangents_may_be();
     for (size_t i = 0; i < kNames.size(); ++i)
-        if (tensors[i] != nullptr) refuse_gradient(*tensors[i]->type, objects_[i].ptr(), kNames[i]);
+        if (tensors[i] != nullptr && tensors[i]->is_torch())
+            torch::refuse_derivative(objects_[i].ptr(), kNames[i], tangents);
 }
 
-CurrentDevice ForwardArguments::enter_device() const { return {*q_.type, q_.device}; }
+CurrentDevice ForwardArguments::enter_device() const { return {q_.type, q_.device}; }
 
 void ForwardArguments::launch() {
     launch_for(q_, [&](void* stream) { return library.forward(&args_, stream); });
 }
 
 nb::object ForwardArguments::result(bool wants_lse) const {
-    const nb::object out = out_is_new_ ? returned_form(*q_.type, out_object_) : out_object_;
+    const nb::object out = out_is_new_ ? returned_form(q_.type, out_object_) : out_object_;
     if (!wants_lse) return out;
-    return nb::make_tuple(out, returned_form(*q_.type, lse_object_));
-}
-
-nb::object merge(nb::handle outs, nb::handle lses, nb::handle out, nb::handle lse) {
-    const auto count = [](nb::handle parts, const char* name) {
-        const Py_ssize_t size = PySequence_Size(parts.ptr());
-        if (size >= 0) return size;
-        PyErr_Clear();
-        raise_type_error(std::string(name) + " is " + quoted(parts) + "; it must be a sequence of tensors");
-    };
-    const Py_ssize_t parts = count(outs, "outs");
-    if (parts < 1 || parts > FOVEAL_MAX_MERGE_PARTS)
-        refuse("outs has " + std::to_string(parts) + " parts; 1 to " + std::to_string(FOVEAL_MAX_MERGE_PARTS) +
-               " can be merged in one call");
-    if (count(lses, "lses") != parts)
-        refuse("lses has " + std::to_string(count(lses, "lses")) + " parts but outs has " + std::to_string(parts));
-
-    std::vector<nb::object> objects;
-    std::array<std::optional<Borrowed>, FOVEAL_MAX_MERGE_PARTS> out_parts, lse_parts;
-    std::array<foveal_tensor, FOVEAL_MAX_MERGE_PARTS> out_views{}, lse_views{};
-    for (Py_ssize_t i = 0; i < parts; ++i) {
-        const auto n = static_cast<size_t>(i);
-        const std::string names[]{"outs[" + std::to_string(i) + "]", "lses[" + std::to_string(i) + "]"};
-        objects.push_back(nb::object(outs[n]));
-        out_parts[n].emplace(objects.back().ptr(), names[0].c_str());
-        refuse_gradient(*out_parts[n]->type, objects.back().ptr(), names[0].c_str());
-        objects.push_back(nb::object(lses[n]));
-        lse_parts[n].emplace(objects.back().ptr(), names[1].c_str());
-        refuse_gradient(*lse_parts[n]->type, objects.back().ptr(), names[1].c_str());
-        require_same_device(*out_parts[n], names[0].c_str(), *out_parts[0], "outs[0]");
-        require_same_device(*lse_parts[n], names[1].c_str(), *out_parts[0], "outs[0]");
-        out_views[n] = out_parts[n]->view;
-        lse_views[n] = lse_parts[n]->view;
-    }
-
-    if (library.merge == nullptr) raise(FOVEAL_UNSUPPORTED, "this build of libfoveal has no merge");
-    const Borrowed& first = *out_parts[0];
-    foveal_merge_args args;
-    library.merge_args_init(&args);
-    args.backend = backend_on(first.device);
-    args.parts = static_cast<int32_t>(parts);
-    args.outs = out_views.data();
-    args.lses = lse_views.data();
-    // New, or the caller's.
-    const auto result = [&](nb::handle given, const char* name, const foveal_tensor& like, bool dtype_of_first,
-                            std::optional<Borrowed>& borrowed, foveal_tensor& slot) {
-        foveal_tensor view = like;
-        pack_strides(view);
-        nb::object object =
-            given.is_none() ? new_tensor(*first.type, objects[0].ptr(), first.device, first.view, view, dtype_of_first)
-                            : nb::borrow(given);
-        borrowed.emplace(object.ptr(), name);
-        if (!given.is_none()) require_writable(*borrowed, name);
-        require_same_device(*borrowed, name, first, "outs[0]");
-        slot = borrowed->view;
-        return object;
-    };
-    const CurrentDevice guard(*first.type, first.device);
-    std::optional<Borrowed> out_tensor, lse_tensor;
-    const nb::object out_object = result(out, "out", first.view, true, out_tensor, args.out);
-    const nb::object lse_object = result(lse, "lse", lse_views[0], false, lse_tensor, args.lse);
-    launch_for(first, [&](void* stream) { return library.merge(&args, stream); });
-    return nb::make_tuple(out.is_none() ? returned_form(*first.type, out_object) : out_object,
-                          lse.is_none() ? returned_form(*first.type, lse_object) : lse_object);
+    return nb::make_tuple(out, returned_form(q_.type, lse_object_));
 }
 
 }  // namespace foveal::python

@@ -5,6 +5,7 @@
 
 #include <optional>
 
+#include "errors.hpp"
 #include "foveal/foveal.h"
 #include "tensor.hpp"
 
@@ -28,11 +29,12 @@ class ForwardArguments {
     CurrentDevice enter_device() const;                // for set_results() and launch()
     void set_results(nb::handle out, bool wants_lse);  // allocates what is not given
     void refuse_gradients() const;
+    bool of_torch() const { return q_.is_torch(); }
     void launch();  // on the current stream of q's library, without the GIL
     nb::object result(bool wants_lse) const;
 
     const foveal_forward_args& args() const { return args_; }
-    int32_t cuda_device() const { return q_.type != nullptr && q_.device.type == dlpack::kCuda ? q_.device.id : -1; }
+    int32_t cuda_device() const { return !q_.is_description() && q_.device.type == dlpack::kCuda ? q_.device.id : -1; }
 
    private:
     void add(foveal_tensor& slot, std::optional<Borrowed>& borrowed, nb::handle object, const char* name);
@@ -42,7 +44,7 @@ class ForwardArguments {
 
     Form form_;
     foveal_forward_args args_;
-    nb::handle objects_[6];  // q, k, v, bias, sinks, alibi_slopes
+    nb::handle objects_[6];  // q, k, v, bias, sinks, alibi_slopes: what gradients flow into
     Borrowed q_, k_, v_;
     std::optional<Borrowed> cu_seqlens_q_, cu_seqlens_k_, seqused_q_, seqused_k_, alibi_slopes_, sinks_, bias_, mask_,
         out_, lse_;
@@ -52,7 +54,25 @@ class ForwardArguments {
 
 bool boolean(nb::handle value, const char* name);
 
+// Raises, naming it, if `tensor` cannot be written to; then tells its library that it will be.
+void prepare_to_write(const Borrowed& tensor, nb::handle object, const char* name);
+void require_same_device(const Borrowed& tensor, const char* name, const Borrowed& q, const char* q_name);
+
+foveal_backend backend_on(dlpack::Device device);
+
+// Runs `call` on the current stream of the library that `q` comes from; q's device is current.
+template <typename Call>
+void launch_for(const Borrowed& q, Call&& call) {
+    void* const stream = current_stream(q.type, q.device);
+    foveal_status status;
+    {
+        const nb::gil_scoped_release released;
+        status = call(stream);
+    }
+    check(status);
+}
+
 // foveal.merge
-nb::object merge(nb::handle outs, nb::handle lses, nb::handle out, nb::handle lse);
+nb::object merge(nb::handle outs, nb::handle lses, nb::handle out, nb::handle lse, bool dispatched);
 
 }  // namespace foveal::python
