@@ -65,13 +65,17 @@ void require_same_device(const Borrowed& tensor, const char* name, const Borrowe
                text_of(q.device));
 }
 
-void prepare_to_write(const Borrowed& tensor, nb::handle object, const char* name) {
+void prepare_to_write(const Borrowed& tensor, nb::handle object, const char* name, bool is_familiar) {
     if (tensor.type.framework == Framework::jax)
         raise(FOVEAL_UNSUPPORTED, std::string(name) + " is a JAX array; those cannot be written to");
     if (tensor.read_only) refuse(std::string(name) + " is read-only");
     if (tensor.type.framework != Framework::torch) return;
-    torch::refuse_derivative(object.ptr(), name, torch::tangents_may_be());
-    torch::announce_write(object.ptr(), name);
+    if (!is_familiar) {
+        torch::refuse_negative(object.ptr(), name);
+        torch::refuse_derivative(object.ptr(), name, torch::tangents_may_be());
+        torch::refuse_uncounted(object.ptr(), name);
+    }
+    torch::announce_write(object.ptr());
 }
 
 bool boolean(nb::handle value, const char* name) {
@@ -83,7 +87,17 @@ bool boolean(nb::handle value, const char* name) {
 ForwardArguments::ForwardArguments(nb::handle q, nb::handle k, nb::handle v, nb::handle cu_seqlens_q,
                                    nb::handle cu_seqlens_k, const Options& options, Form form)
     : form_(form),
-      objects_{q, k, v, options.bias, options.sinks, options.alibi_slopes},
+      objects_{q,
+               k,
+               v,
+               options.bias,
+               options.sinks,
+               options.alibi_slopes,
+               options.mask,
+               options.seqused_q,
+               options.seqused_k,
+               cu_seqlens_q,
+               cu_seqlens_k},
       q_(q.ptr(), "q", form),
       k_(k.ptr(), "k", form),
       v_(v.ptr(), "v", form) {
@@ -180,27 +194,40 @@ void ForwardArguments::set_results(nb::handle out, bool wants_lse) {
     out_.emplace(out_object_.ptr(), "out");
     if (!out_is_new_) {
         require_same_device(*out_, "out", q_, "q");
-        prepare_to_write(*out_, out_object_, "out");
+        prepare_to_write(*out_, out_object_, "out", is_familiar_);
     }
     args_.out = out_->view;
+    if (main_.count != 0 && !is_familiar_) torch::make_familiar(main_);
     if (!wants_lse) return;
     lse_object_ = new_tensor(q_.type, q, q_.device, args_.lse, false);
     lse_.emplace(lse_object_.ptr(), "lse");
     args_.lse = lse_->view;
 }
 
-void ForwardArguments::refuse_gradients() const {
-    constexpr std::array kNames{"q", "k", "v", "bias", "sinks", "alibi_slopes"};
-    const Borrowed* const tensors[]{&q_,
-                                    &k_,
-                                    &v_,
-                                    bias_ ? &*bias_ : nullptr,
-                                    sinks_ ? &*sinks_ : nullptr,
-                                    alibi_slopes_ ? &*alibi_slopes_ : nullptr};
-    const bool tangents = q_.is_torch() && torch::tangents_may_be();
-    for (size_t i = 0; i < kNames.size(); ++i)
-        if (tensors[i] != nullptr && tensors[i]->is_torch())
-            torch::refuse_derivative(objects_[i].ptr(), kNames[i], tangents);
+bool ForwardArguments::is_plain(nb::handle out) {
+    constexpr std::array<const char*, kTensors> kNames{
+        "q",    "k",         "v",         "bias",         "sinks",       "alibi_slopes",
+        "mask", "seqused_q", "seqused_k", "cu_seqlens_q", "cu_seqlens_k"};
+    const std::array<const std::optional<Borrowed>*, kTensors> optional{
+        nullptr, nullptr,     nullptr,     &bias_,         &sinks_,       &alibi_slopes_,
+        &mask_,  &seqused_q_, &seqused_k_, &cu_seqlens_q_, &cu_seqlens_k_};
+    const std::array main{&q_, &k_, &v_};
+    if (q_.is_torch()) {
+        main_ = {{objects_[0].ptr(), objects_[1].ptr(), objects_[2].ptr(), out.ptr()},
+                 out.is_none() ? size_t{3} : size_t{4},
+                 q_.view.dtype,
+                 q_.view.rank,
+                 q_.device};
+        is_familiar_ = torch::are_familiar(main_);
+        if (!is_familiar_ && torch::calls_are_watched()) return false;
+    }
+    for (size_t i = is_familiar_ ? main.size() : 0; i < kTensors; ++i) {
+        if (i >= main.size() && !*optional[i]) continue;
+        if (!(i < main.size() ? *main[i] : **optional[i]).is_torch()) continue;
+        torch::refuse_negative(objects_[i].ptr(), kNames[i]);
+        if (i < kWithGradient) torch::refuse_derivative(objects_[i].ptr(), kNames[i], torch::tangents_may_be());
+    }
+    return true;
 }
 
 CurrentDevice ForwardArguments::enter_device() const { return {q_.type, q_.device}; }

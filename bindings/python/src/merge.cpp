@@ -37,10 +37,13 @@ class Parts {
     void require_device_of(const Borrowed& first) const {
         for (size_t i = 0; i < size(); ++i) require_same_device(*borrowed_[i], name_of(i).c_str(), first, "outs[0]");
     }
-    void refuse_gradients() const {
+    void refuse_lazy() const {
         const bool tangents = borrowed_[0]->is_torch() && torch::tangents_may_be();
-        for (size_t i = 0; i < size(); ++i)
-            if (borrowed_[i]->is_torch()) torch::refuse_derivative(objects_[i].ptr(), name_of(i).c_str(), tangents);
+        for (size_t i = 0; i < size(); ++i) {
+            if (!borrowed_[i]->is_torch()) continue;
+            torch::refuse_negative(objects_[i].ptr(), name_of(i).c_str());
+            torch::refuse_derivative(objects_[i].ptr(), name_of(i).c_str(), tangents);
+        }
     }
 
    private:
@@ -62,7 +65,7 @@ class Result {
         if (is_new_) object_ = new_tensor(type_, outs.first(), outs[0].device, view, dtype_of_outs);
         borrowed_.emplace(object_.ptr(), name);
         require_same_device(*borrowed_, name, outs[0], "outs[0]");
-        if (!is_new_) prepare_to_write(*borrowed_, object_, name);
+        if (!is_new_) prepare_to_write(*borrowed_, object_, name, false);
     }
 
     const foveal_tensor& view() const { return borrowed_->view; }
@@ -99,8 +102,8 @@ nb::object merge(nb::handle outs_given, nb::handle lses_given, nb::handle out, n
     const Borrowed& first = outs[0];
     if (!dispatched && first.is_torch() && torch::calls_are_watched()) return through_dispatcher();
     if (!dispatched) {
-        outs.refuse_gradients();
-        lses.refuse_gradients();
+        outs.refuse_lazy();
+        lses.refuse_lazy();
     }
     outs.require_device_of(first);
     lses.require_device_of(first);

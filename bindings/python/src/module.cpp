@@ -45,9 +45,7 @@ nb::object forward(Arguments arguments, size_t count, nb::handle cu_seqlens_q, n
             return torch::through_dispatcher(dispatcher_function, arguments, count);
         raise(FOVEAL_UNSUPPORTED, tensor.message);
     }
-    if (!dispatched && problem->of_torch() && torch::calls_are_watched())
-        return torch::through_dispatcher(dispatcher_function, arguments, count);
-    if (!dispatched) problem->refuse_gradients();
+    if (!dispatched && !problem->is_plain(out)) return torch::through_dispatcher(dispatcher_function, arguments, count);
     problem->set_backend({});
     const CurrentDevice guard = problem->enter_device();
     problem->set_results(out, wants_lse);

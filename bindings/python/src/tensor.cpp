@@ -166,7 +166,7 @@ void Borrowed::borrow_from_torch(PyObject* object, const char* name, Form form) 
         if (type.exchange == nullptr) return borrow_through_capsule(object, name, form);
         dlpack::Tensor tensor{};
         if (type.exchange->borrow_from_object(object, &tensor) == 0) {
-            torch::refuse_negative(object, name);
+            if (form == Form::description) torch::refuse_negative(object, name);
             return take(tensor, name);
         }
         reason = reason_of(nb::python_error());

@@ -24,6 +24,7 @@ struct Torch {
     PyObject* is_inference_mode;
     PyObject* empty_strided_cpu;     // null where this PyTorch has none
     PyObject* empty_strided_cuda;    // likewise
+    PyObject* tensor_guards;         // likewise
     PyObject* get_device = nullptr;  // null where torch has no CUDA
     PyObject* set_device = nullptr;
     PyObject* current_raw_stream = nullptr;
@@ -55,6 +56,7 @@ struct Torch {
         const nb::object compiled = nb::getattr(nb::getattr(c, "_dynamo", nb::none()), "guards", nb::none());
         empty_strided_cpu = kept_if_there(compiled, "_empty_strided_cpu");
         empty_strided_cuda = kept_if_there(compiled, "_empty_strided_cuda");
+        tensor_guards = kept_if_there(compiled, "TensorGuards");
         if (!nb::hasattr(c, "_cuda_getCurrentRawStream")) return;
         get_device = kept(c, "_cuda_getDevice");
         set_device = kept(c, "_cuda_setDevice");
@@ -97,6 +99,24 @@ bool has_tangent(PyObject* object) {
     return !nb::object(unpack(nb::handle(object)).attr("tangent")).is_none();
 }
 
+// What tensors looked like that have passed all checks: PyTorch's own guard over them, which compares type, dispatch
+// keys (of the thread as well), dtype, device and requires_grad, and leaves sizes and strides free.
+struct Familiar {
+    MainTensors like{};
+    PyObject* check = nullptr;
+    int times_made = 0;
+};
+constexpr size_t kFamiliar = 8;  // kinds of problems that a program alternates between
+std::array<Familiar, kFamiliar> familiar;
+
+Familiar* familiar_like(const MainTensors& tensors) {
+    for (Familiar& entry : familiar)
+        if (entry.check != nullptr && entry.like.count == tensors.count && entry.like.dtype == tensors.dtype &&
+            entry.like.rank == tensors.rank && entry.like.device == tensors.device)
+            return &entry;
+    return nullptr;
+}
+
 constexpr const char* kNoDerivative = ", and foveal has no derivative yet: detach() it";
 
 }  // namespace
@@ -117,6 +137,47 @@ Kind kind_of(PyTypeObject* type) {
 bool calls_are_watched() {
     const Torch& torch = Torch::get();
     return PyLong_AsLong(owned(PyObject_CallNoArgs(torch.dispatch_modes)).ptr()) > 0 || is_true(torch.is_tracing);
+}
+
+bool are_familiar(const MainTensors& tensors) {
+    const Familiar* const entry = familiar_like(tensors);
+    if (entry == nullptr || tangents_may_be()) return false;
+    if (PyLong_AsLong(owned(PyObject_CallNoArgs(Torch::get().dispatch_modes)).ptr()) != 0) return false;
+    PyObject* const same = PyObject_Vectorcall(entry->check, tensors.objects.data(), tensors.count, nullptr);
+    if (same == nullptr) PyErr_Clear();
+    Py_XDECREF(same);
+    return same == Py_True;
+}
+
+void make_familiar(const MainTensors& tensors) {
+    constexpr int kOften = 16;  // a program that changes thread states all the time gains nothing by it
+    static size_t next = 0;
+    static PyObject* const requires_grad = interned("requires_grad");  // may be so under torch.no_grad(), not always
+    if (Torch::get().tensor_guards == nullptr) return;
+    for (size_t i = 0; i < tensors.count; ++i)
+        if (owned(PyObject_GetAttr(tensors.objects[i], requires_grad)).ptr() != Py_False) return;
+    Familiar* entry = familiar_like(tensors);
+    if (entry == nullptr) {
+        entry = &familiar[next];
+        next = (next + 1) % kFamiliar;
+        entry->times_made = 0;
+    }
+    if (++entry->times_made > kOften) return;
+    nb::list any_of_one, any, objects;
+    for (int32_t i = 0; i < tensors.rank; ++i) any_of_one.append(nb::none());
+    for (size_t i = 0; i < tensors.count; ++i) {
+        any.append(any_of_one);
+        objects.append(nb::handle(tensors.objects[i]));
+    }
+    try {
+        const nb::object guards = nb::handle(Torch::get().tensor_guards)(
+            *nb::tuple(objects), nb::arg("dynamic_dims_sizes") = any, nb::arg("dynamic_dims_strides") = any);
+        PyObject* const before = entry->check;
+        entry->check = nb::object(guards.attr("check")).release().ptr();
+        entry->like = tensors;
+        Py_XDECREF(before);
+    } catch (const nb::python_error&) {  // PyTorch cannot: each check is made on its own
+    }
 }
 
 bool tangents_may_be() {
@@ -156,15 +217,16 @@ void refuse_derivative(PyObject* object, const char* name, bool tangents) {
               std::string(name) + " has a tangent (it is a dual number of forward-mode AD)" + kNoDerivative);
 }
 
-void announce_write(PyObject* object, const char* name) {
+void refuse_uncounted(PyObject* object, const char* name) {
     static PyObject* const version = interned("_version");
-    PyObject* const before = PyObject_GetAttr(object, version);
-    if (before == nullptr) {  // a tensor of the inference mode, whose writes are not counted
-        PyErr_Clear();
-        if (is_true(Torch::get().is_inference_mode)) return;
+    const nb::object before = nb::steal(PyObject_GetAttr(object, version));
+    if (before.is_valid()) return;
+    PyErr_Clear();  // a tensor of the inference mode: its writes are not counted
+    if (!is_true(Torch::get().is_inference_mode))
         refuse(std::string(name) + " is a tensor of torch.inference_mode(); it cannot be written to outside of that");
-    }
-    Py_DECREF(before);
+}
+
+void announce_write(PyObject* object) {
     const nb::object tensors = owned(PyTuple_Pack(1, object));
     owned(PyObject_CallFunctionObjArgs(Torch::get().increment_version, tensors.ptr(), nullptr));
 }

@@ -358,3 +358,38 @@ def test_a_library_that_is_not_pytorch_in_a_trace():
         make_fx(lambda q: foveal.attention(q, numpy.zeros((2, 9, 2, 16), numpy.float32), v))(q)
     with pytest.raises(foveal.UnsupportedError, match="^k .*FakeTensor.* has no memory"):
         foveal.attention(q.numpy(), FakeTensorMode().from_tensor(k), v)
+
+
+def test_what_passed_once_is_looked_at_again():
+    """foveal keeps in mind what plain tensors look like: no others, and no other state of the thread, pass for them."""
+    q, k, v = dense()
+    out = torch.empty_like(q)
+    expected = foveal.attention(q, k, v)
+    for _ in range(3):
+        assert foveal.attention(q, k, v, out=out) is out and torch.equal(out, expected)
+        assert torch.equal(foveal.attention(q.transpose(0, 1).contiguous().transpose(0, 1), k, v), expected)
+        for i, name in enumerate(["q", "k", "v", "out"]):
+            given = [q, k, v, out]
+            given[i] = torch._neg_view(given[i])
+            with pytest.raises(foveal.UnsupportedError, match=f"^{name} is a lazily negated"):
+                foveal.attention(*given[:3], out=given[3])
+            given[i] = torch.zeros_like(given[i], requires_grad=True)
+            with torch.no_grad():
+                foveal.attention(*given[:3], out=given[3])
+            with pytest.raises(foveal.UnsupportedError, match=f"^{name} requires a gradient"):
+                foveal.attention(*given[:3], out=given[3])
+            given[i] = [q, k, v, out][i]
+            with forward_ad.dual_level():
+                given[i] = forward_ad.make_dual(given[i], torch.ones_like(given[i]))
+                with pytest.raises(foveal.UnsupportedError, match=f"^{name} has a tangent"):
+                    foveal.attention(*given[:3], out=given[3])
+        with torch.inference_mode():
+            assert torch.equal(foveal.attention(q, k, v), expected)
+            foveal.attention(q, k, v, out=torch.empty_like(q))
+        with torch.autocast("cpu"):
+            assert torch.equal(foveal.attention(q, k, v), expected)
+        graph = make_fx(lambda x: foveal.attention(x, k, v))(q)
+        assert "foveal.attention.default" in str(graph.graph)
+        before = out._version
+        foveal.attention(q, k, v, out=out)
+        assert out._version > before
