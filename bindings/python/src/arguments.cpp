@@ -142,7 +142,10 @@ void ForwardArguments::set_numbers(const Options& options) {
 }
 
 void ForwardArguments::set_window(nb::handle window, bool causal) {
-    if (!window.is_none()) {
+    const bool unlimited = window.is_none() ||
+                           (PyTuple_CheckExact(window.ptr()) && PyTuple_Size(window.ptr()) == 2 &&
+                            PyTuple_GetItem(window.ptr(), 0) == Py_None && PyTuple_GetItem(window.ptr(), 1) == Py_None);
+    if (!unlimited) {
         if (PySequence_Check(window.ptr()) == 0 || PySequence_Size(window.ptr()) != 2) {
             PyErr_Clear();
             raise_type_error("window is " + quoted(window) + "; it must be a pair (left, right) of integers or None");

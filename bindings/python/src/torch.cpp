@@ -228,7 +228,8 @@ void refuse_uncounted(PyObject* object, const char* name) {
 
 void announce_write(PyObject* object) {
     const nb::object tensors = owned(PyTuple_Pack(1, object));
-    owned(PyObject_CallFunctionObjArgs(Torch::get().increment_version, tensors.ptr(), nullptr));
+    PyObject* const argument = tensors.ptr();
+    owned(PyObject_Vectorcall(Torch::get().increment_version, &argument, 1, nullptr));
 }
 
 bool describe(PyObject* object, const char* name, foveal_tensor& view, dlpack::Device& device) {

@@ -1,8 +1,8 @@
 """FlashAttention's functions, of FlashAttention-2 and FlashAttention-3, computed by foveal.
 
 The two agree on names and meanings but not on positions: behind v (in varlen: behind max_seqlen_k) FlashAttention-2
-takes dropout_p, softmax_scale, causal, and FlashAttention-3 softmax_scale, causal (seqused_q, seqused_k). So what follows
-is taken by keyword only.
+takes dropout_p, softmax_scale, causal, and FlashAttention-3 softmax_scale, causal (seqused_q, seqused_k). So what
+follows is taken by keyword only.
 return_attn_probs=True gives (out, lse), as FlashAttention-3 does.
 
 Arguments that change the result are honoured or raise foveal.UnsupportedError by name: supported are dropout_p 0, and
