@@ -15,15 +15,15 @@ from foveal._foveal import (
     NoDeviceError,
     OutOfMemoryError,
     UnsupportedError,
+    attention,
+    attention_varlen,
+    merge,
     use_library,
 )
 from foveal._functions import (
     Plan,
     Support,
-    attention,
-    attention_varlen,
     backends,
-    merge,
     plan,
     supports,
     version,

@@ -1,13 +1,10 @@
-"""The functions of the package. They hand their arguments to the extension by position."""
+"""What is asked beforehand: supports() and plan(). Their arguments go to the extension by position. What a model calls
+(attention, attention_varlen, merge) is the extension's own, for the host cost.
+"""
 
 from dataclasses import dataclass
 
 from foveal import _foveal
-from foveal._foveal import attention as _foveal_attention
-from foveal._foveal import attention_varlen as _foveal_attention_varlen
-from foveal._foveal import merge as _foveal_merge
-from foveal._foveal import plan as _foveal_plan
-from foveal._foveal import supports as _foveal_supports
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,166 +29,6 @@ class Plan:
 
     def __repr__(self):
         return self.text
-
-
-def attention(
-    q,
-    k,
-    v,
-    *,
-    scale=None,
-    causal=False,
-    window=(None, None),
-    align="bottom_right",
-    softcap=0.0,
-    chunk=0,
-    alibi_slopes=None,
-    sinks=None,
-    bias=None,
-    mask=None,
-    seqused_q=None,
-    seqused_k=None,
-    return_lse=False,
-    out=None,
-):
-    """softmax(scores, masked) @ v, as one fused kernel, on the device and current stream of q.
-
-    Score of query i and key j, in this order (off = s_k - s_q for align="bottom_right", 0 for "top_left"):
-        x = scale * (q_i . k_j)                     scaled dot product: arXiv:1706.03762, section 3.2.1
-        x = softcap * tanh(x / softcap)             if softcap > 0: arXiv:2408.00118 (Gemma 2), section 2
-        x = x - alibi_slopes[h] * |i + off - j|     ALiBi: arXiv:2108.12409, section 3
-        x = x + bias[b, h, i, j]
-    Key j is seen iff i + off - window[0] <= j <= i + off + window[1], it is in the chunk of i + off, its mask is true
-    and its bias is not -inf. A sink adds exp(sinks[h]) to the denominator alone (arXiv:2508.10925, gpt-oss, section
-    2.2). A row that sees no key gives out = 0 and lse = -inf (with a sink: lse = sink).
-
-    Args:
-        q: [b, s_q, h_q, d], bfloat16, float16 or float32, of PyTorch, NumPy, CuPy, JAX or another library with DLPack.
-            Used where it lies, never copied; the last stride is 1.
-        k: [b, s_k, h_k, d], q's dtype; h_q is a multiple of h_k.
-        v: [b, s_k, h_k, d_v], q's dtype.
-        scale: factor on the dot products; None: 1/sqrt(d).
-        causal: the same as window = (window[0], 0).
-        window: (left, right), how many keys before and after a query's own position it sees; None: no limit.
-        align: "bottom_right": the last query sees the last key. "top_left": the first sees the first.
-        softcap: bound of the scores; 0: none.
-        chunk: positions are cut into chunks of this many, and a query sees keys of its own only; 0: none.
-        alibi_slopes: float32 [h_q] or [b, h_q].
-        sinks: float32 [h_q], logits in natural units, not scaled.
-        bias: [b or 1, h_q or 1, s_q, s_k], q's dtype or float32.
-        mask: bool [b or 1, h_q or 1, s_q, s_k]; where it is False, the key is not seen.
-        seqused_q, seqused_k: int32 [b]; only so many rows of each sequence take part.
-        return_lse: return (out, lse).
-        out: where to write, [b, s_q, h_q, d_v]; None: a new tensor of q's library. Not for JAX, and not where PyTorch
-            records operators.
-
-    Returns:
-        out [b, s_q, h_q, d_v], of q's dtype; with return_lse also lse, float32 [b, h_q, s_q]: the natural logarithm of
-        the sum of exp(score) over the keys that are seen.
-
-    Raises:
-        InvalidArgument: not a well-formed problem. UnsupportedError: the backend cannot do it exactly, or a tensor
-        requires a gradient or has a tangent. NoDeviceError, CudaError: the GPU is at fault. TypeError: an argument of
-        the wrong type. The message names the argument.
-    """
-    return _foveal_attention(
-        q,
-        k,
-        v,
-        scale,
-        causal,
-        window,
-        align,
-        softcap,
-        chunk,
-        alibi_slopes,
-        sinks,
-        bias,
-        mask,
-        seqused_q,
-        seqused_k,
-        return_lse,
-        out,
-        False,
-    )
-
-
-def attention_varlen(
-    q,
-    k,
-    v,
-    cu_seqlens_q,
-    cu_seqlens_k,
-    *,
-    scale=None,
-    causal=False,
-    window=(None, None),
-    align="bottom_right",
-    softcap=0.0,
-    chunk=0,
-    alibi_slopes=None,
-    sinks=None,
-    seqused_q=None,
-    seqused_k=None,
-    return_lse=False,
-    out=None,
-):
-    """attention() of sequences of different lengths, one after the other without padding.
-
-    Args:
-        q: [total_q, h_q, d]. k: [total_k, h_k, d]. v: [total_k, h_k, d_v].
-        cu_seqlens_q, cu_seqlens_k: int32 [b + 1] on q's device: sequence i is rows cu_seqlens[i] to
-            cu_seqlens[i + 1] - 1. They ascend from 0 to total; a GPU trusts them. There is no max_seqlen.
-        The others are those of attention().
-
-    Returns:
-        out [total_q, h_q, d_v]; with return_lse also lse, float32 [h_q, total_q].
-
-    Raises:
-        As attention().
-    """
-    return _foveal_attention_varlen(
-        q,
-        k,
-        v,
-        cu_seqlens_q,
-        cu_seqlens_k,
-        scale,
-        causal,
-        window,
-        align,
-        softcap,
-        chunk,
-        alibi_slopes,
-        sinks,
-        seqused_q,
-        seqused_k,
-        return_lse,
-        out,
-        False,
-    )
-
-
-def merge(outs, lses, *, out=None, lse=None):
-    """Merges attention over disjoint sets of keys, from each set's out and lse.
-
-        lse = log(sum_n exp(lses[n]))    out = sum_n exp(lses[n] - lse) * outs[n]
-    The rescaling is that of the online softmax (arXiv:1805.02867). A part whose lse is -inf counts nothing; if all are,
-    out = 0 and lse = -inf.
-
-    Args:
-        outs: 1 to 32 tensors [b, s_q, h_q, d_v] or [total_q, h_q, d_v], of one dtype.
-        lses: as many, float32 [b, h_q, s_q] or [h_q, total_q].
-        out: where to write, float32 or the dtype of outs; may be one of outs. None: a new tensor of outs' dtype.
-        lse: where to write, float32; may be one of lses. None: a new tensor.
-
-    Returns:
-        (out, lse)
-
-    Raises:
-        As attention().
-    """
-    return _foveal_merge(outs, lses, out, lse, False)
 
 
 def supports(
@@ -229,7 +66,7 @@ def supports(
         InvalidArgument: not a well-formed problem.
     """
     return Support(
-        _foveal_supports(
+        _foveal.supports(
             q,
             k,
             v,
@@ -288,7 +125,7 @@ def plan(
         As attention().
     """
     return Plan(
-        *_foveal_plan(
+        *_foveal.plan(
             q,
             k,
             v,
@@ -323,5 +160,5 @@ def backends():
 
 
 # As users write them: errors, pickles and help() say foveal.attention.
-for _public in (Support, Plan, attention, attention_varlen, merge, supports, plan, version, backends):
+for _public in (Support, Plan, supports, plan, version, backends):
     _public.__module__ = "foveal"

@@ -43,8 +43,8 @@ def _run(
     first = (*tensors, scale, causal, (window_left, window_right), align, softcap, chunk, alibi_slopes, sinks)
     last = (seqused_q, seqused_k, return_lse, None, True)
     if len(tensors) == 3:
-        return _foveal.attention(*first, bias, mask, *last)
-    return _foveal.attention_varlen(*first, *last)
+        return _foveal.attention_dispatched(*first, bias, mask, *last)
+    return _foveal.attention_varlen_dispatched(*first, *last)
 
 
 def _dense(q, k, v, **options):
@@ -64,7 +64,7 @@ def _varlen_lse(q, k, v, cu_seqlens_q, cu_seqlens_k, **options):
 
 
 def _merge_parts(outs, lses):
-    return _foveal.merge(outs, lses, None, None, True)
+    return _foveal.merge_dispatched(outs, lses, None, None, True)
 
 
 def _fake_out(q, v):

@@ -1,8 +1,11 @@
-// The module foveal._foveal. Its functions take all their arguments by position: foveal/_functions.py gives them names,
-// defaults and documentation.
+// The module foveal._foveal. What a model calls matches its own keywords, quicker than Python or nanobind would; the
+// other functions take all their arguments by position, and foveal/_functions.py gives them names and defaults.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
+#include <array>
+#include <exception>
 #include <memory>
 #include <new>
 #include <optional>
@@ -10,6 +13,7 @@
 #include <vector>
 
 #include "arguments.hpp"
+#include "documentation.hpp"
 #include "errors.hpp"
 #include "library.hpp"
 #include "torch.hpp"
@@ -104,14 +108,9 @@ nb::object plan(Arguments arguments) {
     return nb::make_tuple(nb::str(text.data()), library.plan_workspace_bytes(plan));
 }
 
-// A function of `count` positional arguments. Called directly, past nanobind's matching of arguments: 0.3 us less a
-// call.
-template <nb::object (*function)(Arguments), Py_ssize_t count>
-PyObject* entry(PyObject*, Arguments arguments, Py_ssize_t given) noexcept {
+PyObject* raised(const std::exception_ptr& exception) noexcept {
     try {
-        if (given != count)
-            raise_type_error("it takes " + std::to_string(count) + " arguments, not " + std::to_string(given));
-        return function(arguments).release().ptr();
+        std::rethrow_exception(exception);
     } catch (nb::python_error& error) {
         error.restore();
     } catch (const std::bad_alloc&) {
@@ -122,19 +121,140 @@ PyObject* entry(PyObject*, Arguments arguments, Py_ssize_t given) noexcept {
     return nullptr;
 }
 
+// A function of `count` positional arguments.
 template <nb::object (*function)(Arguments), Py_ssize_t count>
-PyMethodDef method(const char* name) {
-    return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entry<function, count>)), METH_FASTCALL,
-            "See the function of this name in foveal."};
+PyObject* by_position(PyObject*, Arguments arguments, Py_ssize_t given) noexcept {
+    try {
+        if (given != count)
+            raise_type_error("it takes " + std::to_string(count) + " arguments, not " + std::to_string(given));
+        return function(arguments).release().ptr();
+    } catch (...) {
+        return raised(std::current_exception());
+    }
+}
+
+template <nb::object (*function)(Arguments), Py_ssize_t count>
+PyMethodDef positional(const char* name) {
+    return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(by_position<function, count>)),
+            METH_FASTCALL, nullptr};
+}
+
+// Names of parameters, interned; defaults; and how many of them, the first, are required and may go by position.
+struct Parameters {
+    static constexpr size_t kMost = 17;
+    const char* function;
+    size_t count, required;
+    std::array<PyObject*, kMost> names, defaults;
+
+    Parameters(const char* of, std::initializer_list<const char*> required_names, nb::dict options)
+        : function(of), count(0), required(required_names.size()) {
+        for (const char* const name : required_names) add(nb::str(name), {});
+        for (const auto& [name, value] : options) add(name, value);
+    }
+
+    // Fills `slots`, [count], with what a caller gave, or with defaults.
+    void match(Arguments given, size_t positional_count, PyObject* keywords, PyObject** slots) const {
+        if (positional_count > required)
+            refuse_call("takes " + std::to_string(required) + " positional arguments but " +
+                        std::to_string(positional_count) + " were given");
+        std::copy_n(given, positional_count, slots);
+        std::copy(defaults.begin() + static_cast<std::ptrdiff_t>(positional_count),
+                  defaults.begin() + static_cast<std::ptrdiff_t>(count), slots + positional_count);
+        const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_Size(keywords);
+        for (Py_ssize_t i = 0; i < named; ++i) {
+            PyObject* const keyword = PyTuple_GetItem(keywords, i);
+            const size_t place = place_of(keyword);
+            if (place == count) refuse_call("got an unexpected keyword argument '" + string_of(keyword) + "'");
+            if (place < positional_count) refuse_call("got multiple values for argument '" + string_of(keyword) + "'");
+            slots[place] = given[positional_count + static_cast<size_t>(i)];
+        }
+        for (size_t i = positional_count; i < required; ++i)
+            if (slots[i] == nullptr) refuse_call("missing required argument: '" + string_of(names[i]) + "'");
+    }
+
+   private:
+    void add(nb::handle name, nb::handle value) {
+        PyObject* interned = name.inc_ref().ptr();
+        PyUnicode_InternInPlace(&interned);
+        names[count] = interned;
+        defaults[count++] = value.is_valid() ? value.inc_ref().ptr() : nullptr;
+    }
+    size_t place_of(PyObject* keyword) const {
+        const auto end = names.begin() + static_cast<std::ptrdiff_t>(count);
+        auto found = std::find(names.begin(), end, keyword);
+        if (found == end)  // not interned: by its letters
+            found =
+                std::find_if(names.begin(), end, [&](PyObject* name) { return PyUnicode_Compare(name, keyword) == 0; });
+        return static_cast<size_t>(found - names.begin());
+    }
+    [[noreturn]] void refuse_call(const std::string& what) const {
+        raise_type_error(std::string(function) + "() " + what);
+    }
+};
+
+// Never released.
+const Parameters* attention_parameters;
+const Parameters* varlen_parameters;
+const Parameters* merge_parameters;
+
+// A function with keywords, which `function` gets as arguments by position; behind them False: not dispatched yet.
+template <nb::object (*function)(Arguments), const Parameters** parameters>
+PyObject* by_keyword(PyObject*, Arguments given, Py_ssize_t positional_count, PyObject* keywords) noexcept {
+    try {
+        std::array<PyObject*, Parameters::kMost + 1> slots;
+        (*parameters)->match(given, static_cast<size_t>(positional_count), keywords, slots.data());
+        slots[(*parameters)->count] = Py_False;
+        return function(slots.data()).release().ptr();
+    } catch (...) {
+        return raised(std::current_exception());
+    }
+}
+
+template <nb::object (*function)(Arguments), const Parameters** parameters>
+void define(nb::module_& module, const char* name, const char* doc) {
+    static PyMethodDef method{
+        name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(by_keyword<function, parameters>)),
+        METH_FASTCALL | METH_KEYWORDS, doc};
+    const nb::str home("foveal");  // where users find it: pickles and help() say foveal.attention
+    const nb::object made = nb::steal(PyCFunction_NewEx(&method, nullptr, home.ptr()));
+    if (!made.is_valid()) rethrow();
+    module.attr(name) = made;
+}
+
+void define_functions(nb::module_& module) {
+    nb::dict options, varlen_options, merge_options;
+    for (const char* const name : {"scale", "causal", "window", "align", "softcap", "chunk", "alibi_slopes", "sinks",
+                                   "bias", "mask", "seqused_q", "seqused_k", "return_lse", "out"})
+        options[name] = nb::none();
+    options["causal"] = options["return_lse"] = nb::bool_(false);
+    options["window"] = nb::make_tuple(nb::none(), nb::none());
+    options["align"] = "bottom_right";
+    options["softcap"] = 0.0;
+    options["chunk"] = 0;
+    for (const auto& [name, value] : options)
+        if (string_of(name) != "bias" && string_of(name) != "mask") varlen_options[name] = value;
+    merge_options["out"] = nb::none();
+    merge_options["lse"] = nb::none();
+    attention_parameters = new Parameters("attention", {"q", "k", "v"}, options);
+    varlen_parameters =
+        new Parameters("attention_varlen", {"q", "k", "v", "cu_seqlens_q", "cu_seqlens_k"}, varlen_options);
+    merge_parameters = new Parameters("merge", {"outs", "lses"}, merge_options);
+    define<attention, &attention_parameters>(module, "attention", kAttentionDoc);
+    define<attention_varlen, &varlen_parameters>(module, "attention_varlen", kVarlenDoc);
+    define<merge, &merge_parameters>(module, "merge", kMergeDoc);
 }
 
 NB_MODULE(_foveal, module) {
     define_errors(module);
     define_host_buffer(module);
 
-    static PyMethodDef functions[]{method<attention, 18>("attention"), method<attention_varlen, 18>("attention_varlen"),
-                                   method<merge, 5>("merge"),          method<supports, 19>("supports"),
-                                   method<plan, 19>("plan"),           {}};
+    define_functions(module);
+    static PyMethodDef functions[]{positional<attention, 18>("attention_dispatched"),
+                                   positional<attention_varlen, 18>("attention_varlen_dispatched"),
+                                   positional<merge, 5>("merge_dispatched"),
+                                   positional<supports, 19>("supports"),
+                                   positional<plan, 19>("plan"),
+                                   {}};
     if (PyModule_AddFunctions(module.ptr(), functions) != 0) rethrow();
 
     module.def(

@@ -186,6 +186,27 @@ def test_refusals_name_the_argument(message):
         call(*inputs())
 
 
+def test_arguments_are_matched_as_python_does():
+    q, k, v = inputs()
+    expected = foveal.attention(q, k, v, causal=True)
+    assert (foveal.attention(v=v, q=q, causal=True, k=k) == expected).all()
+    assert (foveal.attention(q, k, v, **{"".join(["cau", "sal"]): True}) == expected).all()
+    for message, call in {
+        "takes 3 positional arguments but 4 were given": lambda: foveal.attention(q, k, v, 0.5),
+        "missing required argument: 'v'": lambda: foveal.attention(q, k, causal=True),
+        "got multiple values for argument 'k'": lambda: foveal.attention(q, k, v, k=k),
+        "got an unexpected keyword argument '.udc80'": lambda: foveal.attention(q, k, v, **{"\udc80": 1}),
+    }.items():
+        with pytest.raises(TypeError, match=f"^attention.. {message}"):
+            call()
+    with pytest.raises(TypeError, match="^attention_varlen.. missing required argument: 'cu_seqlens_q'"):
+        foveal.attention_varlen(q[0], k[0], v[0])
+    with pytest.raises(TypeError, match="^attention_varlen.. got an unexpected keyword argument 'mask'"):
+        foveal.attention_varlen(q[0], k[0], v[0], None, None, mask=None)
+    with pytest.raises(TypeError, match="^merge.. missing required argument: 'outs'"):
+        foveal.merge()
+
+
 class Exporter:
     """A tensor of a library that speaks DLPack in its own way."""
 
