@@ -14,16 +14,18 @@ from foveal._foveal import (
     InvalidArgument,
     NoDeviceError,
     OutOfMemoryError,
-    Plan,
-    Support,
     UnsupportedError,
     attention,
     attention_varlen,
-    backends,
     merge,
+    use_library,
+)
+from foveal._functions import (
+    Plan,
+    Support,
+    backends,
     plan,
     supports,
-    use_library,
     version,
 )
 
@@ -46,4 +48,5 @@ __all__ = [
     "merge",
     "plan",
     "supports",
+    "version",
 ]

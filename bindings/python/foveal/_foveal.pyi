@@ -1,19 +1,12 @@
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeVar, overload
+"""The extension. The functions that end in _dispatched are those that PyTorch's dispatcher calls: all arguments by
+position, and True behind them. supports and plan: by position as well; foveal/_functions.py names the arguments.
+"""
 
-class DLPackTensor(Protocol):
-    """A tensor of PyTorch, NumPy, CuPy, JAX or another library with DLPack."""
+from typing import Any
 
-    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any: ...
-    def __dlpack_device__(self) -> tuple[int, int]: ...
-
-Tensor = TypeVar("Tensor", bound=DLPackTensor)
-Align = Literal["bottom_right", "top_left"]
-Backend = Literal["cpu", "sm90"]
-Window = tuple[int | None, int | None]
-
-# A description: (shape, dtype).
-Description = tuple[Sequence[int], Any]
+from foveal._functions import attention as attention
+from foveal._functions import attention_varlen as attention_varlen
+from foveal._functions import merge as merge
 
 class Error(RuntimeError): ...
 class InvalidArgument(Error, ValueError): ...
@@ -22,146 +15,15 @@ class NoDeviceError(Error): ...
 class CudaError(Error): ...
 class OutOfMemoryError(Error, MemoryError): ...
 
-class Support:
-    def __bool__(self) -> bool: ...
-    @property
-    def reason(self) -> str: ...
+class HostBuffer:
+    def __dlpack__(self, **options: Any) -> Any: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
 
-class Plan:
-    @property
-    def workspace_bytes(self) -> int: ...
-
-@overload
-def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float | None = None,
-    causal: bool = False,
-    window: Window = (None, None),
-    align: Align = "bottom_right",
-    softcap: float = 0.0,
-    chunk: int = 0,
-    alibi_slopes: Tensor | None = None,
-    sinks: Tensor | None = None,
-    bias: Tensor | None = None,
-    mask: Tensor | None = None,
-    seqused_q: Tensor | None = None,
-    seqused_k: Tensor | None = None,
-    return_lse: Literal[False] = False,
-    out: Tensor | None = None,
-) -> Tensor: ...
-@overload
-def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float | None = None,
-    causal: bool = False,
-    window: Window = (None, None),
-    align: Align = "bottom_right",
-    softcap: float = 0.0,
-    chunk: int = 0,
-    alibi_slopes: Tensor | None = None,
-    sinks: Tensor | None = None,
-    bias: Tensor | None = None,
-    mask: Tensor | None = None,
-    seqused_q: Tensor | None = None,
-    seqused_k: Tensor | None = None,
-    return_lse: Literal[True],
-    out: Tensor | None = None,
-) -> tuple[Tensor, Tensor]: ...
-@overload
-def attention_varlen(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    *,
-    scale: float | None = None,
-    causal: bool = False,
-    window: Window = (None, None),
-    align: Align = "bottom_right",
-    softcap: float = 0.0,
-    chunk: int = 0,
-    alibi_slopes: Tensor | None = None,
-    sinks: Tensor | None = None,
-    seqused_q: Tensor | None = None,
-    seqused_k: Tensor | None = None,
-    return_lse: Literal[False] = False,
-    out: Tensor | None = None,
-) -> Tensor: ...
-@overload
-def attention_varlen(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    *,
-    scale: float | None = None,
-    causal: bool = False,
-    window: Window = (None, None),
-    align: Align = "bottom_right",
-    softcap: float = 0.0,
-    chunk: int = 0,
-    alibi_slopes: Tensor | None = None,
-    sinks: Tensor | None = None,
-    seqused_q: Tensor | None = None,
-    seqused_k: Tensor | None = None,
-    return_lse: Literal[True],
-    out: Tensor | None = None,
-) -> tuple[Tensor, Tensor]: ...
-def merge(
-    outs: Sequence[Tensor], lses: Sequence[Tensor], *, out: Tensor | None = None, lse: Tensor | None = None
-) -> tuple[Tensor, Tensor]: ...
-def supports(
-    q: DLPackTensor | Description,
-    k: DLPackTensor | Description,
-    v: DLPackTensor | Description,
-    *,
-    cu_seqlens_q: DLPackTensor | Description | None = None,
-    cu_seqlens_k: DLPackTensor | Description | None = None,
-    scale: float | None = None,
-    causal: bool = False,
-    window: Window = (None, None),
-    align: Align = "bottom_right",
-    softcap: float = 0.0,
-    chunk: int = 0,
-    alibi_slopes: DLPackTensor | Description | None = None,
-    sinks: DLPackTensor | Description | None = None,
-    bias: DLPackTensor | Description | None = None,
-    mask: DLPackTensor | Description | None = None,
-    seqused_q: DLPackTensor | Description | None = None,
-    seqused_k: DLPackTensor | Description | None = None,
-    return_lse: bool = False,
-    backend: Backend | None = None,
-) -> Support: ...
-def plan(
-    q: DLPackTensor | Description,
-    k: DLPackTensor | Description,
-    v: DLPackTensor | Description,
-    *,
-    cu_seqlens_q: DLPackTensor | Description | None = None,
-    cu_seqlens_k: DLPackTensor | Description | None = None,
-    scale: float | None = None,
-    causal: bool = False,
-    window: Window = (None, None),
-    align: Align = "bottom_right",
-    softcap: float = 0.0,
-    chunk: int = 0,
-    alibi_slopes: DLPackTensor | Description | None = None,
-    sinks: DLPackTensor | Description | None = None,
-    bias: DLPackTensor | Description | None = None,
-    mask: DLPackTensor | Description | None = None,
-    seqused_q: DLPackTensor | Description | None = None,
-    seqused_k: DLPackTensor | Description | None = None,
-    return_lse: bool = False,
-    backend: Backend | None = None,
-) -> Plan: ...
+def attention_dispatched(*arguments: Any) -> Any: ...
+def attention_varlen_dispatched(*arguments: Any) -> Any: ...
+def merge_dispatched(outs: Any, lses: Any, out: Any, lse: Any, dispatched: bool, /) -> tuple[Any, Any]: ...
+def supports(*arguments: Any) -> str: ...
+def plan(*arguments: Any) -> tuple[str, int]: ...
 def version() -> str: ...
 def backends() -> list[str]: ...
 def use_library(path: str) -> str: ...

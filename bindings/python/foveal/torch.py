@@ -1,20 +1,27 @@
-"""foveal in PyTorch's dispatcher, for torch.compile, torch.export and fake tensors. Importing this module registers
+"""foveal in PyTorch's dispatcher, for torch.compile, torch.export, torch.jit.trace, make_fx, torch.func.vmap and fake
+tensors. Importing this module registers
 
     torch.ops.foveal.attention          (q, k, v, *, ...) -> out
     torch.ops.foveal.attention_lse      (q, k, v, *, ...) -> (out, lse)
     torch.ops.foveal.attention_varlen             (q, k, v, cu_seqlens_q, cu_seqlens_k, *, ...) -> out
     torch.ops.foveal.attention_varlen_lse         (q, k, v, cu_seqlens_q, cu_seqlens_k, *, ...) -> (out, lse)
+    torch.ops.foveal.merge              (outs, lses) -> (out, lse)
 
-with the options of foveal.attention, the window as window_left and window_right. attention() and attention_varlen()
-here take the arguments of foveal.attention() and foveal.attention_varlen(): while torch.compile traces they are these
-operators, otherwise foveal's own functions, which cost less host time. No backward yet: a tensor that requires a
-gradient raises foveal.UnsupportedError.
+with the options of foveal.attention, the window as window_left and window_right. attention(), attention_varlen() and
+merge() here take the arguments of foveal's functions of these names, and torch.compile can trace them: they are these
+operators then, otherwise foveal's own functions, which cost less host time and go to the operators by themselves where
+PyTorch watches (a trace, a TorchDispatchMode, tensors without memory of their own). No backward yet: a tensor that
+requires a gradient or has a tangent raises foveal.UnsupportedError.
 """
+
+import inspect
 
 import foveal
 import torch
+from foveal import _foveal
+from torch.autograd import forward_ad
 
-__all__ = ["attention", "attention_varlen"]
+__all__ = ["attention", "attention_varlen", "merge"]
 
 _library = torch.library.Library("foveal", "DEF")
 
@@ -28,24 +35,36 @@ _OPTIONS = (
 _SCORE_OPTIONS = ", Tensor? bias=None, Tensor? mask=None"
 
 
-def _options(window_left=None, window_right=None, **options):
-    return {"window": (window_left, window_right), **options}
+# The operators' kernels. True: the dispatcher has done its part.
+def _run(
+    tensors, return_lse, *, scale=None, causal=False, window_left=None, window_right=None, align="bottom_right",
+    softcap=0.0, chunk=0, alibi_slopes=None, sinks=None, seqused_q=None, seqused_k=None, bias=None, mask=None,
+):  # fmt: skip
+    first = (*tensors, scale, causal, (window_left, window_right), align, softcap, chunk, alibi_slopes, sinks)
+    last = (seqused_q, seqused_k, return_lse, None, True)
+    if len(tensors) == 3:
+        return _foveal.attention_dispatched(*first, bias, mask, *last)
+    return _foveal.attention_varlen_dispatched(*first, *last)
 
 
 def _dense(q, k, v, **options):
-    return foveal.attention(q, k, v, **_options(**options))
+    return _run((q, k, v), False, **options)
 
 
 def _dense_lse(q, k, v, **options):
-    return foveal.attention(q, k, v, return_lse=True, **_options(**options))
+    return _run((q, k, v), True, **options)
 
 
 def _varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, **options):
-    return foveal.attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, **_options(**options))
+    return _run((q, k, v, cu_seqlens_q, cu_seqlens_k), False, **options)
 
 
 def _varlen_lse(q, k, v, cu_seqlens_q, cu_seqlens_k, **options):
-    return foveal.attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, return_lse=True, **_options(**options))
+    return _run((q, k, v, cu_seqlens_q, cu_seqlens_k), True, **options)
+
+
+def _merge_parts(outs, lses):
+    return _foveal.merge_dispatched(outs, lses, None, None, True)
 
 
 def _fake_out(q, v):
@@ -56,15 +75,33 @@ def _fake_lse(q):  # [b, s, h, d] -> [b, h, s], [total, h, d] -> [h, total]
     return q.new_empty((*q.shape[:-3], q.shape[-2], q.shape[-3]), dtype=torch.float32)
 
 
-def _refuse_gradients(operator):
-    """The operator's kernel for the Autograd key: raises if a gradient is asked for, else goes on below."""
+def _fake_merge(outs, lses):
+    return outs[0].new_empty(outs[0].shape), lses[0].new_empty(lses[0].shape)
+
+
+def _named_tensors(names, arguments, keywords):
+    for name, argument in (*zip(names, arguments, strict=False), *keywords.items()):
+        if isinstance(argument, torch.Tensor):
+            yield name, argument
+        elif isinstance(argument, (list, tuple)):
+            yield from ((f"{name}[{i}]", part) for i, part in enumerate(argument) if isinstance(part, torch.Tensor))
+
+
+def _refuse_derivatives(operator):
+    """The operator's kernel for the Autograd key: raises if a derivative is asked for, else goes on below."""
+    names = [argument.name for argument in operator._schema.arguments]
 
     def kernel(*args, **kwargs):
-        for argument in (*args, *kwargs.values()):
-            if isinstance(argument, torch.Tensor) and argument.requires_grad and torch.is_grad_enabled():
+        for name, tensor in _named_tensors(names, args, kwargs):
+            if tensor.requires_grad and torch.is_grad_enabled():
                 raise foveal.UnsupportedError(
-                    f"an argument of {operator} requires a gradient, and foveal has no backward yet: detach() it, or "
-                    "call under torch.no_grad() or torch.inference_mode()"
+                    f"{name} requires a gradient, and foveal has no derivative yet: detach() it, or call under "
+                    "torch.no_grad() or torch.inference_mode()"
+                )
+            if forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
+                raise foveal.UnsupportedError(
+                    f"{name} has a tangent (it is a dual number of forward-mode AD), and foveal has no derivative yet: "
+                    "detach() it"
                 )
         with torch._C._AutoDispatchBelowAutograd():
             return operator(*args, **kwargs)
@@ -77,7 +114,7 @@ def _register(name, arguments, returns, kernel, fake):
     for device in ("CPU", "CUDA"):
         _library.impl(name, kernel, device)
     torch.library.register_fake(f"foveal::{name}", fake, lib=_library)
-    _library.impl(name, _refuse_gradients(getattr(torch.ops.foveal, name).default), "Autograd")
+    _library.impl(name, _refuse_derivatives(getattr(torch.ops.foveal, name).default), "Autograd")
 
 
 def _register_form(name, arguments, kernel, kernel_lse):
@@ -93,10 +130,70 @@ def _register_form(name, arguments, kernel, kernel_lse):
 
 _register_form("attention", f"{_TENSORS}, *, {_OPTIONS}{_SCORE_OPTIONS}", _dense, _dense_lse)
 _register_form("attention_varlen", f"{_TENSORS}{_LENGTHS}, *, {_OPTIONS}", _varlen, _varlen_lse)
+_register("merge", "Tensor[] outs, Tensor[] lses", "(Tensor, Tensor)", _merge_parts, _fake_merge)
 
 
 def _operator_options(window=(None, None), **options):
-    return {"window_left": window[0], "window_right": window[1], **options}
+    left, right = (None, None) if window is None else window
+    return {"window_left": left, "window_right": right, **options}
+
+
+_TENSOR_NAMES = (
+    *("q", "k", "v", "cu_seqlens_q", "cu_seqlens_k"),
+    *("alibi_slopes", "sinks", "seqused_q", "seqused_k", "bias", "mask"),
+)
+
+
+def _through_dispatcher(operator, results, arguments, options):
+    """For calls that are not plain eager ones; what no operator could take is refused by name."""
+    for name, tensor in results.items():
+        if tensor is not None:
+            raise foveal.UnsupportedError(
+                f"{name} is given, and PyTorch watches this call (a trace, a TorchDispatchMode, a tensor without "
+                f"memory of its own); foveal writes to {name} in plain eager calls only: copy_() the result into it"
+            )
+    given = {**arguments, **options}
+    tensors = {name: given.get(name) for name in _TENSOR_NAMES if given.get(name) is not None}
+    for name in ("outs", "lses"):
+        tensors |= {f"{name}[{i}]": part for i, part in enumerate(given.get(name, ()))}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(
+                f"{name} is of type {type(tensor).__name__}, and PyTorch watches this call (a trace, a "
+                "TorchDispatchMode, a tensor without memory of its own); all tensors must be PyTorch's then"
+            )
+    try:
+        return operator(*arguments.values(), **options)
+    except foveal.Error:
+        raise
+    except (NotImplementedError, RuntimeError) as error:
+        types = ", ".join(dict.fromkeys(f"{name} a {type(tensor).__name__}" for name, tensor in tensors.items()))
+        reason = str(error).partition("\n")[0]
+        raise foveal.UnsupportedError(f"{operator} cannot take these tensors ({types}): {reason}") from error
+
+
+# Called by the extension, with the arguments of foveal's functions by position.
+def _attention(*arguments):
+    return _forward(torch.ops.foveal.attention, torch.ops.foveal.attention_lse, 3, foveal.attention, arguments)
+
+
+def _attention_varlen(*arguments):
+    operators = torch.ops.foveal.attention_varlen, torch.ops.foveal.attention_varlen_lse
+    return _forward(*operators, 5, foveal.attention_varlen, arguments)
+
+
+def _forward(operator, operator_lse, tensors, function, values):
+    given = dict(zip(inspect.signature(function).parameters, values, strict=True))
+    return_lse, out = given.pop("return_lse"), given.pop("out")
+    names = list(given)
+    options = _operator_options(**{name: given[name] for name in names[tensors:]})
+    arguments = {name: given[name] for name in names[:tensors]}
+    return _through_dispatcher(operator_lse if return_lse else operator, {"out": out}, arguments, options)
+
+
+def _merge(outs, lses, out, lse):
+    arguments = {"outs": list(outs), "lses": list(lses)}
+    return _through_dispatcher(torch.ops.foveal.merge, {"out": out, "lse": lse}, arguments, {})
 
 
 def attention(q, k, v, *, return_lse=False, **options):
@@ -113,3 +210,8 @@ def attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, *, return_lse=False, *
         return foveal.attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, return_lse=return_lse, **options)
     operator = torch.ops.foveal.attention_varlen_lse if return_lse else torch.ops.foveal.attention_varlen
     return operator(q, k, v, cu_seqlens_q, cu_seqlens_k, **_operator_options(**options))
+
+
+def merge(outs, lses):
+    """foveal.merge(), but for `out` and `lse`, in a form that torch.compile can trace."""
+    return torch.ops.foveal.merge(outs, lses) if torch.compiler.is_compiling() else foveal.merge(outs, lses)

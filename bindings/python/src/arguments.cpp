@@ -2,13 +2,12 @@
 
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <string>
-#include <vector>
 
 #include "errors.hpp"
 #include "library.hpp"
+#include "torch.hpp"
 
 namespace foveal::python {
 namespace {
@@ -26,14 +25,6 @@ double number(nb::handle value, const char* name) {
     raise_type_error(std::string(name) + " is " + quoted(value) + "; it must be a number");
 }
 
-int64_t integer(nb::handle value, const char* name) {
-    const nb::object index = nb::steal(PyNumber_Index(value.ptr()));
-    const int64_t result = index.is_valid() ? PyLong_AsLongLong(index.ptr()) : -1;
-    if (result != -1 || PyErr_Occurred() == nullptr) return result;
-    PyErr_Clear();
-    raise_type_error(std::string(name) + " is " + quoted(value) + "; it must be an integer of 64 bits");
-}
-
 // None: unlimited.
 int64_t window_side(nb::handle value, const char* name) {
     if (value.is_none()) return FOVEAL_UNLIMITED;
@@ -44,26 +35,11 @@ int64_t window_side(nb::handle value, const char* name) {
 }
 
 foveal_alignment alignment_of(nb::handle align) {
-    const char* const text = PyUnicode_Check(align.ptr()) ? PyUnicode_AsUTF8AndSize(align.ptr(), nullptr) : nullptr;
-    if (text != nullptr && std::strcmp(text, "bottom_right") == 0) return FOVEAL_BOTTOM_RIGHT;
-    if (text != nullptr && std::strcmp(text, "top_left") == 0) return FOVEAL_TOP_LEFT;
+    if (PyUnicode_Check(align.ptr())) {
+        if (PyUnicode_CompareWithASCIIString(align.ptr(), "bottom_right") == 0) return FOVEAL_BOTTOM_RIGHT;
+        if (PyUnicode_CompareWithASCIIString(align.ptr(), "top_left") == 0) return FOVEAL_TOP_LEFT;
+    }
     refuse("align is " + quoted(align) + "; known are \"bottom_right\" and \"top_left\"");
-}
-
-foveal_backend backend_on(dlpack::Device device) {
-    return device.type == dlpack::kCpu ? FOVEAL_BACKEND_CPU : FOVEAL_BACKEND_SM90;
-}
-
-void require_same_device(const Borrowed& tensor, const char* name, const Borrowed& q, const char* q_name) {
-    if (tensor.type != nullptr && q.type != nullptr && tensor.device != q.device)
-        refuse(std::string(name) + " is on " + text_of(tensor.device) + " but " + q_name + " is on " +
-               text_of(q.device));
-}
-
-void require_writable(const Borrowed& tensor, const char* name) {
-    if (tensor.type != nullptr && tensor.type->framework == Framework::jax)
-        raise(FOVEAL_UNSUPPORTED, std::string(name) + " is a JAX array; those cannot be written to");
-    if (tensor.read_only) refuse(std::string(name) + " is read-only");
 }
 
 // A dimension that a framework has expanded (stride 0) is one that is shared: size 1 to the C ABI.
@@ -78,19 +54,30 @@ void shape_view(foveal_tensor& view, foveal_dtype dtype, std::initializer_list<i
     pack_strides(view);
 }
 
-// Runs `call` on the current stream of the library that `q` comes from; q's device is current.
-template <typename Call>
-void launch_for(const Borrowed& q, Call&& call) {
-    void* const stream = current_stream(*q.type, q.device);
-    foveal_status status;
-    {
-        const nb::gil_scoped_release released;
-        status = call(stream);
-    }
-    check(status);
+}  // namespace
+
+foveal_backend backend_on(dlpack::Device device) {
+    return device.type == dlpack::kCpu ? FOVEAL_BACKEND_CPU : FOVEAL_BACKEND_SM90;
 }
 
-}  // namespace
+void require_same_device(const Borrowed& tensor, const char* name, const Borrowed& q, const char* q_name) {
+    if (!tensor.is_description() && !q.is_description() && tensor.device != q.device)
+        refuse(std::string(name) + " is on " + text_of(tensor.device) + " but " + q_name + " is on " +
+               text_of(q.device));
+}
+
+void prepare_to_write(const Borrowed& tensor, nb::handle object, const char* name, bool is_familiar) {
+    if (tensor.type.framework == Framework::jax)
+        raise(FOVEAL_UNSUPPORTED, std::string(name) + " is a JAX array; those cannot be written to");
+    if (tensor.read_only) refuse(std::string(name) + " is read-only");
+    if (tensor.type.framework != Framework::torch) return;
+    if (!is_familiar) {
+        torch::refuse_negative(object.ptr(), name);
+        torch::refuse_derivative(object.ptr(), name, torch::tangents_may_be());
+        torch::refuse_uncounted(object.ptr(), name);
+    }
+    torch::announce_write(object.ptr());
+}
 
 bool boolean(nb::handle value, const char* name) {
     if (value.ptr() == Py_True) return true;
@@ -101,7 +88,17 @@ bool boolean(nb::handle value, const char* name) {
 ForwardArguments::ForwardArguments(nb::handle q, nb::handle k, nb::handle v, nb::handle cu_seqlens_q,
                                    nb::handle cu_seqlens_k, const Options& options, Form form)
     : form_(form),
-      objects_{q, k, v, options.bias, options.sinks, options.alibi_slopes},
+      objects_{q,
+               k,
+               v,
+               options.bias,
+               options.sinks,
+               options.alibi_slopes,
+               options.mask,
+               options.seqused_q,
+               options.seqused_k,
+               cu_seqlens_q,
+               cu_seqlens_k},
       q_(q.ptr(), "q", form),
       k_(k.ptr(), "k", form),
       v_(v.ptr(), "v", form) {
@@ -146,7 +143,10 @@ void ForwardArguments::set_numbers(const Options& options) {
 }
 
 void ForwardArguments::set_window(nb::handle window, bool causal) {
-    if (!window.is_none()) {
+    const bool unlimited = window.is_none() ||
+                           (PyTuple_CheckExact(window.ptr()) && PyTuple_Size(window.ptr()) == 2 &&
+                            PyTuple_GetItem(window.ptr(), 0) == Py_None && PyTuple_GetItem(window.ptr(), 1) == Py_None);
+    if (!unlimited) {
         if (PySequence_Check(window.ptr()) == 0 || PySequence_Size(window.ptr()) != 2) {
             PyErr_Clear();
             raise_type_error("window is " + quoted(window) + "; it must be a pair (left, right) of integers or None");
@@ -165,7 +165,7 @@ void ForwardArguments::set_backend(nb::handle backend) {
         const std::string name = string_of(backend);
         if (name != "cpu" && name != "sm90") refuse("backend is \"" + name + "\"; known are \"cpu\" and \"sm90\"");
         args_.backend = name == "cpu" ? FOVEAL_BACKEND_CPU : FOVEAL_BACKEND_SM90;
-    } else if (q_.type != nullptr) {
+    } else if (!q_.is_description()) {
         args_.backend = backend_on(q_.device);
     }
 }
@@ -195,106 +195,58 @@ void ForwardArguments::set_results(nb::handle out, bool wants_lse) {
     PyObject* const q = objects_[0].ptr();
     const bool has_unused_rows = args_.seqused_q.rank != 0;  // which the library does not write
     out_is_new_ = out.is_none();
-    out_object_ = out_is_new_ ? new_tensor(*q_.type, q, q_.device, q_.view, args_.out, true) : nb::borrow(out);
-    if (out_is_new_ && has_unused_rows) fill(*q_.type, out_object_, 0);
+    out_object_ = out_is_new_ ? new_tensor(q_.type, q, q_.device, args_.out, true) : nb::borrow(out);
+    if (out_is_new_ && has_unused_rows) fill(q_.type, out_object_, 0);
     out_.emplace(out_object_.ptr(), "out");
     if (!out_is_new_) {
-        require_writable(*out_, "out");
         require_same_device(*out_, "out", q_, "q");
+        prepare_to_write(*out_, out_object_, "out", is_familiar_);
     }
     args_.out = out_->view;
+    if (main_.count != 0 && !is_familiar_) torch::make_familiar(main_);
     if (!wants_lse) return;
-    lse_object_ = new_tensor(*q_.type, q, q_.device, q_.view, args_.lse, false);
-    if (has_unused_rows) fill(*q_.type, lse_object_, -std::numeric_limits<float>::infinity());
+    lse_object_ = new_tensor(q_.type, q, q_.device, args_.lse, false);
+    if (has_unused_rows) fill(q_.type, lse_object_, -std::numeric_limits<float>::infinity());
     lse_.emplace(lse_object_.ptr(), "lse");
     args_.lse = lse_->view;
 }
 
-void ForwardArguments::refuse_gradients() const {
-    constexpr std::array kNames{"q", "k", "v", "bias", "sinks", "alibi_slopes"};
-    const Borrowed* const tensors[]{&q_,
-                                    &k_,
-                                    &v_,
-                                    bias_ ? &*bias_ : nullptr,
-                                    sinks_ ? &*sinks_ : nullptr,
-                                    alibi_slopes_ ? &*alibi_slopes_ : nullptr};
-    for (size_t i = 0; i < kNames.size(); ++i)
-        if (tensors[i] != nullptr) refuse_gradient(*tensors[i]->type, objects_[i].ptr(), kNames[i]);
+bool ForwardArguments::is_plain(nb::handle out) {
+    constexpr std::array<const char*, kTensors> kNames{
+        "q",    "k",         "v",         "bias",         "sinks",       "alibi_slopes",
+        "mask", "seqused_q", "seqused_k", "cu_seqlens_q", "cu_seqlens_k"};
+    const std::array<const std::optional<Borrowed>*, kTensors> optional{
+        nullptr, nullptr,     nullptr,     &bias_,         &sinks_,       &alibi_slopes_,
+        &mask_,  &seqused_q_, &seqused_k_, &cu_seqlens_q_, &cu_seqlens_k_};
+    const std::array main{&q_, &k_, &v_};
+    if (q_.is_torch()) {
+        main_ = {{objects_[0].ptr(), objects_[1].ptr(), objects_[2].ptr(), out.ptr()},
+                 out.is_none() ? size_t{3} : size_t{4},
+                 q_.view.dtype,
+                 q_.view.rank,
+                 q_.device};
+        is_familiar_ = torch::are_familiar(main_);
+        if (!is_familiar_ && torch::calls_are_watched()) return false;
+    }
+    for (size_t i = is_familiar_ ? main.size() : 0; i < kTensors; ++i) {
+        if (i >= main.size() && !*optional[i]) continue;
+        if (!(i < main.size() ? *main[i] : **optional[i]).is_torch()) continue;
+        torch::refuse_negative(objects_[i].ptr(), kNames[i]);
+        if (i < kWithGradient) torch::refuse_derivative(objects_[i].ptr(), kNames[i], torch::tangents_may_be());
+    }
+    return true;
 }
 
-CurrentDevice ForwardArguments::enter_device() const { return {*q_.type, q_.device}; }
+CurrentDevice ForwardArguments::enter_device() const { return {q_.type, q_.device}; }
 
 void ForwardArguments::launch() {
     launch_for(q_, [&](void* stream) { return library.forward(&args_, stream); });
 }
 
 nb::object ForwardArguments::result(bool wants_lse) const {
-    const nb::object out = out_is_new_ ? returned_form(*q_.type, out_object_) : out_object_;
+    const nb::object out = out_is_new_ ? returned_form(q_.type, out_object_) : out_object_;
     if (!wants_lse) return out;
-    return nb::make_tuple(out, returned_form(*q_.type, lse_object_));
-}
-
-nb::object merge(nb::handle outs, nb::handle lses, nb::handle out, nb::handle lse) {
-    const auto count = [](nb::handle parts, const char* name) {
-        const Py_ssize_t size = PySequence_Size(parts.ptr());
-        if (size >= 0) return size;
-        PyErr_Clear();
-        raise_type_error(std::string(name) + " is " + quoted(parts) + "; it must be a sequence of tensors");
-    };
-    const Py_ssize_t parts = count(outs, "outs");
-    if (parts < 1 || parts > FOVEAL_MAX_MERGE_PARTS)
-        refuse("outs has " + std::to_string(parts) + " parts; 1 to " + std::to_string(FOVEAL_MAX_MERGE_PARTS) +
-               " can be merged in one call");
-    if (count(lses, "lses") != parts)
-        refuse("lses has " + std::to_string(count(lses, "lses")) + " parts but outs has " + std::to_string(parts));
-
-    std::vector<nb::object> objects;
-    std::array<std::optional<Borrowed>, FOVEAL_MAX_MERGE_PARTS> out_parts, lse_parts;
-    std::array<foveal_tensor, FOVEAL_MAX_MERGE_PARTS> out_views{}, lse_views{};
-    for (Py_ssize_t i = 0; i < parts; ++i) {
-        const auto n = static_cast<size_t>(i);
-        const std::string names[]{"outs[" + std::to_string(i) + "]", "lses[" + std::to_string(i) + "]"};
-        objects.push_back(nb::object(outs[n]));
-        out_parts[n].emplace(objects.back().ptr(), names[0].c_str());
-        refuse_gradient(*out_parts[n]->type, objects.back().ptr(), names[0].c_str());
-        objects.push_back(nb::object(lses[n]));
-        lse_parts[n].emplace(objects.back().ptr(), names[1].c_str());
-        refuse_gradient(*lse_parts[n]->type, objects.back().ptr(), names[1].c_str());
-        require_same_device(*out_parts[n], names[0].c_str(), *out_parts[0], "outs[0]");
-        require_same_device(*lse_parts[n], names[1].c_str(), *out_parts[0], "outs[0]");
-        out_views[n] = out_parts[n]->view;
-        lse_views[n] = lse_parts[n]->view;
-    }
-
-    if (library.merge == nullptr) raise(FOVEAL_UNSUPPORTED, "this build of libfoveal has no merge");
-    const Borrowed& first = *out_parts[0];
-    foveal_merge_args args;
-    library.init(args);
-    args.backend = backend_on(first.device);
-    args.parts = static_cast<int32_t>(parts);
-    args.outs = out_views.data();
-    args.lses = lse_views.data();
-    // New, or the caller's.
-    const auto result = [&](nb::handle given, const char* name, const foveal_tensor& like, bool dtype_of_first,
-                            std::optional<Borrowed>& borrowed, foveal_tensor& slot) {
-        foveal_tensor view = like;
-        pack_strides(view);
-        nb::object object =
-            given.is_none() ? new_tensor(*first.type, objects[0].ptr(), first.device, first.view, view, dtype_of_first)
-                            : nb::borrow(given);
-        borrowed.emplace(object.ptr(), name);
-        if (!given.is_none()) require_writable(*borrowed, name);
-        require_same_device(*borrowed, name, first, "outs[0]");
-        slot = borrowed->view;
-        return object;
-    };
-    const CurrentDevice guard(*first.type, first.device);
-    std::optional<Borrowed> out_tensor, lse_tensor;
-    const nb::object out_object = result(out, "out", first.view, true, out_tensor, args.out);
-    const nb::object lse_object = result(lse, "lse", lse_views[0], false, lse_tensor, args.lse);
-    launch_for(first, [&](void* stream) { return library.merge(&args, stream); });
-    return nb::make_tuple(out.is_none() ? returned_form(*first.type, out_object) : out_object,
-                          lse.is_none() ? returned_form(*first.type, lse_object) : lse_object);
+    return nb::make_tuple(out, returned_form(q_.type, lse_object_));
 }
 
 }  // namespace foveal::python

@@ -5,8 +5,10 @@
 
 #include <optional>
 
+#include "errors.hpp"
 #include "foveal/foveal.h"
 #include "tensor.hpp"
+#include "torch.hpp"
 
 namespace foveal::python {
 
@@ -27,12 +29,14 @@ class ForwardArguments {
     void describe_results(bool wants_lse);             // packed, without memory
     CurrentDevice enter_device() const;                // for set_results() and launch()
     void set_results(nb::handle out, bool wants_lse);  // allocates what is not given
-    void refuse_gradients() const;
+    // Is this a plain eager call on tensors that are what their memory says? False: PyTorch watches the call. Raises
+    // for tensors that are negated or have a derivative. True for all libraries but PyTorch.
+    bool is_plain(nb::handle out);
     void launch();  // on the current stream of q's library, without the GIL
     nb::object result(bool wants_lse) const;
 
     const foveal_forward_args& args() const { return args_; }
-    int32_t cuda_device() const { return q_.type != nullptr && q_.device.type == dlpack::kCuda ? q_.device.id : -1; }
+    int32_t cuda_device() const { return !q_.is_description() && q_.device.type == dlpack::kCuda ? q_.device.id : -1; }
 
    private:
     void add(foveal_tensor& slot, std::optional<Borrowed>& borrowed, nb::handle object, const char* name);
@@ -42,17 +46,39 @@ class ForwardArguments {
 
     Form form_;
     foveal_forward_args args_;
-    nb::handle objects_[6];  // q, k, v, bias, sinks, alibi_slopes
+    // q, k, v, bias, sinks, alibi_slopes, into which gradients flow; mask, lengths
+    static constexpr size_t kWithGradient = 6, kTensors = 11;
+    nb::handle objects_[kTensors];
     Borrowed q_, k_, v_;
     std::optional<Borrowed> cu_seqlens_q_, cu_seqlens_k_, seqused_q_, seqused_k_, alibi_slopes_, sinks_, bias_, mask_,
         out_, lse_;
     nb::object out_object_, lse_object_;
-    bool out_is_new_ = false;
+    bool out_is_new_ = false, is_familiar_ = false;
+    torch::MainTensors main_{};  // of PyTorch, in a call that its dispatcher has not brought here; else none
 };
 
 bool boolean(nb::handle value, const char* name);
 
+// Raises, naming it, if `tensor` cannot be written to; then tells its library that it will be. `is_familiar`: PyTorch's
+// checks are done.
+void prepare_to_write(const Borrowed& tensor, nb::handle object, const char* name, bool is_familiar);
+void require_same_device(const Borrowed& tensor, const char* name, const Borrowed& q, const char* q_name);
+
+foveal_backend backend_on(dlpack::Device device);
+
+// Runs `call` on the current stream of the library that `q` comes from; q's device is current.
+template <typename Call>
+void launch_for(const Borrowed& q, Call&& call) {
+    void* const stream = current_stream(q.type, q.device);
+    foveal_status status;
+    {
+        const nb::gil_scoped_release released;
+        status = call(stream);
+    }
+    check(status);
+}
+
 // foveal.merge
-nb::object merge(nb::handle outs, nb::handle lses, nb::handle out, nb::handle lse);
+nb::object merge(nb::handle outs, nb::handle lses, nb::handle out, nb::handle lse, bool dispatched);
 
 }  // namespace foveal::python

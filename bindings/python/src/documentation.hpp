@@ -1,9 +1,12 @@
-// Docstrings of the module's functions.
+// Signatures and docstrings of the functions that the extension makes. Python reads a signature up to the line "--".
 #pragma once
 
 namespace foveal::python {
 
 inline constexpr char kAttentionDoc[] =
+    "attention(q, k, v, *, scale=None, causal=False, window=(None, None), align='bottom_right', "
+    "softcap=0.0, chunk=0, alibi_slopes=None, sinks=None, bias=None, mask=None, seqused_q=None, "
+    "seqused_k=None, return_lse=False, out=None)\n--\n\n"
     R"(softmax(scores, masked) @ v, as one fused kernel, on the device and current stream of q.
 
 Score of query i and key j, in this order (off = s_k - s_q for align="bottom_right", 0 for "top_left"):
@@ -11,9 +14,9 @@ Score of query i and key j, in this order (off = s_k - s_q for align="bottom_rig
     x = softcap * tanh(x / softcap)             if softcap > 0: arXiv:2408.00118 (Gemma 2), section 2
     x = x - alibi_slopes[h] * |i + off - j|     ALiBi: arXiv:2108.12409, section 3
     x = x + bias[b, h, i, j]
-Key j is seen iff i + off - window[0] <= j <= i + off + window[1], it is in the chunk of i + off, its mask is true and
-its bias is not -inf. A sink adds exp(sinks[h]) to the denominator alone (arXiv:2508.10925, gpt-oss, section 2.2).
-A row that sees no key gives out = 0 and lse = -inf (with a sink: lse = sink).
+Key j is seen iff i + off - window[0] <= j <= i + off + window[1], it is in the chunk of i + off, its mask is true
+and its bias is not -inf. A sink adds exp(sinks[h]) to the denominator alone (arXiv:2508.10925, gpt-oss, section
+2.2). A row that sees no key gives out = 0 and lse = -inf (with a sink: lse = sink).
 
 Args:
     q: [b, s_q, h_q, d], bfloat16, float16 or float32, of PyTorch, NumPy, CuPy, JAX or another library with DLPack.
@@ -33,25 +36,30 @@ Args:
     seqused_q, seqused_k: int32 [b]; only so many rows of each sequence take part. The others of q give out = 0 and
         lse = -inf where foveal allocates the result, and are left as they are in the caller's out.
     return_lse: return (out, lse).
-    out: where to write, [b, s_q, h_q, d_v], apart from all inputs; None: a new tensor of q's library. Not for JAX.
+    out: where to write, [b, s_q, h_q, d_v], apart from all inputs; None: a new tensor of q's library. Not for JAX,
+        and not where PyTorch records operators.
 
 Returns:
     out [b, s_q, h_q, d_v], of q's dtype; with return_lse also lse, float32 [b, h_q, s_q]: the natural logarithm of
     the sum of exp(score) over the keys that are seen.
 
 Raises:
-    InvalidArgument: not a well-formed problem. UnsupportedError: the backend cannot do it exactly, or q, k or v requires
-    a gradient. NoDeviceError, CudaError: the GPU is at fault. TypeError: an argument of the wrong type. The message
-    names the argument.
+    InvalidArgument: not a well-formed problem. UnsupportedError: the backend cannot do it exactly, or a tensor
+    requires a gradient or has a tangent. NoDeviceError, CudaError: the GPU is at fault. TypeError: an argument of
+    the wrong type. The message names the argument.
 )";
 
 inline constexpr char kVarlenDoc[] =
+    "attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, *, scale=None, causal=False, window=(None, "
+    "None), align='bottom_right', softcap=0.0, chunk=0, alibi_slopes=None, sinks=None, seqused_q=None, "
+    "seqused_k=None, return_lse=False, out=None)\n--\n\n"
     R"(attention() of sequences of different lengths, one after the other without padding.
 
 Args:
     q: [total_q, h_q, d]. k: [total_k, h_k, d]. v: [total_k, h_k, d_v].
-    cu_seqlens_q, cu_seqlens_k: int32 [b + 1] on q's device: sequence i is rows cu_seqlens[i] to cu_seqlens[i + 1] - 1.
-        They ascend from 0 to total: checked on the CPU, trusted on a GPU. There is no max_seqlen.
+    cu_seqlens_q, cu_seqlens_k: int32 [b + 1] on q's device: sequence i is rows cu_seqlens[i] to
+        cu_seqlens[i + 1] - 1. They ascend from 0 to total: checked on the CPU, trusted on a GPU. There is no
+        max_seqlen.
     The others are those of attention().
 
 Returns:
@@ -61,7 +69,9 @@ Raises:
     As attention().
 )";
 
-inline constexpr char kMergeDoc[] = R"(Merges attention over disjoint sets of keys, from each set's out and lse.
+inline constexpr char kMergeDoc[] =
+    "merge(outs, lses, *, out=None, lse=None)\n--\n\n"
+    R"(Merges attention over disjoint sets of keys, from each set's out and lse.
 
     lse = log(sum_n exp(lses[n]))    out = sum_n exp(lses[n] - lse) * outs[n]
 The rescaling is that of the online softmax (arXiv:1805.02867). A part whose lse is -inf counts nothing; if all are,
@@ -75,33 +85,6 @@ Args:
 
 Returns:
     (out, lse)
-
-Raises:
-    As attention().
-)";
-
-inline constexpr char kSupportsDoc[] = R"(Would attention() accept this problem? Looks at no data and needs no GPU.
-
-Args:
-    Those of attention() and attention_varlen(). A tensor may also be described: ((1, 4096, 32, 128), "bfloat16").
-    backend: "cpu" or "sm90"; None: where q lies, or for a description any backend of this build.
-
-Returns:
-    Support: true or false, with the reason.
-
-Raises:
-    InvalidArgument: not a well-formed problem.
-)";
-
-inline constexpr char kPlanDoc[] =
-    R"(What attention() would do: kernel, tile, grid, order of work and predicted bound. Print it.
-
-Args:
-    Those of attention() and attention_varlen(). A tensor may also be described: ((1, 4096, 32, 128), "bfloat16");
-    then `backend` is needed, and "sm90" plans for an H200 without a GPU at hand.
-
-Returns:
-    Plan
 
 Raises:
     As attention().

@@ -68,9 +68,21 @@ void check(foveal_status status) {
 
 std::string string_of(nb::handle object) {
     const nb::object text = nb::steal(PyObject_Str(object.ptr()));
-    const char* const utf8 = text.is_valid() ? PyUnicode_AsUTF8AndSize(text.ptr(), nullptr) : nullptr;
+    if (!text.is_valid()) rethrow();
+    // What is no valid Unicode, such as a lone surrogate, is spelt out.
+    const nb::object bytes = nb::steal(PyUnicode_AsEncodedString(text.ptr(), "utf-8", "backslashreplace"));
+    const char* const utf8 = bytes.is_valid() ? PyBytes_AsString(bytes.ptr()) : nullptr;
     if (utf8 == nullptr) rethrow();
     return utf8;
+}
+
+std::string type_name_of(nb::handle object) {
+    return string_of(nb::type_name(nb::handle(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())))));
+}
+
+std::string reason_of(const nb::python_error& error) {
+    const std::string text = string_of(error.value());
+    return text.empty() ? type_name_of(error.value()) : text.substr(0, text.find('\n'));
 }
 
 }  // namespace foveal::python

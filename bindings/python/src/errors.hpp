@@ -22,8 +22,12 @@ void define_errors(nb::module_& module);
 // Raises if a function of the library returned other than FOVEAL_OK, with the library's message.
 void check(foveal_status status);
 
-// str(object)
+// str(object), and the name of its type.
 std::string string_of(nb::handle object);
+std::string type_name_of(nb::handle object);
+
+// The first line of an error's message.
+std::string reason_of(const nb::python_error& error);
 
 // The Python error that is set, as a C++ exception.
 [[noreturn]] inline void rethrow() { throw nb::python_error(); }

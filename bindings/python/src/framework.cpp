@@ -10,22 +10,10 @@
 
 #include "errors.hpp"
 #include "tensor.hpp"
+#include "torch.hpp"
 
 namespace foveal::python {
 namespace {
-
-// A string that Python has interned: attribute look-ups with it compare pointers.
-PyObject* interned(const char* text) {
-    PyObject* const string = PyUnicode_InternFromString(text);
-    if (string == nullptr) rethrow();
-    return string;
-}
-
-nb::object attribute(nb::handle object, PyObject* name) {
-    PyObject* const value = PyObject_GetAttr(object.ptr(), name);
-    if (value == nullptr) rethrow();
-    return nb::steal(value);
-}
 
 nb::object imported(const char* module) {
     const nb::object modules = nb::module_::import_("sys").attr("modules");
@@ -58,85 +46,10 @@ const dlpack::ExchangeApi* exchange_api_of(PyTypeObject* type) {
     return api != nullptr && api->borrow_from_object != nullptr ? api : nullptr;
 }
 
-// Functions of torch that every call needs. torch is imported: one of its tensors is here.
-struct Torch {
-    PyObject* empty_like;
-    PyObject* bfloat16;
-    PyObject* float16;
-    PyObject* float32;
-    PyObject* is_grad_enabled;
-    PyObject* empty_strided_cuda = nullptr;  // null where this PyTorch has none
-    PyObject* get_device = nullptr;          // null where torch has no CUDA
-    PyObject* set_device = nullptr;
-    PyObject* current_raw_stream = nullptr;
-
-    static const Torch& get() {
-        static const Torch torch;
-        return torch;
-    }
-
-   private:
-    Torch() {
-        const nb::object module = nb::module_::import_("torch"), c = module.attr("_C");
-        empty_like = nb::object(module.attr("empty_like")).release().ptr();
-        bfloat16 = nb::object(module.attr("bfloat16")).release().ptr();
-        float16 = nb::object(module.attr("float16")).release().ptr();
-        float32 = nb::object(module.attr("float32")).release().ptr();
-        is_grad_enabled = nb::object(module.attr("is_grad_enabled")).release().ptr();
-        if (!nb::hasattr(c, "_cuda_getCurrentRawStream")) return;
-        get_device = nb::object(c.attr("_cuda_getDevice")).release().ptr();
-        set_device = nb::object(c.attr("_cuda_setDevice")).release().ptr();
-        current_raw_stream = nb::object(c.attr("_cuda_getCurrentRawStream")).release().ptr();
-        const nb::object compiled = nb::getattr(nb::getattr(c, "_dynamo", nb::none()), "guards", nb::none());
-        if (nb::hasattr(compiled, "_empty_strided_cuda"))
-            empty_strided_cuda = nb::object(compiled.attr("_empty_strided_cuda")).release().ptr();
-    }
-};
-
-nb::object call(PyObject* function) {
-    PyObject* const result = PyObject_CallNoArgs(function);
-    if (result == nullptr) rethrow();
-    return nb::steal(result);
-}
-
-nb::tuple tuple_of(const int64_t* numbers, int32_t rank) {
-    nb::object tuple = nb::steal(PyTuple_New(rank));
-    for (int32_t i = 0; i < rank; ++i) PyTuple_SetItem(tuple.ptr(), i, PyLong_FromLongLong(numbers[i]));
-    return nb::borrow<nb::tuple>(tuple);
-}
-
-nb::tuple shape_of(const foveal_tensor& view) { return tuple_of(view.shape, view.rank); }
-
-// On the current CUDA device. PyTorch's compiled code allocates so: from the caching allocator, past the dispatcher.
-// 1.1 us in place of empty_like's 3.6 us (H100's host, PyTorch 2.11, 2026-11-25).
-nb::object new_cuda_tensor(const foveal_tensor& view) {
-    const Torch& torch = Torch::get();
-    PyObject* const dtype = view.dtype == FOVEAL_BF16  ? torch.bfloat16
-                            : view.dtype == FOVEAL_F16 ? torch.float16
-                                                       : torch.float32;
-    PyObject* const tensor = PyObject_CallFunctionObjArgs(torch.empty_strided_cuda, shape_of(view).ptr(),
-                                                          tuple_of(view.stride, view.rank).ptr(), dtype, nullptr);
-    if (tensor == nullptr) rethrow();
-    return nb::steal(tensor);
-}
-
-// torch.empty_like is the quickest public way to a tensor there; it also copies the strides.
-nb::object new_torch_tensor(PyObject* like, dlpack::Device device, const foveal_tensor& like_view,
-                            const foveal_tensor& view, bool dtype_of_like) {
-    if (device.type == dlpack::kCuda && Torch::get().empty_strided_cuda != nullptr) return new_cuda_tensor(view);
-    const bool same_shape = dtype_of_like && like_view.rank == view.rank &&
-                            std::equal(view.shape, view.shape + view.rank, like_view.shape) && is_packed(like_view);
-    PyObject* tensor = nullptr;
-    if (same_shape) {
-        tensor = PyObject_CallFunctionObjArgs(Torch::get().empty_like, like, nullptr);
-    } else if (dtype_of_like) {
-        static PyObject* const new_empty = interned("new_empty");
-        tensor = PyObject_CallMethodObjArgs(like, new_empty, shape_of(view).ptr(), nullptr);
-    } else {
-        return nb::handle(like).attr("new_empty")(shape_of(view), nb::arg("dtype") = nb::handle(Torch::get().float32));
-    }
-    if (tensor == nullptr) rethrow();
-    return nb::steal(tensor);
+nb::object shape_of(const foveal_tensor& view) {
+    nb::list shape;
+    for (int32_t i = 0; i < view.rank; ++i) shape.append(view.shape[i]);
+    return nb::tuple(shape);
 }
 
 // Host memory that JAX takes over: its own arrays cannot be written to.
@@ -165,19 +78,24 @@ void define_host_buffer(nb::module_& module) {
         .def("__dlpack_device__", [](const HostBuffer&) { return nb::make_tuple(static_cast<int>(dlpack::kCpu), 0); });
 }
 
-const TensorType& tensor_type_of(PyObject* object) {
-    constexpr size_t kTypes = 16;
+TensorType tensor_type_of(PyObject* object) {
+    constexpr size_t kTypes = 16;  // as many as a program uses; looking at one again is slow, and no more
     static std::array<TensorType, kTypes> known{};
     static size_t next = 0;
     PyTypeObject* const type = Py_TYPE(object);
     for (const TensorType& entry : known)
         if (entry.type == type) return entry;
-    const TensorType found{type, framework_of(object), exchange_api_of(type)};
+    TensorType found{type, framework_of(object), Kind::tensor, exchange_api_of(type)};
+    if (found.framework == Framework::torch) found.kind = torch::kind_of(type);
+    if (found.framework == Framework::numpy && nb::hasattr(nb::handle(reinterpret_cast<PyObject*>(type)), "mask"))
+        found.kind = Kind::overrides;
     TensorType& entry = known[next];
     next = (next + 1) % kTypes;
     Py_IncRef(reinterpret_cast<PyObject*>(type));
-    Py_DecRef(reinterpret_cast<PyObject*>(entry.type));
-    return entry = found;
+    PyTypeObject* const before = entry.type;
+    entry = found;
+    Py_DecRef(reinterpret_cast<PyObject*>(before));
+    return found;
 }
 
 void* current_stream(const TensorType& type, dlpack::Device device) {
@@ -189,7 +107,7 @@ void* current_stream(const TensorType& type, dlpack::Device device) {
     }
     nb::object stream;
     if (type.framework == Framework::torch) {
-        stream = nb::handle(Torch::get().current_raw_stream)(device.id);
+        stream = torch::current_stream(device);
     } else if (type.framework == Framework::cupy) {
         const CurrentDevice guard(type, device);
         stream = imported("cupy").attr("cuda").attr("get_current_stream")().attr("ptr");
@@ -205,8 +123,8 @@ CurrentDevice::CurrentDevice(const TensorType& type, dlpack::Device device) {
     if (device.type != dlpack::kCuda) return;
     nb::object set_device;
     if (type.framework == Framework::torch) {
-        before_ = call(Torch::get().get_device);
-        set_device = nb::borrow(Torch::get().set_device);
+        before_ = torch::current_device();
+        set_device = torch::set_device();
     } else if (type.framework == Framework::cupy) {
         const nb::object runtime = imported("cupy").attr("cuda").attr("runtime");
         before_ = runtime.attr("getDevice")();
@@ -227,11 +145,11 @@ CurrentDevice::~CurrentDevice() {
     Py_XDECREF(result);
 }
 
-nb::object new_tensor(const TensorType& type, PyObject* like, dlpack::Device device, const foveal_tensor& like_view,
-                      const foveal_tensor& view, bool dtype_of_like) {
+nb::object new_tensor(const TensorType& type, PyObject* like, dlpack::Device device, const foveal_tensor& view,
+                      bool dtype_of_like) {
     switch (type.framework) {
         case Framework::torch:
-            return new_torch_tensor(like, device, like_view, view, dtype_of_like);
+            return torch::new_tensor(type, like, device, view);
         case Framework::numpy:
         case Framework::cupy: {
             const nb::object module = imported(type.framework == Framework::numpy ? "numpy" : "cupy");
@@ -265,16 +183,6 @@ void fill(const TensorType& type, nb::handle tensor, float value) {
 nb::object returned_form(const TensorType& type, nb::object tensor) {
     if (type.framework != Framework::jax) return tensor;
     return nb::module_::import_("jax.dlpack").attr("from_dlpack")(tensor);
-}
-
-void refuse_gradient(const TensorType& type, PyObject* object, const char* name) {
-    if (type.framework != Framework::torch) return;
-    static PyObject* const requires_grad = interned("requires_grad");
-    if (attribute(object, requires_grad).ptr() != Py_True || call(Torch::get().is_grad_enabled).ptr() != Py_True)
-        return;
-    raise(FOVEAL_UNSUPPORTED, std::string(name) +
-                                  " requires a gradient, and foveal has no backward yet: detach() it, or call under "
-                                  "torch.no_grad() or torch.inference_mode()");
 }
 
 }  // namespace foveal::python

@@ -1,183 +1,261 @@
-// The module foveal._foveal.
+// The module foveal._foveal. What a model calls matches its own keywords, quicker than Python or nanobind would; the
+// other functions take all their arguments by position, and foveal/_functions.py gives them names and defaults.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/unique_ptr.h>
 
+#include <algorithm>
+#include <array>
+#include <exception>
 #include <memory>
+#include <new>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "arguments.hpp"
 #include "documentation.hpp"
 #include "errors.hpp"
 #include "library.hpp"
+#include "torch.hpp"
 
 namespace foveal::python {
 namespace {
 
 using namespace nb::literals;
 
-// May foveal compute this problem? True or False, and why not.
-struct Support {
-    std::string reason;  // empty: yes
-};
+using Arguments = PyObject* const*;
 
-class Plan {
-   public:
-    Plan(const foveal_forward_args& args, int32_t device) : destroy_(library.plan_destroy) {
-        check(library.plan_create(&args, device, &plan_));
-        size_t needed = 0;
-        check(library.plan_describe(plan_, nullptr, 0, &needed));
-        text_.resize(needed);
-        check(library.plan_describe(plan_, text_.data(), text_.size(), nullptr));
-        text_.resize(needed - 1);
-        workspace_bytes_ = library.plan_workspace_bytes(plan_);
+Options dense_options(Arguments from) {
+    return {from[0], from[1], from[2], from[3], from[4],  from[5],
+            from[6], from[7], from[8], from[9], from[10], from[11]};
+}
+
+Options varlen_options(Arguments from) {
+    return {from[0], from[1], from[2], from[3], from[4], from[5], from[6], from[7], {}, {}, from[8], from[9]};
+}
+
+// A forward call. `count` arguments as Python gave them, which `dispatcher_function` of foveal.torch takes as well. The
+// last but two are return_lse and out; the one after them says whether PyTorch's dispatcher has brought the call here.
+nb::object forward(Arguments arguments, size_t count, nb::handle cu_seqlens_q, nb::handle cu_seqlens_k,
+                   const Options& options, const char* dispatcher_function) {
+    const nb::handle out = arguments[count - 1];
+    const bool wants_lse = boolean(arguments[count - 2], "return_lse"), dispatched = arguments[count] == Py_True;
+    std::optional<ForwardArguments> problem;
+    try {
+        problem.emplace(arguments[0], arguments[1], arguments[2], cu_seqlens_q, cu_seqlens_k, options,
+                        dispatched ? Form::dispatched : Form::tensor);
+    } catch (const Unreadable& tensor) {
+        if (!dispatched && tensor_type_of(arguments[0]).framework == Framework::torch)
+            return torch::through_dispatcher(dispatcher_function, arguments, count);
+        raise(FOVEAL_UNSUPPORTED, tensor.message);
     }
-    ~Plan() { destroy_(plan_); }
-    Plan(const Plan&) = delete;
-    Plan& operator=(const Plan&) = delete;
+    if (!dispatched && !problem->is_plain(out)) return torch::through_dispatcher(dispatcher_function, arguments, count);
+    problem->set_backend({});
+    const CurrentDevice guard = problem->enter_device();
+    problem->set_results(out, wants_lse);
+    problem->launch();
+    return problem->result(wants_lse);
+}
 
-    const std::string& text() const { return text_; }
-    size_t workspace_bytes() const { return workspace_bytes_; }
+// q, k, v, scale, causal, window, align, softcap, chunk, alibi_slopes, sinks, bias, mask, seqused_q, seqused_k,
+// return_lse, out; dispatched
+nb::object attention(Arguments arguments) {
+    return forward(arguments, 17, {}, {}, dense_options(arguments + 3), "_attention");
+}
 
-   private:
-    decltype(&foveal_plan_destroy) destroy_;
-    foveal_plan* plan_ = nullptr;
-    std::string text_;
-    size_t workspace_bytes_ = 0;
+// q, k, v, cu_seqlens_q, cu_seqlens_k, the options but bias and mask, return_lse, out; dispatched
+nb::object attention_varlen(Arguments arguments) {
+    for (const auto& [name, i] : {std::pair{"cu_seqlens_q", 3}, {"cu_seqlens_k", 4}})
+        if (arguments[i] == Py_None) raise_type_error(std::string(name) + " is None; attention_varlen needs it");
+    return forward(arguments, 17, arguments[3], arguments[4], varlen_options(arguments + 5), "_attention_varlen");
+}
+
+nb::object merge(Arguments arguments) {
+    return python::merge(arguments[0], arguments[1], arguments[2], arguments[3], arguments[4] == Py_True);
+}
+
+// Of supports() and plan(), which take the arguments of either form: q, k, v, cu_seqlens_q, cu_seqlens_k, the options,
+// return_lse, backend.
+class Described : public ForwardArguments {
+   public:
+    explicit Described(Arguments arguments)
+        : ForwardArguments(arguments[0], arguments[1], arguments[2], arguments[3], arguments[4],
+                           dense_options(arguments + 5), Form::description) {
+        set_backend(arguments[18]);
+        describe_results(boolean(arguments[17], "return_lse"));
+    }
 };
 
-nb::object forward(nb::handle q, nb::handle k, nb::handle v, nb::handle cu_seqlens_q, nb::handle cu_seqlens_k,
-                   const Options& options, nb::handle return_lse, nb::handle out) {
-    const bool wants_lse = boolean(return_lse, "return_lse");
-    ForwardArguments arguments(q, k, v, cu_seqlens_q, cu_seqlens_k, options, Form::tensor);
-    arguments.refuse_gradients();
-    arguments.set_backend({});
-    const CurrentDevice guard = arguments.enter_device();
-    arguments.set_results(out, wants_lse);
-    arguments.launch();
-    return arguments.result(wants_lse);
-}
-
-nb::object attention(nb::handle q, nb::handle k, nb::handle v, nb::handle scale, nb::handle causal, nb::handle window,
-                     nb::handle align, nb::handle softcap, nb::handle chunk, nb::handle alibi_slopes, nb::handle sinks,
-                     nb::handle bias, nb::handle mask, nb::handle seqused_q, nb::handle seqused_k,
-                     nb::handle return_lse, nb::handle out) {
-    return forward(
-        q, k, v, {}, {},
-        {scale, causal, window, align, softcap, chunk, alibi_slopes, sinks, bias, mask, seqused_q, seqused_k},
-        return_lse, out);
-}
-
-nb::object attention_varlen(nb::handle q, nb::handle k, nb::handle v, nb::handle cu_seqlens_q, nb::handle cu_seqlens_k,
-                            nb::handle scale, nb::handle causal, nb::handle window, nb::handle align,
-                            nb::handle softcap, nb::handle chunk, nb::handle alibi_slopes, nb::handle sinks,
-                            nb::handle seqused_q, nb::handle seqused_k, nb::handle return_lse, nb::handle out) {
-    for (const auto& [name, value] : {std::pair{"cu_seqlens_q", cu_seqlens_q}, {"cu_seqlens_k", cu_seqlens_k}})
-        if (value.is_none()) raise_type_error(std::string(name) + " is None; attention_varlen needs it");
-    return forward(q, k, v, cu_seqlens_q, cu_seqlens_k,
-                   {scale, causal, window, align, softcap, chunk, alibi_slopes, sinks, {}, {}, seqused_q, seqused_k},
-                   return_lse, out);
-}
-
-// Of supports() and plan(), which take the arguments of either form.
-std::unique_ptr<ForwardArguments> described(nb::handle q, nb::handle k, nb::handle v, nb::handle cu_seqlens_q,
-                                            nb::handle cu_seqlens_k, const Options& options, nb::handle return_lse,
-                                            nb::handle backend) {
-    auto arguments =
-        std::make_unique<ForwardArguments>(q, k, v, cu_seqlens_q, cu_seqlens_k, options, Form::description);
-    arguments->set_backend(backend);
-    arguments->describe_results(boolean(return_lse, "return_lse"));
-    return arguments;
-}
-
-Support supports(nb::handle q, nb::handle k, nb::handle v, nb::handle cu_seqlens_q, nb::handle cu_seqlens_k,
-                 nb::handle scale, nb::handle causal, nb::handle window, nb::handle align, nb::handle softcap,
-                 nb::handle chunk, nb::handle alibi_slopes, nb::handle sinks, nb::handle bias, nb::handle mask,
-                 nb::handle seqused_q, nb::handle seqused_k, nb::handle return_lse, nb::handle backend) {
-    const auto arguments =
-        described(q, k, v, cu_seqlens_q, cu_seqlens_k,
-                  {scale, causal, window, align, softcap, chunk, alibi_slopes, sinks, bias, mask, seqused_q, seqused_k},
-                  return_lse, backend);
-    const foveal_status status = library.supports(&arguments->args());
-    if (status == FOVEAL_OK) return {""};
-    if (status == FOVEAL_UNSUPPORTED || status == FOVEAL_NO_DEVICE) return {library.last_error()};
+// Why the problem is not supported; empty if it is.
+nb::object supports(Arguments arguments) {
+    const Described problem(arguments);
+    const foveal_status status = library.supports(&problem.args());
+    if (status == FOVEAL_OK) return nb::str("");
+    if (status == FOVEAL_UNSUPPORTED || status == FOVEAL_NO_DEVICE) return nb::str(library.last_error());
     raise(status, library.last_error());
 }
 
-std::unique_ptr<Plan> plan(nb::handle q, nb::handle k, nb::handle v, nb::handle cu_seqlens_q, nb::handle cu_seqlens_k,
-                           nb::handle scale, nb::handle causal, nb::handle window, nb::handle align, nb::handle softcap,
-                           nb::handle chunk, nb::handle alibi_slopes, nb::handle sinks, nb::handle bias,
-                           nb::handle mask, nb::handle seqused_q, nb::handle seqused_k, nb::handle return_lse,
-                           nb::handle backend) {
-    const auto arguments =
-        described(q, k, v, cu_seqlens_q, cu_seqlens_k,
-                  {scale, causal, window, align, softcap, chunk, alibi_slopes, sinks, bias, mask, seqused_q, seqused_k},
-                  return_lse, backend);
-    return std::make_unique<Plan>(arguments->args(), arguments->cuda_device());
+// (text, bytes of workspace)
+nb::object plan(Arguments arguments) {
+    const Described problem(arguments);
+    foveal_plan* plan = nullptr;
+    check(library.plan_create(&problem.args(), problem.cuda_device(), &plan));
+    const std::unique_ptr<foveal_plan, decltype(library.plan_destroy)> owner(plan, library.plan_destroy);
+    size_t needed = 0;
+    check(library.plan_describe(plan, nullptr, 0, &needed));
+    std::vector<char> text(needed);
+    check(library.plan_describe(plan, text.data(), text.size(), nullptr));
+    return nb::make_tuple(nb::str(text.data()), library.plan_workspace_bytes(plan));
+}
+
+PyObject* raised(const std::exception_ptr& exception) noexcept {
+    try {
+        std::rethrow_exception(exception);
+    } catch (nb::python_error& error) {
+        error.restore();
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+    } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_RuntimeError, error.what());
+    }
+    return nullptr;
+}
+
+// A function of `count` positional arguments.
+template <nb::object (*function)(Arguments), Py_ssize_t count>
+PyObject* by_position(PyObject*, Arguments arguments, Py_ssize_t given) noexcept {
+    try {
+        if (given != count)
+            raise_type_error("it takes " + std::to_string(count) + " arguments, not " + std::to_string(given));
+        return function(arguments).release().ptr();
+    } catch (...) {
+        return raised(std::current_exception());
+    }
+}
+
+template <nb::object (*function)(Arguments), Py_ssize_t count>
+PyMethodDef positional(const char* name) {
+    return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(by_position<function, count>)),
+            METH_FASTCALL, nullptr};
+}
+
+// Names of parameters, interned; defaults; and how many of them, the first, are required and may go by position.
+struct Parameters {
+    static constexpr size_t kMost = 17;
+    const char* function;
+    size_t count, required;
+    std::array<PyObject*, kMost> names, defaults;
+
+    Parameters(const char* of, std::initializer_list<const char*> required_names, nb::dict options)
+        : function(of), count(0), required(required_names.size()) {
+        for (const char* const name : required_names) add(nb::str(name), {});
+        for (const auto& [name, value] : options) add(name, value);
+    }
+
+    // Fills `slots`, [count], with what a caller gave, or with defaults.
+    void match(Arguments given, size_t positional_count, PyObject* keywords, PyObject** slots) const {
+        if (positional_count > required)
+            refuse_call("takes " + std::to_string(required) + " positional arguments but " +
+                        std::to_string(positional_count) + " were given");
+        std::copy_n(given, positional_count, slots);
+        std::copy(defaults.begin() + static_cast<std::ptrdiff_t>(positional_count),
+                  defaults.begin() + static_cast<std::ptrdiff_t>(count), slots + positional_count);
+        const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_Size(keywords);
+        for (Py_ssize_t i = 0; i < named; ++i) {
+            PyObject* const keyword = PyTuple_GetItem(keywords, i);
+            const size_t place = place_of(keyword);
+            if (place == count) refuse_call("got an unexpected keyword argument '" + string_of(keyword) + "'");
+            if (place < positional_count) refuse_call("got multiple values for argument '" + string_of(keyword) + "'");
+            slots[place] = given[positional_count + static_cast<size_t>(i)];
+        }
+        for (size_t i = positional_count; i < required; ++i)
+            if (slots[i] == nullptr) refuse_call("missing required argument: '" + string_of(names[i]) + "'");
+    }
+
+   private:
+    void add(nb::handle name, nb::handle value) {
+        PyObject* interned = name.inc_ref().ptr();
+        PyUnicode_InternInPlace(&interned);
+        names[count] = interned;
+        defaults[count++] = value.is_valid() ? value.inc_ref().ptr() : nullptr;
+    }
+    size_t place_of(PyObject* keyword) const {
+        const auto end = names.begin() + static_cast<std::ptrdiff_t>(count);
+        auto found = std::find(names.begin(), end, keyword);
+        if (found == end)  // not interned: by its letters
+            found =
+                std::find_if(names.begin(), end, [&](PyObject* name) { return PyUnicode_Compare(name, keyword) == 0; });
+        return static_cast<size_t>(found - names.begin());
+    }
+    [[noreturn]] void refuse_call(const std::string& what) const {
+        raise_type_error(std::string(function) + "() " + what);
+    }
+};
+
+// Never released.
+const Parameters* attention_parameters;
+const Parameters* varlen_parameters;
+const Parameters* merge_parameters;
+
+// A function with keywords, which `function` gets as arguments by position; behind them False: not dispatched yet.
+template <nb::object (*function)(Arguments), const Parameters** parameters>
+PyObject* by_keyword(PyObject*, Arguments given, Py_ssize_t positional_count, PyObject* keywords) noexcept {
+    try {
+        std::array<PyObject*, Parameters::kMost + 1> slots;
+        (*parameters)->match(given, static_cast<size_t>(positional_count), keywords, slots.data());
+        slots[(*parameters)->count] = Py_False;
+        return function(slots.data()).release().ptr();
+    } catch (...) {
+        return raised(std::current_exception());
+    }
+}
+
+template <nb::object (*function)(Arguments), const Parameters** parameters>
+void define(nb::module_& module, const char* name, const char* doc) {
+    static PyMethodDef method{
+        name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(by_keyword<function, parameters>)),
+        METH_FASTCALL | METH_KEYWORDS, doc};
+    const nb::str home("foveal");  // where users find it: pickles and help() say foveal.attention
+    const nb::object made = nb::steal(PyCFunction_NewEx(&method, nullptr, home.ptr()));
+    if (!made.is_valid()) rethrow();
+    module.attr(name) = made;
+}
+
+void define_functions(nb::module_& module) {
+    nb::dict options, varlen_options, merge_options;
+    for (const char* const name : {"scale", "causal", "window", "align", "softcap", "chunk", "alibi_slopes", "sinks",
+                                   "bias", "mask", "seqused_q", "seqused_k", "return_lse", "out"})
+        options[name] = nb::none();
+    options["causal"] = options["return_lse"] = nb::bool_(false);
+    options["window"] = nb::make_tuple(nb::none(), nb::none());
+    options["align"] = "bottom_right";
+    options["softcap"] = 0.0;
+    options["chunk"] = 0;
+    for (const auto& [name, value] : options)
+        if (string_of(name) != "bias" && string_of(name) != "mask") varlen_options[name] = value;
+    merge_options["out"] = nb::none();
+    merge_options["lse"] = nb::none();
+    attention_parameters = new Parameters("attention", {"q", "k", "v"}, options);
+    varlen_parameters =
+        new Parameters("attention_varlen", {"q", "k", "v", "cu_seqlens_q", "cu_seqlens_k"}, varlen_options);
+    merge_parameters = new Parameters("merge", {"outs", "lses"}, merge_options);
+    define<attention, &attention_parameters>(module, "attention", kAttentionDoc);
+    define<attention_varlen, &varlen_parameters>(module, "attention_varlen", kVarlenDoc);
+    define<merge, &merge_parameters>(module, "merge", kMergeDoc);
 }
 
 NB_MODULE(_foveal, module) {
     define_errors(module);
     define_host_buffer(module);
 
-    module.def("attention", attention, "q"_a.none(), "k"_a.none(), "v"_a.none(), nb::kw_only(), "scale"_a = nb::none(),
-               "causal"_a = false, "window"_a = nb::none(), "align"_a = "bottom_right", "softcap"_a = 0.0,
-               "chunk"_a = 0, "alibi_slopes"_a = nb::none(), "sinks"_a = nb::none(), "bias"_a = nb::none(),
-               "mask"_a = nb::none(), "seqused_q"_a = nb::none(), "seqused_k"_a = nb::none(), "return_lse"_a = false,
-               "out"_a = nb::none(),
-               nb::sig("def attention(q, k, v, *, scale=None, causal=False, window=(None, None), align='bottom_right', "
-                       "softcap=0.0, chunk=0, alibi_slopes=None, sinks=None, bias=None, mask=None, seqused_q=None, "
-                       "seqused_k=None, return_lse=False, out=None)"),
-               kAttentionDoc);
-
-    module.def(
-        "attention_varlen", attention_varlen, "q"_a.none(), "k"_a.none(), "v"_a.none(), "cu_seqlens_q"_a.none(),
-        "cu_seqlens_k"_a.none(), nb::kw_only(), "scale"_a = nb::none(), "causal"_a = false, "window"_a = nb::none(),
-        "align"_a = "bottom_right", "softcap"_a = 0.0, "chunk"_a = 0, "alibi_slopes"_a = nb::none(),
-        "sinks"_a = nb::none(), "seqused_q"_a = nb::none(), "seqused_k"_a = nb::none(), "return_lse"_a = false,
-        "out"_a = nb::none(),
-        nb::sig("def attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, *, scale=None, causal=False, "
-                "window=(None, None), align='bottom_right', softcap=0.0, chunk=0, alibi_slopes=None, sinks=None, "
-                "seqused_q=None, seqused_k=None, return_lse=False, out=None)"),
-        kVarlenDoc);
-
-    module.def("merge", merge, "outs"_a.none(), "lses"_a.none(), nb::kw_only(), "out"_a = nb::none(),
-               "lse"_a = nb::none(), nb::sig("def merge(outs, lses, *, out=None, lse=None)"), kMergeDoc);
-
-    nb::class_<Support>(module, "Support", "The answer of supports(): true or false, and the reason.")
-        .def("__bool__", [](const Support& answer) { return answer.reason.empty(); })
-        .def("__repr__",
-             [](const Support& answer) {
-                 return answer.reason.empty() ? "supported" : "not supported: " + answer.reason;
-             })
-        .def_ro("reason", &Support::reason, "Why not; empty if the problem is supported.");
-
-    nb::class_<Plan>(module, "Plan", "Which kernel, tile, grid and order of work a problem gets; print it.")
-        .def("__str__", &Plan::text)
-        .def("__repr__", &Plan::text)
-        .def_prop_ro("workspace_bytes", &Plan::workspace_bytes, "Bytes of device memory that a launch needs.");
-
-    module.def(
-        "supports", supports, "q"_a.none(), "k"_a.none(), "v"_a.none(), nb::kw_only(), "cu_seqlens_q"_a = nb::none(),
-        "cu_seqlens_k"_a = nb::none(), "scale"_a = nb::none(), "causal"_a = false, "window"_a = nb::none(),
-        "align"_a = "bottom_right", "softcap"_a = 0.0, "chunk"_a = 0, "alibi_slopes"_a = nb::none(),
-        "sinks"_a = nb::none(), "bias"_a = nb::none(), "mask"_a = nb::none(), "seqused_q"_a = nb::none(),
-        "seqused_k"_a = nb::none(), "return_lse"_a = false, "backend"_a = nb::none(),
-        nb::sig("def supports(q, k, v, *, cu_seqlens_q=None, cu_seqlens_k=None, scale=None, causal=False, "
-                "window=(None, None), align='bottom_right', softcap=0.0, chunk=0, alibi_slopes=None, sinks=None, "
-                "bias=None, mask=None, seqused_q=None, seqused_k=None, return_lse=False, backend=None)"),
-        kSupportsDoc);
-
-    module.def(
-        "plan", plan, "q"_a.none(), "k"_a.none(), "v"_a.none(), nb::kw_only(), "cu_seqlens_q"_a = nb::none(),
-        "cu_seqlens_k"_a = nb::none(), "scale"_a = nb::none(), "causal"_a = false, "window"_a = nb::none(),
-        "align"_a = "bottom_right", "softcap"_a = 0.0, "chunk"_a = 0, "alibi_slopes"_a = nb::none(),
-        "sinks"_a = nb::none(), "bias"_a = nb::none(), "mask"_a = nb::none(), "seqused_q"_a = nb::none(),
-        "seqused_k"_a = nb::none(), "return_lse"_a = false, "backend"_a = nb::none(),
-        nb::sig("def plan(q, k, v, *, cu_seqlens_q=None, cu_seqlens_k=None, scale=None, causal=False, "
-                "window=(None, None), align='bottom_right', softcap=0.0, chunk=0, alibi_slopes=None, sinks=None, "
-                "bias=None, mask=None, seqused_q=None, seqused_k=None, return_lse=False, backend=None)"),
-        kPlanDoc);
+    define_functions(module);
+    static PyMethodDef functions[]{positional<attention, 18>("attention_dispatched"),
+                                   positional<attention_varlen, 18>("attention_varlen_dispatched"),
+                                   positional<merge, 5>("merge_dispatched"),
+                                   positional<supports, 19>("supports"),
+                                   positional<plan, 19>("plan"),
+                                   {}};
+    if (PyModule_AddFunctions(module.ptr(), functions) != 0) rethrow();
 
     module.def(
         "version", [] { return library.version(); }, "The version of libfoveal.");

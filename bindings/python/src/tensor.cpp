@@ -1,10 +1,12 @@
 #include "tensor.hpp"
 
 #include <algorithm>
+#include <array>
 #include <string>
 #include <string_view>
 
 #include "errors.hpp"
+#include "torch.hpp"
 
 namespace foveal::python {
 namespace {
@@ -18,40 +20,85 @@ constexpr struct {
     {{dlpack::kFloat, 32, 1}, FOVEAL_F32, "float32"},    {{dlpack::kInt, 32, 1}, FOVEAL_I32, "int32"},
     {{dlpack::kBool, 8, 1}, FOVEAL_BOOL, "bool"},
 };
-constexpr const char* kDtypeNames = "bfloat16, float16, float32, int32 and bool";
+
+// What an argument's elements may be. What goes together with which, the library says.
+const char* dtypes_of(std::string_view name) {
+    if (name.starts_with("seqused_") || name.starts_with("cu_seqlens_")) return "int32";
+    if (name.starts_with("lse") || name == "sinks" || name == "alibi_slopes") return "float32";
+    return name == "mask" ? "bool" : "bfloat16, float16 and float32";
+}
 
 std::string text_of(dlpack::DataType form) {
-    const char* const kind = form.code == dlpack::kInt      ? "int"
-                             : form.code == dlpack::kUInt   ? "uint"
-                             : form.code == dlpack::kFloat  ? "float"
-                             : form.code == dlpack::kBfloat ? "bfloat"
-                                                            : nullptr;
-    const std::string bits = std::to_string(form.bits) + (form.lanes == 1 ? "" : "x" + std::to_string(form.lanes));
-    return kind != nullptr ? kind + bits : "of DLPack's type code " + std::to_string(form.code) + ", " + bits + " bits";
+    constexpr std::array<std::string_view, 18> kKinds{"int",
+                                                      "uint",
+                                                      "float",
+                                                      "opaque",
+                                                      "bfloat",
+                                                      "complex",
+                                                      "bool",
+                                                      "float8_e3m4",
+                                                      "float8_e4m3",
+                                                      "float8_e4m3b11fnuz",
+                                                      "float8_e4m3fn",
+                                                      "float8_e4m3fnuz",
+                                                      "float8_e5m2",
+                                                      "float8_e5m2fnuz",
+                                                      "float8_e8m0fnu",
+                                                      "float6_e2m3fn",
+                                                      "float6_e3m2fn",
+                                                      "float4_e2m1fn"};
+    const std::string lanes = form.lanes == 1 ? "" : "x" + std::to_string(form.lanes);
+    if (form.code >= kKinds.size())
+        return "of DLPack's type code " + std::to_string(form.code) + ", " + std::to_string(form.bits) + " bits" +
+               lanes;
+    const bool says_bits = form.code >= dlpack::kBool;
+    return std::string(kKinds[form.code]) + (says_bits ? "" : std::to_string(form.bits)) + lanes;
+}
+
+[[noreturn]] void refuse_dtype(const char* name, const std::string& dtype) {
+    refuse(std::string(name) + ".dtype is " + dtype + "; foveal takes " + dtypes_of(name) + " there");
 }
 
 foveal_dtype dtype_of(dlpack::DataType form, const char* name) {
     for (const auto& known : kDtypes)
         if (known.form.code == form.code && known.form.bits == form.bits && known.form.lanes == form.lanes)
             return known.dtype;
-    refuse(std::string(name) + ".dtype is " + text_of(form) + "; known are " + kDtypeNames);
-}
-
-std::string type_name(PyObject* object) {
-    return string_of(nb::type_name(nb::handle(reinterpret_cast<PyObject*>(Py_TYPE(object)))));
+    refuse_dtype(name, text_of(form));
 }
 
 void require_rank(int64_t rank, const char* name) {
     if (rank > FOVEAL_MAX_RANK)
         refuse(std::string(name) + " has rank " + std::to_string(rank) + "; at most " +
                std::to_string(FOVEAL_MAX_RANK) + " is known");
-    if (rank == 0) refuse(std::string(name) + " is a scalar; a tensor is needed");
+    if (rank <= 0) refuse(std::string(name) + " is a scalar; a tensor is needed");
 }
 
 // NumPy exports no bfloat16: ml_dtypes' arrays go as integers of the same size.
 bool is_numpy_bfloat16(const TensorType& type, PyObject* object) {
     if (type.framework != Framework::numpy) return false;
     return string_of(nb::handle(object).attr("dtype")) == "bfloat16";
+}
+
+// A masked array's mask is nothing that DLPack would carry.
+void refuse_masked(const TensorType& type, PyObject* object, const char* name) {
+    if (type.framework == Framework::numpy && type.kind == Kind::overrides)
+        raise(FOVEAL_UNSUPPORTED, std::string(name) + " is a " + type_name_of(object) +
+                                      "; foveal would not see its mask: pass filled(), and `mask` or `seqused_k`");
+}
+
+// Of __dlpack_device__(): it may come from anywhere.
+dlpack::Device device_of(nb::handle object, const char* name) {
+    const nb::object place = object.attr("__dlpack_device__")();
+    const std::string call = std::string(name) + ".__dlpack_device__()";
+    if (!PyTuple_Check(place.ptr()) || nb::len(place) != 2)
+        raise_type_error(call + " is " + string_of(nb::repr(place)) + "; it must be a tuple (device type, device id)");
+    const auto number = [&](size_t i) {
+        const int64_t wide = integer(nb::object(place[i]), (call + "[" + std::to_string(i) + "]").c_str());
+        if (wide != static_cast<int32_t>(wide))
+            refuse(call + " is " + string_of(nb::repr(place)) + ", of over 32 bits");
+        return static_cast<int32_t>(wide);
+    };
+    return {number(0), number(1)};
 }
 
 // The capsule of __dlpack__(), versioned if the library knows how. The producer makes `stream` wait for the tensor.
@@ -102,45 +149,73 @@ void pack_strides(foveal_tensor& view) {
 
 Borrowed::Borrowed(PyObject* object, const char* name, Form form) {
     if (form == Form::description && PyTuple_Check(object)) {
-        describe(object, name);
+        describe_pair(nb::borrow<nb::tuple>(object), name, view);
         return;
     }
-    type = &tensor_type_of(object);
-    if (type->exchange == nullptr) {
-        borrow_through_capsule(object, name);
-        return;
+    type = tensor_type_of(object);
+    if (type.framework == Framework::torch) {
+        borrow_from_torch(object, name, form);
+    } else {
+        borrow_through_capsule(object, name, form);
     }
-    dlpack::Tensor tensor{};
-    if (type->exchange->borrow_from_object(object, &tensor) != 0) rethrow();
-    take(tensor, name);
 }
 
-void Borrowed::borrow_through_capsule(PyObject* object, const char* name) {
+void Borrowed::borrow_from_torch(PyObject* object, const char* name, Form form) {
+    std::string reason;
+    if (type.kind != Kind::overrides || form == Form::dispatched) {
+        if (type.exchange == nullptr) return borrow_through_capsule(object, name, form);
+        dlpack::Tensor tensor{};
+        if (type.exchange->borrow_from_object(object, &tensor) == 0) {
+            if (form == Form::description) torch::refuse_negative(object, name);
+            return take(tensor, name);
+        }
+        reason = reason_of(nb::python_error());
+    }
+    if (reason.empty()) reason = "its type has functions of its own";
+    torch::refuse_unreadable(object, name);
+    if (form != Form::description)
+        throw Unreadable{
+            name, std::string(name) + " (" + type_name_of(object) + ") has no memory that foveal can read: " + reason};
+    if (!torch::describe(object, name, view, device)) type = {};
+}
+
+void Borrowed::borrow_through_capsule(PyObject* object, const char* name, Form form) {
     const nb::handle tensor(object);
     if (!nb::hasattr(tensor, "__dlpack__"))
-        raise_type_error(std::string(name) + " is of type " + type_name(object) +
-                         "; a tensor is needed (PyTorch, NumPy, CuPy, JAX, or another that speaks DLPack)");
-    const nb::tuple place = nb::borrow<nb::tuple>(tensor.attr("__dlpack_device__")());
-    const dlpack::Device at{nb::cast<int32_t>(nb::int_(place[0])), nb::cast<int32_t>(place[1])};
-    const bool numpy_bfloat16 = is_numpy_bfloat16(*type, object);
-    capsule_ = capsule_of(numpy_bfloat16 ? tensor.attr("view")("uint16") : nb::borrow(tensor), *type, at);
-    dlpack::Tensor exported;
-    if (PyCapsule_IsValid(capsule_.ptr(), "dltensor_versioned") != 0) {
-        const auto* const managed =
-            static_cast<dlpack::VersionedTensor*>(PyCapsule_GetPointer(capsule_.ptr(), "dltensor_versioned"));
-        if (managed->version.major != dlpack::kMajorVersion)
-            refuse(std::string(name) + " comes as DLPack version " + std::to_string(managed->version.major) +
-                   "; version 1 is known");
-        read_only = (managed->flags & dlpack::kReadOnly) != 0;
-        exported = managed->tensor;
-    } else {
-        const auto* const managed =
-            static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule_.ptr(), "dltensor"));
-        if (managed == nullptr) rethrow();
-        exported = managed->tensor;
+        raise_type_error(std::string(name) + " is of type " + type_name_of(object) +
+                         "; a tensor is needed (PyTorch, NumPy, CuPy, JAX, or another that speaks DLPack)" +
+                         (form == Form::description ? ", or a tuple (shape, dtype)" : ""));
+    refuse_masked(type, object, name);
+    const bool numpy_bfloat16 = is_numpy_bfloat16(type, object);
+    try {
+        const dlpack::Device at = device_of(tensor, name);
+        capsule_ = capsule_of(numpy_bfloat16 ? tensor.attr("view")("uint16") : nb::borrow(tensor), type, at);
+    } catch (nb::python_error& error) {
+        if (error.matches(PyExc_MemoryError) || !error.matches(PyExc_Exception)) throw;
+        if (reason_of(error).starts_with(name)) throw;
+        refuse(std::string(name) + " (" + type_name_of(object) +
+               ") cannot be read through DLPack: " + reason_of(error));
     }
-    if (numpy_bfloat16) exported.dtype = {dlpack::kBfloat, 16, 1};
-    take(exported, name);
+    dlpack::Tensor tensor_there = exported(name);
+    if (numpy_bfloat16) tensor_there.dtype = {dlpack::kBfloat, 16, 1};
+    take(tensor_there, name);
+}
+
+// What the capsule holds.
+dlpack::Tensor Borrowed::exported(const char* name) {
+    PyObject* const capsule = capsule_.ptr();
+    if (PyCapsule_IsValid(capsule, "dltensor") != 0)
+        return static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule, "dltensor"))->tensor;
+    if (PyCapsule_IsValid(capsule, "dltensor_versioned") == 0)
+        raise_type_error(std::string(name) + ".__dlpack__() is " + string_of(nb::repr(capsule_)) +
+                         "; it must be a capsule named dltensor or dltensor_versioned");
+    const auto* const managed =
+        static_cast<dlpack::VersionedTensor*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"));
+    if (managed->version.major != dlpack::kMajorVersion)
+        refuse(std::string(name) + " comes as DLPack version " + std::to_string(managed->version.major) +
+               "; version 1 is known");
+    read_only = (managed->flags & dlpack::kReadOnly) != 0;
+    return managed->tensor;
 }
 
 void Borrowed::take(const dlpack::Tensor& tensor, const char* name) {
@@ -164,22 +239,31 @@ void Borrowed::take(const dlpack::Tensor& tensor, const char* name) {
     }
 }
 
-void Borrowed::describe(PyObject* object, const char* name) {
-    const char* const expected =
-        " is a tuple; as a description it must be (shape, dtype), such as ((1, 4096, 32, 128), "
-        "\"bfloat16\")";
-    const nb::tuple pair = nb::borrow<nb::tuple>(object);
-    if (nb::len(pair) != 2 || PySequence_Check(pair[0].ptr()) == 0) raise_type_error(name + std::string(expected));
+void describe_pair(nb::tuple pair, const char* name, foveal_tensor& view) {
+    if (nb::len(pair) != 2 || PySequence_Check(pair[0].ptr()) == 0)
+        raise_type_error(name + std::string(" is a tuple; as a description it must be (shape, dtype), such as "
+                                            "((1, 4096, 32, 128), \"bfloat16\")"));
     const nb::object shape = nb::borrow(pair[0]);
     require_rank(static_cast<int64_t>(nb::len(shape)), name);
     view.rank = static_cast<int32_t>(nb::len(shape));
-    for (int32_t i = 0; i < view.rank; ++i) view.shape[i] = nb::cast<int64_t>(shape[i]);
+    for (int32_t i = 0; i < view.rank; ++i) {
+        const std::string dimension = std::string(name) + ".shape[" + std::to_string(i) + "]";
+        view.shape[i] = integer(nb::object(shape[i]), dimension.c_str());
+    }
     pack_strides(view);
-    std::string dtype = string_of(pair[1]);
+    std::string dtype = string_of(PyType_Check(pair[1].ptr()) ? pair[1].attr("__name__") : nb::object(pair[1]));
     if (dtype.starts_with("torch.")) dtype = dtype.substr(6);
     for (const auto& known : kDtypes)
         if (known.name == dtype) view.dtype = known.dtype;
-    if (view.dtype == 0) refuse(std::string(name) + ".dtype is " + dtype + "; known are " + kDtypeNames);
+    if (view.dtype == 0) refuse_dtype(name, dtype);
+}
+
+int64_t integer(nb::handle value, const char* name) {
+    const nb::object index = nb::steal(PyNumber_Index(value.ptr()));
+    const int64_t result = index.is_valid() ? PyLong_AsLongLong(index.ptr()) : -1;
+    if (result != -1 || PyErr_Occurred() == nullptr) return result;
+    PyErr_Clear();
+    raise_type_error(std::string(name) + " is " + string_of(nb::repr(value)) + "; it must be an integer of 64 bits");
 }
 
 }  // namespace foveal::python

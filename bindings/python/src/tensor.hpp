@@ -3,6 +3,8 @@
 
 #include <nanobind/nanobind.h>
 
+#include <string>
+
 #include "dlpack.hpp"
 #include "foveal/foveal.h"
 #include "framework.hpp"
@@ -18,24 +20,42 @@ void pack_strides(foveal_tensor& view);
 // What a borrowed tensor may be, beside a tensor.
 enum class Form {
     tensor,
-    description,  // also a pair (shape, dtype), without memory
+    dispatched,   // a tensor that PyTorch's dispatcher has brought here: nothing but its memory counts any more
+    description,  // also a pair (shape, dtype), or a tensor of PyTorch without memory
 };
+
+// Thrown for a tensor of PyTorch that has no memory to be read here (fake, meta, wrapped by torch.func, of a type of
+// its own), though PyTorch's dispatcher may know what to make of it.
+struct Unreadable {
+    std::string name;
+    std::string message;
+};
+
+// An integer of 64 bits; raises, naming it.
+int64_t integer(nb::handle value, const char* name);
+
+// Shape and dtype of the pair (shape, dtype); packed, without memory.
+void describe_pair(nb::tuple pair, const char* name, foveal_tensor& view);
 
 class Borrowed {
    public:
-    // Raises, naming the argument, if the object is no tensor that the C ABI can describe.
+    // Raises, naming the argument, if the object is no tensor that the C ABI can describe. Throws Unreadable.
     Borrowed(PyObject* object, const char* name, Form form = Form::tensor);
     Borrowed(const Borrowed&) = delete;
     Borrowed& operator=(const Borrowed&) = delete;
 
     foveal_tensor view{};
     dlpack::Device device{dlpack::kCpu, 0};
-    const TensorType* type = nullptr;  // null: a description
+    TensorType type;
     bool read_only = false;
 
+    bool is_description() const { return type.type == nullptr; }
+    bool is_torch() const { return type.type != nullptr && type.framework == Framework::torch; }
+
    private:
-    void borrow_through_capsule(PyObject* object, const char* name);
-    void describe(PyObject* object, const char* name);
+    void borrow_from_torch(PyObject* object, const char* name, Form form);
+    void borrow_through_capsule(PyObject* object, const char* name, Form form);
+    dlpack::Tensor exported(const char* name);
     void take(const dlpack::Tensor& tensor, const char* name);
 
     nb::object capsule_;  // not consumed: frees what it holds when it goes

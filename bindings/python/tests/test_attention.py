@@ -175,7 +175,7 @@ REFUSALS = {
         lambda q, k, v: foveal.attention(q, k, v, mask=np.zeros((1, 1, 33, 49), np.float32)),
     ),
     "out.shape\\[1\\] is 32": (foveal.InvalidArgument, lambda q, k, v: foveal.attention(q, k, v, out=q[:, 1:].copy())),
-    "incompatible function arguments": (TypeError, lambda q, k, v: foveal.attention(q, k, v, dropout=0.1)),
+    "unexpected keyword argument .dropout": (TypeError, lambda q, k, v: foveal.attention(q, k, v, dropout=0.1)),
 }
 
 
@@ -184,6 +184,105 @@ def test_refusals_name_the_argument(message):
     error, call = REFUSALS[message]
     with pytest.raises(error, match=message):
         call(*inputs())
+
+
+def test_arguments_are_matched_as_python_does():
+    q, k, v = inputs()
+    expected = foveal.attention(q, k, v, causal=True)
+    assert (foveal.attention(v=v, q=q, causal=True, k=k) == expected).all()
+    assert (foveal.attention(q, k, v, **{"".join(["cau", "sal"]): True}) == expected).all()
+    for message, call in {
+        "takes 3 positional arguments but 4 were given": lambda: foveal.attention(q, k, v, 0.5),
+        "missing required argument: 'v'": lambda: foveal.attention(q, k, causal=True),
+        "got multiple values for argument 'k'": lambda: foveal.attention(q, k, v, k=k),
+        "got an unexpected keyword argument '.udc80'": lambda: foveal.attention(q, k, v, **{"\udc80": 1}),
+    }.items():
+        with pytest.raises(TypeError, match=f"^attention.. {message}"):
+            call()
+    with pytest.raises(TypeError, match="^attention_varlen.. missing required argument: 'cu_seqlens_q'"):
+        foveal.attention_varlen(q[0], k[0], v[0])
+    with pytest.raises(TypeError, match="^attention_varlen.. got an unexpected keyword argument 'mask'"):
+        foveal.attention_varlen(q[0], k[0], v[0], None, None, mask=None)
+    with pytest.raises(TypeError, match="^merge.. missing required argument: 'outs'"):
+        foveal.merge()
+
+
+class Exporter:
+    """A tensor of a library that speaks DLPack in its own way."""
+
+    def __init__(self, array, place=(1, 0), capsule=None):
+        self.array, self.place, self.capsule = array, place, capsule
+
+    def __dlpack__(self, **options):
+        if isinstance(self.capsule, Exception):
+            raise self.capsule
+        return self.array.__dlpack__() if self.capsule is None else self.capsule
+
+    def __dlpack_device__(self):
+        return self.place
+
+
+class Interrupted(Exporter):
+    def __dlpack__(self, **options):
+        raise KeyboardInterrupt
+
+
+PLACES = [[1, 0], 1, None, "ab", (), (1,), (1, 0, 0), ("a", 0), (1, None), (1.5, 0), (2**40, 0), (1, 2**70), object()]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=repr)
+def test_any_dlpack_device(place):
+    x = np.zeros((1, 2, 1, 8), np.float32)
+    assert (foveal.attention(Exporter(x), x, x, out=np.empty_like(x)) == 0).all()
+    for tensors, name in (((Exporter(x, place), x, x), "q"), ((x, x, Exporter(x, place)), "v")):
+        with pytest.raises((TypeError, foveal.InvalidArgument), match=f"^{name}.__dlpack_device__"):
+            foveal.attention(*tensors, out=np.empty_like(x))
+    with pytest.raises((TypeError, foveal.InvalidArgument), match="^out.__dlpack_device__"):
+        foveal.attention(x, x, x, out=Exporter(np.empty_like(x), place))
+
+
+def test_exports_that_fail_name_the_argument():
+    x = np.zeros((1, 2, 1, 8), np.float32)
+    for capsule in (3, "dltensor", x):
+        with pytest.raises(TypeError, match="^k.__dlpack__\\(\\) is "):
+            foveal.attention(x, Exporter(x, capsule=capsule), x)
+    for error in (BufferError("no"), RuntimeError("no"), ValueError("no")):
+        with pytest.raises(foveal.InvalidArgument, match="^k .*cannot be read through DLPack: no"):
+            foveal.attention(x, Exporter(x, capsule=error), x)
+    with pytest.raises(KeyboardInterrupt):
+        foveal.attention(x, Interrupted(x), x)
+    for array in (np.zeros((1, 2, 1, 8), ">f4"), np.zeros((1, 2, 1, 8), "U3"), np.zeros((1, 2, 1, 8), object)):
+        with pytest.raises(foveal.InvalidArgument, match="^mask "):
+            foveal.attention(x, x, x, mask=array)
+    with pytest.raises(foveal.UnsupportedError, match="^v is a .*MaskedArray.*mask"):
+        foveal.attention(x, x, np.ma.masked_less(x, 1))
+
+
+WORDS = {
+    "q.dtype is float64; foveal takes bfloat16, float16 and float32": lambda x: {"q": x.astype(np.float64)},
+    "seqused_k.dtype is int64; foveal takes int32": lambda x: {"seqused_k": np.array([2])},
+    "mask.dtype is uint8; foveal takes bool": lambda x: {"mask": np.ones((1, 1, 2, 2), np.uint8)},
+    "sinks.dtype is float64; foveal takes float32": lambda x: {"sinks": np.ones(1)},
+    "alibi_slopes.dtype is int64; foveal takes float32": lambda x: {"alibi_slopes": np.ones(1, int)},
+    "softcap is None": lambda x: {"softcap": None},
+    "chunk is 'a'": lambda x: {"chunk": "a"},
+    "causal is None": lambda x: {"causal": None},
+    "align is None": lambda x: {"align": None},
+    "align is '.udc80'": lambda x: {"align": "\udc80"},
+    "return_lse is None": lambda x: {"return_lse": None},
+    "window is \\(1,\\)": lambda x: {"window": (1,)},
+    "window\\[1\\] is 1.5": lambda x: {"window": (1, 1.5)},
+}
+
+
+@pytest.mark.parametrize("message", WORDS)
+def test_messages_say_what_is_possible(message):
+    x = np.zeros((1, 2, 1, 8), np.float32)
+    arguments = {"q": x, "k": x, "v": x} | WORDS[message](x)
+    with pytest.raises((TypeError, foveal.Error), match=f"^{message}"):
+        foveal.attention(**arguments)
+    with pytest.raises((TypeError, foveal.Error), match=f"^{message}"):
+        foveal.supports(**arguments)
 
 
 def test_read_only():

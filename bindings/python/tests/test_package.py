@@ -1,12 +1,17 @@
 """The installed package: what it loads, that it can be moved, and that its types are what it exports."""
 
 import ast
+import copy
+import importlib.util
+import inspect
 import pathlib
+import pickle
 import shutil
 import subprocess
 import sys
 
 import foveal
+import pytest
 
 PACKAGE = pathlib.Path(foveal.__file__).parent
 
@@ -44,9 +49,63 @@ def test_another_build_in_its_place():
         foveal._foveal.use_library(before)
 
 
-def test_the_stub_names_what_there_is():
-    tree = ast.parse((PACKAGE / "_foveal.pyi").read_text())
-    stubbed = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-    exported = {name for name in dir(foveal._foveal) if not name.startswith("_")} - {"HostBuffer"} | {"DLPackTensor"}
-    assert stubbed == exported
+def stub(name):
+    """What a .pyi file defines: functions with their parameters, and classes."""
+    nodes = ast.parse((PACKAGE / name).read_text()).body
+    return {
+        node.name: [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+        if isinstance(node, ast.FunctionDef)
+        else None
+        for node in nodes
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    }
+
+
+def test_the_stubs_name_what_there_is():
+    exported = {name for name in dir(foveal._foveal) if not name.startswith("_")}
+    assert stub("_foveal.pyi").keys() | {"attention", "attention_varlen", "merge"} == exported
+    types = stub("_functions.pyi")
+    home = {name: value for name, value in vars(foveal).items() if getattr(value, "__module__", "") == "foveal"}
+    errors = {name for name, value in home.items() if isinstance(value, type) and issubclass(value, foveal.Error)}
+    assert types.keys() - {"DLPackTensor"} == home.keys() - errors
+    for name, parameters in types.items():
+        if parameters is not None:
+            assert parameters == list(inspect.signature(getattr(foveal, name)).parameters), name
     assert (PACKAGE / "py.typed").exists()
+
+
+def test_functions_can_be_copied_pickled_and_inspected():
+    names = [name for name in foveal.__all__ if not isinstance(getattr(foveal, name), type)]
+    for function in [getattr(foveal, name) for name in names]:
+        assert copy.deepcopy(function) is function and pickle.loads(pickle.dumps(function)) is function
+        assert inspect.signature(function) and inspect.getdoc(function)
+    assert "causal=False" in str(inspect.signature(foveal.attention))
+    x = ((1, 4, 2, 8), "float32")
+    for answer in (foveal.supports(x, x, x), foveal.plan(x, x, x, backend="cpu")):
+        for copied in (copy.deepcopy(answer), pickle.loads(pickle.dumps(answer))):
+            assert copied == answer and repr(copied) == repr(answer)
+
+
+def test_types(tmp_path):
+    if importlib.util.find_spec("mypy") is None or importlib.util.find_spec("numpy") is None:
+        pytest.skip("SKIPPED: no mypy or no NumPy")
+    program = tmp_path / "program.py"
+    program.write_text("""
+import foveal
+import numpy as np
+
+x: np.ndarray[tuple[int, int, int, int], np.dtype[np.float32]] = np.zeros((1, 4, 2, 8), np.float32)
+out: np.ndarray[tuple[int, int, int, int], np.dtype[np.float32]] = foveal.attention(x, x, x, causal=True)
+pair = foveal.attention(x, x, x, return_lse=True)
+merged, lse = foveal.merge([pair[0]], [pair[1]])
+answer: bool = bool(foveal.supports(((1, 4, 2, 8), "bfloat16"), x, x, backend="cpu"))
+size: int = foveal.plan(x, x, x).workspace_bytes
+foveal.attention(x, x, x, align="middle")
+""")
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), str(program)],
+        text=True,
+        stdout=subprocess.PIPE,
+    ).stdout
+    errors = [line for line in checked.splitlines() if ": error:" in line]
+    assert len(errors) == 1 and "program.py:11" in errors[0], checked

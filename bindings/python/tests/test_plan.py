@@ -29,6 +29,24 @@ def test_tensors_and_malformed_problems():
         foveal.supports(((1, 4, 2, 8), "int8"), x, x)
 
 
+@pytest.mark.parametrize("dimension", ["a", 1.5, None, 2**70, [1]], ids=repr)
+def test_shapes_that_are_no_integers(dimension):
+    for call in (foveal.supports, foveal.plan):
+        for name in ("q", "v", "bias"):
+            arguments = {"q": Q, "k": KV, "v": KV, name: ((1, dimension, 32, 128), "bfloat16")}
+            with pytest.raises(TypeError, match=f"^{name}.shape\\[1\\] is .*integer"):
+                call(**arguments, backend="cpu")
+    with pytest.raises(TypeError, match="^q.shape\\[0\\] is 'a'"):
+        foveal.supports(("abc", "bfloat16"), KV, KV)
+
+
+@pytest.mark.parametrize("dtype", ["float32", np.float32, np.dtype("float32")], ids=repr)
+def test_dtypes_in_descriptions(dtype):
+    assert foveal.supports(*[((1, 4, 2, 8), dtype)] * 3, backend="cpu")
+    with pytest.raises(foveal.InvalidArgument, match="^q.dtype is .udc80"):
+        foveal.supports(*[((1, 4, 2, 8), "\udc80")] * 3)
+
+
 def test_plan_is_printable():
     x = np.zeros((1, 4, 2, 8), np.float32)
     plan = foveal.plan(x, x, x)

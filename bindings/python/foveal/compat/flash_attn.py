@@ -1,33 +1,80 @@
-"""flash_attn_func and flash_attn_varlen_func with the signatures of FlashAttention-3, computed by foveal.
+"""FlashAttention's functions, of FlashAttention-2 and FlashAttention-3, computed by foveal.
 
-Arguments that change the result are honoured or raise foveal.UnsupportedError by name. Accepted are those that only
-steer FlashAttention's scheduling (pack_gqa; deterministic, which foveal always is) and max_seqlen_*: foveal needs none.
+The two agree on names and meanings but not on positions: behind v (in varlen: behind max_seqlen_k) FlashAttention-2
+takes dropout_p, softmax_scale, causal, and FlashAttention-3 softmax_scale, causal (seqused_q, seqused_k). So what
+follows is taken by keyword only.
+return_attn_probs=True gives (out, lse), as FlashAttention-3 does.
+
+Arguments that change the result are honoured or raise foveal.UnsupportedError by name: supported are dropout_p 0, and
+None for qv, *_descale and block_table. Accepted are those that only steer FlashAttention's scheduling (pack_gqa;
+deterministic, which foveal always is) and max_seqlen*: foveal needs none. No backward yet.
 """
 
-from foveal import UnsupportedError
+from foveal import InvalidArgument, UnsupportedError
 from foveal.torch import attention, attention_varlen
 
-__all__ = ["flash_attn_func", "flash_attn_varlen_func"]
+__all__ = [
+    "flash_attn_func",
+    "flash_attn_kvpacked_func",
+    "flash_attn_qkvpacked_func",
+    "flash_attn_varlen_func",
+    "flash_attn_varlen_kvpacked_func",
+    "flash_attn_varlen_qkvpacked_func",
+]
 
 
-def _refuse(num_splits, sm_margin, **tensors):
-    for name, value in tensors.items():
+def _refuse_positional(positional, last, following="softmax_scale, causal"):
+    if positional:
+        raise TypeError(
+            f"{len(positional)} positional argument(s) after {last}, the first {positional[0]!r}: FlashAttention-2 "
+            f"means dropout_p, softmax_scale, causal there, FlashAttention-3 {following}; pass them by keyword"
+        )
+
+
+def _refuse(dropout_p, num_splits, sm_margin, **absent):
+    for name, value in absent.items():
         if value is not None:
             raise UnsupportedError(f"{name} is {value!r}; foveal supports None")
+    if dropout_p != 0:
+        raise UnsupportedError(f"dropout_p is {dropout_p!r}; foveal supports 0")
     if num_splits not in (0, 1):
         raise UnsupportedError(f"num_splits is {num_splits}; foveal supports 0 and 1")
     if sm_margin != 0:
         raise UnsupportedError(f"sm_margin is {sm_margin}; foveal supports 0")
 
 
-def _options(softmax_scale, causal, window_size, attention_chunk, softcap):
+def _is_integer(value):
+    return hasattr(type(value), "__index__") and not isinstance(value, bool)
+
+
+def _window(window_size, causal):
+    if window_size is None:
+        window_size = (None, None)
+    pair = isinstance(window_size, (tuple, list)) and len(window_size) == 2
+    if not pair or not all(side is None or _is_integer(side) for side in window_size):
+        raise TypeError(
+            f"window_size is {window_size!r}; it must be a pair (left, right) of integers, -1 or None for no limit, "
+            "or None"
+        )
     left, right = (None if side is None or side < 0 else side for side in window_size)
+    return left, 0 if causal else right  # FlashAttention: causal wins over the right side
+
+
+def _flag(name, value):
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}; it must be True or False")
+    return value
+
+
+def _options(softmax_scale, causal, window_size, attention_chunk, softcap, alibi_slopes, return_attn_probs):
     return {
         "scale": softmax_scale,
-        "causal": bool(causal),
-        "window": (left, 0 if causal else right),  # FlashAttention: causal wins over the right side
-        "softcap": float(softcap),
+        "causal": _flag("causal", causal),
+        "window": _window(window_size, causal),
+        "softcap": softcap,
         "chunk": attention_chunk,
+        "alibi_slopes": alibi_slopes,
+        "return_lse": _flag("return_attn_probs", return_attn_probs),
     }
 
 
@@ -35,6 +82,8 @@ def flash_attn_func(
     q,
     k,
     v,
+    *positional,
+    dropout_p=0.0,
     softmax_scale=None,
     causal=False,
     qv=None,
@@ -44,6 +93,7 @@ def flash_attn_func(
     window_size=(-1, -1),
     attention_chunk=0,
     softcap=0.0,
+    alibi_slopes=None,
     num_splits=1,
     pack_gqa=None,
     deterministic=False,
@@ -52,12 +102,14 @@ def flash_attn_func(
 ):
     """q [b, s_q, h_q, d], k [b, s_k, h_k, d], v [b, s_k, h_k, d_v] -> out [b, s_q, h_q, d_v].
 
-    return_attn_probs: (out, lse), lse float32 [b, h_q, s_q]. window_size: keys left and right of the position, -1: no
-    limit. Raises foveal.UnsupportedError for qv, *_descale, num_splits > 1 and sm_margin; else as foveal.attention.
+    return_attn_probs: (out, lse), lse float32 [b, h_q, s_q]. window_size: keys left and right of the position, -1 or
+    None: no limit. alibi_slopes: float32 [h_q] or [b, h_q]. Raises TypeError for positional arguments after v,
+    foveal.UnsupportedError for dropout_p, qv, *_descale, num_splits > 1 and sm_margin; else as foveal.attention.
     """
-    _refuse(num_splits, sm_margin, qv=qv, q_descale=q_descale, k_descale=k_descale, v_descale=v_descale)
-    options = _options(softmax_scale, causal, window_size, attention_chunk, softcap)
-    return attention(q, k, v, return_lse=bool(return_attn_probs), **options)
+    _refuse_positional(positional, "v")
+    _refuse(dropout_p, num_splits, sm_margin, qv=qv, q_descale=q_descale, k_descale=k_descale, v_descale=v_descale)
+    options = _options(softmax_scale, causal, window_size, attention_chunk, softcap, alibi_slopes, return_attn_probs)
+    return attention(q, k, v, **options)
 
 
 def flash_attn_varlen_func(
@@ -66,10 +118,12 @@ def flash_attn_varlen_func(
     v,
     cu_seqlens_q,
     cu_seqlens_k,
-    max_seqlen_q,
-    max_seqlen_k,
+    max_seqlen_q=None,
+    max_seqlen_k=None,
+    *positional,
     seqused_q=None,
     seqused_k=None,
+    dropout_p=0.0,
     softmax_scale=None,
     causal=False,
     qv=None,
@@ -79,27 +133,74 @@ def flash_attn_varlen_func(
     window_size=(-1, -1),
     attention_chunk=0,
     softcap=0.0,
+    alibi_slopes=None,
     num_splits=1,
     pack_gqa=None,
     deterministic=False,
     sm_margin=0,
     return_attn_probs=False,
+    block_table=None,
 ):
     """q [total_q, h_q, d], k [total_k, h_k, d], v [total_k, h_k, d_v] -> out [total_q, h_q, d_v].
 
     cu_seqlens_q, cu_seqlens_k: int32 [b + 1]. max_seqlen_q and max_seqlen_k are not needed and not looked at.
-    return_attn_probs: (out, lse), lse float32 [h_q, total_q]. Raises as flash_attn_func.
+    return_attn_probs: (out, lse), lse float32 [h_q, total_q]. Raises as flash_attn_func, and for a block_table.
     """
-    _refuse(num_splits, sm_margin, qv=qv, q_descale=q_descale, k_descale=k_descale, v_descale=v_descale)
-    options = _options(softmax_scale, causal, window_size, attention_chunk, softcap)
-    return attention_varlen(
-        q,
-        k,
-        v,
-        cu_seqlens_q,
-        cu_seqlens_k,
-        seqused_q=seqused_q,
-        seqused_k=seqused_k,
-        return_lse=bool(return_attn_probs),
-        **options,
-    )
+    _refuse_positional(positional, "max_seqlen_k", "seqused_q, seqused_k")
+    descales = {"q_descale": q_descale, "k_descale": k_descale, "v_descale": v_descale}
+    _refuse(dropout_p, num_splits, sm_margin, qv=qv, block_table=block_table, **descales)
+    options = _options(softmax_scale, causal, window_size, attention_chunk, softcap, alibi_slopes, return_attn_probs)
+    return attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, seqused_q=seqused_q, seqused_k=seqused_k, **options)
+
+
+def _unpack(packed, name, parts, rank):
+    """Views of `parts` tensors that lie in one, [..., parts, h, d] of `rank` dimensions."""
+    if packed.ndim != rank or packed.shape[-3] != parts:
+        lead = "total" if rank == 4 else "b, s"
+        raise InvalidArgument(f"{name} has shape {tuple(packed.shape)}; it must be [{lead}, {parts}, heads, d]")
+    return packed.unbind(-3)
+
+
+def _unpack_qkv(qkv, num_heads_q, rank):
+    if num_heads_q is None:
+        return _unpack(qkv, "qkv", 3, rank)
+    heads = qkv.shape[-2] - num_heads_q
+    if qkv.ndim != rank - 1 or heads <= 0 or heads % 2 != 0:
+        lead = "total" if rank == 4 else "b, s"
+        raise InvalidArgument(
+            f"qkv has shape {tuple(qkv.shape)}; with num_heads_q {num_heads_q} it must be "
+            f"[{lead}, num_heads_q + 2 h_k, d]"
+        )
+    return qkv.split([num_heads_q, heads // 2, heads // 2], dim=-2)
+
+
+def flash_attn_qkvpacked_func(qkv, *positional, num_heads_q=None, **options):
+    """flash_attn_func of q, k and v in one tensor: qkv [b, s, 3, h, d], or [b, s, num_heads_q + 2 h_k, d].
+
+    The other arguments are flash_attn_func's, by keyword.
+    """
+    _refuse_positional(positional, "qkv")
+    return flash_attn_func(*_unpack_qkv(qkv, num_heads_q, 5), **options)
+
+
+def flash_attn_kvpacked_func(q, kv, *positional, **options):
+    """flash_attn_func of q [b, s_q, h_q, d] and kv [b, s_k, 2, h_k, d]; the other arguments are its own, by keyword."""
+    _refuse_positional(positional, "kv")
+    return flash_attn_func(q, *_unpack(kv, "kv", 2, 5), **options)
+
+
+def flash_attn_varlen_qkvpacked_func(qkv, cu_seqlens, max_seqlen=None, *positional, num_heads_q=None, **options):
+    """flash_attn_varlen_func of q, k and v in one tensor: qkv [total, 3, h, d], or [total, num_heads_q + 2 h_k, d].
+
+    The other arguments are flash_attn_varlen_func's, by keyword.
+    """
+    _refuse_positional(positional, "max_seqlen")
+    return flash_attn_varlen_func(*_unpack_qkv(qkv, num_heads_q, 4), cu_seqlens, cu_seqlens, **options)
+
+
+def flash_attn_varlen_kvpacked_func(
+    q, kv, cu_seqlens_q, cu_seqlens_k, max_seqlen_q=None, max_seqlen_k=None, *positional, **options
+):
+    """flash_attn_varlen_func of q [total_q, h_q, d] and kv [total_k, 2, h_k, d]; the others by keyword."""
+    _refuse_positional(positional, "max_seqlen_k")
+    return flash_attn_varlen_func(q, *_unpack(kv, "kv", 2, 4), cu_seqlens_q, cu_seqlens_k, **options)

@@ -1,0 +1,160 @@
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, TypeVar, overload
+
+class DLPackTensor(Protocol):
+    """A tensor of PyTorch, NumPy, CuPy, JAX or another library with DLPack."""
+
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
+Tensor = TypeVar("Tensor", bound=DLPackTensor)
+Align = Literal["bottom_right", "top_left"]
+Backend = Literal["cpu", "sm90"]
+Window = tuple[int | None, int | None] | None
+
+# A description: (shape, dtype).
+Description = tuple[Sequence[int], Any]
+
+class Support:
+    reason: str
+    def __init__(self, reason: str) -> None: ...
+    def __bool__(self) -> bool: ...
+
+class Plan:
+    text: str
+    workspace_bytes: int
+    def __init__(self, text: str, workspace_bytes: int) -> None: ...
+
+@overload
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    window: Window = (None, None),
+    align: Align = "bottom_right",
+    softcap: float = 0.0,
+    chunk: int = 0,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    seqused_q: Tensor | None = None,
+    seqused_k: Tensor | None = None,
+    return_lse: Literal[False] = False,
+    out: Tensor | None = None,
+) -> Tensor: ...
+@overload
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    window: Window = (None, None),
+    align: Align = "bottom_right",
+    softcap: float = 0.0,
+    chunk: int = 0,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    seqused_q: Tensor | None = None,
+    seqused_k: Tensor | None = None,
+    return_lse: Literal[True],
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def attention_varlen(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    window: Window = (None, None),
+    align: Align = "bottom_right",
+    softcap: float = 0.0,
+    chunk: int = 0,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+    seqused_q: Tensor | None = None,
+    seqused_k: Tensor | None = None,
+    return_lse: Literal[False] = False,
+    out: Tensor | None = None,
+) -> Tensor: ...
+@overload
+def attention_varlen(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    window: Window = (None, None),
+    align: Align = "bottom_right",
+    softcap: float = 0.0,
+    chunk: int = 0,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+    seqused_q: Tensor | None = None,
+    seqused_k: Tensor | None = None,
+    return_lse: Literal[True],
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]: ...
+def merge(
+    outs: Sequence[Tensor], lses: Sequence[Tensor], *, out: Tensor | None = None, lse: Tensor | None = None
+) -> tuple[Tensor, Tensor]: ...
+def supports(
+    q: DLPackTensor | Description,
+    k: DLPackTensor | Description,
+    v: DLPackTensor | Description,
+    *,
+    cu_seqlens_q: DLPackTensor | Description | None = None,
+    cu_seqlens_k: DLPackTensor | Description | None = None,
+    scale: float | None = None,
+    causal: bool = False,
+    window: Window = (None, None),
+    align: Align = "bottom_right",
+    softcap: float = 0.0,
+    chunk: int = 0,
+    alibi_slopes: DLPackTensor | Description | None = None,
+    sinks: DLPackTensor | Description | None = None,
+    bias: DLPackTensor | Description | None = None,
+    mask: DLPackTensor | Description | None = None,
+    seqused_q: DLPackTensor | Description | None = None,
+    seqused_k: DLPackTensor | Description | None = None,
+    return_lse: bool = False,
+    backend: Backend | None = None,
+) -> Support: ...
+def plan(
+    q: DLPackTensor | Description,
+    k: DLPackTensor | Description,
+    v: DLPackTensor | Description,
+    *,
+    cu_seqlens_q: DLPackTensor | Description | None = None,
+    cu_seqlens_k: DLPackTensor | Description | None = None,
+    scale: float | None = None,
+    causal: bool = False,
+    window: Window = (None, None),
+    align: Align = "bottom_right",
+    softcap: float = 0.0,
+    chunk: int = 0,
+    alibi_slopes: DLPackTensor | Description | None = None,
+    sinks: DLPackTensor | Description | None = None,
+    bias: DLPackTensor | Description | None = None,
+    mask: DLPackTensor | Description | None = None,
+    seqused_q: DLPackTensor | Description | None = None,
+    seqused_k: DLPackTensor | Description | None = None,
+    return_lse: bool = False,
+    backend: Backend | None = None,
+) -> Plan: ...
+def version() -> str: ...
+def backends() -> list[str]: ...

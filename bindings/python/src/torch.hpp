@@ -1,0 +1,62 @@
+// What is special about PyTorch: its dispatcher, autograd and lazily changed views, past which an eager call reads
+// memory.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <array>
+
+#include "dlpack.hpp"
+#include "foveal/foveal.h"
+#include "framework.hpp"
+
+namespace foveal::python::torch {
+
+Kind kind_of(PyTypeObject* type);
+
+// Does PyTorch record or change the operators that this thread calls? A trace of torch.jit, a TorchDispatchMode.
+bool calls_are_watched();
+
+// A call's first tensors: q, k, v and, if it is given, out.
+struct MainTensors {
+    std::array<PyObject*, 4> objects;
+    size_t count;
+    foveal_dtype dtype;  // of q, as the two that follow
+    int32_t rank;
+    dlpack::Device device;
+};
+
+// Have tensors like these in every respect but their sizes passed the checks below, in a thread that was in the same
+// state? One call of PyTorch in place of one for each tensor and check.
+bool are_familiar(const MainTensors& tensors);
+// They have: no call is watched, and none of them is negated or has a derivative.
+void make_familiar(const MainTensors& tensors);
+
+// Raises if `object` has no memory that could be read as it is, and no operator could change that: sparse, nested,
+// quantized, lazily negated.
+void refuse_unreadable(PyObject* object, const char* name);
+void refuse_negative(PyObject* object, const char* name);
+
+// Raises if autograd would have to know of the call: a gradient that is recorded, or the tangent of a dual number.
+// There are tangents only at a level of torch.autograd.forward_ad or torch.func.jvp.
+void refuse_derivative(PyObject* object, const char* name, bool tangents);
+bool tangents_may_be();
+
+// What PyTorch's own functions do before they write to `object`: a check, and one more in its version counter.
+void refuse_uncounted(PyObject* object, const char* name);
+void announce_write(PyObject* object);
+
+// Shape, strides, type and device of a tensor without memory. False: it is on no device (meta).
+bool describe(PyObject* object, const char* name, foveal_tensor& view, dlpack::Device& device);
+
+// Packed, values undefined; on CUDA `device` is the current one. See new_tensor().
+nb::object new_tensor(const TensorType& type, PyObject* like, dlpack::Device device, const foveal_tensor& view);
+
+nb::object current_stream(dlpack::Device device);
+nb::object current_device();
+nb::object set_device();
+
+// The function of foveal.torch that calls the registered operator: through the dispatcher.
+nb::object through_dispatcher(const char* function, PyObject* const* arguments, size_t count);
+
+}  // namespace foveal::python::torch
