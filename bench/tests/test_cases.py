@@ -158,7 +158,7 @@ def test_the_bound_is_that_of_the_slower_of_products_and_bytes():
     flops, bytes_ = 791e12, 4.27e12
     assert bounds.bound_us("NVIDIA H200", {"flops": flops, "bytes": 1}) == pytest.approx(1e6)
     assert bounds.bound_us("NVIDIA H200", {"flops": 1, "bytes": 2 * bytes_}) == pytest.approx(2e6)
-    assert bounds.bound_us("NVIDIA H100 80GB HBM3", {"flops": 1, "bytes": 1}) is None
+    assert bounds.bound_us("NVIDIA H100 NVL", {"flops": 1, "bytes": 1}) is None
     assert bounds.bound_us(None, {"flops": 1, "bytes": 1}) is None
 
 
