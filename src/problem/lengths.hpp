@@ -21,13 +21,19 @@ struct Lengths {
     const int32_t* seqused;     // [b]; null: all rows of a sequence take part
 
     FOVEAL_HOST_DEVICE SequenceRows of(int32_t sequence) const {
-        int32_t first = 0, length = rows;
-        if (cu_seqlens != nullptr) {
-            first = cu_seqlens[sequence];
-            length = cu_seqlens[sequence + 1] - first;
-        }
-        if (seqused != nullptr) length = min_i32(seqused[sequence], length);
-        return {first, length};
+        return cu_seqlens != nullptr ? of_varlen(sequence) : of_dense(sequence);
+    }
+
+    // The same for who knows which form it is.
+    FOVEAL_HOST_DEVICE SequenceRows of_dense(int32_t sequence) const { return {0, used(sequence, rows)}; }
+    FOVEAL_HOST_DEVICE SequenceRows of_varlen(int32_t sequence) const {
+        const int32_t first = cu_seqlens[sequence];
+        return {first, used(sequence, cu_seqlens[sequence + 1] - first)};
+    }
+
+   private:
+    FOVEAL_HOST_DEVICE int32_t used(int32_t sequence, int32_t length) const {
+        return seqused != nullptr ? min_i32(seqused[sequence], length) : length;
     }
 };
 

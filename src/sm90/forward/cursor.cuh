@@ -36,11 +36,11 @@ class WorkCursor {
             const TilePlace place = tile_place(params_.order, t);
             work.batch = place.unit / params_.by_heads_k;
             work.sequence = work.batch;
-            const int32_t len_q = used(params_.seqused_q, work.batch, params_.rows_q);
+            const int32_t len_q = lengths_q(params_).of_dense(work.batch).length;
             if (place.row_block * (kRows >> params_.heads_log2) >= len_q) continue;  // seqused_q ends before this tile
             work.head_k = place.unit - work.batch * params_.heads_k;
             fill<kTraits>(work, params_, place, params_.heads_log2, len_q,
-                          used(params_.seqused_k, work.batch, params_.rows_k));
+                          lengths_k(params_).of_dense(work.batch).length);
             return work;
         }
     }

@@ -1,6 +1,7 @@
 // A tile of the computation, and where it is found in a batch of sequences.
 #pragma once
 
+#include "problem/lengths.hpp"
 #include "sm90/forward/params.hpp"
 #include "sm90/forward/schedule.hpp"
 #include "sm90/forward/tiles.hpp"
@@ -79,8 +80,11 @@ __device__ __forceinline__ bool is_varlen(const ForwardParams& params) {
     return kTraits.varlen && params.cu_seqlens_q != nullptr;
 }
 
-__device__ __forceinline__ int32_t used(const int32_t* seqused, int32_t sequence, int32_t length) {
-    return seqused != nullptr ? min_i32(seqused[sequence], length) : length;
+__device__ __forceinline__ Lengths lengths_q(const ForwardParams& params) {
+    return {params.rows_q, params.cu_seqlens_q, params.seqused_q};
+}
+__device__ __forceinline__ Lengths lengths_k(const ForwardParams& params) {
+    return {params.rows_k, params.cu_seqlens_k, params.seqused_k};
 }
 
 // Work::computed of a tile that there is.
@@ -137,10 +141,10 @@ template <WorkTraits kTraits>
 __device__ __forceinline__ Work work_in_sequence(const ForwardParams& params, int32_t sequence, int32_t t) {
     Work work{};
     work.sequence = sequence;
-    work.first_q = params.cu_seqlens_q[sequence];
-    work.first_k = params.cu_seqlens_k[sequence];
-    const int32_t len_q = used(params.seqused_q, sequence, params.cu_seqlens_q[sequence + 1] - work.first_q);
-    const int32_t len_k = used(params.seqused_k, sequence, params.cu_seqlens_k[sequence + 1] - work.first_k);
+    const SequenceRows q = lengths_q(params).of_varlen(sequence), k = lengths_k(params).of_varlen(sequence);
+    work.first_q = q.first;
+    work.first_k = k.first;
+    const int32_t len_q = q.length, len_k = k.length;
     const int32_t in_section = section_units(params.section_keys, len_k, params.heads_k, params.bundle_units);
     const SequenceTiles tiles = tiles_of_sequence<kTraits>(params, len_q, len_k);
     const TileOrder order{params.heads_k,
@@ -198,10 +202,8 @@ class SequenceWindow {
         const int32_t sequence = sequences_before_ + lane;
         len_q_ = len_k_ = 0;
         if (sequence < params_.batch) {
-            len_q_ =
-                used(params_.seqused_q, sequence, params_.cu_seqlens_q[sequence + 1] - params_.cu_seqlens_q[sequence]);
-            len_k_ =
-                used(params_.seqused_k, sequence, params_.cu_seqlens_k[sequence + 1] - params_.cu_seqlens_k[sequence]);
+            len_q_ = lengths_q(params_).of_varlen(sequence).length;
+            len_k_ = lengths_k(params_).of_varlen(sequence).length;
         }
         const SequenceTiles of_sequence = tiles_of_sequence<kTraits>(params_, len_q_, len_k_);
         int32_t tiles = of_sequence.row_blocks * of_sequence.heads_per_kv * params_.heads_k;
