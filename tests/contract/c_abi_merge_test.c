@@ -85,8 +85,34 @@ static void test_merge(void) {
     foveal_merge_args_init(NULL);
 }
 
+/* The initialisers write the caller's size and no more. */
+static void test_init_of_any_size(void) {
+    union {
+        foveal_forward_args forward;
+        foveal_merge_args merge;
+        unsigned char bytes[4096];
+    } memory;
+    size_t sizes[5], i, n;
+    sizes[0] = 0, sizes[1] = 4, sizes[2] = sizeof memory.merge, sizes[3] = sizeof memory.forward, sizes[4] = 2048;
+    for (n = 0; n < 10; ++n) {
+        const size_t size = sizes[n / 2];
+        memset(&memory, kUntouched, sizeof memory);
+        if (n % 2 == 0) foveal_forward_args_init_sized(&memory.forward, size);
+        if (n % 2 == 1) foveal_merge_args_init_sized(&memory.merge, size);
+        for (i = size; i < sizeof memory && memory.bytes[i] == kUntouched; ++i) continue;
+        check(i == sizeof memory, "an initialiser", "writes behind the caller's structure");
+        for (i = n % 2 == 0 ? sizeof memory.forward : sizeof memory.merge; i < size && memory.bytes[i] == 0; ++i)
+            continue;
+        check(i >= size, "an initialiser", "leaves a later version's fields as they were");
+        check(size < 4 || memory.merge.struct_size == size, "an initialiser", "does not set struct_size");
+    }
+    foveal_forward_args_init_sized(NULL, sizeof memory);
+    foveal_merge_args_init_sized(NULL, sizeof memory);
+}
+
 int main(void) {
     setvbuf(stdout, NULL, _IONBF, 0); /* what was found before a crash shall be seen */
     test_merge();
+    test_init_of_any_size();
     return report();
 }

@@ -350,31 +350,6 @@ static void test_overlaps(void) {
     expect_invalid("another problem comes first", &args, "v.shape[0]");
 }
 
-/* The initialisers write the caller's size and no more. */
-static void test_init_of_any_size(void) {
-    union {
-        foveal_forward_args forward;
-        foveal_merge_args merge;
-        unsigned char bytes[4096];
-    } memory;
-    size_t sizes[5], i, n;
-    sizes[0] = 0, sizes[1] = 4, sizes[2] = sizeof memory.merge, sizes[3] = sizeof memory.forward, sizes[4] = 2048;
-    for (n = 0; n < 10; ++n) {
-        const size_t size = sizes[n / 2];
-        memset(&memory, kUntouched, sizeof memory);
-        if (n % 2 == 0) foveal_forward_args_init_sized(&memory.forward, size);
-        if (n % 2 == 1) foveal_merge_args_init_sized(&memory.merge, size);
-        for (i = size; i < sizeof memory && memory.bytes[i] == kUntouched; ++i) continue;
-        check(i == sizeof memory, "an initialiser", "writes behind the caller's structure");
-        for (i = n % 2 == 0 ? sizeof memory.forward : sizeof memory.merge; i < size && memory.bytes[i] == 0; ++i)
-            continue;
-        check(i >= size, "an initialiser", "leaves a later version's fields as they were");
-        check(size < 4 || memory.merge.struct_size == size, "an initialiser", "does not set struct_size");
-    }
-    foveal_forward_args_init_sized(NULL, sizeof memory);
-    foveal_merge_args_init_sized(NULL, sizeof memory);
-}
-
 static void test_names(void) {
     char version[32];
     snprintf(version, sizeof version, "%d.%d.%d", FOVEAL_VERSION_MAJOR, FOVEAL_VERSION_MINOR, FOVEAL_VERSION_PATCH);
@@ -404,7 +379,6 @@ int main(void) {
     test_plans();
     test_statuses();
     test_overlaps();
-    test_init_of_any_size();
     test_names();
     test_good_calls(); /* after all those errors */
     return report();
