@@ -10,7 +10,7 @@
 namespace foveal {
 namespace {
 
-// A new backend gets its row here, and nowhere else.
+// A new backend gets its row here.
 constexpr const Backend* kBackends[] = {&cpu::kBackend, &sm90::kBackend};
 
 const Backend* find_backend(foveal_backend id) {

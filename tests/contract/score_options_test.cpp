@@ -1,5 +1,5 @@
 // The options of the scores (softcap, ALiBi, sinks, bias, boolean mask) on the CPU backend, by the sections of
-// shared/design.md. Accuracy over many shapes is the business of suites_test.cpp.
+// docs/contract.md. Accuracy over many shapes is the business of suites_test.cpp.
 #include <gtest/gtest.h>
 
 #include <algorithm>

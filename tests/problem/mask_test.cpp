@@ -1,4 +1,4 @@
-// src/mask.hpp against contract 1.3 by brute force: every small shape, window and tiling.
+// src/problem/mask.hpp against contract 1.3 by brute force: every small shape, window and tiling.
 #include <gtest/gtest.h>
 
 #include <string>

@@ -75,7 +75,7 @@ std::string repeated(const std::string& lengths, int times) {
     return text;
 }
 
-// Several tiles a CTA, of which those at the sequences' ends have no rows for some warpgroups (step 10 of forward.cuh).
+// Several tiles a CTA, of which those at the sequences' ends have no rows for some warpgroups (step 10 of kernel.cuh).
 TEST_F(Gpu, WarpgroupsWithoutRowsPassOverTiles) {
     for (const std::string shape :
          {"b9 sq700 sk700 hq16 hk4 d128", "b9 sq700 sk700 h16 d64", "b40 sq300 sk400 h16 d64",
@@ -93,8 +93,8 @@ TEST_F(Gpu, WarpgroupsWithoutRowsPassOverTiles) {
                      tail);
 }
 
-// ---- Varlen batches of long tiles, which are dealt out by what the CTAs have computed (sm90/balance.cuh). A tile that
-// nobody computed, or two, would show: every element must have been written.
+// ---- Varlen batches of long tiles, which are dealt out by what the CTAs have computed (sm90/forward/balance.cuh). A
+// tile that nobody computed, or two, would show: every element must have been written.
 
 void expect_dealt_out(const std::string& text) {
     expect_plan(text, "dealt out");

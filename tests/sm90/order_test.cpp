@@ -1,4 +1,4 @@
-// src/sm90/order.cpp: what it says of its choice is true, and the choice is a good one.
+// src/sm90/forward/order.cpp: what it says of its choice is true, and the choice is a good one.
 #include <gtest/gtest.h>
 
 #include <algorithm>

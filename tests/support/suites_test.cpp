@@ -46,7 +46,7 @@ TEST(Suites, SpeedListsAreCanonicalAndHoldNoCaseTwice) {
     EXPECT_THROW(speed_suite("correctness"), UnknownSuite);
 }
 
-// The table that speed is judged by: names and shapes of shared/targets.md.
+// The table that speed is judged by: names and shapes as the results files have them.
 TEST(Suites, SeedIsTheTableOfTheTargets) {
     const SpeedSuite& seed = speed_suite("seed");
     ASSERT_EQ(seed.texts.size(), 6u);

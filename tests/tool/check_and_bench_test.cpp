@@ -75,7 +75,7 @@ TEST_F(Cpu, UnwritableJsonIsFoundBeforeTheWork) {
     }
 }
 
-// shared/design.md, part 4.
+// The form of a results file: CONTRIBUTING.md, "Performance".
 void expect_results_file(const nlohmann::json& results, size_t rows, int rounds) {
     for (const char* key : {"suite", "gpu", "driver", "cuda", "commit", "date", "rounds", "rows"})
         EXPECT_TRUE(results.contains(key)) << key;

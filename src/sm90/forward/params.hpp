@@ -19,7 +19,7 @@ struct ForwardParams {
     int32_t heads_k;
     int32_t heads_per_kv;       // query heads that share a KV head
     int32_t heads_log2;         // of them, that tiles may hold packed, as a power of two (schedule.hpp)
-    int32_t least_saved_tiles;  // varlen: as in ForwardPlan
+    int32_t least_saved_tiles;  // varlen: as in ForwardSchedule
     Window window;
     float scale_log2;  // scale * log2(e)
     uint32_t zero;     // 0, which the compiler does not know (instruction_order.cuh)
@@ -32,7 +32,7 @@ struct ForwardParams {
     int32_t bundle;
     Divisor bundle_units;
     int32_t packed_section_keys;  // varlen: up to so many keys are a sequence's heads one section
-    int32_t passed_over_blocks;   // as in ForwardPlan
+    int32_t passed_over_blocks;   // as in ForwardSchedule
 
     const int32_t* cu_seqlens_q;  // [b + 1] or null: dense
     const int32_t* cu_seqlens_k;  // [b + 1] or null

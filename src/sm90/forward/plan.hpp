@@ -24,7 +24,8 @@ struct ForwardSchedule {
     // least so many tiles less then; 0: packed tiles visit fewer K/V blocks.
     int32_t heads_log2 = 0;
     int32_t least_saved_tiles = 1;
-    // A warpgroup without rows in a tile passes over it if it has at least so many K/V blocks; else it computes as if.
+    // A warpgroup without rows in a tile passes over it if it has at least so many K/V blocks; else it computes as if
+    // it had some.
     int32_t passed_over_blocks = 1;
 };
 
@@ -56,7 +57,7 @@ class Sm90ForwardPlan final : public ForwardPlan {
    private:
     const cuda::DeviceTraits traits_;
     const PreparedForward kernel_;
-    // In place of `kernel_` where that copies a bias (scores/matrix.cuh) and bias.data is not aligned to 16 bytes,
+    // In place of `kernel_` where that copies a bias (scores/staged_bias.cuh) and bias.data is not aligned to 16 bytes,
     // which only the launch knows.
     const std::optional<PreparedForward> unaligned_bias_;
 };

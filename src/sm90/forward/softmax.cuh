@@ -119,7 +119,8 @@ struct Softmax {
     }
 
     // P of ksteps [kBegin, kEnd), rounded, as A fragments of the second product. Exponents that are still to be
-    // worked out (CappedExponents, scores.cuh) are asked for in pairs of neighbours, and told what came of them.
+    // worked out (CappedExponents, scores/softcap.cuh) are asked for in pairs of neighbours, and told what came of
+    // them.
     template <int32_t kBegin, int32_t kEnd>
     __device__ __forceinline__ void probabilities(const float (&t)[kScores], uint32_t (&p)[kKsteps][4]) {
         struct {

@@ -63,7 +63,7 @@ bool too_long(int32_t tile_index, ForwardVariant variant, const ForwardProblem& 
            p.rows_k >= kLongRow;
 }
 
-// A bias that can be copied to shared memory (score_matrix.cuh), if its data is aligned.
+// A bias that can be copied to shared memory (scores/staged_bias.cuh), if its data is aligned.
 bool is_copied(const ForwardProblem& p) {
     return p.bias_dtype == p.dtype && has_whole_vectors(p.bias, p.rows_k, static_cast<size_t>(bytes_of(p.dtype)));
 }
