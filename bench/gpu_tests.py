@@ -30,7 +30,7 @@ OPTIONS = ("full", "causal", "causal lse", "left70 right3", "softcap30", "alibi 
 LENGTHS = ("b2 sq300 sk330", "varlen qlens=200,3,0,129 klens=230,70,5,129")
 PASSED_OVER = "b3 s700 h12 d128 bf16 full"  # by a warpgroup without rows: the last tile of every head
 MANY_TILES = "b40 s260 h16 d64 bf16 causal"  # ten a CTA: more than the ring of their descriptions has slots
-DEALT_OUT = "varlen qlens=2400,0,2600 klens=3000,5,3400 hq16 hk8 d128 bf16 full"  # by load (src/sm90/forward/balance.cuh)
+DEALT_OUT = "varlen qlens=2400,0,2600 klens=3000,5,3400 hq16 hk8 d128 bf16 full"  # by load (balance.cuh)
 MISSING_HEAD = "b2 sq40 sk300 hq7 hk1 d128 bf16 causal sinks lse"  # of the eight whose rows share a tile
 NCU_CASE = "b1 s16384 hq32 hk8 d128 bf16 causal"
 NCU_METRICS = (
