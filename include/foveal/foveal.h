@@ -160,6 +160,10 @@ static inline void foveal_forward_args_init(foveal_forward_args* args) {
  * the CPU. The sm90 kernel may be set up while the one before it in the stream ends (programmatic dependent launch),
  * and touches memory only after that end. A row that sees no key gets out = 0 and lse = -inf (with a sink: lse = sink).
  *
+ * k and v may hold anything, NaN too, at keys behind a used length and at those that window, alignment and chunks leave
+ * to no row of their sequence. Elsewhere a NaN or an infinity in v makes rows NaN that see the key, by these alone,
+ * whatever bias or mask say, and may make others of the same 128 rows so (docs/contract.md, 1.6).
+ *
  * Also returns FOVEAL_UNSUPPORTED, FOVEAL_NO_DEVICE, FOVEAL_CUDA_ERROR. */
 FOVEAL_API foveal_status foveal_forward(const foveal_forward_args* args, void* stream);
 

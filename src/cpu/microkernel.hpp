@@ -117,6 +117,37 @@ HWY_NOINLINE void accumulate_values(const float* p, const float* v, int64_t pitc
     }
 }
 
+// Which keys count for which query: of keys first, first + 1, .. query i sees those in [begin[i], end[i]).
+struct SeenKeys {
+    int32_t first;
+    const int32_t *begin, *end;  // [kVectors * lanes()]
+};
+
+// The same where values are NaN or infinite. P is 0 for a key that a query does not see, but 0 * NaN is NaN, so such
+// products are left out: what some queries see must not reach others (contract 1.6 lets it reach their tile at most).
+template <int kVectors>
+HWY_NOINLINE void accumulate_seen_values(const float* p, const float* v, int64_t pitch, int64_t keys,
+                                         const SeenKeys& seen, const float* rescale, float* o) {
+    const F32 d;
+    const I32 di;
+    for (int i = 0; i < kVectors; ++i) {
+        const auto begin = hn::Load(di, seen.begin + i * lanes()), end = hn::Load(di, seen.end + i * lanes());
+        for (int r = 0; r < kRows; ++r) {
+            float* const to = o + (r * kVectors + i) * lanes();
+            VecF32 sum = hn::Mul(hn::Load(d, to), hn::Load(d, rescale + i * lanes()));
+            for (int64_t j = 0; j < keys; ++j) {
+                const auto key = hn::Set(di, seen.first + static_cast<int32_t>(j));
+                const auto visible =
+                    hn::AndNot(hn::VecFromMask(di, hn::Lt(key, begin)), hn::VecFromMask(di, hn::Lt(key, end)));
+                const VecF32 more =
+                    hn::MulAdd(hn::Set(d, v[j * pitch + r]), hn::Load(d, p + (j * kVectors + i) * lanes()), sum);
+                sum = hn::IfThenElse(hn::RebindMask(d, hn::MaskFromVec(visible)), more, sum);
+            }
+            hn::Store(sum, d, to);
+        }
+    }
+}
+
 #undef FOVEAL_UNROLL
 
 }  // namespace foveal::cpu::HWY_NAMESPACE

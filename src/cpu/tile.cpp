@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <limits>
 #include <numbers>
+#include <optional>
 #include <vector>
 
 // No CPU with SSSE3 but without SSE4 is worth its compile time.
@@ -16,6 +17,7 @@
 
 #include "cpu/convert.hpp"
 #include "cpu/microkernel.hpp"
+#include "cpu/pack.hpp"
 #include "cpu/scores.hpp"
 #include "cpu/softmax.hpp"
 #include "cpu/subtile.hpp"
@@ -36,6 +38,7 @@ class Tile {
    public:
     Tile(const HeadGroup& group, float* memory)
         : group_(group),
+          seen_(seen_keys(group.band, group.len_q)),
           workspace_(memory),
           shared_(take_shared(workspace_, group.head_dim, group.head_dim_v)),
           load_row_(row_loader(group.dtype)),
@@ -148,20 +151,20 @@ class Tile {
         }
     }
 
-    // Keys and values of a block, as floats; rows beyond the sequence's end, up to a whole register block, are zeros.
-    void pack(int32_t block) const {
-        pack_rows(block, group_.k, group_.k_row_stride, group_.head_dim, shared_.k);
-        pack_rows(block, group_.v, group_.v_row_stride, group_.head_dim_v, shared_.v);
+    // Keys and values of a block, as floats.
+    void pack(int32_t block) {
+        const BlockOfRows rows{block * kBlockKeys, group_.len_k, seen_};
+        pack_rows(load_row_, group_.k, group_.dtype, group_.k_row_stride, group_.head_dim, rows, shared_.k);
+        pack_rows(load_row_, group_.v, group_.dtype, group_.v_row_stride, group_.head_dim_v, rows, shared_.v);
+        values_are_finite_.reset();
     }
 
-    void pack_rows(int32_t block, const void* from, int64_t row_stride, int64_t columns, float* to) const {
-        const int64_t pitch = pitch_of(columns);
-        const int64_t first = int64_t{block} * kBlockKeys;
-        const int64_t rows = std::min<int64_t>(kBlockKeys, group_.len_k - first);
-        for (int64_t j = 0; j < rows; ++j) {
-            load_row_(advance(from, group_.dtype, (first + j) * row_stride), columns, to + j * pitch);
-        }
-        std::fill(to + rows * pitch, to + round_up(rows, kRows) * pitch, 0.0f);
+    // Of that block, asked for where some queries do not see all of it.
+    bool values_are_finite(int32_t block) {
+        if (!values_are_finite_)
+            values_are_finite_ =
+                all_finite(shared_.v, BlockOfRows{block * kBlockKeys, group_.len_k, seen_}.count(), group_.head_dim_v);
+        return *values_are_finite_;
     }
 
     void attend(Subtile& subtile, int32_t block) {
@@ -188,14 +191,19 @@ class Tile {
         score_keys<kVectors>(subtile.q, shared_.k + begin * k_pitch, k_pitch, group_.head_dim, keys, shared_.scores);
         if (scales_scores_) modify_scores<kVectors>(subtile, first + begin, keys);
         if (group_.bias != nullptr || group_.mask != nullptr) add_bias_rows<kVectors>(subtile, first + begin, keys);
-        if (!subtile.blocks.unmasked.contains(block)) {
-            mask_scores<kVectors>(shared_.scores, first + begin, keys, subtile.key_begin, subtile.key_end);
-        }
+        const bool masked = !subtile.blocks.unmasked.contains(block);
+        if (masked) mask_scores<kVectors>(shared_.scores, first + begin, keys, subtile.key_begin, subtile.key_end);
         normalise<kVectors>(subtile, keys);
+        const SeenKeys seen{first + begin, subtile.key_begin, subtile.key_end};
+        const bool all_count = !masked || values_are_finite(block);
         const int64_t v_pitch = pitch_of(group_.head_dim_v);
         for (int64_t c = 0; c < group_.head_dim_v; c += kRows) {
-            accumulate_values<kVectors>(shared_.scores, shared_.v + begin * v_pitch + c, v_pitch, keys, shared_.rescale,
-                                        subtile.o + c * width);
+            const float* values = shared_.v + begin * v_pitch + c;
+            float* const o = subtile.o + c * width;
+            if (all_count)
+                accumulate_values<kVectors>(shared_.scores, values, v_pitch, keys, shared_.rescale, o);
+            else
+                accumulate_seen_values<kVectors>(shared_.scores, values, v_pitch, keys, seen, shared_.rescale, o);
         }
     }
 
@@ -319,6 +327,7 @@ class Tile {
     }
 
     const HeadGroup& group_;
+    const Range seen_;  // keys that some query of the sequence sees
     Workspace workspace_;
     Shared shared_;
     LoadRow load_row_;
@@ -327,6 +336,7 @@ class Tile {
     bool scales_scores_;  // is a score more than q.k, to which softmax_block applies the scale?
     float query_factor_;
     float positive_scale_;
+    std::optional<bool> values_are_finite_;  // of the packed block, once it is known
 };
 
 int64_t CountWorkspace(int64_t head_dim, int64_t head_dim_v, int64_t queries) {

@@ -57,6 +57,12 @@ FOVEAL_HOST_DEVICE Range visible_keys(Band band, int32_t i) {
     return {max_i32(keys.begin, chunk_begin), min_i32(keys.end, chunk_begin + band.chunk)};
 }
 
+// The keys that some query of a sequence sees, of len_q > 0 queries; the others never reach a result (contract 1.6).
+// One range, since the ends ascend with the query and neighbours' keys meet; without a key, begin >= end.
+FOVEAL_HOST_DEVICE Range seen_keys(Band band, int32_t len_q) {
+    return {visible_keys(band, 0).begin, visible_keys(band, len_q - 1).end};
+}
+
 // K/V blocks that a tile of query rows visits. Blocks outside `visit` hold no key that any row of the tile sees;
 // in blocks inside `unmasked` every row of the tile sees every key. visit.begin <= unmasked.begin <= unmasked.end <=
 // visit.end.

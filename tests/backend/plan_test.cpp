@@ -95,7 +95,33 @@ TEST(Plan, HeadsArePackedWhereThatSavesWork) {
     expect_plan("varlen qlens=7 klens=500 hq16 hk4 d128 bf16 full", "rows of 4 heads in sequences that have fewer");
     expect_plan("varlen qlens=4000 klens=4000 hq32 hk8 d128 bf16 causal", "rows of 4 heads in sequences");
     // Bundles of four CTAs, and two tiles side by side.
-    expect_plan("varlen qlens=8000 klens=8000 hq8 hk2 d128 bf16 causal", "rows of one head;");
+    expect_plan("varlen qlens=8000 klens=8000 hq8 hk2 d128 bf16 causal", "rows of 4 heads in sequences");
+}
+
+// Contract 1.7: else a sequence's result could depend on what else is in the batch, since the rows of a tile share the
+// form in which scores are capped.
+TEST(Plan, WhetherHeadsArePackedFollowsFromTheSequenceAlone) {
+    const std::string long_ones = ",2048,2048,2048,2048,2048,2048,2048,2048,9000,9000";
+    const auto packing_of = [](const std::string& text) {
+        const std::string plan = plan_of(text);
+        const size_t begin = plan.find("rows of ", plan.find("stages;")), end = plan.find(';', begin);
+        EXPECT_NE(end, std::string::npos) << plan;
+        return plan.substr(begin, end - begin);
+    };
+    int dealt_out = 0;
+    for (const std::string heads : {"hq12 hk2", "hq16 hk2", "hq8 hk1", "hq24 hk8", "hq6 hk2", "hq32 hk8", "hq5 hk1"})
+        for (const std::string dims : {"d64 bf16", "d128 f16", "d256 bf16", "d512 bf16"})
+            for (const std::string option : {"softcap50", "alibi", "causal lse"}) {
+                const std::string tail = " " + heads + " " + dims + " " + option;
+                const std::string alone = "varlen qlens=20 klens=20" + tail;
+                const std::string among = "varlen qlens=20" + long_ones + " klens=20" + long_ones + tail;
+                EXPECT_EQ(packing_of(alone), packing_of(among)) << among;
+                dealt_out += plan_of(among).find("dealt out") != std::string::npos;
+                // Dense: from s_q and s_k, whatever b is.
+                const std::string dense = " sq70 sk500" + tail;
+                EXPECT_EQ(packing_of("b1" + dense), packing_of("b1000" + dense)) << dense;
+            }
+    EXPECT_GT(dealt_out, 50);
 }
 
 TEST(Plan, LongTilesOfVarlenAreDealtOutByLoad) {

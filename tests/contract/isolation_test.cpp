@@ -3,11 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "tests/cpu/fixture.hpp"
+#include "tests/support/oracle.hpp"
 
 namespace foveal_testing {
 namespace {
@@ -80,6 +82,31 @@ TEST(Contract_1_6, NeighboursOfAVarlenSequenceNeverMatter) {
         EXPECT_TRUE(same_bits(rows_of(*data, TensorId::kOut, 1, head), rows_of(*clean, TensorId::kOut, 1, head)));
         EXPECT_TRUE(same_bits(rows_of(*data, TensorId::kLse, 1, head), rows_of(*clean, TensorId::kLse, 1, head)));
         EXPECT_TRUE(std::isnan(rows_of(*data, TensorId::kOut, 0, head)[0])) << "what lies inside propagates";
+    }
+}
+
+// The tail of a static cache, and what a window or a chunk leaves out before and after. (The suites fill such keys with
+// NaN and infinities in every form and type.)
+TEST(Contract_1_6, KeysThatNoRowSeesNeverMatter) {
+    for (const std::string mask : {"causal topleft", "left33 causal", "chunk100 causal", "left20 right30 topleft"}) {
+        for (const std::string option : {"", " softcap30", " alibi sinks", " bias=bh", " mask=bh"}) {
+            const std::string text = "b2 sq70 sk330 hq4 hk2 d24 f32 lse " + mask + option;
+            const auto data = make_case_data(parse_case(text), kCpu);
+            std::vector<std::byte> out, lse;
+            for (const float garbage : {0.0f, NAN, HUGE_VALF, -3e38f}) {
+                for (int64_t n = 0; n < 2; ++n) {
+                    const KeyInterval seen = keys_seen_by_any(data->the_case(), n);
+                    for (const foveal_tensor* tensor : {&data->args().k, &data->args().v}) {
+                        overwrite_rows(*tensor, n, 0, seen.first, garbage);
+                        overwrite_rows(*tensor, n, seen.last, 330, garbage);
+                    }
+                }
+                ASSERT_EQ(foveal_forward(&data->args(), nullptr), FOVEAL_OK);
+                if (garbage == 0) out = data->bytes(TensorId::kOut), lse = data->bytes(TensorId::kLse);
+                EXPECT_EQ(data->bytes(TensorId::kOut), out) << text << " " << garbage;
+                EXPECT_EQ(data->bytes(TensorId::kLse), lse) << text << " " << garbage;
+            }
+        }
     }
 }
 

@@ -30,7 +30,8 @@ TEST(Contract_1_7, TheSameBitsOnEveryRun) {
 
 // The first sequence of a batch draws the same inputs whatever follows it.
 TEST(Contract_1_7, ASequenceDoesNotDependOnItsBatch) {
-    for (const std::string tail : {" hq4 hk2 d64 bf16 causal lse", " hq4 hk2 d64 f32 lse", " h1 d64 f16 lse"}) {
+    for (const std::string tail : {" hq4 hk2 d64 bf16 causal lse", " hq4 hk2 d64 f32 lse", " h1 d64 f16 lse",
+                                   " hq12 hk2 d64 bf16 softcap30 sd10 lse", " hq8 hk1 d64 f32 alibi causal lse"}) {
         for (const auto& [alone, together] :
              {std::pair<std::string, std::string>{"b1 sq131 sk203", "b9 sq131 sk203"},
               {"b1 sq1 sk1000", "b9 sq1 sk1000"},

@@ -70,6 +70,17 @@ TEST(Mask, VisibleKeysAreThoseOfTheContract) {
     }
 }
 
+TEST(Mask, SeenKeysAreThoseThatSomeRowSees) {
+    for (const Shape& shape : small_shapes()) {
+        const Range keys = seen_keys(band_of(shape.window, shape.len_q, shape.len_k), shape.len_q);
+        for (int32_t j = 0; j < shape.len_k; ++j) {
+            bool seen = false;
+            for (int32_t i = 0; i < shape.len_q; ++i) seen |= shape.sees(i, j);
+            ASSERT_EQ(keys.contains(j), seen) << shape.text() << " j " << j;
+        }
+    }
+}
+
 // What a tile of rows sees of a block of keys.
 enum class Sight { kNothing, kSome, kEverything };
 

@@ -27,6 +27,7 @@
 //   grow2                        the mean logit rises by 2 nats per 128 keys
 //   flat                         all keys of a head equal
 //   vmax                         v near the end of its type's range
+//   vnan37                       v of key 37 of every sequence is NaN                                none
 //   pad                          tensors are views into larger buffers whose padding holds NaN
 //   bhsd                         memory order [b, h, s, d] in place of [b, s, h, d]
 //   qkv                          q, k and v are views of one buffer [b, s, h_q + 2 h_k, d]
@@ -102,6 +103,7 @@ struct Case {
     double grow_nats = 0;
     bool flat = false;
     bool vmax = false;
+    std::optional<int64_t> nan_value;  // the key whose v is NaN
     bool padded = false;
     bool bhsd = false;
     bool qkv = false;

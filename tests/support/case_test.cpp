@@ -15,7 +15,7 @@ TEST(Case, ReadsEveryToken) {
     const Case c = parse_case(
         "b2 sq113 sk203 hq32 hk8 d128 dv64 f16 left256 right3 topleft lse scale0.1 used_q=113,5 used_k=0,203 seed7 "
         "sd10 "
-        "sink60@0 sink-20@mid grow2.5 flat vmax pad bhsd");
+        "sink60@0 sink-20@mid grow2.5 flat vmax vnan37 pad bhsd");
     EXPECT_EQ(c.batch, 2);
     EXPECT_EQ(c.rows_q, 113);
     EXPECT_EQ(c.rows_k, 203);
@@ -36,6 +36,7 @@ TEST(Case, ReadsEveryToken) {
     ASSERT_EQ(c.sink_keys.size(), 2u);
     EXPECT_EQ(c.sink_keys[1], (SinkKey{-20, SinkKey::Position::kMiddle}));
     EXPECT_EQ(c.grow_nats, 2.5);
+    EXPECT_EQ(c.nan_value, 37);
 }
 
 TEST(Case, ReadsEveryScoreOption) {

@@ -136,6 +136,8 @@ class Parser {
             case_.logit_sd = parse_number<double>(token, rest);
         } else if (name == "grow") {
             case_.grow_nats = parse_number<double>(token, rest);
+        } else if (name == "vnan") {
+            case_.nan_value = parse_count(token, rest);
         } else {
             read_count(token, name, rest);
         }
@@ -291,6 +293,7 @@ std::string to_text(const Case& c) {
     if (c.grow_nats != 0) add_number("grow", c.grow_nats);
     if (c.flat) add("flat");
     if (c.vmax) add("vmax");
+    if (c.nan_value) add_number("vnan", *c.nan_value);
     if (c.padded) add("pad");
     if (c.bhsd) add("bhsd");
     if (c.qkv) add("qkv");

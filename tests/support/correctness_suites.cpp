@@ -243,6 +243,31 @@ void add_chunks(List& list, const Text& shape) {
     list.add("varlen qlens=5,0,70,300 klens=64,3,7,130 " + shape + " lse chunk33 causal");
 }
 
+// Keys that no row of their sequence sees, before and after those that some do: there K and V hold NaN and infinities.
+void add_unseen(List& list, const Text& shape) {
+    const std::vector<Text> masks = {"causal topleft", "left33 causal",          "left33 right2",
+                                     "chunk100",       "left20 right30 topleft", "chunk90 left40 topleft"};
+    list.add_each("b2 sq10 sk40 " + shape + " lse", masks);
+    list.add_each("b3 sq70 sk1000 " + shape, masks);
+    list.add_each("b1 sq300 sk1000 " + shape + " lse used_q=211 used_k=900", masks);
+    list.add_each("varlen qlens=5,70,0,300,129 klens=64,1000,9,130,500 " + shape + " lse", masks);
+    for (const Text option : {"softcap30", "softcap30 sd10", "alibi", "sinks", "bias=bh", "mask=bh", "scale-0.1"})
+        list.add_each("b2 sq70 sk333 " + shape + " lse " + option, {"causal topleft", "left33 causal", "chunk64"});
+}
+
+// NaN in V at a key that some rows see: which rows it reaches, which it may, and which not.
+void add_nan_values(List& list, const Text& shape) {
+    list.add_each("b2 s300 " + shape + " lse", {"causal vnan100", "causal vnan299", "left70 right20 vnan150",
+                                                "causal topleft vnan128", "chunk100 vnan150", "full vnan7"});
+    list.add_each("b2 sq130 sk400 " + shape, {"causal vnan333", "left40 causal vnan280", "left40 right9 vnan390"});
+    list.add_each("b2 sq400 sk70 " + shape + " lse",
+                  {"causal vnan3", "causal sinks vnan69", "left30 right9 topleft vnan68", "chunk64 vnan10"});
+    list.add_each("varlen qlens=300,5,130,0,400 klens=300,64,400,9,70 " + shape + " lse",
+                  {"causal vnan5", "left33 right2 vnan68", "causal topleft vnan3", "chunk50 causal vnan60"});
+    for (const Text option : {"softcap30", "alibi", "sinks", "bias=bh", "bias=bh bias_inf", "mask=bh", "mask=bh sinks"})
+        list.add_each("b2 sq200 sk330 " + shape + " lse " + option, {"causal vnan250", "left40 right9 vnan150"});
+}
+
 void add_packed(List& list, const Text& shape) {
     list.add_each("b3 s130 " + shape + " lse qkv", {"full", "causal", "pad causal", "bhsd"});
     list.add_each("varlen qlens=64,0,70,9 klens=64,0,70,9 " + shape + " lse qkv", {"full", "causal", "pad causal"});
@@ -270,11 +295,19 @@ std::vector<Case> corner(const std::vector<Text>& types, bool gpu) {
             add_scales(list, shape);
             add_distributions(list, shape);
             if (!gpu && head_dim == "d128") continue;  // on the CPU no option knows the head dimension
+            add_unseen(list, shape);
+            add_nan_values(list, shape);
             add_score_options(list, shape);
             add_softcap(list, shape);
             add_chunks(list, shape);
             add_packed(list, shape);
             add_extremes(list, shape, type);
+        }
+    }
+    for (const Text& type : gpu ? types : std::vector<Text>{}) {
+        for (const Text shape : {"hq8 hk1 d128 ", "h2 d256 ", "h2 d192 dv128 ", "h2 d512 "}) {
+            add_unseen(list, shape + type);
+            add_nan_values(list, shape + type);
         }
     }
     // Shapes for the CPU alone: odd channels, d_v of its own.

@@ -10,6 +10,7 @@
 #include "tests/support/device_buffer.hpp"
 #include "tests/support/device_data.hpp"
 #include "tests/support/input_values.hpp"
+#include "tests/support/oracle.hpp"
 
 namespace foveal_testing {
 namespace {
@@ -25,9 +26,10 @@ struct DeviceTensor {
     foveal_dtype dtype;
     int64_t batch_stride, row_stride, head_stride;
     int64_t batch, heads, channels;
-    const int64_t* first_row;  // [b] of each sequence; NULL: 0
-    const int64_t* used;       // [b] used rows
-    const int64_t* used_k;     // [b] used keys
+    const int64_t* first_row;               // [b] of each sequence; NULL: 0
+    const int64_t* used;                    // [b] used rows
+    const int64_t* used_k;                  // [b] used keys
+    const int64_t *seen_first, *seen_last;  // [b] of k and v, the keys that some row sees; else NULL
 };
 
 __device__ void store(void* data, foveal_dtype dtype, int64_t index, float value) {
@@ -58,8 +60,10 @@ __global__ void fill_inputs(DeviceTensor t, InputRecipe recipe, TensorId tensor)
             place.channel = n % t.channels;
             place.head = n / t.channels % t.heads;
             place.row = n / t.channels / t.heads;
+            const bool seen =
+                t.seen_first == nullptr || (t.seen_first[sequence] <= place.row && place.row < t.seen_last[sequence]);
             store(t.data, t.dtype, first_element(t, sequence, place.head, place.row) + place.channel,
-                  input_value(recipe, place));
+                  seen ? input_value(recipe, place) : unseen_value(place));
         }
     }
 }
@@ -247,13 +251,16 @@ class DeviceData final : public CaseData {
         set(args_.seqused_q, seqused_q_, narrowed(case_.seqused_q));
         set(args_.seqused_k, seqused_k_, narrowed(case_.seqused_k));
 
-        std::vector<int64_t> first_q, first_k, used_q, used_k;
+        std::vector<int64_t> first_q, first_k, used_q, used_k, seen_first, seen_last;
         int64_t sum_q = 0, sum_k = 0;
         for (int64_t i = 0; i < case_.batch; ++i) {
             first_q.push_back(sum_q);
             first_k.push_back(sum_k);
             used_q.push_back(case_.used_q(i));
             used_k.push_back(case_.used_k(i));
+            const KeyInterval seen = keys_seen_by_any(case_, i);
+            seen_first.push_back(seen.first);
+            seen_last.push_back(seen.last);
             sum_q += case_.varlen ? case_.length_q(i) : 0;
             sum_k += case_.varlen ? case_.length_k(i) : 0;
         }
@@ -261,6 +268,8 @@ class DeviceData final : public CaseData {
         first_k_ = DeviceBuffer(first_k);
         used_q_ = DeviceBuffer(used_q);
         used_k_ = DeviceBuffer(used_k);
+        seen_first_ = DeviceBuffer(seen_first);
+        seen_last_ = DeviceBuffer(seen_last);
         const ScoreExtent longest = score_extent(case_, {}, 0);
         longest_q_ = DeviceBuffer(std::vector<int64_t>{longest.queries});
         longest_k_ = DeviceBuffer(std::vector<int64_t>{longest.keys});
@@ -286,7 +295,9 @@ class DeviceData final : public CaseData {
                  : of_k ? used_k_
                         : used_q_)
                     .as<int64_t>(),
-                (shared ? longest_k_ : used_k_).as<int64_t>()};
+                (shared ? longest_k_ : used_k_).as<int64_t>(),
+                of_k ? seen_first_.as<int64_t>() : nullptr,
+                of_k ? seen_last_.as<int64_t>() : nullptr};
     }
 
     void gather(TensorId id, int64_t sequence, int64_t head, int64_t first, int64_t count, float* to) {
@@ -302,6 +313,7 @@ class DeviceData final : public CaseData {
     std::array<Tensor, kTensors> tensors_;
     DeviceBuffer cu_q_, cu_k_, seqused_q_, seqused_k_;  // i32, what the library reads
     DeviceBuffer first_q_, first_k_, used_q_, used_k_;  // i64 [b], what the kernels here read
+    DeviceBuffer seen_first_, seen_last_;               // i64 [b]
     DeviceBuffer longest_q_, longest_k_;                // i64 [1]
     std::mutex mutex_;
 };

@@ -8,6 +8,7 @@
 #include "tests/support/device_data.hpp"
 #include "tests/support/input_values.hpp"
 #include "tests/support/number_formats.hpp"
+#include "tests/support/oracle.hpp"
 #include "tests/support/parallel.hpp"
 
 namespace foveal_testing {
@@ -127,13 +128,15 @@ class HostData final : public CaseData {
     void fill_head(TensorId id, const InputRecipe& recipe, int64_t sequence, int64_t head) {
         const TensorLayout& layout = at(id).layout;
         const int64_t rows = id == TensorId::kQ ? case_.used_q(sequence) : case_.used_k(sequence);
+        const KeyInterval filled = id == TensorId::kQ ? KeyInterval{0, rows} : keys_seen_by_any(case_, sequence);
         Place place{id, sequence, head, 0, 0, case_.used_k(sequence)};
         const int64_t begin = element_index(case_, layout, id, sequence, head, 0);
         const int64_t stride = row_stride(case_, layout, id);
         for (place.row = 0; place.row < rows; ++place.row) {
+            const bool seen = filled.first <= place.row && place.row < filled.last;
             for (place.channel = 0; place.channel < channels_of(case_, id); ++place.channel) {
                 store(buffer(id).data(), case_.dtype, begin + place.row * stride + place.channel,
-                      input_value(recipe, place));
+                      seen ? input_value(recipe, place) : unseen_value(place));
             }
         }
     }
@@ -260,6 +263,7 @@ InputRecipe recipe_of(const Case& c) {
         recipe.q_factor =
             static_cast<float>(*c.logit_sd / (std::abs(scale) * std::sqrt(static_cast<double>(c.head_dim))));
     }
+    recipe.nan_value = c.nan_value.value_or(-1);
     recipe.flat = c.flat;
     recipe.v_limit = c.vmax ? v_limit_of(c) : 0.0f;
     recipe.bias_inf = c.bias_inf;

@@ -21,6 +21,7 @@ struct InputRecipe {
     uint64_t seed = 1;
     float q_factor = 1;      // on normal q
     float v_limit = 0;       // |v| lies between half of it and all of it; 0: normal
+    int64_t nan_value = -1;  // the key whose v is NaN; -1: none
     bool flat = false;       // every key is key 0
     bool steered = false;    // channel 0 of q is kSteering, so that channel 0 of k moves a key's logits for all queries
     float grow_per_key = 0;  // of channel 0 of k
@@ -82,6 +83,7 @@ FOVEAL_TESTING_HOST_DEVICE inline float key_value(const InputRecipe& recipe, Pla
 }
 
 FOVEAL_TESTING_HOST_DEVICE inline float value_value(const InputRecipe& recipe, const Place& p) {
+    if (p.row == recipe.nan_value) return NAN;
     const uint64_t hash = hash_of(recipe, p);
     if (recipe.v_limit == 0) return normal_of(hash);
     const float magnitude = recipe.v_limit * (0.5f + static_cast<float>(hash >> 40) * 0x1p-25f);
@@ -125,6 +127,12 @@ FOVEAL_TESTING_HOST_DEVICE inline float input_value(const InputRecipe& recipe, c
     if (p.tensor == TensorId::kV) return value_value(recipe, p);
     if (recipe.steered && p.channel == 0) return kSteering;
     return recipe.q_factor * normal_of(hash_of(recipe, p));
+}
+
+// Of k and v at a key that no row of the sequence sees, in place of input_value(): what would show in a result.
+FOVEAL_TESTING_HOST_DEVICE inline float unseen_value(const Place& p) {
+    const float values[] = {NAN, HUGE_VALF, -HUGE_VALF, 3e38f};
+    return values[p.row & 3];
 }
 
 InputRecipe recipe_of(const Case& c);

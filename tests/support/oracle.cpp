@@ -27,12 +27,14 @@ void dot_products(const float* q, const KeyValueHead& head, int64_t channels, Ke
     }
 }
 
-// out[c] = sum over j of weights[j] v_j[c], in the order of the keys.
+// out[c] = sum over j of weights[j] v_j[c], in the order of the keys. A key without weight, that a mask hides, say,
+// adds nothing, whatever its v is.
 template <class Real>
 void weighted_sum(const std::vector<Real>& weights, const KeyValueHead& head, KeyInterval seen,
                   std::vector<Real>& out) {
     std::fill(out.begin(), out.end(), Real{0});
     for (size_t j = 0; j < weights.size(); ++j) {
+        if (weights[j] == 0) continue;
         const float* v = head.v.data() + (static_cast<size_t>(seen.first) + j) * out.size();
         for (size_t c = 0; c < out.size(); ++c) out[c] += weights[j] * static_cast<Real>(v[c]);
     }
@@ -66,11 +68,9 @@ void finish_scores(const Case& c, int64_t position, KeyInterval seen, const RowO
     }
 }
 
-// std::max would lose a NaN.
+// Of the scores and `largest`. std::max would lose a NaN.
 template <class Real>
-Real largest_of(const std::vector<Real>& x, const RowOptions& options) {
-    Real largest = -std::numeric_limits<Real>::infinity();
-    if (options.sink) largest = static_cast<Real>(*options.sink);
+Real largest_of(const std::vector<Real>& x, Real largest = -std::numeric_limits<Real>::infinity()) {
     for (const Real value : x) largest = value > largest || std::isnan(value) ? value : largest;
     return largest;
 }
@@ -94,6 +94,28 @@ KeyInterval keys_seen_by(const Case& c, int64_t i, int64_t len_q, int64_t len_k)
     return seen.first < seen.last ? seen : KeyInterval{0, 0};
 }
 
+KeyInterval keys_seen_by_any(const Case& c, int64_t sequence) {
+    const int64_t len_q = c.used_q(sequence), len_k = c.used_k(sequence);
+    KeyInterval all{0, 0};
+    for (int64_t i = 0; i < len_q; ++i) {
+        const KeyInterval seen = keys_seen_by(c, i, len_q, len_k);
+        if (seen.first == seen.last) continue;
+        all =
+            all.first == all.last ? seen : KeyInterval{std::min(all.first, seen.first), std::max(all.last, seen.last)};
+    }
+    return all;
+}
+
+bool may_reach(const Case& c, int64_t i, int64_t len_q, int64_t len_k, int64_t key) {
+    constexpr int64_t kRows = 128, kKeys = 128;
+    const int64_t first_row = i / kRows * kRows, first_key = key / kKeys * kKeys;
+    for (int64_t row = first_row; row < std::min(first_row + kRows, len_q); ++row) {
+        const KeyInterval seen = keys_seen_by(c, row, len_q, len_k);
+        if (seen.first < seen.last && seen.first < first_key + kKeys && seen.last > first_key) return true;
+    }
+    return false;
+}
+
 void oracle_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
                 const RowOptions& options, OracleRow& row) {
     row.out.assign(static_cast<size_t>(c.head_dim_v), 0.0);
@@ -102,9 +124,10 @@ void oracle_row(const Case& c, int64_t i, int64_t len_q, const float* q, const K
     thread_local std::vector<double> x;
     dot_products(q, head, c.head_dim, seen, x);
     finish_scores(c, i + offset_of(c, len_q, head.len_k), seen, options, x);
-    const double largest = largest_of(x, options);
+    row.empty = largest_of(x) == -kInfinity;  // no key is seen, or every score is -inf: the same
+    const double largest = largest_of(x, options.sink ? static_cast<double>(*options.sink) : -kInfinity);
     row.lse = largest;
-    if (largest == -kInfinity) return;  // no key is seen, or every score is -inf: the same
+    if (row.empty) return;
     double sum = options.sink ? std::exp(static_cast<double>(*options.sink) - largest) : 0;
     for (double& value : x) sum += value = std::exp(value - largest);
     weighted_sum(x, head, seen, row.out);
@@ -120,8 +143,8 @@ void reference_row(const Case& c, int64_t i, int64_t len_q, const float* q, cons
     thread_local std::vector<float> x;
     dot_products(q, head, c.head_dim, seen, x);
     finish_scores(c, i + offset_of(c, len_q, head.len_k), seen, options, x);
-    const float largest = largest_of(x, options);
-    if (largest == -HUGE_VALF) return;
+    if (largest_of(x) == -HUGE_VALF) return;
+    const float largest = largest_of(x, options.sink.value_or(-HUGE_VALF));
     float sum = options.sink ? std::exp(*options.sink - largest) : 0;
     for (float& value : x) {
         value = std::exp(value - largest);

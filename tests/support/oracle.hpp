@@ -21,6 +21,7 @@ struct KeyValueHead {
 struct OracleRow {
     std::vector<double> out;  // [d_v]
     double lse = 0;
+    bool empty = false;  // it sees no key: out is 0
 };
 
 struct ReferenceRow {
@@ -40,6 +41,11 @@ struct KeyInterval {
     int64_t first, last;
 };
 KeyInterval keys_seen_by(const Case& c, int64_t i, int64_t len_q, int64_t len_k);
+// Those that some row of the sequence sees. The others never reach a result (contract 1.6).
+KeyInterval keys_seen_by_any(const Case& c, int64_t sequence);
+// May a NaN in V at `key`, which row i does not see, reach it? Only if another of its 128 rows sees one of the key's
+// 128 keys (contract 1.6).
+bool may_reach(const Case& c, int64_t i, int64_t len_q, int64_t len_k, int64_t key);
 
 // q: [d]
 void oracle_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,

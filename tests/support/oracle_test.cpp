@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -61,6 +62,47 @@ TEST(Oracle, TwoKeysByHand) {
     ReferenceRow reference;
     reference_row(c, 0, 1, &q, two_keys(), {}, reference);
     EXPECT_NEAR(reference.out[0], row.out[0], 1e-6);
+}
+
+TEST(Oracle, KeysThatSomeRowSees) {
+    const auto seen = [](const std::string& text) {
+        const KeyInterval keys = keys_seen_by_any(parse_case(text + " h1"), 0);
+        return std::pair(keys.first, keys.last);
+    };
+    EXPECT_EQ(seen("sq10 sk40 causal topleft"), std::pair(int64_t{0}, int64_t{10}));
+    EXPECT_EQ(seen("sq70 sk1000 left33 causal"), std::pair(int64_t{897}, int64_t{1000}));
+    EXPECT_EQ(seen("sq70 sk1000 chunk100 causal"), std::pair(int64_t{900}, int64_t{1000}));
+    EXPECT_EQ(seen("sq70 sk7 causal"), std::pair(int64_t{0}, int64_t{7}));
+    EXPECT_EQ(seen("sq70 sk1000 full used_q=0"), std::pair(int64_t{0}, int64_t{0}));
+}
+
+TEST(Oracle, ANaNOfAValueMayReachItsTileAlone) {
+    const Case c = parse_case("s300 h1 causal");
+    const auto reaches = [&](int64_t key, int64_t row) { return may_reach(c, row, 300, 300, key); };
+    EXPECT_TRUE(reaches(100, 0) && reaches(130, 128) && reaches(299, 256));
+    EXPECT_FALSE(reaches(128, 127) || reaches(130, 0) || reaches(299, 255));
+}
+
+TEST(Oracle, AKeyWithoutWeightAddsNothing) {
+    KeyValueHead head = two_keys();
+    head.v[1] = NAN;
+    const Case c = parse_case("sq1 sk2 h1 d1 f32 scale0.5");
+    const float q = 3;
+    RowOptions options;
+    options.visible = {1, 0};
+    for (const std::optional<float> sink : {std::optional<float>(), std::optional<float>(0.0f)}) {
+        options.sink = sink;
+        OracleRow row;
+        oracle_row(c, 0, 1, &q, head, options, row);
+        EXPECT_FALSE(row.empty);
+        EXPECT_EQ(row.out[0], sink ? 0.5 : 1.0);
+        RowOptions hidden = options;
+        hidden.visible = {0, 0};
+        oracle_row(c, 0, 1, &q, head, hidden, row);
+        EXPECT_TRUE(row.empty);
+        EXPECT_EQ(row.out[0], 0.0);
+        EXPECT_EQ(row.lse, sink ? 0.0 : -HUGE_VAL);
+    }
 }
 
 TEST(Oracle, RowsWithoutKeysAndRowsOfMinusInfinity) {

@@ -18,7 +18,7 @@ const char* const kCaseHelp =
     "  varlen qlens=3,0 klens=5,2  packed sequences of these lengths\n"
     "  used_q=2,0 used_k=4,1       only so many rows of each sequence take part\n"
     "  lse  scale0.1  seed7        ask for the log-sum-exp; factor on q.k; of the random inputs\n"
-    "  sd10 sink60@0 grow2 flat vmax\n"
+    "  sd10 sink60@0 grow2 flat vmax vnan3\n"
     "                              inputs that are hard: see tests/support/case.hpp\n"
     "  pad  bhsd  qkv              strided tensors; memory order [b, h, s, d]; q, k, v in one buffer\n"
     "Several cases: quote each.";

@@ -57,8 +57,8 @@ Json lengths_json(const Case& c, int64_t (Case::*length)(int64_t) const) {
 Json fields_of(const Case& c) {
     const auto& [batch, rows_q, rows_k, heads_q, heads_k, head_dim, head_dim_v, dtype, window_left, window_right,
                  top_left, chunk, lse, scale, softcap, alibi, sink_logit, bias, bias_f32, bias_inf, mask, varlen,
-                 lengths_q, lengths_k, seqused_q, seqused_k, seed, logit_sd, sink_keys, grow_nats, flat, vmax, padded,
-                 bhsd, qkv] = c;
+                 lengths_q, lengths_k, seqused_q, seqused_k, seed, logit_sd, sink_keys, grow_nats, flat, vmax,
+                 nan_value, padded, bhsd, qkv] = c;
     Json json;
     json["batch"] = batch;
     json["lengths_q"] = lengths_json(c, &Case::length_q);
@@ -90,6 +90,7 @@ Json fields_of(const Case& c) {
     json["grow_nats"] = grow_nats;
     json["flat"] = flat;
     json["vmax"] = vmax;
+    json["nan_value"] = or_null(nan_value);
     json["pad"] = padded;
     json["bhsd"] = bhsd;
     json["qkv"] = qkv;

@@ -5,7 +5,8 @@
 // the computation, and keeps what falls to itself: no counter in global memory, and the same result every time.
 //
 // It deals in bundles of neighbouring CTAs and as many neighbouring tiles. Those are heads of the same rows, so they
-// cost the same, and heads that share K and V stay side by side.
+// cost the same, and heads that share K and V stay side by side. (Where packed heads leave fewer tiles of the same rows
+// than a bundle has, it goes on with the next rows or the next sequence, and counts as what its first tile costs.)
 #pragma once
 
 #include "sm90/forward/params.hpp"
@@ -60,7 +61,7 @@ class Balancer {
 
    private:
     // Of the round's bundles of tiles; 0 past the last. A run is the tiles of one section and row block, which cost the
-    // same: lane l works out run l from here on.
+    // same: lane l works out run l from the next bundle's first tile on.
     __device__ void find_costs(Values& costs) {
         constexpr int32_t kKeys = kTraits.keys;
         const int32_t lane = ptx::lane_id();
@@ -77,32 +78,38 @@ class Balancer {
             const int32_t units =
                 min_i32(section_units(params_.section_keys, len_k, params_.heads_k, params_.bundle_units),
                         params_.heads_k - first_unit_);
-            const int32_t in_run = units * tiles.heads_per_kv / params_.bundle;
-            const int32_t left = row_blocks * in_run - dealt_of_section_;
-            const int32_t first_run = dealt_of_section_ / in_run, in_first_run = dealt_of_section_ - first_run * in_run;
-            const int32_t take = min_i32(min_i32(bundles_ - dealt, left), 32 * in_run - in_first_run);
+            const int32_t in_run = units * tiles.heads_per_kv, in_section = row_blocks * in_run;
+            const int32_t first_run = begun_ / in_run, in_first_run = begun_ - first_run * in_run;
+            const int32_t left = bundles_up_to(in_section - begun_);
+            const int32_t take = min_i32(min_i32(bundles_ - dealt, left), bundles_up_to(32 * in_run - in_first_run));
             const int32_t step = min_i32(first_run + lane, row_blocks - 1);
             const int32_t row = (params_.order.last_rows_first ? row_blocks - 1 - step : step) * queries;
             const Band band = known_band<kTraits>(band_of(params_.window, len_q, len_k));
             const int32_t cost = tile_cost(kv_range(band, {row, min_i32(row + queries, len_q)}, kKeys).visit, kKeys);
-            const float runs_a_bundle = 1.0f / static_cast<float>(in_run);
+            const float runs_a_tile = 1.0f / static_cast<float>(in_run);
 #pragma unroll
             for (int32_t s = 0; s < kSlots; ++s) {
                 const int32_t i = s * 32 + lane - dealt;
+                const int32_t tile = in_first_run + i * params_.bundle;
                 // Exact: the half keeps the quotient off whole numbers.
-                const auto run = static_cast<int32_t>((static_cast<float>(in_first_run + i) + 0.5f) * runs_a_bundle);
+                const auto run = static_cast<int32_t>((static_cast<float>(tile) + 0.5f) * runs_a_tile);
                 const int32_t of_run = __shfl_sync(~0u, cost, run & 31);
                 if (i >= 0 && i < take) costs[s] = of_run;
             }
             dealt += take;
-            dealt_of_section_ += take;
+            begun_ += take * params_.bundle;
             if (take < left) continue;
-            dealt_of_section_ = 0;
+            begun_ -= in_section;
             first_unit_ += units;
             if (first_unit_ < params_.heads_k && row_blocks > 0) continue;
             first_unit_ = 0;
             ++sequence_;
         }
+    }
+
+    // Bundles that begin with one of `tiles` neighbouring tiles, if the first begins with the first.
+    __device__ int32_t bundles_up_to(int32_t tiles) const {
+        return max_i32(tiles + params_.bundle - 1, 0) / params_.by_bundle;
     }
 
     // Mostly they descend by themselves.
@@ -167,8 +174,9 @@ class Balancer {
     SequenceWindow<kTraits> window_;
     const int32_t bundles_;
     int32_t round_ = 0;
-    // Where the next round begins: the sequence's lane in the window, its section, and bundles of that already dealt.
-    int32_t sequence_ = 0, first_unit_ = 0, dealt_of_section_ = 0;
+    // Where the next round begins: the sequence's lane in the window, its section, and of that the tile with which the
+    // next bundle begins.
+    int32_t sequence_ = 0, first_unit_ = 0, begun_ = 0;
     Values loads_ = {};  // of each bundle of CTAs, above the least
 };
 

@@ -6,7 +6,7 @@
 //   [producer, warp 3]  0. for every tile, ahead of the others: find it, publish what the others need (cursor.cuh);
 //                          the first while the others set up.
 //   [producer, warp K]  1. for every tile, for every K block: wait until free; load.
-//   [producer, warp V]  2. the same for V; rows of a block that belong to another sequence are zeroed (0 * NaN).
+//   [producer, warp V]  2. the same for V; rows of a block that no query of the sequence sees are zeroed (0 * NaN).
 //   [producer, warp Q]  3. for every tile: wait for a free Q buffer; load Q; with it the consumers get the tile.
 //   [consumer]          4. under a bias alone: begin to copy its part of this block to the staging buffer. Wait for the
 //                          V block of the K/V block before; take the turn on the tensor cores.

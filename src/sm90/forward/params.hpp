@@ -27,10 +27,10 @@ struct ForwardParams {
     FastTileOrder order;  // dense; varlen: last_rows_first only
     Divisor by_heads_k;
     int32_t section_keys;  // varlen: keys of one head's K and V that a section of a sequence's order may hold
-    // Varlen: CTAs that get neighbouring tiles together (balance.cuh); 0: none do. And the KV units whose heads are
-    // whole bundles.
+    // Varlen: CTAs that get neighbouring tiles together (balance.cuh); 0: none do. And the KV units whose heads, if
+    // they are not packed, are whole bundles.
     int32_t bundle;
-    Divisor bundle_units;
+    Divisor by_bundle, bundle_units;
     int32_t packed_section_keys;  // varlen: up to so many keys are a sequence's heads one section
     int32_t passed_over_blocks;   // as in ForwardSchedule
 

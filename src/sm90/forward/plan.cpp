@@ -23,8 +23,8 @@ int32_t passed_over_blocks(const ForwardProblem& p, const ForwardTile& tile, int
 // ForwardSchedule's: what costs least, and of such the most heads, if that is less than without packing. Fewer tiles
 // cost less, and so do tiles of fewer queries where they visit fewer K/V blocks: under a narrow window, or where a
 // tile's rows are more than a block's keys (H200, 2026-11-28: docs/performance-log, 73). Varlen: the most heads, and
-// the kernel decides for each sequence by itself: under softcap a row's rounding follows from the rows that it shares a
-// tile with.
+// the kernel decides for each sequence by itself. Under softcap and ALiBi a row's rounding follows from the rows that
+// it shares a tile with, so here nothing may depend on the batch or on the card (contract 1.7).
 int32_t packed_heads_log2(const ForwardProblem& p, const ForwardTile& tile) {
     const auto heads_per_kv = static_cast<int32_t>(p.heads_per_kv());
     const int32_t most = std::min(std::countr_zero(static_cast<uint32_t>(tile.segments())),
@@ -99,6 +99,7 @@ void set_order(ForwardParams& params, const ForwardProblem& p, const ForwardSche
     params.section_keys = order.section_keys;
     params.packed_section_keys = order.section_keys / params.heads_k;
     params.bundle = order.bundle;
+    params.by_bundle = Divisor(std::max(1, order.bundle));
     params.bundle_units = Divisor(std::max(1, order.bundle / std::gcd(order.bundle, params.heads_per_kv)));
 }
 
@@ -134,10 +135,6 @@ ForwardSchedule schedule_of(const ForwardProblem& p, ForwardChoice choice, const
         schedule.grid = std::min(traits.sms * ctas_of_sm(p, traits, order), order.tiles());
     }
     schedule.order = choose_order(p, traits, shape, schedule.grid, schedule.last_rows_first);
-    // CTAs that go in bundles take whole bundles of a row block's tiles, and packed it has fewer. (Whether they go in
-    // bundles follows from the whole batch; so, then, does whether its heads are packed.)
-    const int64_t packs = p.heads_k * packs_of(static_cast<int32_t>(p.heads_per_kv()), schedule.heads_log2);
-    if (schedule.order.bundle > 0 && packs % schedule.order.bundle != 0) schedule.heads_log2 = 0;
     schedule.passed_over_blocks = passed_over_blocks(p, tile, schedule.heads_log2);
     return schedule;
 }

@@ -77,13 +77,14 @@ __device__ __forceinline__ void produce_k(Shared<kConfig>& shared, const Forward
     });
 }
 
-// Zeroes rows [first_row, kRows) of a tile of panels, of kColumns columns.
+// Zeroes some rows of a tile of panels, of kRows rows and kColumns columns.
 template <int32_t kRows, int32_t kColumns>
-__device__ __forceinline__ void zero_rows(uint16_t* tile, int32_t first_row) {
+__device__ __forceinline__ void zero_rows(uint16_t* tile, Range zeroed) {
     const int32_t lane = static_cast<int32_t>(threadIdx.x) % 32;
     for (int32_t panel = 0; panel < kColumns / kPanelColumns; ++panel) {
         auto* rows = reinterpret_cast<uint4*>(tile + panel * kRows * kPanelColumns);
-        for (int32_t i = first_row * kRowVectors + lane; i < kRows * kRowVectors; i += 32) rows[i] = uint4{0, 0, 0, 0};
+        for (int32_t i = zeroed.begin * kRowVectors + lane; i < zeroed.end * kRowVectors; i += 32)
+            rows[i] = uint4{0, 0, 0, 0};
     }
 }
 
@@ -94,9 +95,11 @@ __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const Forward
     RingPosition<1> landing;
     for_each_block(shared, params, [&](const Work& work, int32_t block, auto ring) {
         const int32_t row = block * kTile.keys;
-        // The copy engine fills with zeros past the tensor, but not past the sequence.
+        // Of keys that no query of the sequence sees, P is zero, and V may be anything. The copy engine fills with
+        // zeros past the tensor, but not past the sequence or what is seen of it.
+        const Range seen = seen_keys(known_band<work_traits_of(kConfig)>(work.band), work.len_q);
         const bool has_stray_rows =
-            row + kTile.keys > work.band.len_k && work.first_k + work.band.len_k < params.mapped_rows_k;
+            row < seen.begin || (row + kTile.keys > seen.end && work.first_k + seen.end < params.mapped_rows_k);
         shared.v_ring.wait_free(ring);
         uint64_t& landed = has_stray_rows ? shared.v_landed : shared.v_ring.full[ring.slot][0];
         if (ptx::elect_sync())
@@ -106,7 +109,8 @@ __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const Forward
         if (!has_stray_rows) return;
         ptx::mbarrier_wait(shared.v_landed, landing.parity);
         landing.advance();
-        zero_rows<kTile.keys, kTile.head_dim_v>(shared.v[ring.slot], max_i32(work.band.len_k - row, 0));
+        zero_rows<kTile.keys, kTile.head_dim_v>(shared.v[ring.slot], {0, min_i32(seen.begin - row, kTile.keys)});
+        zero_rows<kTile.keys, kTile.head_dim_v>(shared.v[ring.slot], {max_i32(seen.end - row, 0), kTile.keys});
         ptx::fence_proxy_async();
         __syncwarp();
         if (ptx::elect_sync()) ptx::mbarrier_arrive(shared.v_ring.full[ring.slot][0]);

@@ -261,7 +261,7 @@ struct Softmax {
                                                        float sink_log2) {
         const float keys = kSumsInProduct ? product_sum(o, r) : row_sum(row.sum[r]);
         const float total = keys + ptx::ex2(sink_log2 + row.minus_reference[r]);
-        return total == 0.0f ? 0.0f : __fdividef(1.0f, total);
+        return keys == 0.0f ? 0.0f : __fdividef(1.0f, total);
     }
 
     // Natural logarithm of the row's sum of exponentials, the sink's (natural units, -inf: none) included; -inf for a

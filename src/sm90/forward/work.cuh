@@ -123,8 +123,8 @@ struct SequenceTiles {
     int32_t row_blocks;
 };
 
-// Packed, if that saves tiles enough and all heads are in one section: bundles of CTAs (balance.cuh) then still are
-// whole.
+// Packed, if that saves tiles enough and all heads are in one section. (Nothing but the sequence decides: plan.cpp,
+// packed_heads_log2().)
 template <WorkTraits kTraits>
 __device__ __forceinline__ SequenceTiles tiles_of_sequence(const ForwardParams& params, int32_t len_q, int32_t len_k) {
     constexpr int32_t kRows = kTraits.rows;

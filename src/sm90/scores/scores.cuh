@@ -39,11 +39,11 @@ class Scores {
 
     // From q.k to the score. true: softcap took the exact form.
     __device__ __forceinline__ bool apply(float (&s)[kScores]) const {
-        const auto past_end = [this] { return !inside(kScores - 1); };
-        if constexpr (kOnlySoftcap) return cap(options_, s, past_end);
+        const auto strays = [this] { return has_strays(); };
+        if constexpr (kOnlySoftcap) return cap(options_, s, strays);
         bool exactly = false;
         if (options_.softcap > 0) {
-            exactly = cap(options_, s, past_end);
+            exactly = cap(options_, s, strays);
             if (options_.alibi_slopes != nullptr) subtract_distances(s, 1.0f, slope_, distance());
         } else if (options_.alibi_slopes != nullptr) {
             subtract_distances(s, options_.scale, slope_, distance());
@@ -65,10 +65,14 @@ class Scores {
     // i + off - j of the thread's first row and column.
     __device__ __forceinline__ int32_t distance() const { return row_ + work_.band.off - first_key_; }
 
-    // Rows and columns past the sequence's end: the softmax masks them.
-    __device__ __forceinline__ bool inside(int32_t i) const {
-        return row_ + Fragment::row_offset(i) < work_.len_q &&
-               first_key_ + Fragment::column_offset(i) < work_.band.len_k;
+    // Rows past the sequence's end, and keys that none of its queries sees: the softmax masks them.
+    __device__ __forceinline__ bool has_strays() const {
+        constexpr int32_t kLast = kScores - 1;
+        Band band = work_.band;
+        if constexpr (kOnlySoftcap) band.chunk = 0;
+        const Range seen = seen_keys(band, work_.len_q);
+        return row_ + Fragment::row_offset(kLast) >= work_.len_q || first_key_ < seen.begin ||
+               first_key_ + Fragment::column_offset(kLast) >= seen.end;
     }
 
     template <class T>

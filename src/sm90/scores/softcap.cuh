@@ -21,16 +21,16 @@ __device__ __forceinline__ void cap_exactly(const ScoreOptions& options, float (
 }
 
 // From q.k. Small |x / c|, where the scores of a trained model mostly lie, by a polynomial on the FMA pipe; a block
-// that reaches beyond takes two more MUFU operations a score. What lies past the sequence's end must not decide; so
-// such a block (past_end()) always takes the second way. true: so it did.
-template <int32_t kScores, class PastEnd>
-__device__ __forceinline__ bool cap(const ScoreOptions& options, float (&s)[kScores], PastEnd past_end) {
+// that reaches beyond takes two more MUFU operations a score. Rows past the sequence's end and keys that none of its
+// queries sees must not decide; so a block with such (strays()) always takes the second way. true: so it did.
+template <int32_t kScores, class Strays>
+__device__ __forceinline__ bool cap(const ScoreOptions& options, float (&s)[kScores], Strays strays) {
     const SoftcapPolynomial& polynomial = options.cap;
     float largest = 0.0f;
 #pragma unroll
     for (int32_t i = 0; i < kScores; ++i) largest = fmaxf(largest, fabsf(s[i]));
-    const bool ends = past_end();
-    if (__any_sync(~0u, ends || !(largest <= polynomial.last))) {
+    const bool has_strays = strays();
+    if (__any_sync(~0u, has_strays || !(largest <= polynomial.last))) {
         cap_exactly(options, s);
         return true;
     }

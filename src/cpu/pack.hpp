@@ -1,0 +1,52 @@
+// Keys and values of a block as floats, in the layout that the two products read.
+#if defined(FOVEAL_CPU_PACK_HPP) == defined(HWY_TARGET_TOGGLE)
+#ifdef FOVEAL_CPU_PACK_HPP
+#undef FOVEAL_CPU_PACK_HPP
+#else
+#define FOVEAL_CPU_PACK_HPP
+#endif
+
+#include <algorithm>
+
+#include "cpu/convert.hpp"
+#include "cpu/simd.hpp"
+#include "cpu/subtile.hpp"
+#include "problem/mask.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace foveal::cpu::HWY_NAMESPACE {
+
+// Rows of k or v from `first` on, up to kBlockKeys.
+struct BlockOfRows {
+    int32_t first;
+    int32_t len_k;
+    Range seen;  // those that some query of the sequence sees
+    int32_t count() const { return std::min(kBlockKeys, len_k - first); }
+};
+
+// Rows beyond the sequence's end, up to a whole register block, are zeros, and so are those that no query of the
+// sequence sees: they may hold anything, and must not reach a result (contract 1.6).
+// from: [len_k, columns] with row_stride; to: [kBlockKeys, columns] with pitch_of(columns)
+inline void pack_rows(LoadRow load_row, const void* from, DType dtype, int64_t row_stride, int64_t columns,
+                      const BlockOfRows& rows, float* to) {
+    const int64_t pitch = pitch_of(columns);
+    const int32_t begin = std::clamp(rows.seen.begin - rows.first, 0, rows.count());
+    const int32_t end = std::clamp(rows.seen.end - rows.first, begin, rows.count());
+    std::fill(to, to + begin * pitch, 0.0f);
+    for (int64_t j = begin; j < end; ++j)
+        load_row(advance(from, dtype, (rows.first + j) * row_stride), columns, to + j * pitch);
+    std::fill(to + end * pitch, to + round_up(rows.count(), kRows) * pitch, 0.0f);
+}
+
+// Is no element of the first `rows` packed rows NaN or infinite?
+inline HWY_NOINLINE bool all_finite(const float* packed, int64_t rows, int64_t columns) {
+    const F32 d;
+    VecF32 sum = hn::Zero(d);
+    for (int64_t j = 0; j < rows; ++j, packed += pitch_of(columns))
+        for (int64_t c = 0; c < columns; c += lanes()) sum = hn::MulAdd(hn::Load(d, packed + c), hn::Zero(d), sum);
+    return hn::AllFalse(d, hn::IsNaN(sum));
+}
+
+}  // namespace foveal::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif
