@@ -2,9 +2,10 @@
 # build/. With FOVEAL_CUDA=OFF behind the command, nvcc is neither fetched nor used.
 #   make demo     build, then compute attention here, verify it and time it
 #   make test     build everything, run all tests
+#   make docs     build the Python package, run the documents' code, build the API reference
 #   make format   rewrite the sources as clang-format 14 would
 #   make clean    remove what was built
-.PHONY: demo test format clean configure
+.PHONY: demo test docs format clean configure
 
 configure:
 	@.ci/install_missing build
@@ -18,6 +19,11 @@ demo: configure
 test: configure
 	cmake --build --preset release
 	ctest --preset release
+
+docs: configure
+	cmake --build --preset release
+	.ci/python environment
+	.ci/docs
 
 format:
 	@.ci/install_missing format

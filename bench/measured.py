@@ -4,9 +4,9 @@
     python3 bench/measured.py           # after new files in bench/results/
     python3 bench/measured.py --check   # exit status 1 if a document is not what the results files give
 
-A table in another document stands between "<!-- measured: NAME -->" and "<!-- end measured -->"; NAME is "speed CARD"
-(the suites seed and single, a column a case) or "means" (the geometric mean of each suite on each GPU). Needs no
-package.
+A table in another document stands between "<!-- measured: NAME -->" and "<!-- end measured -->"; NAME is "speed-ups"
+(over the fastest peer, a row a card), "speed CARD" (the suites seed and single, a column a case) or "means" (the
+geometric mean of each suite on each GPU). Needs no package.
 """
 
 import argparse
@@ -57,14 +57,16 @@ def suite_table(suite):
 
 
 def mean_row(title, suites):
+    """Speed-ups, the least and the most of them, and the mean ratio."""
     ratios = [ratio for suite in suites for ratio in suite.ratios()]
-    return [title, len(ratios), f"{geometric_mean(ratios):.3f}", f"{min(ratios):.3f}", f"{max(ratios):.3f}"]
+    speed_ups = [f"{1 / ratio:.2f}" for ratio in (geometric_mean(ratios), max(ratios), min(ratios))]
+    return [title, *speed_ups, len(ratios), f"{geometric_mean(ratios):.3f}"]
 
 
 def means(suites):
     """A row a suite with peers, and those of all suites on standard normal data."""
     with_peers = [suite for suite in suites if suite.ratios()]
-    normal = [suite for suite in with_peers if suite.about.get("logit_sd", 1.0) == 1.0]
+    normal = [suite for suite in with_peers if suite.is_normal]
     together = [suite for suite in with_peers if suite.name in TOGETHER]
     rows = [mean_row(f"{suite.title} (`{suite.name}`)", [suite]) for suite in with_peers]
     if len(together) == len(TOGETHER):
@@ -168,12 +170,15 @@ def python_calls(suite):
 INTRO = """Written by `bench/measured.py` from `bench/results/{folder}/`; not edited by hand. Charts:
 [`bench/results/{folder}/charts/`](../../bench/results/{folder}/charts/).
 
+"""
+HOW = """
+## How it was measured
+
 Times are medians over interleaved rounds of the same tensors in one process (`bench/compare.py`). A ratio is foveal's
 time over that of the fastest peer, taken inside each round, as the mean without the highest and lowest tenth: below 1
-foveal is faster. So it may differ a little from the quotient of the medians. Data are random normal unless a suite's
-title says otherwise. Rates are foveal's; GB/s counts each element of q, k, v and out once. Of a varlen case the number
-of sequences and the range of their lengths are given; the file has the lengths.
-
+foveal is faster. So it may differ a little from the quotient of the medians. A speed-up is 1 over a ratio. Data are
+random normal unless a suite's title says otherwise. Rates are foveal's; GB/s counts each element of q, k, v and out
+once. Of a varlen case the number of sequences and the range of their lengths are given; the file has the lengths.
 """
 
 
@@ -183,7 +188,9 @@ def page(folder):
     cards = sorted({about.get("gpu") or about.get("cpu") for about in abouts})
     parts = [f"# Measured: {', '.join(cards)}\n\n", INTRO.format(folder=folder.name)]
     if rows := means(suites):
-        parts += ["## Geometric means\n\n", table(["suite", "rows", "mean ratio", "least", "most"], rows)]
+        head = ["suite", "times as fast as the fastest peer", "least", "most", "rows", "mean ratio"]
+        parts += ["## Speed-ups\n\n", "Geometric means over a suite's rows.\n\n", table(head, rows)]
+    parts.append(HOW)
     for suite in suites:
         about = source(suite.about)
         parts += [
@@ -222,12 +229,30 @@ def speed(card):
     return f"{suites[0].place()}; {common}:\n\n" + table(["", *map(label, rows)], lines)
 
 
+def speed_ups():
+    """A row a card: over the fastest peer, with the row where foveal does worst."""
+    lines = []
+    for folder in sorted(RESULTS.iterdir(), key=lambda folder: (folder.name == "cpu", folder.name != "h200")):
+        suites = [suite for suite in load(folder)[0] if suite.ratios() and suite.is_normal]
+        if not suites:
+            continue
+        rows = [row for suite in suites for row in suite.rows if best_ratio(row)]
+        worst = max(rows, key=best_ratio)
+        peers = sorted({NAMES.get(name, name) for suite in suites for name in suite.names if name != "foveal"})
+        dates = sorted({suite.about["date"][:10] for suite in suites})
+        _, mean, least, most, count, _ = mean_row("", suites)
+        days = " to ".join(dict.fromkeys(dates[:1] + dates[-1:]))
+        place = f"[{suites[0].card()}](docs/measured/{folder.name}.md), {days}"
+        lines.append([place, " and ".join(peers), mean, f"{least} (`{short(worst['case'])}`)", most, count])
+    return table(["on", "beside", "times as fast as the faster", "where least", "most", "rows"], lines)
+
+
 def all_means():
-    """A row a GPU, a column a suite: the mean ratio; then of all rows, and the least and the most of them."""
+    """A row a GPU, a column a suite: the mean speed-up; then of all rows, and the least and the most of them."""
     names, lines = [], []
     for folder in sorted(RESULTS.iterdir(), reverse=True):
         suites = [suite for suite in load(folder)[0] if suite.ratios() and suite.on_gpu]
-        normal = [suite for suite in suites if suite.about.get("logit_sd", 1.0) == 1.0]
+        normal = [suite for suite in suites if suite.is_normal]
         if not normal:
             continue
         columns = {", ".join(TOGETHER): [suite for suite in normal if suite.name in TOGETHER]}
@@ -235,15 +260,15 @@ def all_means():
         columns |= {"all": normal}
         rows = {name: mean_row(name, of) for name, of in columns.items() if of}
         names += [name for name in rows if name not in names]
-        cells = {name: row[2] for name, row in rows.items()}
-        cells["all"] = "{2} ({3}–{4}; {1} rows)".format(*rows["all"])
+        cells = {name: row[1] for name, row in rows.items()}
+        cells["all"] = "{1} ({2}–{3}; {4} rows)".format(*rows["all"])
         lines.append((folder.name.upper(), cells))
     names.sort(key=lambda name: name == "all")
     return table(["card", *names], [[card] + [cells.get(name, "–") for name in names] for card, cells in lines])
 
 
-BLOCKS = {"speed": speed, "means": all_means}
-BLOCK = re.compile(r"(<!-- measured: ([\w ]+) -->\n).*?(<!-- end measured -->)", re.DOTALL)
+BLOCKS = {"speed": speed, "speed-ups": speed_ups, "means": all_means}
+BLOCK = re.compile(r"(<!-- measured: ([\w -]+?) -->\n).*?(<!-- end measured -->)", re.DOTALL)
 
 
 def with_blocks(text):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Charts from results files alone: ratio to the fastest peer, throughput over sequence length, joules a forward.
+"""Charts from results files alone: speed-ups over the fastest peer, throughput over sequence length, joules a forward.
 
     python3 bench/report.py bench/results/h200
 
@@ -64,32 +64,65 @@ def length_of(case):
     return int(match[1]) if match else None
 
 
-def _title(axes, suite, what):
-    shared = suite.shared_text()
-    axes.set_title(f"{suite.title}: {what}", loc="left", fontweight="bold", fontsize=11, pad=22)
-    text = f"{shared} · {suite.place()}" if shared else suite.place()
-    axes.annotate(text, (0, 1), (0, 7), "axes fraction", textcoords="offset points", fontsize=8, color="#555555")
+def _title(axes, title, place):
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=11, pad=22)
+    axes.annotate(place, (0, 1), (0, 7), "axes fraction", textcoords="offset points", fontsize=8, color="#555555")
 
 
-def ratio(suite):
-    """foveal's time over the fastest peer's, a bar a row."""
+def _place(suite):
+    return " · ".join(filter(None, [suite.shared_text(), suite.place()]))
+
+
+def _peers_of(suites):
+    names = dict.fromkeys(name for suite in suites for name in suite.names if name != "foveal")
+    texts = [style_of(name, list(names))[2] for name in names]
+    return texts[0] if len(texts) == 1 else f"the faster of {' and '.join(texts)}"
+
+
+def _speed_up_axis(axes, labels, values, texts):
+    colours = [STYLES["foveal"][0] if value >= 1 else "#7F7F7F" for value in values]
+    axes.barh(range(len(values)), values, color=colours, height=0.62)
+    axes.axvline(1, color="#333333", linewidth=1)
+    for i, (value, text) in enumerate(zip(values, texts, strict=True)):
+        axes.text(max(value, 1) + 0.03, i, text, va="center", fontsize=8)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_xlim(0, max(values) * 1.45)
+    axes.grid(axis="y", visible=False)
+
+
+def speed_ups(suites):
+    """Of all suites: a bar a suite."""
+    suites = [suite for suite in suites if suite.ratios()]
+    if not suites:
+        return None
+    speeds = [[1 / ratio for ratio in suite.ratios()] for suite in suites]
+    means = [geometric_mean(of_suite) for of_suite in speeds]
+    texts = [f"{mean:.2f} ({min(all_):.2f} to {max(all_):.2f})" for mean, all_ in zip(means, speeds, strict=True)]
+    figure, axes = plt.subplots(figsize=(8.4, 1.5 + 0.34 * len(suites)))
+    _speed_up_axis(axes, [suite.title for suite in suites], means, texts)
+    axes.set_xlabel(
+        "times as fast, the geometric mean of a suite's cases (least to most);\n"
+        "the title's is of all cases with logits of standard deviation 1"
+    )
+    normal = [speed for suite, of_suite in zip(suites, speeds, strict=True) if suite.is_normal for speed in of_suite]
+    places = " · ".join(dict.fromkeys(suite.place() for suite in suites))
+    _title(axes, f"foveal is {geometric_mean(normal):.2f} times as fast as {_peers_of(suites)}", places)
+    figure.tight_layout()
+    return figure
+
+
+def speed_up(suite):
+    """The fastest peer's time over foveal's, a bar a case."""
     rows = [(row, *best_ratio(row)) for row in suite.rows if best_ratio(row)]
     if not rows:
         return None
-    ratios = [value for _, value, _ in rows]
+    values = [1 / ratio for _, ratio, _ in rows]
     figure, axes = plt.subplots(figsize=(7.4, 1.5 + 0.34 * len(rows)))
-    colours = [STYLES["foveal"][0] if r <= 1 else "#7F7F7F" for r in ratios]
-    axes.barh(range(len(rows)), ratios, color=colours, height=0.62)
-    axes.axvline(1, color="#333333", linewidth=1)
-    for i, (_, value, peer) in enumerate(rows):
-        text = f"{value:.3f} of {style_of(peer, suite.names)[2]}"
-        axes.text(max(value, 1) + 0.015, i, text, va="center", fontsize=8)
-    axes.set_yticks(range(len(rows)), [suite.label(row) for row, _, _ in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(0, max(1.45, max(ratios) + 0.45))
-    axes.grid(axis="y", visible=False)
-    axes.set_xlabel("foveal's time ÷ the fastest peer's; left of the line, foveal is faster")
-    _title(axes, suite, f"{geometric_mean(ratios):.3f} of the fastest peer's time")
+    texts = [f"{1 / ratio:.2f} × {style_of(peer, suite.names)[2]}" for _, ratio, peer in rows]
+    _speed_up_axis(axes, [suite.label(row) for row, _, _ in rows], values, texts)
+    axes.set_xlabel("times as fast as the fastest peer: its time ÷ foveal's")
+    _title(axes, f"{suite.title}: {geometric_mean(values):.2f} times as fast", _place(suite))
     figure.tight_layout()
     return figure
 
@@ -132,7 +165,7 @@ def throughput(suite):
         if len(groups) > 1:
             axes.text(0.97, 0.04, key, transform=axes.transAxes, ha="right", fontweight="bold")
     panels[0][0].set_ylabel("TFLOP/s" if suite.on_gpu else "GFLOP/s")
-    _title(panels[0][0], suite, "throughput")
+    _title(panels[0][0], f"{suite.title}: useful work a second (higher is better)", _place(suite))
     lines = {}  # a peer may be in one panel only
     for axes in panels[0]:
         lines |= {line.get_label(): line for line in axes.get_lines()}
@@ -159,7 +192,7 @@ def joules(suite):
     axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel("joules a forward ÷ foveal's (given at the left), each implementation alone")
-    _title(axes, suite, "energy")
+    _title(axes, f"{suite.title}: energy of a forward (lower is better)", _place(suite))
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.tight_layout()
     return figure
@@ -167,7 +200,7 @@ def joules(suite):
 
 # In the order of the page.
 CHARTS = {
-    "ratio": (ratio, "Time beside the fastest peer"),
+    "speedup": (speed_up, "Speed-ups, case by case"),
     "throughput": (throughput, "Throughput"),
     "joules": (joules, "Energy"),
 }
@@ -194,6 +227,7 @@ def page(suites, charts):
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>foveal: measured</title><style>{STYLE}</style>",
         "<h1>foveal beside its peers</h1>",
+        '<p><img alt="Speed-ups over the fastest peer, a bar a suite" src="speedups.svg">' if suites else "",
         "<p>The same tensors in one process, interleaved, in an order shuffled every round; ratios are taken inside a",
         f"round. Measured on: {html.escape('; '.join(places))}. Drawn by <code>bench/report.py</code> from the results",
         "files alone; <code>docs/measured/</code> has the same figures as tables.",
@@ -219,6 +253,8 @@ def main():
     suites, others = load(options.folder)
     if others:
         print(f"not of compare.py, passed over: {', '.join(others)}")
+    if figure := speed_ups(suites):
+        (out / "speedups.svg").write_text(svg_of(figure))
     charts = {kind: {} for kind in CHARTS}
     for suite in suites:
         for kind, (draw, _) in CHARTS.items():

@@ -76,9 +76,17 @@ class Suite:
     def shared_text(self):
         return " ".join(token for token in short(self.rows[0]["case"]).split() if token in self._shared)
 
+    @property
+    def is_normal(self):
+        """On standard normal data, which is what figures over several suites are made of."""
+        return self.about.get("logit_sd", 1.0) == 1.0
+
+    def card(self):
+        threads = f", {self.about['threads']} threads" if self.about.get("threads") else ""
+        return (self.about.get("gpu") or self.about.get("cpu") or "") + threads
+
     def place(self):
-        where = self.about.get("gpu") or self.about.get("cpu") or ""
-        return f"{where}, {self.about.get('date', '')[:10]}, commit {self.about.get('commit', '')[:7]}"
+        return f"{self.card()}, {self.about.get('date', '')[:10]}, commit {self.about.get('commit', '')[:7]}"
 
     def ratios(self):
         """To the fastest peer, of the rows that have one."""

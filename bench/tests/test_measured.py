@@ -31,7 +31,9 @@ def test_a_varlen_case_is_told_by_its_range():
 def test_check_finds_a_figure_that_no_file_gives(tmp_path, monkeypatch, capsys):
     card = tmp_path / "bench/results/card"
     card.mkdir(parents=True)
-    (tmp_path / "README.md").write_text("<!-- measured: means -->\n<!-- end measured -->\n")
+    (tmp_path / "README.md").write_text(
+        "<!-- measured: means -->\n<!-- end measured -->\n<!-- measured: speed-ups -->\n<!-- end measured -->\n"
+    )
     (card / "seed.json").write_text(
         json.dumps({"gpu": "a card", "commit": "c", "date": "2026-01-01", "rows": [ROW, ROW]})
     )
@@ -40,7 +42,7 @@ def test_check_finds_a_figure_that_no_file_gives(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measured, "PAGES", tmp_path / "docs/measured")
     monkeypatch.setattr(sys, "argv", ["measured.py"])
     assert measured.main() == 0
-    assert "0.800" in (tmp_path / "README.md").read_text()
+    assert "| 1.25 |" in (tmp_path / "README.md").read_text()
     monkeypatch.setattr(sys, "argv", ["measured.py", "--check"])
     assert measured.main() == 0
     page = tmp_path / "docs/measured/card.md"

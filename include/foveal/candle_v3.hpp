@@ -13,7 +13,8 @@
 //   alibi_slopes           the score is lowered by slope * |i + s_k - s_q - j|
 //   max_seqlen_q/k         nothing depends on them: they may be anything
 //   use_gqa_packing        a hint: heads share a tile wherever that saves tiles, asked for or not
-// Any head dimension that the backend supports will do, not only the crate's 64, 128, 256 and 512.
+// Any head dimension that the backend supports will do, not only the crate's 64, 128, 256 and 512. softmax_scale is the
+// factor on Q*K^T.
 #ifndef FOVEAL_CANDLE_V3_HPP
 #define FOVEAL_CANDLE_V3_HPP
 
@@ -62,11 +63,13 @@ inline void forward(const Tensor& q, const Tensor& k, const Tensor& v, const Ten
 
 }  // namespace detail
 
+// Attention, causal or full.
 inline void flash_attn(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out, float softmax_scale,
                        bool causal, [[maybe_unused]] bool use_gqa_packing, void* stream = nullptr) {
     detail::forward(q, k, v, out, softmax_scale, {.window = detail::causal_window(causal)}, stream);
 }
 
+// Attention in a window.
 inline void flash_attn_windowed(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
                                 float softmax_scale, std::optional<size_t> window_size_left,
                                 std::optional<size_t> window_size_right, [[maybe_unused]] bool use_gqa_packing,
@@ -74,6 +77,7 @@ inline void flash_attn_windowed(const Tensor& q, const Tensor& k, const Tensor& 
     detail::forward(q, k, v, out, softmax_scale, {.window = {window_size_left, window_size_right}}, stream);
 }
 
+// Attention with ALiBi slopes, causal or full.
 inline void flash_attn_alibi(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
                              const Tensor& alibi_slopes, float softmax_scale, bool causal,
                              [[maybe_unused]] bool use_gqa_packing, void* stream = nullptr) {
@@ -81,6 +85,7 @@ inline void flash_attn_alibi(const Tensor& q, const Tensor& k, const Tensor& v, 
                     {.window = detail::causal_window(causal), .alibi_slopes = alibi_slopes}, stream);
 }
 
+// Attention with ALiBi slopes, in a window.
 inline void flash_attn_alibi_windowed(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
                                       const Tensor& alibi_slopes, float softmax_scale,
                                       std::optional<size_t> window_size_left, std::optional<size_t> window_size_right,
@@ -89,6 +94,7 @@ inline void flash_attn_alibi_windowed(const Tensor& q, const Tensor& k, const Te
                     {.window = {window_size_left, window_size_right}, .alibi_slopes = alibi_slopes}, stream);
 }
 
+// Attention of sequences that lie one after the other, causal or full.
 inline void flash_attn_varlen(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
                               const Tensor& seqlens_q, const Tensor& seqlens_k, [[maybe_unused]] size_t max_seqlen_q,
                               [[maybe_unused]] size_t max_seqlen_k, float softmax_scale, bool causal,
@@ -97,6 +103,7 @@ inline void flash_attn_varlen(const Tensor& q, const Tensor& k, const Tensor& v,
                     {.window = detail::causal_window(causal), .seqlens_q = seqlens_q, .seqlens_k = seqlens_k}, stream);
 }
 
+// The same in a window.
 inline void flash_attn_varlen_windowed(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
                                        const Tensor& seqlens_q, const Tensor& seqlens_k,
                                        [[maybe_unused]] size_t max_seqlen_q, [[maybe_unused]] size_t max_seqlen_k,
@@ -108,6 +115,7 @@ inline void flash_attn_varlen_windowed(const Tensor& q, const Tensor& k, const T
                     stream);
 }
 
+// The same with ALiBi slopes, causal or full.
 inline void flash_attn_varlen_alibi(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
                                     const Tensor& alibi_slopes, const Tensor& seqlens_q, const Tensor& seqlens_k,
                                     [[maybe_unused]] size_t max_seqlen_q, [[maybe_unused]] size_t max_seqlen_k,
@@ -121,6 +129,7 @@ inline void flash_attn_varlen_alibi(const Tensor& q, const Tensor& k, const Tens
                     stream);
 }
 
+// The same with ALiBi slopes, in a window.
 inline void flash_attn_varlen_alibi_windowed(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
                                              const Tensor& alibi_slopes, const Tensor& seqlens_q,
                                              const Tensor& seqlens_k, [[maybe_unused]] size_t max_seqlen_q,

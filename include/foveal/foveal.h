@@ -29,6 +29,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* What the shared library exports. */
 #if defined(__GNUC__)
 #define FOVEAL_API __attribute__((visibility("default")))
 #else
@@ -39,9 +40,9 @@
 extern "C" {
 #endif
 
-#define FOVEAL_VERSION_MAJOR 0
-#define FOVEAL_VERSION_MINOR 1
-#define FOVEAL_VERSION_PATCH 0
+#define FOVEAL_VERSION_MAJOR 0 /* of this header; foveal_version() is the library's */
+#define FOVEAL_VERSION_MINOR 1 /* likewise */
+#define FOVEAL_VERSION_PATCH 0 /* likewise */
 
 /* Statuses. Values are part of the ABI and never change. Every function that returns one may return FOVEAL_OK,
  * FOVEAL_INVALID_ARGUMENT, FOVEAL_OUT_OF_MEMORY and FOVEAL_INTERNAL_ERROR; which others it may return stands beside it.
@@ -58,15 +59,17 @@ enum {
     FOVEAL_INTERNAL_ERROR = 6    /* a defect of foveal */
 };
 
+/* The type of a tensor's elements. */
 typedef int32_t foveal_dtype;
 enum {
-    FOVEAL_F32 = 1,
-    FOVEAL_BF16 = 2,
-    FOVEAL_F16 = 3,
-    FOVEAL_I32 = 4, /* sequence offsets and lengths */
-    FOVEAL_BOOL = 5 /* one byte an element: 0 is false, any other value true */
+    FOVEAL_F32 = 1,  /* IEEE 754 binary32 */
+    FOVEAL_BF16 = 2, /* bfloat16: the upper half of a binary32 */
+    FOVEAL_F16 = 3,  /* IEEE 754 binary16 */
+    FOVEAL_I32 = 4,  /* sequence offsets and lengths */
+    FOVEAL_BOOL = 5  /* one byte an element: 0 is false, any other value true */
 };
 
+/* Who computes. */
 typedef int32_t foveal_backend;
 enum {
     FOVEAL_BACKEND_AUTO = 0, /* where q's memory lies; the environment variable FOVEAL_BACKEND=cpu|sm90 overrides it */
@@ -74,25 +77,26 @@ enum {
     FOVEAL_BACKEND_SM90 = 2  /* device pointers; asynchronous on the caller's stream */
 };
 
+/* Which key a query stands at where there are more keys than queries, or fewer. */
 typedef int32_t foveal_alignment;
 enum {
     FOVEAL_BOTTOM_RIGHT = 0, /* the last query sees the last key: off = s_k - s_q */
     FOVEAL_TOP_LEFT = 1      /* the first query sees the first key: off = 0 */
 };
 
-#define FOVEAL_MAX_RANK 4
-#define FOVEAL_UNLIMITED (-1)
+#define FOVEAL_MAX_RANK 4     /* dimensions of a foveal_tensor */
+#define FOVEAL_UNLIMITED (-1) /* window_left and window_right: no limit on that side */
 
 /* A strided view of the caller's memory. rank == 0 says that the tensor is absent (optional tensors only).
  * Strides are in elements. The last dimension's stride is 1; the others are positive wherever the dimension is
  * larger than 1. A tensor without elements may have data == NULL.
  * sm90: data and every stride except the last must be multiples of 16 bytes. */
 typedef struct foveal_tensor {
-    void* data;
-    foveal_dtype dtype;
-    int32_t rank;
-    int64_t shape[FOVEAL_MAX_RANK];
-    int64_t stride[FOVEAL_MAX_RANK];
+    void* data;                      /* the first element, on the host or on the device; the caller's */
+    foveal_dtype dtype;              /* of the elements */
+    int32_t rank;                    /* 1 ... FOVEAL_MAX_RANK; 0: absent */
+    int64_t shape[FOVEAL_MAX_RANK];  /* the first `rank` count */
+    int64_t stride[FOVEAL_MAX_RANK]; /* in elements, likewise */
 } foveal_tensor;
 
 /* How the structures grow. A library of the same SONAME takes callers that were compiled against any of its headers:
@@ -120,7 +124,7 @@ typedef struct foveal_forward_args {
      * backend refuses others, naming the entry; on sm90 they are device memory, which the host does not read and the
      * kernel trusts: what others do there is undefined. */
     foveal_tensor cu_seqlens_q; /* i32 [b + 1]; both present: varlen; both absent: dense */
-    foveal_tensor cu_seqlens_k;
+    foveal_tensor cu_seqlens_k; /* i32 [b + 1], as cu_seqlens_q */
     foveal_tensor seqused_q; /* optional i32 [b]: only the first seqused_q[i] rows of sequence i take part; the rows of
                               * out and lse behind them are not written */
     foveal_tensor seqused_k; /* optional i32 [b] */
@@ -130,7 +134,7 @@ typedef struct foveal_forward_args {
     /* Key j is visible to query i iff i + off - window_left <= j <= i + off + window_right.
      * FOVEAL_UNLIMITED (the default) lifts a side. Causal: window_right = 0. */
     int64_t window_left;
-    int64_t window_right;
+    int64_t window_right; /* see window_left */
 
     /* Positions i + off and j are cut into chunks of this many; a query sees keys of its own chunk only (Llama 4's
      * local layers). The window applies as well. 0 (the default): no chunks. */
@@ -195,7 +199,7 @@ FOVEAL_API size_t foveal_plan_workspace_bytes(const foveal_plan* plan);
  * Also returns FOVEAL_UNSUPPORTED, FOVEAL_NO_DEVICE, FOVEAL_CUDA_ERROR. */
 FOVEAL_API foveal_status foveal_plan_launch(const foveal_plan* plan, const foveal_forward_args* args, void* stream);
 
-#define FOVEAL_MAX_MERGE_PARTS 32
+#define FOVEAL_MAX_MERGE_PARTS 32 /* partial results of one foveal_merge() */
 
 /* Merging of partial results: attention over disjoint sets of keys, from each set's out and lse.
  *   lse = log(sum_n exp(lses[n]))    out = sum_n exp(lses[n] - lse) * outs[n]
@@ -215,6 +219,7 @@ typedef struct foveal_merge_args {
 
 /* As foveal_forward_args_init_sized() and foveal_forward_args_init(). */
 FOVEAL_API void foveal_merge_args_init_sized(foveal_merge_args* args, size_t size);
+/* The same with the size that this header knows; see foveal_forward_args_init(). */
 static inline void foveal_merge_args_init(foveal_merge_args* args) { foveal_merge_args_init_sized(args, sizeof *args); }
 
 /* Arithmetic in fp32; asynchronous on `stream` for sm90, which needs no alignment beyond the elements' own.

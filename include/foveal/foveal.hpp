@@ -29,11 +29,13 @@ static_assert(sizeof(void*) != 8 || (sizeof(foveal_forward_args) == 1088 && size
 namespace foveal {
 inline namespace v0 {
 
+// Who computes.
 enum class Backend : foveal_backend {
-    automatic = FOVEAL_BACKEND_AUTO,
+    automatic = FOVEAL_BACKEND_AUTO,  // where q's memory lies
     cpu = FOVEAL_BACKEND_CPU,
     sm90 = FOVEAL_BACKEND_SM90
 };
+// off of the window: s_k - s_q for bottom_right, 0 for top_left.
 enum class Alignment : foveal_alignment { bottom_right = FOVEAL_BOTTOM_RIGHT, top_left = FOVEAL_TOP_LEFT };
 
 // A strided view of memory that the caller owns; foveal never takes ownership. Default-constructed: absent.
@@ -66,6 +68,7 @@ struct Tensor : foveal_tensor {
     static Tensor packed(const void* data, DType dtype, std::initializer_list<int64_t> shape) {
         return packed(const_cast<void*>(data), dtype, shape);
     }
+    // Likewise.
     static Tensor strided(const void* data, DType dtype, std::initializer_list<int64_t> shape,
                           std::initializer_list<int64_t> strides) {
         return strided(const_cast<void*>(data), dtype, shape, strides);
@@ -84,23 +87,23 @@ struct Tensor : foveal_tensor {
 
 // Everything but q, k, v and out; the defaults are plain, unmasked attention.
 struct ForwardOptions {
-    bool causal = false;               // right = 0; may be combined with `left`, not with `right`
-    std::optional<int64_t> left = {};  // window; absent: unlimited
-    std::optional<int64_t> right = {};
-    Alignment alignment = Alignment::bottom_right;
-    std::optional<float> scale = {};  // absent: 1/sqrt(d)
-    Tensor lse = {};                  // f32 [b, h_q, s_q], varlen [h_q, total_q]
-    Tensor cu_seqlens_q = {};         // i32 [b + 1]; both present: varlen
-    Tensor cu_seqlens_k = {};
-    Tensor seqused_q = {};  // i32 [b]
-    Tensor seqused_k = {};
-    int64_t chunk = 0;         // attention chunks of so many positions; 0: none
-    float softcap = 0;         // c: scores become c * tanh(x / c); 0: none
-    Tensor alibi_slopes = {};  // f32 [h_q] or [b, h_q]
-    Tensor sinks = {};         // f32 [h_q]
-    Tensor bias = {};          // dense: [b or 1, h_q or 1, s_q, s_k], the type of q or f32
-    Tensor mask = {};          // dense: DType::boolean, shaped likewise; false hides
-    Backend backend = Backend::automatic;
+    bool causal = false;                            // right = 0; may be combined with `left`, not with `right`
+    std::optional<int64_t> left = {};               // window; absent: unlimited
+    std::optional<int64_t> right = {};              // likewise
+    Alignment alignment = Alignment::bottom_right;  // where s_q and s_k differ
+    std::optional<float> scale = {};                // absent: 1/sqrt(d)
+    Tensor lse = {};                                // f32 [b, h_q, s_q], varlen [h_q, total_q]
+    Tensor cu_seqlens_q = {};                       // i32 [b + 1]; both present: varlen
+    Tensor cu_seqlens_k = {};                       // i32 [b + 1]
+    Tensor seqused_q = {};                          // i32 [b]
+    Tensor seqused_k = {};                          // i32 [b]
+    int64_t chunk = 0;                              // attention chunks of so many positions; 0: none
+    float softcap = 0;                              // c: scores become c * tanh(x / c); 0: none
+    Tensor alibi_slopes = {};                       // f32 [h_q] or [b, h_q]
+    Tensor sinks = {};                              // f32 [h_q]
+    Tensor bias = {};                               // dense: [b or 1, h_q or 1, s_q, s_k], the type of q or f32
+    Tensor mask = {};                               // dense: DType::boolean, shaped likewise; false hides
+    Backend backend = Backend::automatic;           // who computes
 };
 
 // The C structure of a call.
@@ -152,9 +155,10 @@ struct Part {
     Tensor lse;  // f32 [b, h_q, s_q] or [h_q, total_q]
 };
 
+// Everything of merge() but the parts and out.
 struct MergeOptions {
-    Tensor lse = {};  // where the merged log-sum-exp goes, if it is wanted
-    Backend backend = Backend::automatic;
+    Tensor lse = {};                       // where the merged log-sum-exp goes, if it is wanted
+    Backend backend = Backend::automatic;  // who computes
 };
 
 // out (and options.lse) from partial results over disjoint sets of keys: as attention over all of them. out may be one
@@ -205,6 +209,7 @@ class Plan {
         plan_.reset(plan, &foveal_plan_destroy);
     }
 
+    // For people to read: kernel, tile, grid, order of work, predicted bound.
     std::string describe() const {
         size_t size = 0;
         check(foveal_plan_describe(plan_.get(), nullptr, 0, &size));
@@ -214,6 +219,7 @@ class Plan {
         return text;
     }
 
+    // Bytes of device workspace that a launch needs: 0 today.
     size_t workspace_bytes() const { return foveal_plan_workspace_bytes(plan_.get()); }
 
     // args must describe the problem that the plan was made for; pointers may differ.

@@ -13,13 +13,16 @@ inline namespace v0 {
 // What a call that did not return FOVEAL_OK throws. what() names the argument, the value and what is supported.
 class Error : public std::runtime_error {
    public:
+    // status: any but FOVEAL_OK.
     Error(foveal_status status, const std::string& message) : std::runtime_error(message), status_(status) {}
+    // FOVEAL_INVALID_ARGUMENT, FOVEAL_UNSUPPORTED, ...
     foveal_status status() const noexcept { return status_; }
 
    private:
     foveal_status status_;
 };
 
+// The type of a tensor's elements.
 enum class DType : foveal_dtype {
     f32 = FOVEAL_F32,
     bf16 = FOVEAL_BF16,

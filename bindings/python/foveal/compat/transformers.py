@@ -101,6 +101,7 @@ class PlainMask(torch.Tensor):
         return mask
 
     def written(self):
+        """The mask as a plain tensor of its shape."""
         if self.sides is not None:
             self._tensor, self.sides = self._write(), None
         return self._tensor
