@@ -1,4 +1,4 @@
-"""The documents' code works: what stands in fenced blocks is run or compiled, by its language.
+"""The documents' code works and their links lead to files: fenced blocks are run or compiled, by their language.
 
 python: run on the CPU, the blocks of a document one after the other in one namespace. Skipped where a package that it
 imports is not here. "python gpu", which needs a GPU or a package for one, is only compiled.
@@ -29,7 +29,7 @@ def blocks_of(path):
         yield pytest.param(path, match[1], match[2], line, id=f"{path.relative_to(ROOT)}:{line}")
 
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/decisions").glob("*.md")])
 BLOCKS = [block for path in DOCUMENTS for block in blocks_of(path)]
 
 
@@ -66,3 +66,10 @@ def test_code_works(path, language, code, line, namespaces):
         if missing := missing_package(code):
             pytest.skip(f"{missing} is not installed")
         exec(program, namespaces.setdefault(path, {}))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files(path):
+    targets = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", FENCED.sub("", path.read_text()))
+    missing = [target for target in targets if not (path.parent / target).exists()]
+    assert not missing, f"{path} links to what is not there: {missing}"
