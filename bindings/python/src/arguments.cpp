@@ -66,7 +66,7 @@ void require_same_device(const Borrowed& tensor, const char* name, const Borrowe
                text_of(q.device));
 }
 
-void prepare_to_write(const Borrowed& tensor, nb::handle object, const char* name, bool is_familiar) {
+void require_writable(const Borrowed& tensor, nb::handle object, const char* name, bool is_familiar) {
     if (tensor.type.framework == Framework::jax)
         raise(FOVEAL_UNSUPPORTED, std::string(name) + " is a JAX array; those cannot be written to");
     if (tensor.read_only) refuse(std::string(name) + " is read-only");
@@ -76,7 +76,6 @@ void prepare_to_write(const Borrowed& tensor, nb::handle object, const char* nam
         torch::refuse_derivative(object.ptr(), name, torch::tangents_may_be());
         torch::refuse_uncounted(object.ptr(), name);
     }
-    torch::announce_write(object.ptr());
 }
 
 bool boolean(nb::handle value, const char* name) {
@@ -200,10 +199,11 @@ void ForwardArguments::set_results(nb::handle out, bool wants_lse) {
     out_.emplace(out_object_.ptr(), "out");
     if (!out_is_new_) {
         require_same_device(*out_, "out", q_, "q");
-        prepare_to_write(*out_, out_object_, "out", is_familiar_);
+        require_writable(*out_, out_object_, "out", is_familiar_);
+        if (out_->is_torch()) torch::announce_writes(nb::make_tuple(out_object_));
     }
     args_.out = out_->view;
-    if (main_.count != 0 && !is_familiar_) torch::make_familiar(main_);
+    if (main_.count() != 0 && !is_familiar_) torch::make_familiar(main_);
     if (!wants_lse) return;
     lse_object_ = new_tensor(q_.type, q, q_.device, args_.lse, false);
     if (has_unused_rows) fill(q_.type, lse_object_, -std::numeric_limits<float>::infinity());
@@ -220,11 +220,9 @@ bool ForwardArguments::is_plain(nb::handle out) {
         &mask_,  &seqused_q_, &seqused_k_, &cu_seqlens_q_, &cu_seqlens_k_};
     const std::array main{&q_, &k_, &v_};
     if (q_.is_torch()) {
-        main_ = {{objects_[0].ptr(), objects_[1].ptr(), objects_[2].ptr(), out.ptr()},
-                 out.is_none() ? size_t{3} : size_t{4},
-                 q_.view.dtype,
-                 q_.view.rank,
-                 q_.device};
+        main_.begin(q_.view.dtype, q_.device);
+        for (size_t i = 0; i < main.size(); ++i) main_.add(objects_[i].ptr(), main[i]->view.rank);
+        if (!out.is_none()) main_.add(out.ptr(), q_.view.rank);
         is_familiar_ = torch::are_familiar(main_);
         if (!is_familiar_ && torch::calls_are_watched()) return false;
     }

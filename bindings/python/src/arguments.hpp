@@ -54,14 +54,13 @@ class ForwardArguments {
         out_, lse_;
     nb::object out_object_, lse_object_;
     bool out_is_new_ = false, is_familiar_ = false;
-    torch::MainTensors main_{};  // of PyTorch, in a call that its dispatcher has not brought here; else none
+    torch::MainTensors main_;  // of PyTorch, in a call that its dispatcher has not brought here; else none
 };
 
 bool boolean(nb::handle value, const char* name);
 
-// Raises, naming it, if `tensor` cannot be written to; then tells its library that it will be. `is_familiar`: PyTorch's
-// checks are done.
-void prepare_to_write(const Borrowed& tensor, nb::handle object, const char* name, bool is_familiar);
+// Raises, naming it, if `tensor` cannot be written to. `is_familiar`: PyTorch's checks are done.
+void require_writable(const Borrowed& tensor, nb::handle object, const char* name, bool is_familiar);
 void require_same_device(const Borrowed& tensor, const char* name, const Borrowed& q, const char* q_name);
 
 foveal_backend backend_on(dlpack::Device device);

@@ -11,14 +11,29 @@
 namespace foveal::python {
 namespace {
 
+// "outs[0]", "outs[1]", ...: what messages call the parts, made once.
+class PartNames {
+   public:
+    explicit PartNames(const std::string& list) : list_(list) {
+        for (size_t i = 0; i < names_.size(); ++i) names_[i] = list + "[" + std::to_string(i) + "]";
+    }
+    const std::string& list() const { return list_; }
+    const char* operator[](size_t i) const { return names_[i].c_str(); }
+
+   private:
+    std::string list_;
+    std::array<std::string, FOVEAL_MAX_MERGE_PARTS> names_;
+};
+
 // outs or lses: as Python hands them over, and as the C ABI sees them.
 class Parts {
    public:
-    Parts(nb::handle sequence, const char* name) : name_(name) {
+    Parts(nb::handle sequence, const PartNames& names) : names_(names) {
         const nb::object list = nb::steal(PySequence_List(sequence.ptr()));
         if (!list.is_valid()) {
             PyErr_Clear();
-            raise_type_error(name_ + " is " + string_of(nb::repr(sequence)) + "; it must be a sequence of tensors");
+            raise_type_error(names_.list() + " is " + string_of(nb::repr(sequence)) +
+                             "; it must be a sequence of tensors");
         }
         for (const nb::handle part : nb::borrow<nb::list>(list)) objects_.push_back(nb::borrow(part));
     }
@@ -30,26 +45,27 @@ class Parts {
 
     void borrow(Form form) {
         for (size_t i = 0; i < size(); ++i) {
-            borrowed_[i].emplace(objects_[i].ptr(), name_of(i).c_str(), form);
+            borrowed_[i].emplace(objects_[i].ptr(), names_[i], form);
             views_[i] = borrowed_[i]->view;
         }
     }
     void require_device_of(const Borrowed& first) const {
-        for (size_t i = 0; i < size(); ++i) require_same_device(*borrowed_[i], name_of(i).c_str(), first, "outs[0]");
+        for (size_t i = 0; i < size(); ++i) require_same_device(*borrowed_[i], names_[i], first, "outs[0]");
+    }
+    void add_to(torch::MainTensors& tensors) const {
+        for (size_t i = 0; i < size(); ++i) tensors.add(objects_[i].ptr(), views_[i].rank);
     }
     void refuse_lazy() const {
         const bool tangents = borrowed_[0]->is_torch() && torch::tangents_may_be();
         for (size_t i = 0; i < size(); ++i) {
             if (!borrowed_[i]->is_torch()) continue;
-            torch::refuse_negative(objects_[i].ptr(), name_of(i).c_str());
-            torch::refuse_derivative(objects_[i].ptr(), name_of(i).c_str(), tangents);
+            torch::refuse_negative(objects_[i].ptr(), names_[i]);
+            torch::refuse_derivative(objects_[i].ptr(), names_[i], tangents);
         }
     }
 
    private:
-    std::string name_of(size_t i) const { return name_ + "[" + std::to_string(i) + "]"; }
-
-    std::string name_;
+    const PartNames& names_;
     std::vector<nb::object> objects_;
     std::array<std::optional<Borrowed>, FOVEAL_MAX_MERGE_PARTS> borrowed_;
     std::array<foveal_tensor, FOVEAL_MAX_MERGE_PARTS> views_{};
@@ -58,17 +74,21 @@ class Parts {
 // Where a result goes: what the caller gave, or a new tensor.
 class Result {
    public:
-    Result(nb::handle given, const char* name, const Parts& outs, const foveal_tensor& like, bool dtype_of_outs)
+    Result(nb::handle given, const char* name, const Parts& outs, const foveal_tensor& like, bool dtype_of_outs,
+           bool is_familiar)
         : type_(outs[0].type), is_new_(given.is_none()), object_(nb::borrow(given)) {
         foveal_tensor view = like;
         pack_strides(view);
         if (is_new_) object_ = new_tensor(type_, outs.first(), outs[0].device, view, dtype_of_outs);
         borrowed_.emplace(object_.ptr(), name);
         require_same_device(*borrowed_, name, outs[0], "outs[0]");
-        if (!is_new_) prepare_to_write(*borrowed_, object_, name, false);
+        if (!is_new_) require_writable(*borrowed_, object_, name, is_familiar);
     }
 
     const foveal_tensor& view() const { return borrowed_->view; }
+    void add_to(nb::list& written) const {
+        if (!is_new_ && borrowed_->is_torch()) written.append(object_);
+    }
     nb::object returned() const { return is_new_ ? returned_form(type_, object_) : object_; }
 
    private:
@@ -81,7 +101,8 @@ class Result {
 }  // namespace
 
 nb::object merge(nb::handle outs_given, nb::handle lses_given, nb::handle out, nb::handle lse, bool dispatched) {
-    Parts outs(outs_given, "outs"), lses(lses_given, "lses");
+    static const PartNames out_names("outs"), lse_names("lses");
+    Parts outs(outs_given, out_names), lses(lses_given, lse_names);
     if (outs.size() < 1 || outs.size() > FOVEAL_MAX_MERGE_PARTS)
         refuse("outs has " + std::to_string(outs.size()) + " parts; 1 to " + std::to_string(FOVEAL_MAX_MERGE_PARTS) +
                " can be merged in one call");
@@ -100,8 +121,17 @@ nb::object merge(nb::handle outs_given, nb::handle lses_given, nb::handle out, n
         raise(FOVEAL_UNSUPPORTED, tensor.message);
     }
     const Borrowed& first = outs[0];
-    if (!dispatched && first.is_torch() && torch::calls_are_watched()) return through_dispatcher();
-    if (!dispatched) {
+    torch::MainTensors main;
+    bool is_familiar = false;
+    if (!dispatched && first.is_torch()) {
+        main.begin(first.view.dtype, first.device);
+        for (const Parts* const parts : {&outs, &lses}) parts->add_to(main);
+        if (!out.is_none()) main.add(out.ptr(), first.view.rank);
+        if (!lse.is_none()) main.add(lse.ptr(), lses[0].view.rank);
+        is_familiar = torch::are_familiar(main);
+        if (!is_familiar && torch::calls_are_watched()) return through_dispatcher();
+    }
+    if (!dispatched && !is_familiar) {
         outs.refuse_lazy();
         lses.refuse_lazy();
     }
@@ -110,7 +140,13 @@ nb::object merge(nb::handle outs_given, nb::handle lses_given, nb::handle out, n
 
     if (library.merge == nullptr) raise(FOVEAL_UNSUPPORTED, "this build of libfoveal has no merge");
     const CurrentDevice guard(first.type, first.device);
-    const Result merged(out, "out", outs, first.view, true), merged_lse(lse, "lse", outs, lses[0].view, false);
+    const Result merged(out, "out", outs, first.view, true, is_familiar),
+        merged_lse(lse, "lse", outs, lses[0].view, false, is_familiar);
+    nb::list written;
+    merged.add_to(written);
+    merged_lse.add_to(written);
+    if (nb::len(written) != 0) torch::announce_writes(written);
+    if (main.count() != 0 && !is_familiar) torch::make_familiar(main);
     foveal_merge_args args;
     library.init(args);
     args.backend = backend_on(first.device);

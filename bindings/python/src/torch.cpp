@@ -100,9 +100,10 @@ bool has_tangent(PyObject* object) {
 }
 
 // What tensors looked like that have passed all checks: PyTorch's own guard over them, which compares type, dispatch
-// keys (of the thread as well), dtype, device and requires_grad, and leaves sizes and strides free.
+// keys (of the thread as well: a trace of torch.jit has one), dtype, device and requires_grad, and leaves sizes and
+// strides free. It does not see make_fx, whose mode has none.
 struct Familiar {
-    MainTensors like{};
+    MainTensors like;
     PyObject* check = nullptr;
     int times_made = 0;
 };
@@ -111,9 +112,7 @@ std::array<Familiar, kFamiliar> familiar;
 
 Familiar* familiar_like(const MainTensors& tensors) {
     for (Familiar& entry : familiar)
-        if (entry.check != nullptr && entry.like.count == tensors.count && entry.like.dtype == tensors.dtype &&
-            entry.like.rank == tensors.rank && entry.like.device == tensors.device)
-            return &entry;
+        if (entry.check != nullptr && entry.like.looks_like(tensors)) return &entry;
     return nullptr;
 }
 
@@ -143,7 +142,7 @@ bool are_familiar(const MainTensors& tensors) {
     const Familiar* const entry = familiar_like(tensors);
     if (entry == nullptr || tangents_may_be()) return false;
     if (PyLong_AsLong(owned(PyObject_CallNoArgs(Torch::get().dispatch_modes)).ptr()) != 0) return false;
-    PyObject* const same = PyObject_Vectorcall(entry->check, tensors.objects.data(), tensors.count, nullptr);
+    PyObject* const same = PyObject_Vectorcall(entry->check, tensors.objects(), tensors.count(), nullptr);
     if (same == nullptr) PyErr_Clear();
     Py_XDECREF(same);
     return same == Py_True;
@@ -154,8 +153,8 @@ void make_familiar(const MainTensors& tensors) {
     static size_t next = 0;
     static PyObject* const requires_grad = interned("requires_grad");  // may be so under torch.no_grad(), not always
     if (Torch::get().tensor_guards == nullptr) return;
-    for (size_t i = 0; i < tensors.count; ++i)
-        if (owned(PyObject_GetAttr(tensors.objects[i], requires_grad)).ptr() != Py_False) return;
+    for (size_t i = 0; i < tensors.count(); ++i)
+        if (owned(PyObject_GetAttr(tensors.objects()[i], requires_grad)).ptr() != Py_False) return;
     Familiar* entry = familiar_like(tensors);
     if (entry == nullptr) {
         entry = &familiar[next];
@@ -163,11 +162,12 @@ void make_familiar(const MainTensors& tensors) {
         entry->times_made = 0;
     }
     if (++entry->times_made > kOften) return;
-    nb::list any_of_one, any, objects;
-    for (int32_t i = 0; i < tensors.rank; ++i) any_of_one.append(nb::none());
-    for (size_t i = 0; i < tensors.count; ++i) {
+    nb::list any, objects;
+    for (size_t i = 0; i < tensors.count(); ++i) {
+        nb::list any_of_one;
+        for (int32_t dimension = 0; dimension < tensors.rank(i); ++dimension) any_of_one.append(nb::none());
         any.append(any_of_one);
-        objects.append(nb::handle(tensors.objects[i]));
+        objects.append(nb::handle(tensors.objects()[i]));
     }
     try {
         const nb::object guards = nb::handle(Torch::get().tensor_guards)(
@@ -226,8 +226,7 @@ void refuse_uncounted(PyObject* object, const char* name) {
         refuse(std::string(name) + " is a tensor of torch.inference_mode(); it cannot be written to outside of that");
 }
 
-void announce_write(PyObject* object) {
-    const nb::object tensors = owned(PyTuple_Pack(1, object));
+void announce_writes(nb::handle tensors) {
     PyObject* const argument = tensors.ptr();
     owned(PyObject_Vectorcall(Torch::get().increment_version, &argument, 1, nullptr));
 }

@@ -4,6 +4,7 @@
 
 #include <nanobind/nanobind.h>
 
+#include <algorithm>
 #include <array>
 
 #include "dlpack.hpp"
@@ -17,13 +18,34 @@ Kind kind_of(PyTypeObject* type);
 // Does PyTorch record or change the operators that this thread calls? A trace of torch.jit, a TorchDispatchMode.
 bool calls_are_watched();
 
-// A call's first tensors: q, k, v and, if it is given, out.
-struct MainTensors {
-    std::array<PyObject*, 4> objects;
-    size_t count;
-    foveal_dtype dtype;  // of q, as the two that follow
-    int32_t rank;
-    dlpack::Device device;
+// The tensors that every call has: q, k, v and, if it is given, out; of a merge, its parts and results. Each once.
+class MainTensors {
+   public:
+    static constexpr size_t kMost = 2 * FOVEAL_MAX_MERGE_PARTS + 2;
+    void begin(foveal_dtype dtype, dlpack::Device device) {
+        count_ = 0;
+        dtype_ = dtype;
+        device_ = device;
+    }
+    void add(PyObject* object, int32_t rank) {
+        if (std::find(objects_.data(), objects_.data() + count_, object) != objects_.data() + count_) return;
+        objects_[count_] = object;
+        ranks_[count_++] = rank;
+    }
+    bool looks_like(const MainTensors& other) const {
+        return count_ == other.count_ && dtype_ == other.dtype_ && device_ == other.device_ &&
+               std::equal(ranks_.data(), ranks_.data() + count_, other.ranks_.data());
+    }
+    size_t count() const { return count_; }
+    PyObject* const* objects() const { return objects_.data(); }
+    int32_t rank(size_t i) const { return ranks_[i]; }
+
+   private:
+    size_t count_ = 0;
+    foveal_dtype dtype_ = 0;  // of the first
+    dlpack::Device device_{dlpack::kCpu, 0};
+    std::array<PyObject*, kMost> objects_;
+    std::array<int32_t, kMost> ranks_;
 };
 
 // Have tensors like these in every respect but their sizes passed the checks below, in a thread that was in the same
@@ -42,9 +64,9 @@ void refuse_negative(PyObject* object, const char* name);
 void refuse_derivative(PyObject* object, const char* name, bool tangents);
 bool tangents_may_be();
 
-// What PyTorch's own functions do before they write to `object`: a check, and one more in its version counter.
+// What PyTorch's own functions do before they write to a tensor: a check, and one more in its version counter.
 void refuse_uncounted(PyObject* object, const char* name);
-void announce_write(PyObject* object);
+void announce_writes(nb::handle tensors);  // a list or tuple
 
 // Shape, strides, type and device of a tensor without memory. False: it is on no device (meta).
 bool describe(PyObject* object, const char* name, foveal_tensor& view, dlpack::Device& device);
