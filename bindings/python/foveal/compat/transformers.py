@@ -21,9 +21,12 @@ import functools
 import inspect
 import re
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from foveal import InvalidArgument, UnsupportedError
+from foveal.compat.torch import under_autocast
 from foveal.torch import attention, attention_varlen
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -33,16 +36,17 @@ from transformers.utils.import_utils import is_tracing
 
 __all__ = ["PlainMask", "attention_forward", "attention_mask_for", "register"]
 
-_names = set()  # what transformers knows this layer as
+_names: set[str] = set()  # what transformers knows this layer as
 
 
-def register(name="foveal"):
+def register(name: str = "foveal") -> None:
     """Makes attn_implementation=`name` known to transformers, which from then on asks _check_model() about it."""
     AttentionInterface.register(name, attention_forward)
     AttentionMaskInterface.register(name, attention_mask_for)
     _names.add(name)
     if not hasattr(PreTrainedModel.get_correct_attn_implementation, "asks_foveal"):
-        PreTrainedModel.get_correct_attn_implementation = _asking(PreTrainedModel.get_correct_attn_implementation)
+        model: Any = PreTrainedModel
+        model.get_correct_attn_implementation = _asking(model.get_correct_attn_implementation)
 
 
 # ---- Models ----------------------------------------------------------------------------------------------------------
@@ -92,7 +96,7 @@ class PlainMask(torch.Tensor):
     the first of them sides is None, for whoever has the written mask may change it.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     @staticmethod
     def __new__(cls, shape, dtype, device, sides, align, write):
@@ -136,7 +140,7 @@ def _sides_of(mask_function):
     return tuple(min((side for side in sides if side is not None), default=None) for sides in zip(*parts, strict=True))
 
 
-_additive = {}  # the answers of _is_additive(), by the configuration's class
+_additive: dict[type, bool] = {}  # the answers of _is_additive(), by the configuration's class
 
 
 def _is_additive(config_class):
@@ -160,18 +164,18 @@ def _align_of(sides, q_length, kv_length, off):
 
 
 def attention_mask_for(
-    batch_size,
-    q_length,
-    kv_length,
-    q_offset=0,
-    kv_offset=0,
-    mask_function=masking_utils.causal_mask_function,
-    attention_mask=None,
-    allow_is_causal_skip=True,
-    allow_is_bidirectional_skip=False,
-    device="cpu",
-    **rest,
-):
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: Any = 0,  # int, or of a static cache a tensor
+    kv_offset: int = 0,
+    mask_function: Callable[..., Any] = masking_utils.causal_mask_function,
+    attention_mask: torch.Tensor | None = None,
+    allow_is_causal_skip: bool = True,
+    allow_is_bidirectional_skip: bool = False,
+    device: str | torch.device = "cpu",
+    **rest: Any,
+) -> torch.Tensor:
     """[batch_size, 1, q_length, kv_length], a PlainMask where that says all.
 
     Boolean, True where a row sees a key; for a model that does not know "sdpa" as for "eager": 0 and the lowest number.
@@ -319,14 +323,6 @@ def _refuse(dropout, unknown, is_packed):
             raise UnsupportedError(f"{name} is {text}; foveal's attention function supports only None")
 
 
-def _autocast(tensors):
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return [tensor.to(dtype) if tensor.dtype != torch.float64 else tensor for tensor in tensors]
-
-
 def _addressable(tensor, alignment_bytes=16):
     """The tensor, or a copy of it where foveal refuses its strides: see this file's first lines."""
     strides = [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
@@ -360,22 +356,22 @@ def _visible(module, is_causal, sliding_window, attention_mask, rows, keys):
 
 
 def attention_forward(
-    module,
-    query,
-    key,
-    value,
-    attention_mask,
-    dropout=0.0,
-    scaling=None,
-    sliding_window=None,
-    softcap=None,
-    s_aux=None,
-    is_causal=None,
-    position_bias=None,
-    cu_seq_lens_q=None,
-    cu_seq_lens_k=None,
-    **kwargs,
-):
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    is_causal: bool | None = None,
+    position_bias: torch.Tensor | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    cu_seq_lens_k: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
     """query [b, h_q, s_q, d], key and value [b, h_k, s_k, ·] -> (out [b, s_q, h_q, d_v], None).
 
     attention_mask, which broadcasts to [b, h_q, s_q, s_k]: boolean, floating (added to the scores), or a PlainMask.
@@ -386,7 +382,7 @@ def attention_forward(
     is_packed = cu_seq_lens_q is not None or cu_seq_lens_k is not None
     _refuse(dropout, kwargs, is_packed)
     rows, keys = query.shape[2], key.shape[2]
-    q, k, v = (_addressable(x.transpose(1, 2)) for x in _autocast([query, key, value]))
+    q, k, v = (_addressable(x.transpose(1, 2)) for x in under_autocast(query, key, value))
     options, mask = _visible(module, is_causal, sliding_window, attention_mask, rows, keys)
     options["scale"], options["softcap"] = scaling, softcap or 0.0
     options["sinks"] = None if s_aux is None else s_aux.to(torch.float32)

@@ -1,0 +1,464 @@
+"""foveal.compat.torch: the meaning of torch.nn.functional.scaled_dot_product_attention, and being put in its place.
+
+The oracle is PyTorch's own function in float64, the tolerance the contract's (1.10), by PyTorch's own in the same type.
+"""
+
+import copy
+import inspect
+import random
+import threading
+import warnings
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="SKIPPED: no PyTorch")
+
+import foveal  # noqa: E402
+import oracle  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from foveal.compat import torch as compat  # noqa: E402
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+PYTORCHS = F.scaled_dot_product_attention
+
+
+def normal(*shape):
+    return torch.randn(*shape)
+
+
+def heads_first(*shapes):
+    return [normal(*shape) for shape in shapes]
+
+
+def heads_second(*shapes):  # [b, h, s, d] in the memory of [b, s, h, d]
+    return [normal(b, s, h, d).transpose(1, 2) for b, h, s, d in shapes]
+
+
+def square(b=2, h=4, s_q=5, s_k=7, d=16, h_k=None, d_v=None):
+    h_k = h_k or h
+    return (b, h, s_q, d), (b, h_k, s_k, d), (b, h_k, s_k, d_v or d)
+
+
+def seen(*shape):
+    mask = torch.rand(*shape) < 0.6
+    mask[..., 0, :] = False  # rows that see no key
+    return mask
+
+
+def hiding(*shape):
+    mask = normal(*shape)
+    mask[..., 1:2, :] = -torch.inf
+    return mask
+
+
+# name -> (tensors, options)
+CASES = {
+    "plain": lambda: (heads_first(*square()), {}),
+    "memory [b, s, h, d]": lambda: (heads_second(*square()), {}),
+    "causal": lambda: (heads_first(*square(s_q=7)), {"is_causal": True}),
+    "causal, more keys": lambda: (heads_first(*square()), {"is_causal": True}),
+    "causal, more queries": lambda: (heads_first(*square(s_q=9)), {"is_causal": True}),
+    "scale": lambda: (heads_first(*square()), {"scale": 0.3}),
+    "scale 0": lambda: (heads_first(*square()), {"scale": 0.0}),
+    "negative scale": lambda: (heads_first(*square()), {"scale": -1}),
+    "d_v": lambda: (heads_first(*square(d_v=8)), {}),
+    "grouped": lambda: (heads_first(*square(h_k=2)), {"enable_gqa": True}),
+    "one head for all": lambda: (heads_first(*square(h_k=1)), {"enable_gqa": True, "is_causal": True}),
+    "grouped, same heads": lambda: (heads_first(*square()), {"enable_gqa": True}),
+    "grouped, rank 3": lambda: (heads_first((4, 5, 16), (2, 7, 16), (2, 7, 16)), {"enable_gqa": True}),
+    "grouped, rank 5": lambda: (heads_first((2, 3, 4, 5, 8), (2, 3, 2, 7, 8), (2, 3, 2, 7, 8)), {"enable_gqa": True}),
+    "bool mask": lambda: (heads_first(*square()), {"attn_mask": seen(2, 4, 5, 7)}),
+    "bool mask of a batch": lambda: (heads_first(*square()), {"attn_mask": seen(2, 1, 5, 7)}),
+    "bool mask of heads": lambda: (heads_first(*square()), {"attn_mask": seen(4, 5, 7)}),
+    "bool mask of rows": lambda: (heads_first(*square()), {"attn_mask": seen(5, 7)}),
+    "bool mask, grouped": lambda: (heads_first(*square(h_k=2)), {"attn_mask": seen(2, 4, 5, 7), "enable_gqa": True}),
+    "expanded bool mask": lambda: (heads_first(*square()), {"attn_mask": seen(2, 1, 5, 7).expand(2, 4, 5, 7)}),
+    "float mask": lambda: (heads_first(*square()), {"attn_mask": hiding(2, 4, 5, 7)}),
+    "float mask of rows": lambda: (heads_first(*square()), {"attn_mask": hiding(5, 7)}),
+    "mask and causal": lambda: (heads_first(*square()), {"attn_mask": seen(2, 4, 5, 7), "is_causal": True}),
+    "float mask and causal": lambda: (heads_first(*square()), {"attn_mask": hiding(5, 7), "is_causal": True}),
+    "rank 2": lambda: (heads_first((5, 16), (7, 16), (7, 8)), {}),
+    "rank 2, mask": lambda: (heads_first((5, 16), (7, 16), (7, 8)), {"attn_mask": seen(5, 7)}),
+    "rank 3": lambda: (heads_first((3, 5, 16), (3, 7, 16), (3, 7, 8)), {"is_causal": True}),
+    "rank 3, mask": lambda: (heads_first((3, 5, 16), (3, 7, 16), (3, 7, 8)), {"attn_mask": seen(3, 5, 7)}),
+    "rank 3, one key": lambda: (heads_first((3, 5, 16), (1, 7, 16), (1, 7, 16)), {}),
+    "rank 5": lambda: (heads_first((2, 3, 4, 5, 8), (2, 3, 4, 7, 8), (2, 3, 4, 7, 8)), {"is_causal": True}),
+    "rank 5, mask": lambda: (
+        heads_first((2, 3, 4, 5, 8), (2, 3, 4, 7, 8), (2, 3, 4, 7, 8)),
+        {"attn_mask": seen(2, 3, 1, 5, 7)},
+    ),
+    "rank 5, mask of rows": lambda: (
+        heads_first((2, 3, 4, 5, 8), (2, 3, 4, 7, 8), (2, 3, 4, 7, 8)),
+        {"attn_mask": hiding(4, 5, 7)},
+    ),
+    "heads of one": lambda: (heads_first((2, 4, 5, 16), (2, 1, 7, 16), (2, 1, 7, 16)), {}),
+    "other strides": lambda: ([x[..., ::2, :16] for x in heads_first(*square(s_q=9, s_k=15, d=24))], {}),
+    "no batch": lambda: (heads_first(*square(b=0)), {}),
+    "no queries": lambda: (heads_first(*square(s_q=0)), {"is_causal": True}),
+    "no keys": lambda: (heads_first(*square(s_k=0)), {}),
+    "no keys, causal": lambda: (heads_first(*square(s_k=0)), {"is_causal": True}),
+    "no keys, mask": lambda: (heads_first(*square(s_k=0)), {"attn_mask": torch.ones(5, 0, dtype=torch.bool)}),
+}
+
+
+def problem(name, dtype, device="cpu"):
+    torch.manual_seed(0)
+    tensors, options = CASES[name]()
+    options = {key: x.to(device) if isinstance(x, torch.Tensor) else x for key, x in options.items()}
+    return [x.to(device, dtype) for x in tensors], options
+
+
+def in_double(tensors, options):
+    mask = options.get("attn_mask")
+    if mask is not None and mask.is_floating_point():
+        options = {**options, "attn_mask": mask.double()}
+    return PYTORCHS(*(x.double() for x in tensors), **options)
+
+
+def assert_as_pytorch(actual, tensors, options):
+    expected, plain = in_double(tensors, options), PYTORCHS(*tensors, **options)
+    assert actual.shape == plain.shape and actual.dtype == plain.dtype and actual.device == plain.device
+    rounded = expected.to(plain.dtype).double()
+    assert oracle.same_where_not_finite(actual.double().cpu().numpy(), rounded.cpu().numpy())
+    assert ((actual == 0).all(-1) == (plain == 0).all(-1)).all()
+    error, plain_error = ((x.double() - expected).abs() for x in (actual, plain))
+    rounding = (rounded - expected).abs()
+    assert max_of(error) <= oracle.MAX_FACTOR * max_of(plain_error) + max_of(rounding)
+
+
+def max_of(x):
+    return x.max().item() if x.numel() else 0.0
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_meaning(name, dtype):
+    tensors, options = problem(name, dtype)
+    before = copy.deepcopy(tensors)
+    assert_as_pytorch(compat.sdpa(*tensors, **options), tensors, options)
+    assert all(torch.equal(x, y) for x, y in zip(tensors, before, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_float_masks_of_either_type(dtype):
+    tensors, options = problem("float mask", dtype)
+    for mask_dtype in (torch.float32, dtype):
+        given = {"attn_mask": options["attn_mask"].to(mask_dtype)}
+        assert_as_pytorch(compat.sdpa(*tensors, **given), tensors, given)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+def test_the_lowest_number_hides_no_key(dtype):
+    tensors, _ = problem("plain", dtype)
+    mask = torch.full((5, 7), torch.finfo(dtype).min, dtype=dtype)
+    actual = compat.sdpa(*tensors, mask)
+    torch.testing.assert_close(actual, tensors[2].mean(-2, keepdim=True).expand_as(actual))
+
+
+def test_no_heads():  # PyTorch 2.11 ends the process here with a division by 0
+    with pytest.raises(foveal.InvalidArgument, match="k.shape"):
+        compat.sdpa(torch.ones(2, 0, 5, 8), torch.ones(2, 0, 7, 8), torch.ones(2, 0, 7, 4))
+
+
+def test_signature():
+    documented = inspect.signature(compat.sdpa)
+    names = ["query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa"]
+    assert list(documented.parameters) == names
+    assert str(documented).endswith("(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, "
+                                    "scale=None, enable_gqa=False)")  # fmt: skip
+    tensors, _ = problem("plain", torch.float32)
+    assert torch.equal(compat.sdpa(*tensors, None, 0.0, True), compat.sdpa(*tensors, is_causal=True))
+    for function in (PYTORCHS, compat.sdpa):
+        with pytest.raises(TypeError):
+            function(*tensors, None, 0.0, True, 0.5)
+        with pytest.raises(TypeError, match="is_causal"):
+            function(*tensors, is_causal=1)
+
+
+@pytest.mark.parametrize("device_type", ["cpu"])
+def test_autocast(device_type):
+    tensors, options = problem("float mask", torch.float32)
+    given = [tensors[0], tensors[1].bfloat16(), tensors[2]]
+    with torch.autocast(device_type, torch.bfloat16):
+        actual = compat.sdpa(*given, **options)
+    cast = {"attn_mask": options["attn_mask"].bfloat16()}
+    assert_as_pytorch(actual, [x.bfloat16() for x in given], cast)
+
+
+# ---- Refusals --------------------------------------------------------------------------------------------------------
+
+Q, K, V = square()
+UNSUPPORTED = {
+    "dropout_p is 0.5": lambda: (heads_first(Q, K, V), {"dropout_p": 0.5}),
+    "value.shape is .* as many heads as key's": lambda: (
+        heads_first((2, 4, 5, 8), (2, 2, 7, 8), (2, 4, 7, 8)),
+        {"enable_gqa": True},
+    ),
+    "query.dtype is torch.float64": lambda: ([x.double() for x in heads_first(Q, K, V)], {}),
+    "query requires a gradient": lambda: ([normal(*Q).requires_grad_(), *heads_first(K, V)], {}),
+    "attn_mask requires a gradient": lambda: (heads_first(Q, K, V), {"attn_mask": normal(5, 7).requires_grad_()}),
+    "key has shape .* one in memory": lambda: (
+        [normal(2, 3, 4, 5, 8), normal(3, 2, 4, 7, 8).transpose(0, 1), normal(2, 3, 4, 7, 8)],
+        {},
+    ),
+}
+INVALID = {
+    "key.dtype is torch.float16 but query.dtype": lambda: ([normal(*Q), normal(*K).half(), normal(*V)], {}),
+    "query has rank 1": lambda: (heads_first((16,), (7, 16), (7, 16)), {}),
+    "query has rank 2, and enable_gqa": lambda: (heads_first((5, 16), (7, 16), (7, 16)), {"enable_gqa": True}),
+    "do not broadcast": lambda: (heads_first(*square(h_k=2)), {}),
+    "key.shape is .* must divide query's 4": lambda: (heads_first(*square(h_k=3)), {"enable_gqa": True}),
+    "key.shape is .* last size must be query's": lambda: (heads_first(Q, (2, 4, 7, 8), (2, 4, 7, 8)), {}),
+    "attn_mask.dtype is torch.float64": lambda: (heads_first(Q, K, V), {"attn_mask": normal(5, 7).double()}),
+    "attn_mask.dtype is torch.int64": lambda: (heads_first(Q, K, V), {"attn_mask": torch.ones(5, 7).long()}),
+    "attn_mask.shape is .* broadcast": lambda: (
+        heads_first((1, 1, 5, 8), (1, 1, 7, 8), (1, 1, 7, 8)),
+        {"attn_mask": normal(2, 3, 5, 7)},
+    ),
+    "attn_mask.shape is .*6.* broadcast": lambda: (heads_first(Q, K, V), {"attn_mask": normal(6, 7)}),
+    "attn_mask is given and is_causal": lambda: (
+        heads_first((3, 5, 8), (3, 7, 8), (3, 7, 8)),
+        {"attn_mask": normal(5, 7), "is_causal": True},
+    ),
+    "attn_mask is given and is_causal .* d_v = d": lambda: (
+        heads_first(*square(d_v=8)),
+        {"attn_mask": normal(5, 7), "is_causal": True},
+    ),
+    "attn_mask is given and is_causal .* without broadcasting": lambda: (
+        heads_first(*square(h_k=1)),
+        {"attn_mask": normal(5, 7), "is_causal": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("message", UNSUPPORTED)
+def test_what_foveal_cannot_do(message):
+    tensors, options = UNSUPPORTED[message]()
+    with pytest.raises(foveal.UnsupportedError, match=message):
+        compat.sdpa(*tensors, **options)
+    PYTORCHS(*tensors, **options)
+
+
+@pytest.mark.parametrize("message", INVALID)
+def test_what_pytorch_refuses_too(message):
+    tensors, options = INVALID[message]()
+    with pytest.raises(foveal.InvalidArgument, match=message):
+        compat.sdpa(*tensors, **options)
+    with pytest.raises((RuntimeError, IndexError)):
+        PYTORCHS(*tensors, **options)
+
+
+def test_lengths_that_pytorch_does_not_compare():  # it reads behind the end of value
+    with pytest.raises(foveal.InvalidArgument, match="value.shape"):
+        compat.sdpa(normal(*Q), normal(*K), normal(2, 4, 6, 16))
+
+
+def test_the_last_stride():
+    q, k, v = heads_first(Q, K, V)
+    with pytest.raises(foveal.Error, match="v.stride"):
+        compat.sdpa(q, k, v.mT.contiguous().mT)
+
+
+def test_gradients_and_tangents():
+    q, k, v = heads_first(Q, K, V)
+    with torch.no_grad():
+        compat.sdpa(q.requires_grad_(), k, v)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(k, torch.ones_like(k))
+        with pytest.raises(foveal.UnsupportedError, match="has a tangent"), torch.no_grad():
+            compat.sdpa(q, dual, v)
+
+
+# ---- Traces and modes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["causal", "bool mask of rows", "grouped", "rank 3", "rank 5", "mask and causal"])
+def test_compile(name):
+    torch._dynamo.reset()
+    tensors, options = problem(name, torch.float32)
+    compiled = torch.compile(lambda *x: compat.sdpa(*x, **options) + 1, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(*tensors), compat.sdpa(*tensors, **options) + 1)
+
+
+def test_compile_with_dynamic_shapes():
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(lambda *x: compat.sdpa(*x, is_causal=True), fullgraph=True, dynamic=True, backend=counter)
+    for s in (8, 9, 31):
+        tensors = heads_first(*square(s_q=s, s_k=s + 2))
+        assert torch.equal(compiled(*tensors), compat.sdpa(*tensors, is_causal=True))
+    assert counter.frame_count == 1
+
+
+def test_torch_function():
+    class Mode(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            called.append(func)
+            return func(*args, **(kwargs or {}))
+
+    tensors, called = heads_first(Q, K, V), []
+    expected = compat.sdpa(*tensors)
+    with Mode():
+        actual = compat.sdpa(*tensors)
+    assert called[0] is compat.sdpa and torch.equal(actual, expected)
+    with torch.device("meta"):  # a mode as well
+        assert compat.sdpa(*tensors).device.type == "cpu"
+
+
+# ---- In its place ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def nothing_in_place():
+    compat.clear_fallbacks()
+    yield
+    assert F.scaled_dot_product_attention is PYTORCHS
+
+
+class Seen(torch.utils._python_dispatch.TorchDispatchMode):
+    """The operators that were called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def operators(function, *args, **options):
+    with Seen() as seen_here:
+        function(*args, **options)
+    return seen_here.names
+
+
+def is_foveals(*tensors, **options):
+    return "foveal.attention.default" in operators(F.scaled_dot_product_attention, *tensors, **options)
+
+
+def test_in_place():
+    tensors = heads_first(Q, K, V)
+    assert not is_foveals(*tensors)
+    with compat.sdpa_replaced():
+        assert is_foveals(*tensors, is_causal=True)
+        layer = torch.nn.MultiheadAttention(16, 2, batch_first=True).train()
+        with torch.no_grad():
+            names = operators(layer, normal(2, 5, 16), normal(2, 7, 16), normal(2, 7, 16), need_weights=False)
+        assert "foveal.attention.default" in names
+    assert not is_foveals(*tensors) and compat.fallbacks() == {}
+
+
+def test_falling_back_is_told():
+    q, k, v = heads_first(Q, K, V)
+    with compat.sdpa_replaced():
+        with pytest.warns(compat.FallbackWarning, match="PyTorch's own, not foveal's: key requires a gradient"):
+            out = F.scaled_dot_product_attention(q, k.requires_grad_(), v)
+        out.sum().backward()
+        assert k.grad is not None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # the second time it is only counted
+            F.scaled_dot_product_attention(q, k, v)
+        with pytest.warns(compat.FallbackWarning, match="v.stride"):
+            out = F.scaled_dot_product_attention(q, k.detach(), v.mT.contiguous().mT)
+        torch.testing.assert_close(out, PYTORCHS(q, k, v))
+    reasons = compat.fallbacks()
+    assert list(reasons.values()) == [2, 1] and next(iter(reasons)).startswith("key requires a gradient")
+    compat.clear_fallbacks()
+    assert compat.fallbacks() == {}
+
+
+def test_what_pytorch_refuses_keeps_its_own_words():
+    with compat.sdpa_replaced(), pytest.warns(compat.FallbackWarning):  # noqa: SIM117
+        with pytest.raises(RuntimeError, match="at least 2 dimensional"):
+            F.scaled_dot_product_attention(normal(16), normal(7, 16), normal(7, 16))
+
+
+def test_strict():
+    q, k, v = heads_first(Q, K, V)
+    with compat.sdpa_replaced(strict=True):
+        with pytest.raises(foveal.UnsupportedError, match="dropout_p is 0.5"):
+            F.scaled_dot_product_attention(q, k, v, dropout_p=0.5)
+        assert is_foveals(q, k, v)
+    assert compat.fallbacks() == {}
+
+
+def test_nested_and_left_by_an_exception():
+    q, k, v = heads_first(Q, K, V)
+    with pytest.raises(ZeroDivisionError), compat.sdpa_replaced(), compat.sdpa_replaced(strict=True):
+        raise ZeroDivisionError
+    assert F.scaled_dot_product_attention is PYTORCHS
+    with compat.sdpa_replaced(strict=True):
+        with compat.sdpa_replaced(), pytest.warns(compat.FallbackWarning):
+            F.scaled_dot_product_attention(q, k, v, dropout_p=0.5)
+        with pytest.raises(foveal.UnsupportedError):  # the outer one counts again
+            F.scaled_dot_product_attention(q, k, v, dropout_p=0.5)
+
+
+def test_install_and_uninstall():
+    tensors = heads_first(Q, K, V)
+    compat.install()
+    compat.install(strict=True)
+    with compat.sdpa_replaced():
+        compat.uninstall()
+        assert is_foveals(*tensors)
+    assert is_foveals(*tensors)
+    compat.uninstall()
+    assert not is_foveals(*tensors)
+    with pytest.raises(RuntimeError, match="without install"):
+        compat.uninstall()
+
+
+def test_somebody_elses_function_over_it():
+    tensors = heads_first(Q, K, V)
+    with compat.sdpa_replaced():
+        inner = F.scaled_dot_product_attention
+        F.scaled_dot_product_attention = lambda *args, **options: inner(*args, **options)
+        theirs = F.scaled_dot_product_attention
+        assert is_foveals(*tensors)
+    try:
+        assert F.scaled_dot_product_attention is theirs and not is_foveals(*tensors)
+        with compat.sdpa_replaced():
+            assert is_foveals(*tensors)
+            with pytest.warns(compat.FallbackWarning):
+                F.scaled_dot_product_attention(*tensors, dropout_p=0.5)
+        assert F.scaled_dot_product_attention is theirs
+    finally:
+        F.scaled_dot_product_attention = PYTORCHS
+
+
+def test_threads():
+    tensors, failures = heads_first(Q, K, V), []
+    expected = PYTORCHS(*tensors)
+
+    def work(seed):
+        choose = random.Random(seed)
+        try:
+            for _ in range(50):
+                with compat.sdpa_replaced(strict=choose.random() < 0.5):
+                    assert F.scaled_dot_product_attention is not PYTORCHS
+                    torch.testing.assert_close(F.scaled_dot_product_attention(*tensors), expected)
+                torch.testing.assert_close(F.scaled_dot_product_attention(*tensors), expected)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_in_place_under_compile():
+    torch._dynamo.reset()
+    q, k, v = heads_first(Q, K, V)
+    compiled = torch.compile(
+        lambda *x, **options: F.scaled_dot_product_attention(*x, **options), fullgraph=True, backend="aot_eager"
+    )
+    assert not any("foveal" in name for name in operators(compiled, q, k, v))
+    with compat.sdpa_replaced():
+        assert torch.equal(compiled(q, k, v, is_causal=True), compat.sdpa(q, k, v, is_causal=True))
+        with pytest.warns(compat.FallbackWarning, match="query requires a gradient"):
+            compiled(q.clone().requires_grad_(), k, v).sum().backward()
+    assert torch.equal(compiled(q, k, v), PYTORCHS(q, k, v))
