@@ -1,0 +1,131 @@
+"""The custom call of foveal.jax, registered with XLA: its rules for vmap and derivatives. src/xla.cpp answers it."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import foveal
+import jax
+import jax.numpy as jnp
+import numpy as np
+from foveal import UnsupportedError
+from jax.custom_batching import custom_vmap
+
+_TARGET = "foveal_attention"
+OPTIONAL = ("seqused_q", "seqused_k", "alibi_slopes", "sinks", "bias", "mask")  # in the order of src/xla.cpp
+
+
+def _register() -> None:
+    path = pathlib.Path(foveal.__file__).parent / "libfoveal_xla.so"
+    if not path.exists():
+        raise ImportError(
+            "this foveal was built without jaxlib, whose headers foveal.jax needs: build it where jaxlib is installed"
+        )
+    library = ctypes.CDLL(str(path))
+    jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(library.foveal_xla_cpu), platform="cpu")
+    jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(library.foveal_xla_cuda), platform="CUDA")
+
+
+_register()
+
+
+# ---- The call --------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What a call says besides its operands: the attributes of the custom call, and which operands there are."""
+
+    given: tuple[str, ...]
+    return_lse: bool
+    scale: float
+    top_left: bool
+    window_left: int
+    window_right: int
+    softcap: float
+    chunk: int
+
+    def attributes(self) -> dict[str, Any]:
+        return {
+            "given": " ".join(self.given),
+            "scale": np.float32(self.scale),
+            "top_left": self.top_left,
+            "window_left": np.int64(self.window_left),
+            "window_right": np.int64(self.window_right),
+            "softcap": np.float32(self.softcap),
+            "chunk": np.int64(self.chunk),
+        }
+
+
+@functools.lru_cache(maxsize=1024)
+def _traced(call: Call) -> Any:
+    """The function of the operands of `call`, with its rule for vmap."""
+
+    @custom_vmap
+    def run(*operands: jax.Array) -> Any:
+        q, v = operands[0], operands[2]
+        results = [jax.ShapeDtypeStruct((*q.shape[:-1], v.shape[-1]), q.dtype)]
+        if call.return_lse:
+            results.append(jax.ShapeDtypeStruct((q.shape[0], q.shape[2], q.shape[1]), jnp.float32))
+        return tuple(jax.ffi.ffi_call(_TARGET, results)(*operands, **call.attributes()))
+
+    @run.def_vmap
+    def fold(axis_size: int, in_batched: Sequence[bool], *operands: jax.Array) -> Any:
+        out_batched = (True,) * (2 if call.return_lse else 1)
+        if "sinks" in call.given and in_batched[call.given.index("sinks")]:  # one sink a head, not a batch's
+            mapped = [x for x, is_mapped in zip(operands, in_batched, strict=True) if is_mapped]
+
+            def one(of_this: list[jax.Array]) -> Any:
+                left = iter(of_this)
+                return run(*(next(left) if is_mapped else x for x, is_mapped in zip(operands, in_batched, strict=True)))
+
+            return jax.lax.map(one, mapped), out_batched
+        batch = operands[0].shape[1 if in_batched[0] else 0]
+        folded = [
+            _fold(name, x, is_mapped, axis_size, batch)
+            for name, x, is_mapped in zip(call.given, operands, in_batched, strict=True)
+        ]
+        results = run(*folded)
+        return tuple(x.reshape(axis_size, batch, *x.shape[1:]) for x in results), out_batched
+
+    return run
+
+
+def _fold(name: str, x: jax.Array, is_mapped: bool, axis_size: int, batch: int) -> jax.Array:
+    """The operand with the mapped axis folded into its batch; what is not mapped is repeated, or shared anyway."""
+    is_of_heads = name in ("sinks", "alibi_slopes") and x.ndim - is_mapped == 1
+    if not is_mapped and (is_of_heads or (name in ("bias", "mask") and x.shape[0] == 1)):
+        return x
+    if not is_mapped:
+        x = x[None]
+    if is_of_heads:
+        x = x[:, None]
+    x = jnp.broadcast_to(x, (axis_size, batch, *x.shape[2:]))
+    return x.reshape(axis_size * batch, *x.shape[2:])
+
+
+@functools.lru_cache(maxsize=1024)
+def call_of(call: Call) -> Any:
+    """The function of the operands of `call`, under jit; it refuses derivatives."""
+
+    @jax.custom_jvp
+    def run(*operands: jax.Array) -> Any:
+        return _traced(call)(*operands)
+
+    def refuse(primals: Any, tangents: Any) -> NoReturn:
+        names = ", ".join(
+            name
+            for name, tangent in zip(call.given, tangents, strict=True)
+            if not isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+        )
+        raise UnsupportedError(
+            f"a derivative with respect to {names} is asked for, and foveal has none yet: jax.lax.stop_gradient() it"
+        )
+
+    run.defjvp(refuse, symbolic_zeros=True)
+    return jax.jit(run)

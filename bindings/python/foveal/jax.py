@@ -1,0 +1,281 @@
+"""foveal in JAX: under jax.jit, jax.vmap and sharding, through XLA's foreign function interface.
+
+    import foveal.jax
+    out = jax.jit(foveal.jax.attention, static_argnames="causal")(q, k, v, causal=True)
+    out = foveal.jax.dot_product_attention(q, k, v, is_causal=True)    # the arguments of jax.nn's function
+
+It runs where XLA puts it, on the CPU or a Hopper GPU, on XLA's stream, and may be part of XLA's CUDA graphs. Shapes,
+types and options are checked by foveal when a call is traced (foveal.InvalidArgument, foveal.UnsupportedError); what
+only the backend that it then runs on refuses is an error of XLA's, with foveal's words.
+
+jax.vmap folds the axis into the batch; what is not mapped is repeated, but biases and masks of one batch, which are
+shared; mapped sinks make a loop of calls. Sharded operands are gathered first, as XLA does for custom
+calls: right, but each device computes all; under jax.shard_map each computes its part. There is no derivative yet:
+jax.grad and jax.jvp raise foveal.UnsupportedError.
+
+XLA hands operands over packed, in the order of their dimensions: an operand that is a transpose is copied by XLA.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any, Literal, overload
+
+import foveal
+import jax
+import jax.numpy as jnp
+import numpy as np
+from foveal import InvalidArgument, UnsupportedError
+from foveal._xla import OPTIONAL, Call, call_of
+from jax.typing import ArrayLike
+
+__all__ = ["attention", "dot_product_attention"]
+
+
+def _described(x: jax.Array) -> tuple[tuple[int, ...], str]:
+    return tuple(x.shape), np.dtype(x.dtype).name
+
+
+# ---- foveal's own meaning --------------------------------------------------------------------------------------------
+
+
+def _number(value: Any, name: str) -> float:
+    try:
+        return float(value)
+    except jax.errors.ConcretizationTypeError:
+        raise TypeError(f"{name} is traced; it must be a Python number, known when the call is traced") from None
+
+
+def _side(value: Any) -> int:
+    return -1 if value is None else operator.index(value)
+
+
+@overload
+def attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    window: tuple[int | None, int | None] | None = (None, None),
+    align: Literal["bottom_right", "top_left"] = "bottom_right",
+    softcap: float = 0.0,
+    chunk: int = 0,
+    alibi_slopes: ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    seqused_q: ArrayLike | None = None,
+    seqused_k: ArrayLike | None = None,
+    return_lse: Literal[False] = False,
+) -> jax.Array: ...
+@overload
+def attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    window: tuple[int | None, int | None] | None = (None, None),
+    align: Literal["bottom_right", "top_left"] = "bottom_right",
+    softcap: float = 0.0,
+    chunk: int = 0,
+    alibi_slopes: ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    seqused_q: ArrayLike | None = None,
+    seqused_k: ArrayLike | None = None,
+    return_lse: Literal[True],
+) -> tuple[jax.Array, jax.Array]: ...
+def attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    window: tuple[int | None, int | None] | None = (None, None),
+    align: Literal["bottom_right", "top_left"] = "bottom_right",
+    softcap: float = 0.0,
+    chunk: int = 0,
+    alibi_slopes: ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    seqused_q: ArrayLike | None = None,
+    seqused_k: ArrayLike | None = None,
+    return_lse: bool = False,
+) -> jax.Array | tuple[jax.Array, jax.Array]:
+    """foveal.attention() in JAX: q [b, s_q, h_q, d], k [b, s_k, h_k, d], v [b, s_k, h_k, d_v] -> [b, s_q, h_q, d_v].
+
+    The arguments, their shapes, units and meaning are foveal.attention's. The arrays are bfloat16, float16 or float32;
+    what is no array is a Python value, known when the call is traced. Rows of q behind seqused_q give out = 0 and
+    lse = -inf.
+
+    Returns:
+        out [b, s_q, h_q, d_v], of q's dtype; with return_lse also lse, float32 [b, h_q, s_q].
+
+    Raises:
+        InvalidArgument: not a well-formed problem. UnsupportedError: no backend of this build can do it exactly, or a
+        derivative is asked for. TypeError: an argument of the wrong type.
+    """
+    optional = {"seqused_q": seqused_q, "seqused_k": seqused_k, "alibi_slopes": alibi_slopes, "sinks": sinks}
+    options = {"scale": scale, "causal": causal, "window": window, "align": align, "softcap": softcap, "chunk": chunk}
+    results = _results(q, k, v, optional | {"bias": bias, "mask": mask}, return_lse, options)
+    return (results[0], results[1]) if return_lse else results[0]
+
+
+def _results(
+    q: Any,
+    k: Any,
+    v: Any,
+    optional: dict[str, Any],
+    return_lse: bool,
+    options: dict[str, Any],
+) -> Sequence[jax.Array]:
+    """[out], or [out, lse]. options: what is no array; all of them."""
+    arrays = [jnp.asarray(x) for x in (q, k, v)]
+    present = {name: jnp.asarray(optional[name]) for name in OPTIONAL if optional[name] is not None}
+    for name in ("scale", "softcap"):
+        if options[name] is not None:
+            options[name] = _number(options[name], name)
+    described: dict[str, Any] = {name: _described(x) for name, x in present.items()}
+    support = foveal.supports(*(_described(x) for x in arrays), **described, **options, return_lse=return_lse)
+    if not support:
+        raise UnsupportedError(support.reason)
+    for name in present.keys() & {"bias", "mask"}:
+        present[name] = _of_rank_4(present[name])
+    left, right = (None, None) if options["window"] is None else options["window"]
+    call = Call(
+        given=("q", "k", "v", *present),
+        return_lse=return_lse,
+        scale=math.nan if options["scale"] is None else options["scale"],
+        top_left=options["align"] == "top_left",
+        window_left=_side(left),
+        window_right=0 if options["causal"] else _side(right),
+        softcap=options["softcap"],
+        chunk=operator.index(options["chunk"]),
+    )
+    results: Sequence[jax.Array] = call_of(call)(*arrays, *present.values())
+    return _without_unused_rows(results, present["seqused_q"]) if "seqused_q" in present else results
+
+
+def _without_unused_rows(results: Sequence[jax.Array], seqused_q: jax.Array) -> list[jax.Array]:
+    """The library leaves rows behind the used length as they are: 0 in out, -inf in lse."""
+    used = jnp.arange(results[0].shape[1]) < seqused_q[:, None]  # [b, s_q]
+    cleared = [jnp.where(used[:, :, None, None], results[0], 0)]
+    return cleared + [jnp.where(used[:, None, :], lse, -jnp.inf) for lse in results[1:]]
+
+
+# ---- jax.nn's meaning ------------------------------------------------------------------------------------------------
+
+
+def _local_window(size: Any, is_causal: bool) -> tuple[int | None, int | None]:
+    if size is None:
+        return None, 0 if is_causal else None
+    left, right = (size, size) if isinstance(size, int) else size
+    if is_causal and right >= 0:
+        right = 0
+    return left, right
+
+
+def _of_rank_4(x: Any) -> Any:
+    if x is None:
+        return None
+    x = jnp.asarray(x)
+    return x.reshape((1,) * (4 - x.ndim) + x.shape)
+
+
+@overload
+def dot_product_attention(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    bias: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    *,
+    scale: float | None = None,
+    is_causal: bool = False,
+    query_seq_lengths: ArrayLike | None = None,
+    key_value_seq_lengths: ArrayLike | None = None,
+    local_window_size: int | tuple[int, int] | None = None,
+    implementation: None = None,
+    return_residual: Literal[False] = False,
+) -> jax.Array: ...
+@overload
+def dot_product_attention(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    bias: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    *,
+    scale: float | None = None,
+    is_causal: bool = False,
+    query_seq_lengths: ArrayLike | None = None,
+    key_value_seq_lengths: ArrayLike | None = None,
+    local_window_size: int | tuple[int, int] | None = None,
+    implementation: None = None,
+    return_residual: Literal[True],
+) -> tuple[jax.Array, jax.Array]: ...
+def dot_product_attention(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    bias: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    *,
+    scale: float | None = None,
+    is_causal: bool = False,
+    query_seq_lengths: ArrayLike | None = None,
+    key_value_seq_lengths: ArrayLike | None = None,
+    local_window_size: int | tuple[int, int] | None = None,
+    implementation: str | None = None,
+    return_residual: bool = False,
+) -> jax.Array | tuple[jax.Array, jax.Array]:
+    """jax.nn.dot_product_attention, computed by foveal.
+
+    query [B, T, N, H] or [T, N, H], key and value [B, S, K, H] or [S, K, H], N a multiple of K -> query's shape. Of
+    jax.nn's meaning are: is_causal from the first key on ("top-left"), local_window_size (keys before and after, both
+    counted; an int: both; from the first key on), scale, query_seq_lengths and key_value_seq_lengths (int32 [B]).
+
+    Otherwise than jax.nn: a row that sees no key gives 0 and a residual of -inf (jax.nn: the mean of value, -2.4e38).
+
+    Args:
+        bias, mask: broadcast to [B, N, T, S]. bias: query's dtype or float32; another is refused. mask: bool.
+        implementation: None; foveal is the implementation.
+        return_residual: return (out, lse), lse [B, T, N] or [T, N] of key's dtype.
+
+    Raises:
+        As attention(). InvalidArgument too where query, key and value are not as jax.nn wants them.
+    """
+    if implementation is not None:
+        raise UnsupportedError(f"implementation is {implementation!r}; foveal supports None: it is one itself")
+    shape = jnp.shape(query)
+    q, k, v = (_of_rank_4(x) for x in (query, key, value))
+    if v.shape != k.shape:
+        raise InvalidArgument(f"value.shape is {list(v.shape)} but key.shape is {list(k.shape)}")
+    results = _results(
+        q,
+        k,
+        v,
+        {
+            **dict.fromkeys(OPTIONAL),
+            **{"bias": _of_rank_4(bias), "mask": _of_rank_4(mask)},
+            **{"seqused_q": query_seq_lengths, "seqused_k": key_value_seq_lengths},
+        },
+        return_residual,
+        {
+            **{"scale": scale, "causal": False, "window": _local_window(local_window_size, is_causal)},
+            **{"align": "top_left", "softcap": 0.0, "chunk": 0},
+        },
+    )
+    out = results[0].reshape(shape)
+    if not return_residual:
+        return out
+    return out, results[1].transpose(0, 2, 1).astype(k.dtype).reshape(shape[:-1])

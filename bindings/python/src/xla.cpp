@@ -1,0 +1,175 @@
+// The custom call "foveal_attention" of XLA's foreign function interface, which foveal/jax.py registers with JAX: a
+// library of its own, without Python, on the C ABI and on the interface's headers, which jaxlib carries.
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "foveal/foveal.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace {
+
+namespace ffi = xla::ffi;
+
+struct Operand {
+    std::string_view name;
+    foveal_tensor foveal_forward_args::*slot;
+};
+constexpr std::array kOperands{
+    Operand{"q", &foveal_forward_args::q},
+    Operand{"k", &foveal_forward_args::k},
+    Operand{"v", &foveal_forward_args::v},
+    Operand{"seqused_q", &foveal_forward_args::seqused_q},
+    Operand{"seqused_k", &foveal_forward_args::seqused_k},
+    Operand{"alibi_slopes", &foveal_forward_args::alibi_slopes},
+    Operand{"sinks", &foveal_forward_args::sinks},
+    Operand{"bias", &foveal_forward_args::bias},
+    Operand{"mask", &foveal_forward_args::mask},
+};
+
+ffi::Error invalid(std::string_view name, const char* what) {
+    return ffi::Error::InvalidArgument(std::string(name) + what);
+}
+
+foveal_dtype dtype_of(ffi::DataType type) {
+    switch (type) {
+        case ffi::F32:
+            return FOVEAL_F32;
+        case ffi::BF16:
+            return FOVEAL_BF16;
+        case ffi::F16:
+            return FOVEAL_F16;
+        case ffi::S32:
+            return FOVEAL_I32;
+        case ffi::PRED:
+            return FOVEAL_BOOL;
+        default:
+            return 0;
+    }
+}
+
+// XLA's buffers are packed, in the order of their dimensions: foveal/jax.py asks for no other layout.
+ffi::Error view_of(const ffi::AnyBuffer& buffer, std::string_view name, foveal_tensor& view) {
+    const auto shape = buffer.dimensions();
+    if (shape.size() > FOVEAL_MAX_RANK) return invalid(name, " has more than 4 dimensions");
+    view = {};
+    view.data = buffer.untyped_data();
+    view.dtype = dtype_of(buffer.element_type());
+    if (view.dtype == 0) return invalid(name, " is of an element type that foveal does not know");
+    view.rank = static_cast<int32_t>(shape.size());
+    int64_t stride = 1;
+    for (size_t i = shape.size(); i-- > 0;) {
+        view.shape[i] = shape[i];
+        view.stride[i] = stride;
+        stride *= std::max<int64_t>(shape[i], 1);
+    }
+    return ffi::Error::Success();
+}
+
+bool has_word(std::string_view words, std::string_view word) {
+    while (!words.empty()) {
+        const size_t end = std::min(words.find(' '), words.size());
+        if (words.substr(0, end) == word) return true;
+        words.remove_prefix(std::min(end + 1, words.size()));
+    }
+    return false;
+}
+
+ffi::ErrorCode code_of(foveal_status status) {
+    switch (status) {
+        case FOVEAL_INVALID_ARGUMENT:
+            return ffi::ErrorCode::kInvalidArgument;
+        case FOVEAL_UNSUPPORTED:
+            return ffi::ErrorCode::kUnimplemented;
+        case FOVEAL_NO_DEVICE:
+            return ffi::ErrorCode::kFailedPrecondition;
+        case FOVEAL_OUT_OF_MEMORY:
+            return ffi::ErrorCode::kResourceExhausted;
+        default:
+            return ffi::ErrorCode::kInternal;
+    }
+}
+
+// What a call says besides its tensors. `given`: the names of the operands that there are, in the order of kOperands,
+// with a space between.
+struct Attributes {
+    std::string_view given;
+    float scale;  // NaN: 1/sqrt(d)
+    bool top_left;
+    int64_t window_left, window_right;  // -1: no limit
+    float softcap;
+    int64_t chunk;
+};
+
+ffi::Error set_operands(foveal_forward_args& args, const ffi::RemainingArgs& buffers, const Attributes& attributes) {
+    size_t next = 0;
+    for (const Operand& operand : kOperands) {
+        if (!has_word(attributes.given, operand.name)) continue;
+        const ffi::ErrorOr<ffi::AnyBuffer> buffer = buffers.get<ffi::AnyBuffer>(next++);
+        if (buffer.has_error()) return buffer.error();
+        foveal_tensor& view = args.*operand.slot;
+        if (ffi::Error error = view_of(buffer.value(), operand.name, view); error.failure()) return error;
+    }
+    if (next != buffers.size()) return ffi::Error::InvalidArgument("the call has operands without a name");
+    return ffi::Error::Success();
+}
+
+ffi::Error forward(foveal_backend backend, void* stream, const ffi::RemainingArgs& operands,
+                   const ffi::RemainingRets& results, const Attributes& attributes) {
+    foveal_forward_args args;
+    foveal_forward_args_init(&args);
+    args.backend = backend;
+    if (ffi::Error error = set_operands(args, operands, attributes); error.failure()) return error;
+    for (size_t i = 0; i < results.size(); ++i) {
+        const auto result = results.get<ffi::AnyBuffer>(i);
+        if (result.has_error()) return result.error();
+        const bool is_out = i == 0;
+        if (ffi::Error error = view_of(**result, is_out ? "out" : "lse", is_out ? args.out : args.lse); error.failure())
+            return error;
+    }
+    args.scale = attributes.scale;
+    args.alignment = attributes.top_left ? FOVEAL_TOP_LEFT : FOVEAL_BOTTOM_RIGHT;
+    args.window_left = attributes.window_left;
+    args.window_right = attributes.window_right;
+    args.softcap = attributes.softcap;
+    args.chunk = attributes.chunk;
+    const foveal_status status = foveal_forward(&args, stream);
+    return status == FOVEAL_OK ? ffi::Error::Success() : ffi::Error(code_of(status), foveal_last_error());
+}
+
+auto with_attributes() {
+    return ffi::Ffi::Bind()
+        .RemainingArgs()
+        .RemainingRets()
+        .Attr<std::string_view>("given")
+        .Attr<float>("scale")
+        .Attr<bool>("top_left")
+        .Attr<int64_t>("window_left")
+        .Attr<int64_t>("window_right")
+        .Attr<float>("softcap")
+        .Attr<int64_t>("chunk");
+}
+
+ffi::Error forward_on_cpu(ffi::RemainingArgs operands, ffi::RemainingRets results, std::string_view given, float scale,
+                          bool top_left, int64_t window_left, int64_t window_right, float softcap, int64_t chunk) {
+    return forward(FOVEAL_BACKEND_CPU, nullptr, operands, results,
+                   {given, scale, top_left, window_left, window_right, softcap, chunk});
+}
+
+ffi::Error forward_on_cuda(ffi::RemainingArgs operands, ffi::RemainingRets results, std::string_view given, float scale,
+                           bool top_left, int64_t window_left, int64_t window_right, float softcap, int64_t chunk,
+                           void* stream) {
+    return forward(FOVEAL_BACKEND_SM90, stream, operands, results,
+                   {given, scale, top_left, window_left, window_right, softcap, chunk});
+}
+
+}  // namespace
+
+#pragma GCC visibility push(default)
+XLA_FFI_DEFINE_HANDLER_SYMBOL(foveal_xla_cpu, forward_on_cpu, with_attributes());
+// A launch may be part of a CUDA graph: foveal allocates nothing and never synchronises (contract, 1.8).
+XLA_FFI_DEFINE_HANDLER_SYMBOL(foveal_xla_cuda, forward_on_cuda, with_attributes().Ctx<ffi::PlatformStream<void*>>(),
+                              {ffi::Traits::kCmdBufferCompatible});
+#pragma GCC visibility pop
