@@ -2,8 +2,9 @@
 
     out = foveal.attention(q, k, v, causal=True)
 
-Tensors of PyTorch, NumPy, CuPy and JAX are used where they lie. PyTorch's dispatcher: `import foveal.torch`.
-FlashAttention's functions: `foveal.compat.flash_attn`. Hugging Face transformers: `foveal.compat.transformers`.
+Tensors of PyTorch, NumPy, CuPy and JAX are used where they lie. PyTorch's dispatcher: `import foveal.torch`. JAX under
+jit: `import foveal.jax`. In place of PyTorch's scaled_dot_product_attention: `foveal.compat.torch`. FlashAttention's
+functions: `foveal.compat.flash_attn`. Hugging Face transformers: `foveal.compat.transformers`.
 """
 
 import os as _os

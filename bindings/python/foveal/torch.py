@@ -15,6 +15,8 @@ requires a gradient or has a tangent raises foveal.UnsupportedError.
 """
 
 import inspect
+from collections.abc import Sequence
+from typing import Any, Literal, overload
 
 import foveal
 import torch
@@ -196,22 +198,76 @@ def _merge(outs, lses, out, lse):
     return _through_dispatcher(torch.ops.foveal.merge, {"out": out, "lse": lse}, arguments, {})
 
 
-def attention(q, k, v, *, return_lse=False, **options):
+@overload
+def attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, return_lse: Literal[False] = False, **options: Any
+) -> torch.Tensor: ...
+@overload
+def attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, return_lse: Literal[True], **options: Any
+) -> tuple[torch.Tensor, torch.Tensor]: ...
+@overload
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, return_lse: bool, **options: Any) -> Any: ...
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, return_lse: bool = False, **options: Any) -> Any:
     """foveal.attention(), but for `out`, in a form that torch.compile can trace. Shapes, units, errors: as there."""
     if not torch.compiler.is_compiling():
-        return foveal.attention(q, k, v, return_lse=return_lse, **options)
+        options["return_lse"] = return_lse
+        return foveal.attention(q, k, v, **options)
     operator = torch.ops.foveal.attention_lse if return_lse else torch.ops.foveal.attention
     return operator(q, k, v, **_operator_options(**options))
 
 
-def attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, *, return_lse=False, **options):
+@overload
+def attention_varlen(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor,
+    *,
+    return_lse: Literal[False] = False,
+    **options: Any,
+) -> torch.Tensor: ...
+@overload
+def attention_varlen(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor,
+    *,
+    return_lse: Literal[True],
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor]: ...
+@overload
+def attention_varlen(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor,
+    *,
+    return_lse: bool,
+    **options: Any,
+) -> Any: ...
+def attention_varlen(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor,
+    *,
+    return_lse: bool = False,
+    **options: Any,
+) -> Any:
     """foveal.attention_varlen(), but for `out`, in a form that torch.compile can trace."""
     if not torch.compiler.is_compiling():
-        return foveal.attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, return_lse=return_lse, **options)
+        options["return_lse"] = return_lse
+        return foveal.attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, **options)
     operator = torch.ops.foveal.attention_varlen_lse if return_lse else torch.ops.foveal.attention_varlen
     return operator(q, k, v, cu_seqlens_q, cu_seqlens_k, **_operator_options(**options))
 
 
-def merge(outs, lses):
+def merge(outs: Sequence[torch.Tensor], lses: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """foveal.merge(), but for `out` and `lse`, in a form that torch.compile can trace."""
     return torch.ops.foveal.merge(outs, lses) if torch.compiler.is_compiling() else foveal.merge(outs, lses)

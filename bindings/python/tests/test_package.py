@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import pathlib
 import pickle
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -84,6 +85,39 @@ def test_functions_can_be_copied_pickled_and_inspected():
     for answer in (foveal.supports(x, x, x), foveal.plan(x, x, x, backend="cpu")):
         for copied in (copy.deepcopy(answer), pickle.loads(pickle.dumps(answer))):
             assert copied == answer and repr(copied) == repr(answer)
+
+
+def public_functions():
+    """(module, function) of every module that can be imported here."""
+    for found in pkgutil.walk_packages([str(PACKAGE)], "foveal."):
+        if found.name.rpartition(".")[2].startswith("_"):
+            continue
+        try:
+            module = importlib.import_module(found.name)
+        except ImportError:  # a framework that is not here
+            continue
+        for name in getattr(module, "__all__", ()):
+            if inspect.isroutine(getattr(module, name)):
+                yield found.name, getattr(module, name)
+    for name in foveal.__all__:
+        if inspect.isroutine(getattr(foveal, name)):
+            yield "foveal", getattr(foveal, name)
+
+
+def test_every_public_function_is_typed_and_documented():
+    in_stubs = stub("_functions.pyi")
+    found = list(public_functions())
+    assert {"foveal.attention", "foveal.merge"} <= {f"{module}.{function.__name__}" for module, function in found}
+    for module, function in found:
+        where = f"{module}.{function.__name__}"
+        signature = inspect.signature(function)
+        assert inspect.getdoc(function), where
+        assert inspect.getmodule(function).__name__ == module, where
+        if module == "foveal":  # their types stand in the stub, which test_the_stubs_name_what_there_is compares
+            assert function.__name__ in in_stubs, where
+            continue
+        names = [name for name, parameter in signature.parameters.items() if parameter.annotation is parameter.empty]
+        assert not names and signature.return_annotation is not signature.empty, f"{where}: {names}"
 
 
 def test_types(tmp_path):

@@ -10,6 +10,10 @@ None for qv, *_descale and block_table. Accepted are those that only steer Flash
 deterministic, which foveal always is) and max_seqlen*: foveal needs none. No backward yet.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 from foveal import InvalidArgument, UnsupportedError
 from foveal.torch import attention, attention_varlen
 
@@ -79,27 +83,27 @@ def _options(softmax_scale, causal, window_size, attention_chunk, softcap, alibi
 
 
 def flash_attn_func(
-    q,
-    k,
-    v,
-    *positional,
-    dropout_p=0.0,
-    softmax_scale=None,
-    causal=False,
-    qv=None,
-    q_descale=None,
-    k_descale=None,
-    v_descale=None,
-    window_size=(-1, -1),
-    attention_chunk=0,
-    softcap=0.0,
-    alibi_slopes=None,
-    num_splits=1,
-    pack_gqa=None,
-    deterministic=False,
-    sm_margin=0,
-    return_attn_probs=False,
-):
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *positional: Any,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    qv: None = None,
+    q_descale: None = None,
+    k_descale: None = None,
+    v_descale: None = None,
+    window_size: Sequence[int | None] | None = (-1, -1),
+    attention_chunk: int = 0,
+    softcap: float = 0.0,
+    alibi_slopes: torch.Tensor | None = None,
+    num_splits: int = 1,
+    pack_gqa: bool | None = None,
+    deterministic: bool = False,
+    sm_margin: int = 0,
+    return_attn_probs: bool = False,
+) -> Any:
     """q [b, s_q, h_q, d], k [b, s_k, h_k, d], v [b, s_k, h_k, d_v] -> out [b, s_q, h_q, d_v].
 
     return_attn_probs: (out, lse), lse float32 [b, h_q, s_q]. window_size: keys left and right of the position, -1 or
@@ -113,34 +117,34 @@ def flash_attn_func(
 
 
 def flash_attn_varlen_func(
-    q,
-    k,
-    v,
-    cu_seqlens_q,
-    cu_seqlens_k,
-    max_seqlen_q=None,
-    max_seqlen_k=None,
-    *positional,
-    seqused_q=None,
-    seqused_k=None,
-    dropout_p=0.0,
-    softmax_scale=None,
-    causal=False,
-    qv=None,
-    q_descale=None,
-    k_descale=None,
-    v_descale=None,
-    window_size=(-1, -1),
-    attention_chunk=0,
-    softcap=0.0,
-    alibi_slopes=None,
-    num_splits=1,
-    pack_gqa=None,
-    deterministic=False,
-    sm_margin=0,
-    return_attn_probs=False,
-    block_table=None,
-):
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor,
+    max_seqlen_q: int | None = None,
+    max_seqlen_k: int | None = None,
+    *positional: Any,
+    seqused_q: torch.Tensor | None = None,
+    seqused_k: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    qv: None = None,
+    q_descale: None = None,
+    k_descale: None = None,
+    v_descale: None = None,
+    window_size: Sequence[int | None] | None = (-1, -1),
+    attention_chunk: int = 0,
+    softcap: float = 0.0,
+    alibi_slopes: torch.Tensor | None = None,
+    num_splits: int = 1,
+    pack_gqa: bool | None = None,
+    deterministic: bool = False,
+    sm_margin: int = 0,
+    return_attn_probs: bool = False,
+    block_table: None = None,
+) -> Any:
     """q [total_q, h_q, d], k [total_k, h_k, d], v [total_k, h_k, d_v] -> out [total_q, h_q, d_v].
 
     cu_seqlens_q, cu_seqlens_k: int32 [b + 1]. max_seqlen_q and max_seqlen_k are not needed and not looked at.
@@ -174,7 +178,12 @@ def _unpack_qkv(qkv, num_heads_q, rank):
     return qkv.split([num_heads_q, heads // 2, heads // 2], dim=-2)
 
 
-def flash_attn_qkvpacked_func(qkv, *positional, num_heads_q=None, **options):
+def flash_attn_qkvpacked_func(
+    qkv: torch.Tensor,
+    *positional: Any,
+    num_heads_q: int | None = None,
+    **options: Any,
+) -> Any:
     """flash_attn_func of q, k and v in one tensor: qkv [b, s, 3, h, d], or [b, s, num_heads_q + 2 h_k, d].
 
     The other arguments are flash_attn_func's, by keyword.
@@ -183,13 +192,25 @@ def flash_attn_qkvpacked_func(qkv, *positional, num_heads_q=None, **options):
     return flash_attn_func(*_unpack_qkv(qkv, num_heads_q, 5), **options)
 
 
-def flash_attn_kvpacked_func(q, kv, *positional, **options):
+def flash_attn_kvpacked_func(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    *positional: Any,
+    **options: Any,
+) -> Any:
     """flash_attn_func of q [b, s_q, h_q, d] and kv [b, s_k, 2, h_k, d]; the other arguments are its own, by keyword."""
     _refuse_positional(positional, "kv")
     return flash_attn_func(q, *_unpack(kv, "kv", 2, 5), **options)
 
 
-def flash_attn_varlen_qkvpacked_func(qkv, cu_seqlens, max_seqlen=None, *positional, num_heads_q=None, **options):
+def flash_attn_varlen_qkvpacked_func(
+    qkv: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int | None = None,
+    *positional: Any,
+    num_heads_q: int | None = None,
+    **options: Any,
+) -> Any:
     """flash_attn_varlen_func of q, k and v in one tensor: qkv [total, 3, h, d], or [total, num_heads_q + 2 h_k, d].
 
     The other arguments are flash_attn_varlen_func's, by keyword.
@@ -199,8 +220,15 @@ def flash_attn_varlen_qkvpacked_func(qkv, cu_seqlens, max_seqlen=None, *position
 
 
 def flash_attn_varlen_kvpacked_func(
-    q, kv, cu_seqlens_q, cu_seqlens_k, max_seqlen_q=None, max_seqlen_k=None, *positional, **options
-):
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor,
+    max_seqlen_q: int | None = None,
+    max_seqlen_k: int | None = None,
+    *positional: Any,
+    **options: Any,
+) -> Any:
     """flash_attn_varlen_func of q [total_q, h_q, d] and kv [total_k, 2, h_k, d]; the others by keyword."""
     _refuse_positional(positional, "max_seqlen_k")
     return flash_attn_varlen_func(q, *_unpack(kv, "kv", 2, 4), cu_seqlens_q, cu_seqlens_k, **options)
