@@ -103,6 +103,19 @@ def test_nested_and_left_by_an_exception():
             F.scaled_dot_product_attention(q, k, v, dropout_p=0.5)
 
 
+def test_left_in_another_order():  # as threads do
+    q, k, v = heads_first(Q, K, V)
+    strict, lenient = compat.sdpa_replaced(strict=True), compat.sdpa_replaced()
+    lenient.__enter__()
+    strict.__enter__()
+    lenient.__exit__(None, None, None)
+    try:
+        with pytest.raises(foveal.UnsupportedError):
+            F.scaled_dot_product_attention(q, k, v, dropout_p=0.5)
+    finally:
+        strict.__exit__(None, None, None)
+
+
 def test_install_and_uninstall():
     tensors = heads_first(Q, K, V)
     compat.install()
