@@ -94,24 +94,18 @@ def sdpa(
     query, key, value, attn_mask = under_autocast(query, key, value, attn_mask)
     _check_tensors(query, key, value, attn_mask)
     q, k, v, batch = _as_heads(query, key, value, enable_gqa)
-    mask = attn_mask
-    if attn_mask is not None:
-        if is_causal:
-            _check_mask_and_causal(query, key, value, attn_mask, enable_gqa)
-        mask = _as_scores(attn_mask, query, key, batch, q.shape[-3])
-    q, k, v = (_joined(x, name, batch) for x, name in ((q, "query"), (k, "key"), (v, "value")))
-    is_bool = mask is not None and mask.dtype == torch.bool
-    out = attention(
-        *(x.transpose(1, 2) for x in (q, k, v)),
-        scale=scale,
-        causal=is_causal,
-        align="top_left",
-        mask=mask if is_bool else None,
-        bias=None if is_bool else mask,
-    ).transpose(1, 2)
+    if attn_mask is not None and is_causal:
+        _check_mask_and_causal(query, key, value, attn_mask, enable_gqa)
+    mask = None if attn_mask is None else _as_scores(attn_mask, query, key, batch, q.shape[-3])
     rank = max(query.dim(), key.dim(), value.dim())
-    leading = (*batch, q.shape[1])[len(batch) + 3 - rank :]
-    result = out.view(*leading, *out.shape[2:])
+    shape = *(*batch, q.shape[-3])[len(batch) + 3 - rank :], query.shape[-2], value.shape[-1]
+    if q.shape[-3] == 0:  # foveal has no tensors without heads
+        return query.new_empty(shape)
+    q, k, v = (_joined(x, name, batch) for x, name in ((q, "query"), (k, "key"), (v, "value")))
+    scores = {} if mask is None else {"mask" if mask.dtype == torch.bool else "bias": mask}
+    rows_first = (x.transpose(1, 2) for x in (q, k, v))
+    out = attention(*rows_first, scale=scale, causal=is_causal, align="top_left", **scores)
+    result: torch.Tensor = out.transpose(1, 2).view(shape)
     return result
 
 
