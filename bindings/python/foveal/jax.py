@@ -145,7 +145,8 @@ def _results(
         if options[name] is not None:
             options[name] = _number(options[name], name)
     described: dict[str, Any] = {name: _described(x) for name, x in present.items()}
-    support = foveal.supports(*(_described(x) for x in arrays), **described, **options, return_lse=return_lse)
+    described |= options
+    support = foveal.supports(*[_described(x) for x in arrays], return_lse=return_lse, **described)
     if not support:
         raise UnsupportedError(support.reason)
     for name in present.keys() & {"bias", "mask"}:

@@ -105,8 +105,7 @@ def sdpa(
     scores = {} if mask is None else {"mask" if mask.dtype == torch.bool else "bias": mask}
     rows_first = (x.transpose(1, 2) for x in (q, k, v))
     out = attention(*rows_first, scale=scale, causal=is_causal, align="top_left", **scores)
-    result: torch.Tensor = out.transpose(1, 2).view(shape)
-    return result
+    return out.transpose(1, 2).view(shape)
 
 
 # ---- Checks ----------------------------------------------------------------------------------------------------------
