@@ -3,9 +3,12 @@
 #   make demo     build, then compute attention here, verify it and time it
 #   make test     build everything, run all tests
 #   make docs     build the Python package, run the documents' code, build the API reference
+#   make install  build what a user needs, without tests, and install it under PREFIX (/usr/local); uninstall removes it
 #   make format   rewrite the sources as clang-format 14 would
 #   make clean    remove what was built
-.PHONY: demo test docs format clean configure
+.PHONY: demo test docs install uninstall format clean configure
+
+PREFIX ?= /usr/local
 
 configure:
 	@.ci/install_missing build
@@ -24,6 +27,13 @@ docs: configure
 	cmake --build --preset release
 	.ci/python environment
 	.ci/docs
+
+install: configure
+	cmake --build --preset release --target foveal foveal_tool
+	cmake --install build/release --prefix "$(PREFIX)"
+
+uninstall:
+	cmake --build --preset release --target uninstall
 
 format:
 	@.ci/install_missing format

@@ -72,7 +72,7 @@ class Tile {
     // Probabilities are kept as p * 2^-bias, so that they sum to at most 1 and no partial sum of p * v overflows where
     // the result does not. In f16 p is rounded to a format of which the range is small, and v * 2^29 cannot overflow.
     int bias_log2() const {
-        return group_.dtype == DType::f16 ? 0 : std::bit_width(static_cast<uint32_t>(group_.len_k));
+        return group_.dtype == DType::f16 ? 0 : static_cast<int>(std::bit_width(static_cast<uint32_t>(group_.len_k)));
     }
 
     // From the first to the last block of keys that any query sees.

@@ -19,18 +19,20 @@ class StrideSums {
    public:
     void add(int64_t stride, Wide limit) {
         if (limit <= 0) return;
-        const auto same = std::find_if(terms_.begin(), terms_.begin() + size_,
-                                       [stride](const Term& term) { return term.stride == stride; });
-        if (same == terms_.begin() + size_)
-            terms_[static_cast<size_t>(size_++)] = {stride, limit, 0, false};
-        else
-            same->limit += limit;
+        const auto end = terms_.begin() + size_;
+        const auto at = std::lower_bound(terms_.begin(), end, stride,
+                                         [](const Term& term, int64_t other) { return term.stride < other; });
+        if (at != end && at->stride == stride) {
+            at->limit += limit;
+            return;
+        }
+        std::move_backward(at, end, end + 1);
+        *at = {stride, limit, 0, false};
+        ++size_;
     }
 
     // To be called once all terms are there.
     bool contain(Wide target) {
-        std::sort(terms_.begin(), terms_.begin() + size_,
-                  [](const Term& a, const Term& b) { return a.stride < b.stride; });
         Wide reach = 0;
         bool dense = true;
         for (int i = 0; i < size_; ++i) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdlib>
 #include <optional>
 #include <random>
@@ -235,7 +236,8 @@ class Covering {
         if (!rows_.possible(row)) return std::nullopt;
         std::vector<int> order;
         for (int axis = 0; axis < kAxes; ++axis) {
-            if (row[static_cast<size_t>(axis)] < 0) order.insert(order.begin() + random_() % (order.size() + 1), axis);
+            if (row[static_cast<size_t>(axis)] >= 0) continue;
+            order.insert(order.begin() + static_cast<std::ptrdiff_t>(random_() % (order.size() + 1)), axis);
         }
         for (const int axis : order) {
             row[static_cast<size_t>(axis)] = best_value(row, axis);

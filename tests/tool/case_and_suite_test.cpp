@@ -86,7 +86,9 @@ TEST_F(Cpu, SuitesAreListedByKind) {
         EXPECT_EQ(suite["kind"], entry["kind"]);
         EXPECT_EQ(suite["suite"], entry["suite"]);
         EXPECT_FALSE(suite["cases"].empty());
-        if (of_speed) EXPECT_EQ(suite["backend"], entry["backend"]);
+        if (of_speed) {
+            EXPECT_EQ(suite["backend"], entry["backend"]);
+        }
     }
     EXPECT_EQ(speed, speed_suites().size());
     EXPECT_EQ(correctness, correctness_suite_names().size());

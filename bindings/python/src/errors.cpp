@@ -80,9 +80,9 @@ std::string type_name_of(nb::handle object) {
     return string_of(nb::type_name(nb::handle(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())))));
 }
 
-std::string reason_of(const nb::python_error& error) {
-    const std::string text = string_of(error.value());
-    return text.empty() ? type_name_of(error.value()) : text.substr(0, text.find('\n'));
+std::string reason_of(const nb::python_error& raised) {
+    const std::string text = string_of(raised.value());
+    return text.empty() ? type_name_of(raised.value()) : text.substr(0, text.find('\n'));
 }
 
 }  // namespace foveal::python

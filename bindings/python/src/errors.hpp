@@ -27,7 +27,7 @@ std::string string_of(nb::handle object);
 std::string type_name_of(nb::handle object);
 
 // The first line of an error's message.
-std::string reason_of(const nb::python_error& error);
+std::string reason_of(const nb::python_error& raised);
 
 // The Python error that is set, as a C++ exception.
 [[noreturn]] inline void rethrow() { throw nb::python_error(); }

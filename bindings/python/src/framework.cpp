@@ -62,7 +62,8 @@ nb::object new_host_buffer(const foveal_tensor& view) {
     constexpr std::align_val_t kAlignment{64};
     size_t elements = 1;
     std::array<size_t, FOVEAL_MAX_RANK> shape{};
-    for (int32_t i = 0; i < view.rank; ++i) elements *= shape[i] = static_cast<size_t>(view.shape[i]);
+    for (size_t i = 0; i < static_cast<size_t>(view.rank); ++i)
+        elements *= shape[i] = static_cast<size_t>(view.shape[i]);
     const nb::dlpack::dtype dtype{static_cast<uint8_t>(view.dtype == FOVEAL_BF16 ? dlpack::kBfloat : dlpack::kFloat),
                                   static_cast<uint8_t>(view.dtype == FOVEAL_F32 ? 32 : 16), 1};
     void* const data = operator new(std::max<size_t>(elements * dtype.bits / 8, 1), kAlignment);

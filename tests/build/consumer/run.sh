@@ -1,7 +1,8 @@
 #!/bin/sh
 # run.sh CMAKE BUILD_DIR EXAMPLES_DIR MAX_BYTES
 # Installs the build, moves the installation elsewhere, then builds and runs the README's examples against it: through
-# find_package, and in plain C99 through pkg-config. The library, headers and tool must fit into MAX_BYTES.
+# find_package, and in plain C99 through pkg-config as the README says it. The library, headers and tool must fit into
+# MAX_BYTES. At last it installs once more and uninstalls: nothing may be left.
 set -u
 cmake=$1
 build=$2
@@ -47,14 +48,20 @@ done
 
 PKG_CONFIG_PATH=$(dirname "$(find "$prefix" -name foveal.pc)")
 export PKG_CONFIG_PATH
-libdir=$(pkg-config --variable=libdir foveal) || exit 1
 # shellcheck disable=SC2046  # the flags are meant to be split
 step "${CC:-cc}" -std=c99 -pedantic-errors -Wall -Wextra -Werror "$examples/forward.c" -o "$scratch/pkgconfig_c" \
-    $(pkg-config --cflags --libs foveal) "-Wl,-rpath,$libdir"
+    $(pkg-config --cflags --libs foveal)
 expect "$wanted" "$scratch/pkgconfig_c"
 echo "pkg-config foveal: C99 works"
 
+[ -s "$prefix/share/doc/foveal/LICENSE" ] || { echo "FAILED: no licence is installed"; exit 1; }
 if [ -x "$prefix/bin/foveal" ]; then
     step "$prefix/bin/foveal" --help
     echo "the installed tool starts"
 fi
+
+step "$cmake" --install "$build" --prefix "$scratch/again"
+step "$cmake" --build "$build" --target uninstall
+left=$(find "$scratch/again" -not -type d -o -name foveal)
+[ -z "$left" ] || { echo "FAILED: uninstall leaves" $left; exit 1; }
+echo "uninstall: nothing is left"
