@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import importlib.metadata
 import importlib.util
 import inspect
 import pathlib
@@ -143,3 +144,11 @@ foveal.attention(x, x, x, align="middle")
     ).stdout
     errors = [line for line in checked.splitlines() if ": error:" in line]
     assert len(errors) == 1 and "program.py:11" in errors[0], checked
+
+
+def test_what_an_index_is_told():
+    told = importlib.metadata.distribution("foveal")
+    assert {"Typing :: Typed", "Operating System :: POSIX :: Linux"} <= set(told.metadata.get_all("Classifier"))
+    assert told.metadata["License-Expression"] == "Apache-2.0"
+    names = {pathlib.Path(file).name for file in told.files}
+    assert {"LICENSE", "py.typed"} <= names

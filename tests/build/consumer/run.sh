@@ -10,7 +10,10 @@ examples=$3
 max_bytes=$4
 sources=$(dirname "$0")
 scratch=$(mktemp -d) || exit 1
-trap 'rm -rf "$scratch"' EXIT
+# What a user installed from this build tree stays what `uninstall` removes.
+manifest=$build/install_manifest.txt
+[ -e "$manifest" ] && cp "$manifest" "$scratch/manifest"
+trap 'rm -f "$manifest"; [ -e "$scratch/manifest" ] && cp "$scratch/manifest" "$manifest"; rm -rf "$scratch"' EXIT
 prefix=$scratch/moved
 
 step() { # step COMMAND...: quiet unless it fails
