@@ -66,11 +66,22 @@ TEST(Contract_1_9, TheEnvironmentForcesABackend) {
     {
         const ScopedEnvironment forced("FOVEAL_BACKEND", "sm90");  // d = 8 in f32 on host memory: it cannot
         EXPECT_NE(foveal_forward(&args, nullptr), FOVEAL_OK);
+        EXPECT_NE(std::string(foveal_last_error()).find("FOVEAL_BACKEND is \"sm90\""), std::string::npos)
+            << foveal_last_error();
+        foveal_forward_args named = args;
+        named.backend = FOVEAL_BACKEND_SM90;
+        EXPECT_NE(foveal_forward(&named, nullptr), FOVEAL_OK);
+        EXPECT_EQ(std::string(foveal_last_error()).find("FOVEAL_BACKEND"), std::string::npos) << foveal_last_error();
+        named.backend = FOVEAL_BACKEND_AUTO;
+        named.softcap = -1;
+        EXPECT_EQ(foveal_forward(&named, nullptr), FOVEAL_INVALID_ARGUMENT);
+        EXPECT_EQ(std::string(foveal_last_error()).find("FOVEAL_BACKEND"), std::string::npos) << foveal_last_error();
     }
     {
         const ScopedEnvironment forced("FOVEAL_BACKEND", "tpu");
         EXPECT_EQ(foveal_forward(&args, nullptr), FOVEAL_INVALID_ARGUMENT);
-        EXPECT_NE(std::string(foveal_last_error()).find("tpu"), std::string::npos) << foveal_last_error();
+        EXPECT_NE(std::string(foveal_last_error()).find("FOVEAL_BACKEND is \"tpu\""), std::string::npos)
+            << foveal_last_error();
     }
     EXPECT_EQ(data->scan(TensorId::kOut), before) << "a refused call wrote";
 }
