@@ -86,6 +86,28 @@ TEST(Contract_1_9, TheEnvironmentForcesABackend) {
     EXPECT_EQ(data->scan(TensorId::kOut), before) << "a refused call wrote";
 }
 
+TEST(Contract_1_9, AMergeNamesTheEnvironmentThatChoseItsBackend) {
+    float values[4] = {1, 2, 3, 4}, sums[1] = {0}, result[4] = {};
+    const foveal_tensor part = {values, FOVEAL_F32, 4, {1, 1, 1, 4}, {4, 4, 4, 1}};
+    const foveal_tensor part_lse = {sums, FOVEAL_F32, 3, {1, 1, 1, 0}, {1, 1, 1, 0}};
+    foveal_merge_args args;
+    foveal_merge_args_init(&args);
+    args.parts = 1;
+    args.outs = &part;
+    args.lses = &part_lse;
+    args.out = part;
+    args.out.data = result;
+    int no_stream = 0;  // which the cpu backend refuses
+    const ScopedEnvironment forced("FOVEAL_BACKEND", "cpu");
+    EXPECT_EQ(foveal_merge(&args, nullptr), FOVEAL_OK) << foveal_last_error();
+    EXPECT_EQ(foveal_merge(&args, &no_stream), FOVEAL_INVALID_ARGUMENT);
+    EXPECT_NE(std::string(foveal_last_error()).find("FOVEAL_BACKEND is \"cpu\""), std::string::npos)
+        << foveal_last_error();
+    args.backend = FOVEAL_BACKEND_CPU;
+    EXPECT_EQ(foveal_merge(&args, &no_stream), FOVEAL_INVALID_ARGUMENT);
+    EXPECT_EQ(std::string(foveal_last_error()).find("FOVEAL_BACKEND"), std::string::npos) << foveal_last_error();
+}
+
 TEST(Contract_1_9, SupportsAnswersWithoutPointersOrDevice) {
     foveal_forward_args args = shape_args(parse_case("b2 s1000 hq4 hk2 d128 bf16 causal"), kCpu);
     EXPECT_EQ(foveal_supports(&args), FOVEAL_OK) << foveal_last_error();

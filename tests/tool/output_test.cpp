@@ -1,8 +1,10 @@
 // Where the tool's results go: what a path is stays what it is, and nothing is left half done.
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/xattr.h>
 
 #include <algorithm>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -213,6 +215,35 @@ TEST_F(CpuOutput, AFileOfAnotherUser) {
     ASSERT_EQ(chmod(file("").c_str(), 0755), 0);
     EXPECT_STATUS(run_as_nobody(run_to(file("out"))), 0);
     EXPECT_SAYS(run_as_nobody(run_to(file("new"))), "cannot write '" + file("new") + "': Permission denied");
+}
+
+// An access list as the kernel takes it: owner rw, the user 65534 r, group r, mask r, others nothing.
+bool set_access_list(const std::string& path, const char* which) {
+    const uint32_t version = 2;
+    const struct {
+        uint16_t tag, permissions;
+        uint32_t id;
+    } entries[] = {{1, 6, ~0u}, {2, 4, 65534}, {4, 4, ~0u}, {16, 4, ~0u}, {32, 0, ~0u}};
+    char list[sizeof version + sizeof entries];
+    std::memcpy(list, &version, sizeof version);
+    std::memcpy(list + sizeof version, entries, sizeof entries);
+    return setxattr(path.c_str(), which, list, sizeof list, 0) == 0;
+}
+
+TEST_F(CpuOutput, AFileKeepsItsAccessListAndGetsNone) {
+    const auto has_list = [this] { return getxattr(file("out").c_str(), "system.posix_acl_access", nullptr, 0) > 0; };
+    put("out", "old", 0640);
+    const ino_t inode = status_of(file("out")).st_ino;
+    EXPECT_STATUS(foveal(run_to(file("out"))), 0);
+    EXPECT_NE(status_of(file("out")).st_ino, inode) << "a plain file is replaced";
+    if (!set_access_list(file(""), "system.posix_acl_default")) GTEST_SKIP() << "SKIPPED: no access lists here";
+    EXPECT_STATUS(foveal(run_to(file("out"))), 0);
+    EXPECT_FALSE(has_list()) << "that of the folder would let another user read it";
+    EXPECT_EQ(removexattr(file("").c_str(), "system.posix_acl_default"), 0);
+    ASSERT_TRUE(set_access_list(file("out"), "system.posix_acl_access"));
+    EXPECT_STATUS(foveal(run_to(file("out"))), 0);
+    EXPECT_TRUE(has_list());
+    EXPECT_EQ(content_of(file("out")), expected_);
 }
 
 // A name of 255 bytes is a name, also beside its partial file.

@@ -180,7 +180,7 @@ TEST_F(CpuNames, RunIgnoresNoTensorUnlessToldTo) {
     const Result unread = run(input, "");
     EXPECT_STATUS(unread, 1);
     EXPECT_SAYS(unread, "'extra' has no meaning here");
-    EXPECT_SAYS(unread, "--ignore extra");
+    EXPECT_SAYS(unread, "--ignore 'extra'");
     EXPECT_FALSE(fs::exists(file("out")));
     EXPECT_STATUS(run(input, "--ignore extra"), 0);
     const std::vector<double> plain = values_of(ReadBack(file("out"))["out"]);

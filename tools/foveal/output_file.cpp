@@ -26,6 +26,9 @@ constexpr auto kReaderGrace = std::chrono::seconds(1);  // the reader of a FIFO 
 
 bool same_file(const struct stat& a, const struct stat& b) { return a.st_dev == b.st_dev && a.st_ino == b.st_ino; }
 
+// Beyond the mode: who else may read and write.
+bool has_access_list(const fs::path& path) { return getxattr(path.c_str(), "system.posix_acl_access", nullptr, 0) > 0; }
+
 fs::path folder_of(const fs::path& path) { return path.has_parent_path() ? path.parent_path() : fs::path("."); }
 
 // The name under which the file lies, or would lie: links are followed one by one. "" where one of them is a link of
@@ -82,6 +85,8 @@ class PartialFile {
     bool looks_like(const struct stat& other) const {
         struct stat mine {};
         if (fstat(file_, &mine) != 0) return false;
+        // A folder may give what is made in it an access list.
+        if (has_access_list(name_)) return false;
         const bool owned = (mine.st_uid == other.st_uid && mine.st_gid == other.st_gid) ||
                            fchown(file_, other.st_uid, other.st_gid) == 0;
         return owned && fchmod(file_, other.st_mode & 07777) == 0;
@@ -142,7 +147,7 @@ OutputFile::Way OutputFile::chosen_way() {
 
 // Would a new file in its place differ in nothing but the content? If not, the old one is written.
 bool OutputFile::replacement_is_the_same() const {
-    if (getxattr(target_.c_str(), "system.posix_acl_access", nullptr, 0) > 0) return false;
+    if (has_access_list(target_)) return false;
     const int old = open(target_.c_str(), O_WRONLY | O_CLOEXEC);
     if (old < 0) fail(errno);  // write-protected: so is its content
     close(old);
