@@ -128,6 +128,11 @@ TEST_F(CpuStandardOutput, AClosedOneSpoilsNoFile) {
         EXPECT_STATUS(shell("cmp '" + file("expected") + "' '" + file("out") + "'"), 0) << closed;
         fs::remove(file("out"));
     }
+    // A file of two names is open while text is printed.
+    std::ofstream(file("out")) << "old";
+    fs::create_hard_link(file("out"), file("two"));
+    shell("\"$FOVEAL\" check s5 h1 --backend cpu --json '" + file("out") + "' >&-");
+    EXPECT_EQ(json("two")["passed"], 1);
 }
 
 }  // namespace
