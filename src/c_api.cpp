@@ -146,13 +146,27 @@ class PlanCache {
     size_t next_ = 0;
 };
 
+// A backend that the caller did not ask for may be what is wrong: then the message names who did.
+template <typename Body>
+void naming_the_environment(foveal_backend asked, Body&& body) {
+    try {
+        body();
+    } catch (const Error& error) {
+        const std::string note = foveal::environment_note(asked);
+        if (note.empty()) throw;
+        throw Error(error.status(), error.what() + note);
+    }
+}
+
 void forward(const foveal_forward_args& args, void* stream) {
     thread_local PlanCache cache;
     const ForwardProblem problem = foveal::validate(args);
     const ForwardPointers pointers = foveal::pointers_of(args);
-    const Backend& backend = foveal::resolve_backend(args.backend, args.q.data);
-    backend.check_supported(problem);
-    cache.find_or_make(problem, backend, backend.device_of(stream)).launch(pointers, stream);
+    naming_the_environment(args.backend, [&] {
+        const Backend& backend = foveal::resolve_backend(args.backend, args.q.data);
+        backend.check_supported(problem);
+        cache.find_or_make(problem, backend, backend.device_of(stream)).launch(pointers, stream);
+    });
 }
 
 void launch(const ForwardPlan& plan, const foveal_forward_args& args, void* stream) {
@@ -252,7 +266,8 @@ foveal_status foveal_merge(const foveal_merge_args* args, void* stream) {
     return guarded([&] {
         const auto given = known(args);
         const foveal::Merge merge = foveal::validate(*given);
-        foveal::resolve_backend(given->backend, given->outs[0].data).merge(merge, stream);
+        naming_the_environment(
+            given->backend, [&] { foveal::resolve_backend(given->backend, given->outs[0].data).merge(merge, stream); });
     });
 }
 

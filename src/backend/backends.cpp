@@ -51,6 +51,15 @@ const Backend& require_built(const Backend& backend) {
     return backend;
 }
 
+std::string environment_note(foveal_backend asked) {
+    const char* text = std::getenv("FOVEAL_BACKEND");
+    if (asked != FOVEAL_BACKEND_AUTO || text == nullptr) return "";
+    for (const Backend* backend : kBackends)
+        if (std::string_view(text) == backend->name)
+            return std::string(" (the environment variable FOVEAL_BACKEND is \"") + text + "\")";
+    return "";
+}
+
 const Backend& resolve_backend(foveal_backend asked, const void* first_input) {
     foveal_backend id = asked != FOVEAL_BACKEND_AUTO ? asked : forced_backend();
     if (id == FOVEAL_BACKEND_AUTO) {

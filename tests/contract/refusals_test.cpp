@@ -66,13 +66,46 @@ TEST(Contract_1_9, TheEnvironmentForcesABackend) {
     {
         const ScopedEnvironment forced("FOVEAL_BACKEND", "sm90");  // d = 8 in f32 on host memory: it cannot
         EXPECT_NE(foveal_forward(&args, nullptr), FOVEAL_OK);
+        EXPECT_NE(std::string(foveal_last_error()).find("FOVEAL_BACKEND is \"sm90\""), std::string::npos)
+            << foveal_last_error();
+        foveal_forward_args named = args;
+        named.backend = FOVEAL_BACKEND_SM90;
+        EXPECT_NE(foveal_forward(&named, nullptr), FOVEAL_OK);
+        EXPECT_EQ(std::string(foveal_last_error()).find("FOVEAL_BACKEND"), std::string::npos) << foveal_last_error();
+        named.backend = FOVEAL_BACKEND_AUTO;
+        named.softcap = -1;
+        EXPECT_EQ(foveal_forward(&named, nullptr), FOVEAL_INVALID_ARGUMENT);
+        EXPECT_EQ(std::string(foveal_last_error()).find("FOVEAL_BACKEND"), std::string::npos) << foveal_last_error();
     }
     {
         const ScopedEnvironment forced("FOVEAL_BACKEND", "tpu");
         EXPECT_EQ(foveal_forward(&args, nullptr), FOVEAL_INVALID_ARGUMENT);
-        EXPECT_NE(std::string(foveal_last_error()).find("tpu"), std::string::npos) << foveal_last_error();
+        EXPECT_NE(std::string(foveal_last_error()).find("FOVEAL_BACKEND is \"tpu\""), std::string::npos)
+            << foveal_last_error();
     }
     EXPECT_EQ(data->scan(TensorId::kOut), before) << "a refused call wrote";
+}
+
+TEST(Contract_1_9, AMergeNamesTheEnvironmentThatChoseItsBackend) {
+    float values[4] = {1, 2, 3, 4}, sums[1] = {0}, result[4] = {};
+    const foveal_tensor part = {values, FOVEAL_F32, 4, {1, 1, 1, 4}, {4, 4, 4, 1}};
+    const foveal_tensor part_lse = {sums, FOVEAL_F32, 3, {1, 1, 1, 0}, {1, 1, 1, 0}};
+    foveal_merge_args args;
+    foveal_merge_args_init(&args);
+    args.parts = 1;
+    args.outs = &part;
+    args.lses = &part_lse;
+    args.out = part;
+    args.out.data = result;
+    int no_stream = 0;  // which the cpu backend refuses
+    const ScopedEnvironment forced("FOVEAL_BACKEND", "cpu");
+    EXPECT_EQ(foveal_merge(&args, nullptr), FOVEAL_OK) << foveal_last_error();
+    EXPECT_EQ(foveal_merge(&args, &no_stream), FOVEAL_INVALID_ARGUMENT);
+    EXPECT_NE(std::string(foveal_last_error()).find("FOVEAL_BACKEND is \"cpu\""), std::string::npos)
+        << foveal_last_error();
+    args.backend = FOVEAL_BACKEND_CPU;
+    EXPECT_EQ(foveal_merge(&args, &no_stream), FOVEAL_INVALID_ARGUMENT);
+    EXPECT_EQ(std::string(foveal_last_error()).find("FOVEAL_BACKEND"), std::string::npos) << foveal_last_error();
 }
 
 TEST(Contract_1_9, SupportsAnswersWithoutPointersOrDevice) {

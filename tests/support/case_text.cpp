@@ -185,8 +185,7 @@ class Parser {
             {"chunk", {&Case::chunk}},
         };
         const auto found = counts.find(name);
-        if (found == counts.end())
-            fail_token(token, "unknown; see the list of tokens in tests/support/case.hpp or `foveal --help`");
+        if (found == counts.end()) fail_token(token, "unknown; `foveal check --help` lists the tokens");
         for (int64_t Case::*field : found->second) case_.*field = parse_count(token, rest);
     }
 

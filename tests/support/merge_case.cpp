@@ -41,7 +41,7 @@ void read_count(MergeCase& c, std::string_view token, const std::string& name, s
     } else if (name == "seed") {
         c.seed = parse_number<uint64_t>(token, rest);
     } else {
-        fail_token(token, "has no meaning in a merge");
+        fail_token(token, "has no meaning in a merge; `foveal bench --help` lists the tokens");
     }
 }
 

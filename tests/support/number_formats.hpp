@@ -1,4 +1,4 @@
-// bf16 and f16 on the host, written for the tests alone.
+// bf16 and f16 on the host, written for the tests and the tool.
 #pragma once
 
 #include <bit>

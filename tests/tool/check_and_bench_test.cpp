@@ -45,7 +45,7 @@ TEST_F(Sm90, UnsupportedIsNoPass) {
 
 // A library that computes something else must fail the check, and must not be timed.
 TEST_F(Cpu, WrongResultsAreFound) {
-    const std::string preload = "LD_PRELOAD='" + (binary_directory() / "../lib/libbroken_library.so").string() + "'";
+    const std::string preload = preloaded("libbroken_library.so");
     for (const std::string how : {"wrong_value", "nan", "nothing_written", "out_of_bounds", "wrong_lse"}) {
         const std::string environment = preload + " FOVEAL_TEST_BREAK=" + how;
         const Result check =
@@ -151,7 +151,7 @@ TEST_F(Sm90, BenchTimesMerges) {
 }
 
 TEST_F(Cpu, WrongMergesAreNotTimed) {
-    const std::string preload = "LD_PRELOAD='" + (binary_directory() / "../lib/libbroken_library.so").string() + "'";
+    const std::string preload = preloaded("libbroken_library.so");
     for (const std::string how : {"wrong_value", "nan", "nothing_written", "out_of_bounds", "wrong_lse"}) {
         const Result bench = foveal("bench merge s9 h2 d16 f32 lse --backend cpu --json " + file("wrong.json"),
                                     preload + " FOVEAL_TEST_BREAK=" + how);

@@ -1,20 +1,17 @@
 // foveal run.
+#include <sys/stat.h>
+
 #include <cmath>
-#include <cstring>
+#include <limits>
 #include <map>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "safetensors.hpp"
-#include "tests/support/number_formats.hpp"
-#include "tests/tool/tool_fixture.hpp"
+#include "tests/tool/run_fixture.hpp"
 
 namespace foveal_testing {
 namespace {
-
-using foveal_tool::Safetensors;
-using foveal_tool::StoredTensor;
 
 // Attention over packed f32 sequences, written down once more: [total, h, d], one kv head a q head.
 struct Packed {
@@ -86,24 +83,6 @@ std::vector<uint16_t> as_bf16(const std::vector<float>& values) {
     return bits;
 }
 
-template <class T>
-StoredTensor stored(const std::string& dtype, std::vector<int64_t> shape, const std::vector<T>& values) {
-    return {dtype, std::move(shape), std::as_bytes(std::span(values))};
-}
-
-std::vector<double> values_of(const StoredTensor& tensor) {
-    std::vector<double> values;
-    const size_t width = tensor.dtype == "F32" ? 4 : 2;
-    for (size_t i = 0; i < tensor.bytes.size(); i += width) {
-        uint32_t bits = 0;
-        std::memcpy(&bits, tensor.bytes.data() + i, width);
-        float value = bf16_to_float(static_cast<uint16_t>(bits));
-        if (width == 4) std::memcpy(&value, &bits, 4);
-        values.push_back(double{value});
-    }
-    return values;
-}
-
 // tolerance: a few roundings of the output type at values of this size; what 1.10 asks is tested by check.
 void expect_close(const std::vector<double>& got, const std::vector<double>& expected, double tolerance) {
     ASSERT_EQ(got.size(), expected.size());
@@ -126,18 +105,17 @@ TEST_F(Cpu, RunComputesDense) {
     input.tensors = {{"q", stored("F32", {1, 7, 2, 16}, p.q)},
                      {"k", stored("F32", {1, 5, 2, 16}, p.k)},
                      {"v", stored("F32", {1, 5, 2, 16}, p.v)}};
-    foveal_tool::write_safetensors(file("in"), input);
+    write_file(file("in"), input);
     const Result run = foveal("run " + file("in") + " -o " + file("out") + " --causal --lse --scale 0.5 --backend cpu");
     EXPECT_STATUS(run, 0);
-    const foveal_tool::MappedFile bytes(file("out"));
-    const Safetensors output = foveal_tool::read_safetensors(bytes.bytes());
-    ASSERT_EQ(output.tensors.size(), 2u);
-    EXPECT_EQ(output.tensors.at("out").shape, (std::vector<int64_t>{1, 7, 2, 16}));
-    EXPECT_EQ(output.tensors.at("out").dtype, "F32");
-    EXPECT_EQ(output.tensors.at("lse").shape, (std::vector<int64_t>{1, 2, 7}));
+    const ReadBack output(file("out"));
+    ASSERT_EQ(output.size(), 2u);
+    EXPECT_EQ(output["out"].shape, (std::vector<int64_t>{1, 7, 2, 16}));
+    EXPECT_EQ(output["out"].dtype, "F32");
+    EXPECT_EQ(output["lse"].shape, (std::vector<int64_t>{1, 2, 7}));
     const Expected expected = attend(p, 0.5, 0);
-    expect_close(values_of(output.tensors.at("out")), expected.out, kF32Tolerance);
-    expect_close(values_of(output.tensors.at("lse")), expected.lse, kF32Tolerance);
+    expect_close(values_of(output["out"]), expected.out, kF32Tolerance);
+    expect_close(values_of(output["lse"]), expected.lse, kF32Tolerance);
 }
 
 // Each option must change the result in its own way.
@@ -147,12 +125,11 @@ TEST_F(Cpu, RunHonoursTheMask) {
     input.tensors = {{"q", stored("F32", {1, 6, 2, 8}, p.q)},
                      {"k", stored("F32", {1, 6, 2, 8}, p.k)},
                      {"v", stored("F32", {1, 6, 2, 8}, p.v)}};
-    foveal_tool::write_safetensors(file("in"), input);
+    write_file(file("in"), input);
     const auto lse_of = [this](const std::string& options) {
         const Result run = foveal("run " + file("in") + " -o " + file("out") + " --lse --backend cpu " + options);
         EXPECT_STATUS(run, 0);
-        const foveal_tool::MappedFile bytes(file("out"));
-        return values_of(foveal_tool::read_safetensors(bytes.bytes()).tensors.at("lse"));
+        return values_of(ReadBack(file("out"))["lse"]);
     };
     const double scale = 1 / std::sqrt(8.0);
     expect_close(lse_of(""), attend(p, scale, 100).lse, kF32Tolerance);
@@ -175,10 +152,9 @@ TEST_F(Cpu, RunAlignsTopLeft) {
     input.tensors = {{"q", stored("F32", {1, 2, 2, 8}, p.q)},
                      {"k", stored("F32", {1, 5, 2, 8}, p.k)},
                      {"v", stored("F32", {1, 5, 2, 8}, p.v)}};
-    foveal_tool::write_safetensors(file("in"), input);
+    write_file(file("in"), input);
     EXPECT_STATUS(foveal("run " + file("in") + " -o " + file("out") + " --causal --top-left --backend cpu"), 0);
-    const foveal_tool::MappedFile bytes(file("out"));
-    const std::vector<double> out = values_of(foveal_tool::read_safetensors(bytes.bytes()).tensors.at("out"));
+    const std::vector<double> out = values_of(ReadBack(file("out"))["out"]);
     for (size_t c = 0; c < 16; ++c) EXPECT_NEAR(out[c], double{p.v[c]}, kF32Tolerance) << "row 0 sees key 0 alone";
 }
 
@@ -192,21 +168,20 @@ void run_varlen(const std::string& backend, const std::string& in, const std::st
                      {"k", stored("BF16", {73, 2, 64}, k)},
                      {"v", stored("BF16", {73, 2, 64}, v)},
                      {"cu_seqlens", stored("I32", {4}, cu)}};
-    foveal_tool::write_safetensors(in, input);
+    write_file(in, input);
     const Result run = foveal("run " + in + " -o " + out + " --causal --lse" + on(backend));
     EXPECT_STATUS(run, 0);
-    const foveal_tool::MappedFile bytes(out);
-    const Safetensors output = foveal_tool::read_safetensors(bytes.bytes());
+    const ReadBack output(out);
     const Expected expected = attend(p, 1 / std::sqrt(64.0), 0);
-    EXPECT_EQ(output.tensors.at("out").dtype, "BF16");
-    expect_close(values_of(output.tensors.at("out")), expected.out, kBf16Tolerance);
-    expect_close(values_of(output.tensors.at("lse")), expected.lse, 1e-3);
+    EXPECT_EQ(output["out"].dtype, "BF16");
+    expect_close(values_of(output["out"]), expected.out, kBf16Tolerance);
+    expect_close(values_of(output["lse"]), expected.lse, 1e-3);
 }
 
 TEST_F(Cpu, RunComputesVarlen) { run_varlen(kBackend, file("in"), file("out")); }
 TEST_F(Sm90, RunComputesVarlen) { run_varlen(kBackend, file("in"), file("out")); }
 
-// Rows beyond seqused give 0, and cu_seqlens_q and cu_seqlens_k differ.
+// Rows beyond seqused give 0, and -inf in the log-sum-exp; and cu_seqlens_q and cu_seqlens_k differ.
 TEST_F(Cpu, RunHonoursLengths) {
     const Packed p = random_problem({3, 2}, {4, 6}, 8);
     const std::vector<int32_t> cu_q = {0, 3, 5}, cu_k = {0, 4, 10}, used_q = {3, 1}, used_k = {4, 6};
@@ -215,13 +190,14 @@ TEST_F(Cpu, RunHonoursLengths) {
                      {"v", stored("F32", {10, 2, 8}, p.v)},      {"cu_seqlens_q", stored("I32", {3}, cu_q)},
                      {"cu_seqlens_k", stored("I32", {3}, cu_k)}, {"seqused_q", stored("I32", {2}, used_q)},
                      {"seqused_k", stored("I32", {2}, used_k)}};
-    foveal_tool::write_safetensors(file("in"), input);
-    EXPECT_STATUS(foveal("run " + file("in") + " -o " + file("out") + " --backend cpu"), 0);
-    const foveal_tool::MappedFile bytes(file("out"));
-    const std::vector<double> out = values_of(foveal_tool::read_safetensors(bytes.bytes()).tensors.at("out"));
-    std::vector<double> expected = attend(p, 1 / std::sqrt(8.0), 100).out;
-    std::fill(expected.begin() + 4 * 16, expected.end(), 0.0);
-    expect_close(out, expected, kF32Tolerance);
+    write_file(file("in"), input);
+    EXPECT_STATUS(foveal("run " + file("in") + " -o " + file("out") + " --lse --backend cpu"), 0);
+    Expected expected = attend(p, 1 / std::sqrt(8.0), 100);
+    std::fill(expected.out.begin() + 4 * 16, expected.out.end(), 0.0);
+    for (const size_t head : {0, 1}) expected.lse[head * 5 + 4] = -std::numeric_limits<double>::infinity();
+    const ReadBack output(file("out"));
+    expect_close(values_of(output["out"]), expected.out, kF32Tolerance);
+    expect_close(values_of(output["lse"]), expected.lse, kF32Tolerance);
 }
 
 // A header of odd length puts the data where no float may lie.
@@ -238,9 +214,7 @@ TEST_F(Cpu, RunReadsUnalignedData) {
         for (const auto* values : {&p.q, &p.k, &p.v}) stream.write(reinterpret_cast<const char*>(values->data()), 192);
     }
     EXPECT_STATUS(foveal("run " + file("in") + " -o " + file("out") + " --backend cpu"), 0);
-    const foveal_tool::MappedFile bytes(file("out"));
-    expect_close(values_of(foveal_tool::read_safetensors(bytes.bytes()).tensors.at("out")),
-                 attend(p, 1 / std::sqrt(8.0), 100).out, kF32Tolerance);
+    expect_close(values_of(ReadBack(file("out"))["out"]), attend(p, 1 / std::sqrt(8.0), 100).out, kF32Tolerance);
 }
 
 struct BadInput {
@@ -258,7 +232,7 @@ void expect_refused(const BadInput& bad, Safetensors input, const std::string& i
             input.tensors[name] = change;
         }
     }
-    foveal_tool::write_safetensors(in, input);
+    write_file(in, input);
     const Result run = foveal("run " + in + " -o " + out + " --backend cpu");
     EXPECT_EQ(run.status, 1) << bad.name << "\n" << run.output;
     EXPECT_SAYS(run, bad.message) << bad.name;
@@ -271,11 +245,14 @@ TEST_F(Cpu, RunRefusesBadInputs) {
                                negative = {0, -1, 5}, beyond = {0, 3, 6}, used = {4, 1}, used_negative = {-1, 1},
                                zeros = {0, 0, 0};
     const std::vector<int64_t> wide = {0, 3, 5};
+    const std::vector<uint16_t> slope = {0, 0};
     const StoredTensor tensor = stored("F32", {5, 1, 8}, rows);
     const StoredTensor removed{};
     std::vector<BadInput> inputs = {
         {"no q", {{"q", removed}}, "no tensor 'q'"},
-        {"unknown tensor", {{"mask", tensor}}, "'mask' has no meaning"},
+        {"unknown tensor", {{"maks", tensor}}, "'maks' has no meaning here; known are q, k, v, cu_seqlens_q"},
+        {"slopes of another type", {{"alibi_slopes", stored("BF16", {2}, slope)}}, "alibi_slopes.dtype"},
+        {"a mask of another type", {{"mask", {"U8", {40}, std::as_bytes(std::span(rows)).first(40)}}}, "'mask' is U8"},
         {"no lengths", {{"cu_seqlens", removed}}, "FOVEAL_INVALID_ARGUMENT"},
         {"both forms of lengths", {{"cu_seqlens_q", stored("I32", {3}, good)}}, "both 'cu_seqlens' and 'cu_seqlens_q'"},
         {"lengths of 64 bits", {{"cu_seqlens", stored("I64", {3}, wide)}}, "'cu_seqlens' is I64"},
@@ -322,6 +299,19 @@ TEST_F(Cpu, RunRefusesBadFiles) {
     says("", "the file has 0 bytes");
     says(std::string("\xFF\0\0\0\0\0\0\0{}", 10), "is said to have 255 bytes");
     says(std::string("\2\0\0\0\0\0\0\0{}", 10), "no tensor 'q'");
+    // What a file says does not steer the terminal, is no page long, and is not cut at a NUL.
+    const auto empty_tensor = [](const std::string& name) {
+        const std::string header = "{\"" + name + R"(":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}})";
+        return std::string{
+                   static_cast<char>(header.size() & 255), static_cast<char>(header.size() >> 8), 0, 0, 0, 0, 0, 0} +
+               header;
+    };
+    says(empty_tensor("\\u001b[31m\\u0000x"), R"(it has '\x1b[31m\x00x' (--q NAME)");
+    says(empty_tensor(std::string(2000, 'x')), "it has '" + std::string(120, 'x') + "...'");
+    ASSERT_EQ(mkfifo(file("fifo").c_str(), 0600), 0);
+    const Result fifo = foveal("run " + file("fifo") + " -o " + file("out") + " --backend cpu");
+    EXPECT_STATUS(fifo, 1);
+    EXPECT_SAYS(fifo, "cannot map what is no file");
     const Result missing = foveal("run " + file("missing") + " -o " + file("out") + " --backend cpu");
     EXPECT_STATUS(missing, 1);
     EXPECT_SAYS(missing, "cannot open");

@@ -237,7 +237,10 @@ TEST(SafetensorsWrite, ThroughAFile) {
     const Sample sample;
     const std::filesystem::path path =
         std::filesystem::path(testing::TempDir()) / "foveal_safetensors_test.safetensors";
-    write_safetensors(path, sample.content());
+    {
+        OutputFile file(path);
+        write_safetensors(file, sample.content());
+    }
     {
         const MappedFile file(path);
         expect_same(sample.content(), read_safetensors(file.bytes()));
@@ -245,7 +248,7 @@ TEST(SafetensorsWrite, ThroughAFile) {
     std::filesystem::remove(path);
     EXPECT_THROW(MappedFile{path}, std::system_error);
     EXPECT_THROW(MappedFile{testing::TempDir()}, std::system_error);
-    EXPECT_THROW(write_safetensors(path / "in" / "no" / "directory", sample.content()), std::exception);
+    EXPECT_THROW(OutputFile{path / "in" / "no" / "directory"}, OutputError);
 }
 
 TEST(SafetensorsRead, EveryTruncationIsAnError) {

@@ -29,12 +29,12 @@ struct Result {
     bool says(const std::string& text) const { return output.find(text) != std::string::npos; }
 };
 
-// environment: "NAME=value ..." for the tool alone.
-inline Result foveal(const std::string& arguments, const std::string& environment = "") {
+// Commands of a shell in which $FOVEAL is the tool.
+inline Result shell(const std::string& commands) {
     const std::string program = (binary_directory() / "foveal").string();
     // A library may be preloaded, also before AddressSanitizer's.
-    const std::string command = "unset FOVEAL_BACKEND; exec env ASAN_OPTIONS=$ASAN_OPTIONS:verify_asan_link_order=0 " +
-                                environment + " '" + program + "' " + arguments + " 2>&1 </dev/null";
+    const std::string command = "exec 2>&1 </dev/null; unset FOVEAL_BACKEND; FOVEAL='" + program +
+                                "'; export ASAN_OPTIONS=$ASAN_OPTIONS:verify_asan_link_order=0; " + commands;
     FILE* pipe = popen(command.c_str(), "r");
     if (pipe == nullptr) throw std::runtime_error("popen: " + command);
     Result result;
@@ -43,6 +43,16 @@ inline Result foveal(const std::string& arguments, const std::string& environmen
     const int status = pclose(pipe);
     result.status = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
     return result;
+}
+
+// environment: "NAME=value ..." for the tool alone.
+inline Result foveal(const std::string& arguments, const std::string& environment = "") {
+    return shell("exec env " + environment + " \"$FOVEAL\" " + arguments);
+}
+
+// For environment: a library of the tests that is loaded before the tool's own.
+inline std::string preloaded(const std::string& name) {
+    return "LD_PRELOAD='" + (binary_directory() / "../lib" / name).string() + "'";
 }
 
 #define EXPECT_STATUS(result, expected) EXPECT_EQ((result).status, expected) << (result).output

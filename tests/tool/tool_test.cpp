@@ -51,13 +51,47 @@ TEST_F(Cpu, UsageErrorsExitWith2) {
                                   "info --json --markdown",
                                   "run a -o b --scale inf",
                                   "run a -o b --scale nan",
-                                  "run a b -o c"}) {
+                                  "run a b -o c",
+                                  "run a -o b --dtype f64"}) {
         const Result result = foveal(arguments);
         EXPECT_EQ(result.status, 2) << "foveal " << arguments << "\n" << result.output;
         EXPECT_FALSE(result.output.empty()) << arguments;
     }
-    EXPECT_STATUS(foveal("check s5 h1", "FOVEAL_BACKEND=tpu"), 2);
-    EXPECT_SAYS(foveal("check b2 sq113 frob"), "'frob'");
+}
+
+TEST_F(Cpu, UsageErrorsNameWhatIsWrong) {
+    const Result command = foveal("frobnicate --json -");
+    EXPECT_SAYS(command, "'frobnicate' is no command; there are info, plan, check, bench, run, case, suite");
+    EXPECT_SAYS(foveal("--frobnicate"), "'--frobnicate'");
+    EXPECT_SAYS(foveal("plan s5 h1 --frobnicate"), "--frobnicate");
+    for (const std::string command_of_cases : {"check", "plan", "bench", "case"}) {
+        const Result token = foveal(command_of_cases + " b2 sq113 x128");
+        EXPECT_STATUS(token, 2);
+        EXPECT_SAYS(token, "'x128': unknown; `foveal check --help` lists the tokens");
+    }
+    const Result page = foveal("check --help");
+    for (const char* token : {"chunk128", "softcap30", "bias=bh", "klens=", "bf16 | f16 | f32"})
+        EXPECT_SAYS(page, token);
+    EXPECT_SAYS(foveal("bench merge s5 h1 causal"), "'causal': has no meaning in a merge; `foveal bench --help`");
+    EXPECT_SAYS(foveal("bench --help"), "merge parts4");
+}
+
+TEST_F(Cpu, AnEnvironmentThatIsWrongIsNamed) {
+    for (const char* arguments : {"check s5 h1", "plan s5 h1", "bench s5 h1", "suite corner", "run in -o out"}) {
+        const Result backend = foveal(arguments, "FOVEAL_BACKEND=tpu");
+        EXPECT_STATUS(backend, 2);
+        EXPECT_SAYS(backend, "the environment variable FOVEAL_BACKEND is \"tpu\"; known are cpu, sm90 and auto");
+    }
+    EXPECT_STATUS(foveal("check s5 h1 --backend cpu", "FOVEAL_BACKEND=tpu"), 0);
+    EXPECT_STATUS(foveal("check s5 h1", "FOVEAL_BACKEND="), 0);
+    const Result threads = foveal("check s5 h1 --backend cpu", "FOVEAL_NUM_THREADS=many");
+    EXPECT_STATUS(threads, 1);
+    EXPECT_SAYS(threads, "FOVEAL_NUM_THREADS is 'many'");
+    if (has_sm90_device()) return;
+    const Result sm90 = foveal("check s5 h1", "FOVEAL_BACKEND=sm90");
+    EXPECT_STATUS(sm90, 1);
+    EXPECT_SAYS(sm90, "the sm90 backend cannot run here: ");
+    EXPECT_SAYS(sm90, "FOVEAL_BACKEND is \"sm90\"");
 }
 
 TEST_F(Cpu, InfoTellsVersionMachineAndSupport) {
@@ -104,6 +138,24 @@ TEST_F(Cpu, PlanNeedsNoGpu) {
     const Result refused = foveal("plan --backend sm90 b1 s64 h4 d100 bf16");
     EXPECT_STATUS(refused, 1);
     EXPECT_SAYS(refused, "FOVEAL_UNSUPPORTED");
+}
+
+TEST_F(Cpu, PlanAsJsonHasItsLinesByName) {
+    EXPECT_STATUS(foveal("plan --backend sm90 'b2 s100 hq4 hk2 d64 bf16 causal' 's5 h1 softcap2 sinks' --json " +
+                         file("plan.json")),
+                  0);
+    const nlohmann::json plan = json("plan.json");
+    EXPECT_EQ(plan["backend"], "sm90");
+    EXPECT_TRUE(plan["planned_for"].is_string());
+    ASSERT_EQ(plan["plans"].size(), 2u);
+    EXPECT_EQ(plan["plans"][0]["case"], "b2 s100 hq4 hk2 d64 bf16 causal");
+    const nlohmann::json& lines = plan["plans"][0]["plan"];
+    for (const char* name :
+         {"problem", "mask", "kernel", "tile", "grid", "shared", "registers", "order", "workspace", "bound"})
+        EXPECT_TRUE(lines.contains(name)) << name << lines.dump(2);
+    EXPECT_EQ(lines["workspace"], "0 bytes");
+    EXPECT_NE(lines["tile"].get<std::string>().find("\nrows of "), std::string::npos) << "a line that goes on";
+    EXPECT_EQ(plan["plans"][1]["plan"]["scores"], "softcap 2 sinks");
 }
 
 TEST_F(Cpu, AutoSaysWhichBackendItTook) {

@@ -8,7 +8,8 @@
 
 namespace foveal_tool {
 
-// Adds --backend; without it the environment variable FOVEAL_BACKEND counts, as it does for the library.
+// Adds --backend. name: "" where it is not given: then the environment variable FOVEAL_BACKEND counts, as it does for
+// the library.
 void add_backend_option(CLI::App& command, std::string& name);
 
 struct BackendChoice {
@@ -16,7 +17,8 @@ struct BackendChoice {
     std::string description;                      // "sm90 on NVIDIA H200", "cpu (auto: no CUDA-capable device ...)"
 };
 
-// auto: sm90 if there is a Hopper device, else cpu. Throws Failure if sm90 is asked for and cannot run.
+// name: as of add_backend_option(). auto: sm90 if there is a Hopper device, else cpu. Throws Failure if sm90 is asked
+// for and cannot run, UsageError if FOVEAL_BACKEND is no backend.
 BackendChoice choose_backend(const std::string& name);
 
 // The same, but sm90 without a device is fine: for what only plans.

@@ -18,6 +18,7 @@
 #include "machine.hpp"
 #include "nvml.hpp"
 #include "progress.hpp"
+#include "standard_output.hpp"
 #include "statistics.hpp"
 #include "tests/support/check.hpp"
 #include "tests/support/suites.hpp"
@@ -31,7 +32,7 @@ constexpr size_t kMaxCaseWidth = 64;
 struct BenchOptions {
     CaseArguments cases;
     std::string backend;
-    std::string json;
+    std::optional<std::string> json;
     int rounds = 0;  // 0: as many as the time allows
 };
 
@@ -185,19 +186,17 @@ std::vector<Row> run_all(Bench& bench, const std::vector<ProblemText>& problems)
 }
 
 void print_legend(const Bench& bench) {
-    fmt::print(
-        "Median time of a call whose result was verified; +-%: the middle 80 % of the samples span this much of it.\n");
+    say("Median time of a call whose result was verified; +-%: the middle 80 % of the samples span this much of it.\n");
     if (!bench.on_gpu()) return;
     if (bound_is_known(bench)) {
-        fmt::print(
-            "Bound: the larger of useful FLOPs / {:.0f} TFLOP/s and bytes / {:.2f} TB/s, as measured on this card; "
+        say("Bound: the larger of useful FLOPs / {:.0f} TFLOP/s and bytes / {:.2f} TB/s, as measured on this card; "
             "what\n"
             "L2 holds from one call to the next can be faster.\n",
             *bench.card->sustained_flops_per_second / 1e12, *bench.card->sustained_copy_bytes_per_second / 1e12);
     } else {
-        fmt::print("No bound: what a {} sustains is not known.\n", bench.gpu.name);
+        say("No bound: what a {} sustains is not known.\n", bench.gpu.name);
     }
-    if (!bench.nvml) fmt::print("No clock and no power: NVML (libnvidia-ml.so.1) cannot be loaded.\n");
+    if (!bench.nvml) say("No clock and no power: NVML (libnvidia-ml.so.1) cannot be loaded.\n");
 }
 
 // A suite's name, or "cases", and its texts.
@@ -234,22 +233,22 @@ Chosen choose(const CaseArguments& arguments, foveal_backend backend) {
 void bench(const BenchOptions& options) {
     const BackendChoice choice = choose_backend(options.backend);
     const Chosen chosen = choose(options.cases, choice.backend);
-    if (!options.json.empty()) require_writable(options.json);
+    JsonFile json(options.json);
     Bench bench = prepare(choice.backend, options.rounds);
-    fmt::print("{}: {} cases, backend: {}, commit {}\n", chosen.name, chosen.problems.size(), choice.description,
-               built_commit());
-    if (!bench.on_gpu()) fmt::print("{}, {} threads\n", find_cpu().name, find_cpu().threads);
-    fmt::print("\n");
+    say("{}: {} cases, backend: {}, commit {}\n", chosen.name, chosen.problems.size(), choice.description,
+        built_commit());
+    if (!bench.on_gpu()) say("{}, {} threads\n", find_cpu().name, find_cpu().threads);
+    say("\n");
     const std::vector<Row> rows = run_all(bench, chosen.problems);
-    fmt::print("\n");
+    say("\n");
     print_legend(bench);
-    std::fflush(stdout);
+    flush_text();
     if (rows.size() < chosen.problems.size()) {
         throw Failure(fmt::format("{} of {} cases failed{}", chosen.problems.size() - rows.size(),
                                   chosen.problems.size(),
-                                  options.json.empty() ? "" : "; " + options.json + " is not written"));
+                                  options.json ? "; " + *options.json + " is not written" : ""));
     }
-    if (!options.json.empty()) write_json(options.json, file_json(chosen.name, bench, rows));
+    if (options.json) json.write(file_json(chosen.name, bench, rows));
 }
 
 std::vector<std::string> speed_suite_names() {
@@ -276,7 +275,7 @@ void add_bench(CLI::App& app) {
                      fmt::format("Samples a case (default: {} if time allows, at least {})", kMaxRounds, kMinRounds))
         ->check(CLI::PositiveNumber)
         ->type_name("N");
-    command->add_option("--json", options->json, "Write the results to this file")->type_name("FILE");
+    add_json_option(*command, options->json, "the results");
     command->callback([options] { bench(*options); });
 }
 

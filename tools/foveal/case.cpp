@@ -8,6 +8,7 @@
 #include "case_arguments.hpp"
 #include "case_json.hpp"
 #include "commands.hpp"
+#include "standard_output.hpp"
 
 namespace foveal_tool {
 namespace {
@@ -27,10 +28,10 @@ void describe(const CaseOptions& options) {
     if (texts.size() != 1) throw UsageError(fmt::format("one CASE, not {}", texts.size()));
     const nlohmann::ordered_json json = json_of(texts.front());
     if (options.json) {
-        fmt::print("{}\n", json.dump(2));
+        say("{}\n", json.dump(2));
         return;
     }
-    for (const auto& [name, value] : json.items()) fmt::print("{:<14} {}\n", name, value.dump());
+    for (const auto& [name, value] : json.items()) say("{:<14} {}\n", name, value.dump());
 }
 
 }  // namespace

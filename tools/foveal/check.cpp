@@ -19,6 +19,7 @@
 #include "json_file.hpp"
 #include "machine.hpp"
 #include "progress.hpp"
+#include "standard_output.hpp"
 #include "tests/support/suites.hpp"
 
 namespace foveal_tool {
@@ -33,7 +34,7 @@ constexpr const char* kDefaultSuite = "correctness";
 struct CheckOptions {
     CaseArguments cases;
     std::string backend;
-    std::string json;
+    std::optional<std::string> json;
     int jobs = 1;
     bool verbose = false;
 };
@@ -162,8 +163,8 @@ void print_unsupported(const Tally& tally) {
         if (count++ == 0) first = &outcome;
     }
     for (const auto& [reason, cases] : reasons) {
-        fmt::print("unsupported  {} cases, the first: {}\n             {}\n", cases.first,
-                   to_text(cases.second->the_case), reason);
+        say("unsupported  {} cases, the first: {}\n             {}\n", cases.first, to_text(cases.second->the_case),
+            reason);
     }
 }
 
@@ -183,21 +184,21 @@ foveal_testing::Suite chosen_cases(const CaseArguments& arguments, foveal_backen
 void check(const CheckOptions& options) {
     const BackendChoice choice = choose_backend(options.backend);
     const foveal_testing::Suite suite = chosen_cases(options.cases, choice.backend);
-    if (!options.json.empty()) require_writable(options.json);
+    JsonFile json(options.json);
     const int jobs = options.jobs > 0 ? options.jobs : default_jobs(choice.backend);
     const bool verbose = options.verbose || !options.cases.words.empty();
-    fmt::print("{}: {} cases, backend: {}\n", suite.name, suite.cases.size(), choice.description);
-    std::fflush(stdout);
+    say("{}: {} cases, backend: {}\n", suite.name, suite.cases.size(), choice.description);
+    flush_text();
 
     const auto start = std::chrono::steady_clock::now();
     const Tally tally = Checker(suite.cases, choice.backend, verbose).run(jobs);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
     if (!verbose) print_unsupported(tally);
-    if (!suite.left_out.empty()) fmt::print("left out     {}\n", suite.left_out);
-    fmt::print("{} passed, {} failed, {} unsupported in {:.1f} s\n", tally.passed, tally.failed.size(),
-               tally.unsupported.size(), seconds);
-    if (!options.json.empty()) write_json(options.json, summary_json(suite, choice.backend, tally, seconds));
+    if (!suite.left_out.empty()) say("left out     {}\n", suite.left_out);
+    say("{} passed, {} failed, {} unsupported in {:.1f} s\n", tally.passed, tally.failed.size(),
+        tally.unsupported.size(), seconds);
+    if (options.json) json.write(summary_json(suite, choice.backend, tally, seconds));
     if (!tally.failed.empty()) throw Failure("");
     if (tally.passed == 0 && tally.total() > 0) throw Failure("nothing was checked");
 }
@@ -222,7 +223,7 @@ void add_check(CLI::App& app) {
     command->add_option("--jobs,-j", options->jobs, "Cases at the same time (default: 1 on the CPU, up to 8 on a GPU)")
         ->check(CLI::PositiveNumber)
         ->type_name("N");
-    command->add_option("--json", options->json, "Write a summary to this file")->type_name("FILE");
+    add_json_option(*command, options->json, "a summary");
     command->add_flag("--verbose,-v", options->verbose, "A line for every case, not for failures alone");
     command->callback([options] { check(*options); });
 }

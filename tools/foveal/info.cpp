@@ -14,6 +14,7 @@
 #include "cards.hpp"
 #include "commands.hpp"
 #include "machine.hpp"
+#include "standard_output.hpp"
 #include "support_table.hpp"
 #include "tests/support/case_data.hpp"
 
@@ -26,27 +27,27 @@ constexpr double kMiB = 1024.0 * 1024.0;
 
 void print_gpu(const Gpu& gpu) {
     if (!gpu.name.empty()) {
-        fmt::print("GPU        {} (device {}, {}), compute capability {}.{}\n", gpu.name, gpu.ordinal, gpu.pci_bus_id,
-                   gpu.compute_major, gpu.compute_minor);
-        fmt::print("           {} SMs up to {} MHz, memory {:.0f} MiB up to {} MHz, L2 {:.0f} MiB\n",
-                   gpu.multiprocessors, gpu.sm_clock_mhz, static_cast<double>(gpu.memory_bytes) / kMiB,
-                   gpu.memory_clock_mhz, static_cast<double>(gpu.l2_bytes) / kMiB);
+        say("GPU        {} (device {}, {}), compute capability {}.{}\n", gpu.name, gpu.ordinal, gpu.pci_bus_id,
+            gpu.compute_major, gpu.compute_minor);
+        say("           {} SMs up to {} MHz, memory {:.0f} MiB up to {} MHz, L2 {:.0f} MiB\n", gpu.multiprocessors,
+            gpu.sm_clock_mhz, static_cast<double>(gpu.memory_bytes) / kMiB, gpu.memory_clock_mhz,
+            static_cast<double>(gpu.l2_bytes) / kMiB);
     }
-    if (!gpu.usable()) fmt::print("GPU        none that sm90 can use: {}\n", gpu.why_unusable);
+    if (!gpu.usable()) say("GPU        none that sm90 can use: {}\n", gpu.why_unusable);
     if (!gpu.runtime_cuda.empty()) {
-        fmt::print("CUDA       built with {}; driver {}\n", gpu.runtime_cuda,
-                   gpu.driver_cuda.empty()
-                       ? "none"
-                       : fmt::format("{}, runs CUDA up to {}", gpu.driver.empty() ? "of unknown version" : gpu.driver,
-                                     gpu.driver_cuda));
+        say("CUDA       built with {}; driver {}\n", gpu.runtime_cuda,
+            gpu.driver_cuda.empty()
+                ? "none"
+                : fmt::format("{}, runs CUDA up to {}", gpu.driver.empty() ? "of unknown version" : gpu.driver,
+                              gpu.driver_cuda));
     }
 }
 
 void print_cpu(const Cpu& cpu) {
     const char* limit = std::getenv("FOVEAL_NUM_THREADS");
-    fmt::print("CPU        {}, {} threads{}\n", cpu.name, cpu.threads,
-               limit == nullptr ? "" : fmt::format(" (FOVEAL_NUM_THREADS={})", limit));
-    fmt::print("SIMD       {} (of Highway's targets, best first)\n", fmt::join(cpu.simd_targets, " "));
+    say("CPU        {}, {} threads{}\n", cpu.name, cpu.threads,
+        limit == nullptr ? "" : fmt::format(" (FOVEAL_NUM_THREADS={})", limit));
+    say("SIMD       {} (of Highway's targets, best first)\n", fmt::join(cpu.simd_targets, " "));
 }
 
 // The table of what is supported asks foveal_supports about each combination of these.
@@ -102,18 +103,17 @@ void print_supported(foveal_backend backend, const char* backend_name, const cha
         }
     }
     for (const auto& [line, forms] : by_form_and_masks) {
-        fmt::print("  {:<5} {:<5} {:<14}{}\n", backend_name, dtype, fmt::format("{}", fmt::join(forms, ", ")), line);
+        say("  {:<5} {:<5} {:<14}{}\n", backend_name, dtype, fmt::format("{}", fmt::join(forms, ", ")), line);
     }
 }
 
 void print_support_table() {
     std::string titles;
     for (const HeadDims& dims : kHeadDims) titles += fmt::format("{:>8}", dims.title);
-    fmt::print("\nSupported, by d (or d/d_v), any ratio of heads, with or without log-sum-exp:\n  {:<26}{}\n", "",
-               titles);
+    say("\nSupported, by d (or d/d_v), any ratio of heads, with or without log-sum-exp:\n  {:<26}{}\n", "", titles);
     for (const auto& [backend, name] : {std::pair{FOVEAL_BACKEND_CPU, "cpu"}, {FOVEAL_BACKEND_SM90, "sm90"}}) {
         if (foveal_backend_built(backend) == 0) {
-            fmt::print("  {:<5} not in this build\n", name);
+            say("  {:<5} not in this build\n", name);
             continue;
         }
         for (const char* dtype : {"f32", "bf16", "f16"}) print_supported(backend, name, dtype);
@@ -129,8 +129,8 @@ Texts built_backends() {
 }
 
 void info() {
-    fmt::print("foveal     {} (commit {})\nbackends   {}\n", foveal_version(), built_commit(),
-               fmt::join(built_backends(), " "));
+    say("foveal     {} (commit {})\nbackends   {}\n", foveal_version(), built_commit(),
+        fmt::join(built_backends(), " "));
     print_gpu(find_gpu());
     print_cpu(find_cpu());
     print_support_table();
@@ -190,9 +190,9 @@ struct InfoOptions {
 
 void info_as_asked(const InfoOptions& options) {
     if (options.markdown) {
-        fmt::print("{}", support_markdown());
+        say("{}", support_markdown());
     } else if (options.json) {
-        fmt::print("{}\n", info_json().dump(2));
+        say("{}\n", info_json().dump(2));
     } else {
         info();
     }

@@ -1,11 +1,10 @@
 #include "json_file.hpp"
 
-#include <fmt/format.h>
+#include <array>
+#include <span>
 
-#include <fstream>
-
-#include "commands.hpp"
 #include "machine.hpp"
+#include "standard_output.hpp"
 #include "tests/support/check.hpp"
 
 namespace foveal_tool {
@@ -28,15 +27,23 @@ nlohmann::ordered_json file_heading(const std::string& suite, foveal_backend bac
     return json;
 }
 
-void require_writable(const std::string& path) {
-    if (!std::ofstream(path, std::ios::app)) throw Failure(fmt::format("cannot write {}", path));
+void add_json_option(CLI::App& command, std::optional<std::string>& path, const std::string& what) {
+    command
+        .add_option("--json", path,
+                    "Write " + what + " to this file; -: to standard output, and all text to standard error")
+        ->type_name("FILE");
 }
 
-void write_json(const std::string& path, const nlohmann::ordered_json& json) {
-    std::ofstream file(path, std::ios::trunc);
-    file << json.dump(2) << '\n';
-    file.close();
-    if (!file) throw Failure(fmt::format("cannot write {}", path));
+JsonFile::JsonFile(const std::optional<std::string>& path) {
+    if (!path) return;
+    file_.emplace(*path);
+    if (file_->is_standard_output()) reserve_standard_output_for_results();
+}
+
+void JsonFile::write(const nlohmann::ordered_json& json) {
+    if (!file_) return;
+    const std::string text = json.dump(2) + "\n";
+    file_->write(std::array{std::as_bytes(std::span(text))});
 }
 
 }  // namespace foveal_tool

@@ -1,9 +1,13 @@
 // foveal: the command-line tool. Each subcommand lies in the file of its name.
 #include <fmt/format.h>
 
+#include <csignal>
+#include <sstream>
+
 #include "case_arguments.hpp"
 #include "commands.hpp"
 #include "foveal/foveal.h"
+#include "standard_output.hpp"
 
 namespace {
 
@@ -17,6 +21,24 @@ constexpr const char* kFooter =
     "  foveal bench --suite seed --json seed.json\n"
     "`foveal CMD --help` tells more; `foveal check --help` how a CASE is written.\n"
     "Exit status: 0 success, 1 failure, 2 a command line that makes no sense.";
+
+// A word in the place of a command that is none, such as a misspelt one.
+[[noreturn]] void refuse_command(const CLI::App& app) {
+    std::string commands;
+    for (const CLI::App* command : app.get_subcommands({}))
+        commands += (commands.empty() ? "" : ", ") + command->get_name();
+    throw foveal_tool::UsageError(
+        fmt::format("'{}' is no command; there are {} (`foveal --help`)", app.remaining().front(), commands));
+}
+
+// What CLI11 says: help and version, which are no error, or what is wrong. Returns the exit status.
+int tell(const CLI::App& app, const CLI::ParseError& error) {
+    std::ostringstream out, complaint;
+    const bool is_error = app.exit(error, out, complaint) != 0;
+    foveal_tool::print_text(out.str());
+    fmt::print(stderr, "{}", complaint.str());
+    return is_error ? foveal_tool::kExitUsage : 0;
+}
 
 int run(int argc, char** argv) {
     CLI::App app(kDescription, "foveal");
@@ -32,8 +54,11 @@ int run(int argc, char** argv) {
     foveal_tool::add_suite(app);
     try {
         app.parse(argc, argv);
+    } catch (const CLI::RequiredError& error) {
+        if (app.get_subcommands().empty() && app.remaining_size() > 0) refuse_command(app);
+        return tell(app, error);
     } catch (const CLI::ParseError& error) {
-        return app.exit(error) == 0 ? 0 : foveal_tool::kExitUsage;
+        return tell(app, error);
     }
     return 0;
 }
@@ -43,9 +68,7 @@ int complain(const std::exception& error, int status) {
     return status;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int run_and_complain(int argc, char** argv) {
     try {
         return run(argc, argv);
     } catch (const foveal_tool::UsageError& error) {
@@ -55,4 +78,16 @@ int main(int argc, char** argv) {
     } catch (const std::exception& error) {
         return complain(error, foveal_tool::kExitFailure);
     }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    foveal_tool::occupy_standard_descriptors();
+    std::signal(SIGXFSZ, SIG_IGN);  // a file that grows too large is an error of its writer, who then cleans up
+    const int status = run_and_complain(argc, argv);
+    const std::string why_not_printed = foveal_tool::finish_standard_output();
+    if (why_not_printed.empty()) return status;
+    fmt::print(stderr, "foveal: {}\n", why_not_printed);
+    return status == 0 ? foveal_tool::kExitFailure : status;
 }

@@ -1,14 +1,23 @@
 // foveal plan: which kernel, tile, grid and order of work a problem gets.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <sstream>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "backend_choice.hpp"
 #include "case_arguments.hpp"
 #include "commands.hpp"
+#include "json_file.hpp"
 #include "machine.hpp"
+#include "standard_output.hpp"
 #include "tests/support/case_data.hpp"
+#include "tests/support/check.hpp"
 
 namespace foveal_tool {
 namespace {
@@ -18,6 +27,7 @@ constexpr int32_t kGenericDevice = -1;
 struct PlanOptions {
     CaseArguments cases;
     std::string backend;
+    std::optional<std::string> json;
 };
 
 [[noreturn]] void fail(foveal_status status) {
@@ -38,15 +48,40 @@ std::string describe(const foveal_testing::Case& c, foveal_backend backend, int3
     return text;
 }
 
+// The lines of a plan's text by their first words; what continues a line begins with blanks.
+nlohmann::ordered_json lines_by_name(const std::string& text) {
+    nlohmann::ordered_json json = nlohmann::ordered_json::object();
+    std::istringstream lines(text);
+    std::string line, name;
+    while (std::getline(lines, line)) {
+        const size_t name_end = line.find(' ');
+        const size_t value = std::min(line.find_first_not_of(' ', name_end), line.size());
+        if (name_end > 0) {
+            name = line.substr(0, name_end);
+            json[name] = line.substr(value);
+        } else {
+            json[name] = json[name].get<std::string>() + "\n" + line.substr(value);
+        }
+    }
+    return json;
+}
+
 void plan(const PlanOptions& options) {
     const std::vector<foveal_testing::Case> cases = parse_cases(options.cases.words);
     const BackendChoice choice = choose_backend_to_plan(options.backend);
     const Gpu gpu = choice.backend == FOVEAL_BACKEND_SM90 ? find_gpu() : Gpu{};
     const int32_t device = gpu.usable() ? gpu.ordinal : kGenericDevice;
-    fmt::print("backend: {}\n", choice.description);
+    JsonFile file(options.json);
+    nlohmann::ordered_json plans = nlohmann::ordered_json::array();
+    say("backend: {}\n", choice.description);
     for (const foveal_testing::Case& c : cases) {
-        fmt::print("\n{}\n{}\n", foveal_testing::to_text(c), describe(c, choice.backend, device));
+        const std::string text = describe(c, choice.backend, device);
+        say("\n{}\n{}\n", foveal_testing::to_text(c), text);
+        plans.push_back({{"case", foveal_testing::to_text(c)}, {"plan", lines_by_name(text)}});
     }
+    file.write({{"backend", foveal_testing::backend_name(choice.backend)},
+                {"planned_for", choice.description},
+                {"plans", std::move(plans)}});
 }
 
 }  // namespace
@@ -59,6 +94,7 @@ void add_plan(CLI::App& app) {
     const auto options = std::make_shared<PlanOptions>();
     add_case_arguments(*command, options->cases);
     add_backend_option(*command, options->backend);
+    add_json_option(*command, options->json, "the plans, line by line,");
     command->callback([options] { plan(*options); });
 }
 

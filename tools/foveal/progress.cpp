@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "standard_output.hpp"
+
 namespace foveal_tool {
 namespace {
 
@@ -29,8 +31,8 @@ void Progress::show(size_t done, const std::string& what) {
 
 void Progress::print_line(const std::string& line) {
     clear();
-    fmt::print("{}\n", line);
-    std::fflush(stdout);
+    say("{}\n", line);
+    flush_text();
     draw();
 }
 

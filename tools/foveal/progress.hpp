@@ -16,7 +16,7 @@ class Progress {
 
     // done of the total; `what` is being worked on.
     void show(size_t done, const std::string& what);
-    // A line on standard output, above the bar.
+    // A line of text, above the bar.
     void print_line(const std::string& line);
 
    private:

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <array>
-#include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -22,6 +21,25 @@ namespace {
 
 constexpr size_t kLengthBytes = 8;
 constexpr const char* kMetadataName = "__metadata__";
+
+// What a hostile file says may be long, or steer the terminal that it is shown on.
+std::string shortened(const std::string& text) {
+    constexpr size_t kMaxBytes = 120;
+    std::string shown;
+    for (const char c : text) {
+        if (shown.size() >= kMaxBytes) return shown + "...";
+        const auto byte = static_cast<unsigned char>(c);
+        shown += byte < 0x20 || byte == 0x7F ? fmt::format("\\x{:02x}", byte) : std::string(1, c);
+    }
+    return shown;
+}
+
+std::string shape_text(const std::vector<uint64_t>& shape) {
+    constexpr size_t kMaxDimensions = 8;
+    const bool all = shape.size() <= kMaxDimensions;
+    return fmt::format("[{}{}]", fmt::join(std::span(shape).first(all ? shape.size() : kMaxDimensions), ", "),
+                       all ? "" : ", ...");
+}
 
 [[noreturn]] void refuse(const std::string& message) { throw SafetensorsError("safetensors: " + message); }
 
@@ -48,7 +66,7 @@ class HeaderHandler final : public nlohmann::json_sax<nlohmann::json> {
     }
     bool number_float(number_float_t, const string_t& text) override {
         return list_ == nullptr ? unexpected("a number")
-                                : fail(fmt::format("{}: {} is no integer of 64 bits", place(), text));
+                                : fail(fmt::format("{}: {} is no integer of 64 bits", place(), shortened(text)));
     }
     bool binary(binary_t&) override { return unexpected("binary data"); }
 
@@ -96,12 +114,13 @@ class HeaderHandler final : public nlohmann::json_sax<nlohmann::json> {
     }
 
     bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& why) override {
-        return fail(fmt::format("the header is no JSON at its byte {}: {}", position, why.what()));
+        return fail(fmt::format("the header is no JSON at its byte {}: {}", position, shortened(why.what())));
     }
 
    private:
     bool begin_name(const std::string& text) {
-        if (!names_.insert(text).second) return fail(fmt::format("the name '{}' stands twice in the header", text));
+        if (!names_.insert(text).second)
+            return fail(fmt::format("the name {} stands twice in the header", shown_name(text)));
         name_ = text;
         in_metadata_ = text == kMetadataName;
         return true;
@@ -109,14 +128,15 @@ class HeaderHandler final : public nlohmann::json_sax<nlohmann::json> {
 
     bool begin_field(const std::string& text) {
         field_ = text;
-        if (!fields_.insert(text).second) return fail(fmt::format("'{}': '{}' stands twice", name_, text));
+        if (!fields_.insert(text).second)
+            return fail(fmt::format("{}: {} stands twice", shown_name(name_), shown_name(text)));
         if (in_metadata_ || text == "dtype" || text == "shape" || text == "data_offsets") return true;
-        return fail(fmt::format("'{}': unknown field '{}'", name_, text));
+        return fail(fmt::format("{}: unknown field {}", shown_name(name_), shown_name(text)));
     }
 
     std::string place() const {
         if (level_ == 0) return "the header";
-        return level_ == 1 ? fmt::format("'{}'", name_) : fmt::format("'{}': {}", name_, field_);
+        return level_ == 1 ? shown_name(name_) : fmt::format("{}: {}", shown_name(name_), shortened(field_));
     }
 
     bool unexpected(const char* what) { return fail(fmt::format("{} must not be {}", place(), what)); }
@@ -172,12 +192,12 @@ std::optional<uint64_t> tensor_bytes(uint64_t element_bytes, const std::vector<u
 }
 
 void check_entry(const Entry& entry, uint64_t data_bytes) {
-    const auto wrong = [&entry](const std::string& why) { refuse(fmt::format("'{}': {}", entry.name, why)); };
+    const auto wrong = [&entry](const std::string& why) { refuse(fmt::format("{}: {}", shown_name(entry.name), why)); };
     if (!entry.dtype) wrong("dtype is missing");
     if (!entry.shape) wrong("shape is missing");
     if (!entry.offsets) wrong("data_offsets is missing");
     const uint64_t element_bytes = safetensors_element_bytes(*entry.dtype);
-    if (element_bytes == 0) wrong(fmt::format("unknown dtype '{}'", *entry.dtype));
+    if (element_bytes == 0) wrong(fmt::format("unknown dtype {}", shown_name(*entry.dtype)));
     for (const uint64_t n : *entry.shape) {
         if (n > uint64_t{std::numeric_limits<int64_t>::max()}) wrong(fmt::format("a dimension of {} is too large", n));
     }
@@ -187,9 +207,9 @@ void check_entry(const Entry& entry, uint64_t data_bytes) {
     if (end > data_bytes)
         wrong(fmt::format("data_offsets ends at {}, but the file has {} bytes of data", end, data_bytes));
     const std::optional<uint64_t> bytes = tensor_bytes(element_bytes, *entry.shape);
-    if (!bytes) wrong(fmt::format("the size of shape [{}] overflows 64 bits", fmt::join(*entry.shape, ", ")));
+    if (!bytes) wrong(fmt::format("the size of shape {} overflows 64 bits", shape_text(*entry.shape)));
     if (*bytes != end - begin) {
-        wrong(fmt::format("shape [{}] of {} takes {} bytes, but data_offsets spans {}", fmt::join(*entry.shape, ", "),
+        wrong(fmt::format("shape {} of {} takes {} bytes, but data_offsets spans {}", shape_text(*entry.shape),
                           *entry.dtype, *bytes, end - begin));
     }
 }
@@ -202,7 +222,8 @@ void check_coverage(const std::vector<Entry>& entries, uint64_t data_bytes) {
     uint64_t reached = 0;
     for (const Entry* entry : order) {
         const uint64_t begin = entry->offsets->front();
-        if (begin < reached) refuse(fmt::format("'{}' begins at {}, inside the tensor before it", entry->name, begin));
+        if (begin < reached)
+            refuse(fmt::format("{} begins at {}, inside the tensor before it", shown_name(entry->name), begin));
         if (begin > reached) refuse(fmt::format("bytes {} to {} of the data belong to no tensor", reached, begin));
         reached = entry->offsets->back();
     }
@@ -215,26 +236,15 @@ uint64_t checked_bytes(const std::string& name, const StoredTensor& tensor) {
     const std::vector<uint64_t> shape(tensor.shape.begin(), tensor.shape.end());
     const std::optional<uint64_t> bytes = tensor_bytes(safetensors_element_bytes(tensor.dtype), shape);
     if (!bytes || *bytes != tensor.bytes.size() || safetensors_element_bytes(tensor.dtype) == 0) {
-        refuse(fmt::format("'{}': {} bytes are no {} of shape [{}]", name, tensor.bytes.size(), tensor.dtype,
-                           fmt::join(tensor.shape, ", ")));
+        refuse(fmt::format("{}: {} bytes are no {} of shape {}", shown_name(name), tensor.bytes.size(),
+                           shortened(tensor.dtype), shape_text(shape)));
     }
     return *bytes;
 }
 
-void write_all(const std::filesystem::path& path, const Safetensors& content) {
-    std::vector<std::string> order;
-    const std::vector<std::byte> header = safetensors_header(content, order);
-    std::ofstream file(path, std::ios::binary | std::ios::trunc);
-    const auto put = [&file](std::span<const std::byte> bytes) {
-        file.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
-    };
-    put(header);
-    for (const std::string& name : order) put(content.tensors.at(name).bytes);
-    file.close();
-    if (!file) refuse(fmt::format("cannot write {}", path.string()));
-}
-
 }  // namespace
+
+std::string shown_name(const std::string& name) { return "'" + shortened(name) + "'"; }
 
 uint64_t safetensors_element_bytes(const std::string& dtype) {
     static const std::map<std::string, uint64_t> bytes = {
@@ -290,37 +300,33 @@ std::vector<std::byte> safetensors_header(const Safetensors& content, std::vecto
     return bytes;
 }
 
-void write_safetensors(const std::filesystem::path& path, const Safetensors& content) {
-    std::filesystem::path partial = path;
-    partial += fmt::format(".partial-{}", getpid());
-    try {
-        write_all(partial, content);
-        std::filesystem::rename(partial, path);
-    } catch (const std::exception&) {
-        std::error_code ignored;
-        std::filesystem::remove(partial, ignored);
-        throw;
-    }
+void write_safetensors(OutputFile& file, const Safetensors& content) {
+    std::vector<std::string> order;
+    const std::vector<std::byte> header = safetensors_header(content, order);
+    std::vector<OutputFile::Bytes> pieces = {header};
+    for (const std::string& name : order) pieces.push_back(content.tensors.at(name).bytes);
+    file.write(pieces);
 }
 
 MappedFile::MappedFile(const std::filesystem::path& path) {
     const auto fail = [&path](const char* what) {
-        throw std::system_error(errno, std::generic_category(), fmt::format("cannot {} {}", what, path.string()));
+        throw std::system_error(errno, std::generic_category(), fmt::format("cannot {} '{}'", what, path.string()));
     };
-    const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    const int file = open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);  // a FIFO is refused, not waited for
     if (file < 0) fail("open");
     struct stat status {};
-    if (fstat(file, &status) == 0 && S_ISREG(status.st_mode)) {
+    const bool is_known = fstat(file, &status) == 0, is_regular = is_known && S_ISREG(status.st_mode);
+    if (is_regular) {
         size_ = static_cast<size_t>(status.st_size);
         if (size_ > 0) data_ = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file, 0);
     } else {
-        errno = S_ISDIR(status.st_mode) ? EISDIR : EINVAL;
+        if (is_known) errno = S_ISDIR(status.st_mode) ? EISDIR : ESPIPE;
         data_ = MAP_FAILED;
     }
     const int error = errno;
     close(file);
     errno = error;
-    if (data_ == MAP_FAILED) fail("read");
+    if (data_ == MAP_FAILED) fail(error == ESPIPE ? "map what is no file," : "read");
 }
 
 MappedFile::~MappedFile() {

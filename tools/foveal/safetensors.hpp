@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "output_file.hpp"
+
 namespace foveal_tool {
 
 // Not a safetensors file, or one whose header lies; the message says where.
@@ -33,6 +35,9 @@ struct Safetensors {
 
 inline constexpr uint64_t kMaxSafetensorsHeaderBytes = 100'000'000;
 
+// A name from a file for a message: without control characters, and not of any length.
+std::string shown_name(const std::string& name);
+
 // Bytes of an element, 0 for a dtype that the format does not know.
 uint64_t safetensors_element_bytes(const std::string& dtype);
 
@@ -44,8 +49,8 @@ Safetensors read_safetensors(std::span<const std::byte> file);
 // disagree.
 std::vector<std::byte> safetensors_header(const Safetensors& content, std::vector<std::string>& order);
 
-// Writes beside `path` and renames, so that a failure leaves no half file. Throws SafetensorsError.
-void write_safetensors(const std::filesystem::path& path, const Safetensors& content);
+// Throws SafetensorsError, OutputError.
+void write_safetensors(OutputFile& file, const Safetensors& content);
 
 // A file's bytes, mapped read-only into memory. Throws std::system_error.
 class MappedFile {

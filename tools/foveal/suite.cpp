@@ -9,6 +9,7 @@
 
 #include "backend_choice.hpp"
 #include "commands.hpp"
+#include "standard_output.hpp"
 #include "tests/support/check.hpp"
 #include "tests/support/suites.hpp"
 
@@ -80,13 +81,13 @@ void list(const SuiteOptions& options) {
         throw UsageError(fmt::format("no suite is called '{}'; there are {}", options.name, all_names()));
     }
     if (options.json) {
-        fmt::print("{}\n", json.dump(2));
+        say("{}\n", json.dump(2));
     } else if (options.name.empty()) {
         for (const Json& entry : json)
-            fmt::print("{:<12} {:<12} {}\n", entry["suite"].get<std::string>(), entry["kind"].get<std::string>(),
-                       entry["backend"].get<std::string>());
+            say("{:<12} {:<12} {}\n", entry["suite"].get<std::string>(), entry["kind"].get<std::string>(),
+                entry["backend"].get<std::string>());
     } else {
-        for (const Json& text : json["cases"]) fmt::print("{}\n", text.get<std::string>());
+        for (const Json& text : json["cases"]) say("{}\n", text.get<std::string>());
     }
 }
 

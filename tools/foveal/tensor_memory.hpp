@@ -42,16 +42,21 @@ class TensorMemory {
             data_ = const_cast<std::byte*>(bytes.data());  // an input: foveal does not write it
             return;
         }
+        fill(bytes);
+    }
+
+    void* data() const { return data_; }
+
+    // Not for what is used where the file has it.
+    void fill(std::span<const std::byte> bytes) {
 #if FOVEAL_HAS_CUDA
-        if (backend == FOVEAL_BACKEND_SM90) {
+        if (device_.bytes() > 0) {
             device_.upload(bytes.data());
             return;
         }
 #endif
         if (!bytes.empty()) std::memcpy(host_.data(), bytes.data(), bytes.size());
     }
-
-    void* data() const { return data_; }
 
     // The bytes on the host, after the device has finished.
     std::span<const std::byte> fetch() {
