@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <limits>
 
-// No CPU with SSSE3 but without SSE4 is worth its compile time.
-#define HWY_DISABLED_TARGETS HWY_SSSE3
+#include "cpu/simd_targets.hpp"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/merge.cpp"
 #include <hwy/foreach_target.h>

@@ -34,6 +34,8 @@ template <int kVectors>
 struct RegisterBlock {
     VecF32 acc[kRows][kVectors];
 
+    HWY_INLINE RegisterBlock() {}  // as FourColumns'
+
     HWY_INLINE void clear() {
         FOVEAL_UNROLL
         for (int r = 0; r < kRows; ++r) {

@@ -1,7 +1,8 @@
 // The vector types that the per-target headers of this directory share. Each of these is read once for every SIMD
 // target that Highway compiles for: include them after <hwy/foreach_target.h>.
 //
-// Speed is tuned for AVX-512 and AVX2; SSE4 and HWY_SCALAR are there to be right on every other x86 CPU.
+// Speed is tuned for AVX-512 and AVX2; SSE4 and HWY_SCALAR are there to be right on every other x86 CPU, NEON on Arm.
+// Which targets are left out: cpu/simd_targets.hpp.
 #if defined(FOVEAL_CPU_SIMD_HPP) == defined(HWY_TARGET_TOGGLE)
 #ifdef FOVEAL_CPU_SIMD_HPP
 #undef FOVEAL_CPU_SIMD_HPP

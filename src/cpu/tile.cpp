@@ -9,8 +9,8 @@
 #include <optional>
 #include <vector>
 
-// No CPU with SSSE3 but without SSE4 is worth its compile time.
-#define HWY_DISABLED_TARGETS HWY_SSSE3
+#include "cpu/simd_targets.hpp"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/tile.cpp"
 #include <hwy/foreach_target.h>

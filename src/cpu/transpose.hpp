@@ -14,21 +14,23 @@ namespace foveal::cpu::HWY_NAMESPACE {
 // Columns are transposed four at a time: rows, and their pitch, are padded to a multiple of it.
 inline constexpr int64_t kTransposeColumns = 4;
 
-#if HWY_TARGET == HWY_SCALAR
 struct FourColumns {
     VecF32 column[kTransposeColumns];
+
+    // Written out, because GCC 12 compiles an implicit one without the target's instructions, for NEON an error.
+    HWY_INLINE FourColumns() {}
 };
+
+#if HWY_TARGET == HWY_SCALAR
 HWY_INLINE FourColumns load_columns(const float* rows, int64_t) {
-    const F32 d;
-    return {{hn::Load(d, rows), hn::Load(d, rows + 1), hn::Load(d, rows + 2), hn::Load(d, rows + 3)}};
+    FourColumns c;
+    for (int i = 0; i < kTransposeColumns; ++i) c.column[i] = hn::Load(F32(), rows + i);
+    return c;
 }
 HWY_INLINE void store_columns(const FourColumns& c, float* rows, int64_t) {
     for (int i = 0; i < kTransposeColumns; ++i) hn::Store(c.column[i], F32(), rows + i);
 }
 #else
-struct FourColumns {
-    VecF32 column[kTransposeColumns];
-};
 // rows: [lanes(), 4] at distance pitch.
 HWY_INLINE FourColumns load_columns(const float* rows, int64_t pitch) {
     HWY_ALIGN float block[hn::MaxLanes(F32()) * kTransposeColumns];

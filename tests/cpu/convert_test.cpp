@@ -1,7 +1,8 @@
 // cpu/convert.hpp and cpu/transpose.hpp on every SIMD target that this CPU has. Included once for each target.
+#include "cpu/simd_targets.hpp"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "tests/cpu/convert_test.cpp"
-#define HWY_DISABLED_TARGETS HWY_SSSE3
 #include <hwy/foreach_target.h>
 
 #include "cpu/convert.hpp"

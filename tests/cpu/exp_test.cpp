@@ -1,8 +1,9 @@
 // cpu/exp.hpp and the rounding in cpu/softmax.hpp on every SIMD target that this CPU has. Included once for each
 // target.
+#include "cpu/simd_targets.hpp"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "tests/cpu/exp_test.cpp"
-#define HWY_DISABLED_TARGETS HWY_SSSE3
 #include <hwy/foreach_target.h>
 
 #include "cpu/exp.hpp"

@@ -1,6 +1,7 @@
 // The CPU backend on every SIMD target that this CPU has, not only on the one it would choose: vector lengths from 1 to
 // 16, with and without FMA, with and without hardware conversions of f16.
-#define HWY_DISABLED_TARGETS HWY_SSSE3
+#include "cpu/simd_targets.hpp"
+// Highway's headers follow.
 #include <gtest/gtest.h>
 #include <hwy/highway.h>
 
