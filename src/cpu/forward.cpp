@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/thread_count.hpp"
 #include "cpu/threads.hpp"
 #include "cpu/tile.hpp"
 

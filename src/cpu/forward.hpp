@@ -8,7 +8,7 @@ namespace foveal::cpu {
 // out (and lse) = attention of a validated problem; returns when the result is there.
 //
 // Tiled online softmax with fp32 accumulation: memory beyond the caller's tensors is a few hundred KiB a thread (it
-// grows with d and d_v only), kept by the thread for its next call. Uses thread_count() threads (cpu/threads.hpp)
+// grows with d and d_v only), kept by the thread for its next call. Uses thread_count() threads (cpu/thread_count.hpp)
 // unless the problem is too small to share. A query's result depends, to the bit, on its own sequence alone: not on the
 // rest of the batch, nor on the number of threads; it may differ between SIMD targets.
 //
