@@ -48,9 +48,12 @@ class Case:
             raise NotMeasured(f"{who} cannot do {asked} ({self.text})")
 
     def tensors(self, device, logit_sd=1.0):
-        """q, k, v, standard normal; q scaled so that the logits have the standard deviation logit_sd."""
+        """q, k, v, standard normal, in the case's order in memory; q scaled so that the logits have the standard deviation logit_sd."""
 
         def draw(lengths, heads, channels):
+            if self.fields["bhsd"]:
+                drawn = torch.randn(self.batch, heads, lengths[0], channels, dtype=self.dtype, device=device)
+                return drawn.transpose(1, 2)
             lead = (sum(lengths),) if self.varlen else (self.batch, lengths[0])
             return torch.randn(*lead, heads, channels, dtype=self.dtype, device=device)
 

@@ -17,7 +17,7 @@ WINDOW = ("window_left", "window_right")
 
 def foveal_build(path, case, q, k, v):
     """libfoveal.so at `path`; "": the package's own."""
-    case.require((*WINDOW, "softcap", "varlen"), "compare.py's call of foveal")
+    case.require((*WINDOW, "softcap", "varlen", "bhsd"), "compare.py's call of foveal")
     out = torch.full((*q.shape[:-1], v.shape[-1]), float("nan"), dtype=q.dtype, device=q.device)
     options = {"causal": case.causal, "window": case.window, "softcap": case.softcap, "out": out}
     attention, arguments = foveal.attention, (q, k, v)
@@ -37,7 +37,7 @@ def foveal_build(path, case, q, k, v):
 
 
 def _sdpa_arguments(case, q, k, v):
-    case.require(("window_right",), "PyTorch's SDPA")
+    case.require(("window_right", "bhsd"), "PyTorch's SDPA")
     if case.window[1] not in (None, 0):
         raise NotMeasured("PyTorch's SDPA has no windows")
     if case.causal and not case.square:

@@ -6,7 +6,7 @@ import torch
 from cases import NotMeasured
 
 SAMPLED_HEADS = 3
-REFERENCE_OPTIONS = ("window_left", "window_right", "softcap", "varlen")
+REFERENCE_OPTIONS = ("window_left", "window_right", "softcap", "varlen", "bhsd")
 EDGE_ROWS = 128  # of a long sequence: so many at its start, middle and end
 
 

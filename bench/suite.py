@@ -32,6 +32,8 @@ TITLES = {
     "bars_sd10": "Logits of standard deviation 10",
     "bars_sd30": "Logits of standard deviation 30",
     "cpu": "CPU",
+    "decode_cpu": "CPU, decoding: one to eight queries a sequence",
+    "grid_cpu": "CPU, s by d by type",
 }
 
 

@@ -12,6 +12,7 @@
 
 #include "backend/backends.hpp"
 #include "backend/plan.hpp"
+#include "cpu/thread_count.hpp"
 #include "foveal/foveal.h"
 #include "foveal/types.hpp"
 #include "problem/forward.hpp"
@@ -269,6 +270,16 @@ foveal_status foveal_merge(const foveal_merge_args* args, void* stream) {
         naming_the_environment(
             given->backend, [&] { foveal::resolve_backend(given->backend, given->outs[0].data).merge(merge, stream); });
     });
+}
+
+foveal_status foveal_set_num_threads(int32_t threads) {
+    return guarded([&] { foveal::cpu::set_thread_count(threads); });
+}
+
+int32_t foveal_get_num_threads(void) {
+    int32_t threads = -1;
+    guarded([&] { threads = foveal::cpu::thread_count(); });
+    return threads;
 }
 
 const char* foveal_last_error(void) { return last_error.c_str(); }

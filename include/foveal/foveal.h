@@ -19,7 +19,7 @@
  * long as no call writes what another one reads or writes (on a GPU: unless streams order them), and
  * foveal_plan_destroy() comes after the last use of its plan. A call reads its argument structures until it returns and
  * neither writes nor keeps them; the memory that tensors view is in use until the work on the stream is done. The
- * environment (FOVEAL_BACKEND, FOVEAL_NUM_THREADS) is read by getenv() during calls.
+ * environment (FOVEAL_BACKEND, FOVEAL_NUM_THREADS, OMP_NUM_THREADS) is read by getenv() during calls.
  *
  * This header is C99 and includes nothing but <stddef.h> and <stdint.h>.
  */
@@ -235,6 +235,17 @@ FOVEAL_API const char* foveal_version(void);                     /* "0.1.0" */
 
 /* Is the backend part of this build? (FOVEAL_BACKEND_CPU always is.) 1 or 0. */
 FOVEAL_API int32_t foveal_backend_built(foveal_backend backend);
+
+/* Threads that a call on the CPU may use at most, the caller's included; too small a problem uses fewer. Results do not
+ * depend on it. In this order: what foveal_set_num_threads() said; the environment's FOVEAL_NUM_THREADS, an integer in
+ * [1, 4096]; else the CPUs that the calling thread may run on, but no more than its cgroups' quota allows nor than
+ * OMP_NUM_THREADS. The library's threads sleep between calls.
+ *
+ * Set: for all threads of the process, from their next call on. threads: in [1, 4096]; 0 (the default) takes it back;
+ * else FOVEAL_INVALID_ARGUMENT. */
+FOVEAL_API foveal_status foveal_set_num_threads(int32_t threads);
+/* Get: what this thread's next call may use; -1, with a message, if FOVEAL_NUM_THREADS is asked and malformed. */
+FOVEAL_API int32_t foveal_get_num_threads(void);
 
 #ifdef __cplusplus
 }

@@ -192,6 +192,17 @@ inline void merge(const Part& a, const Part& b, const Tensor& out, const MergeOp
     merge(parts, out, options, stream);
 }
 
+// Threads that a call on the CPU may use at most, for all threads of the process; 0: the default. foveal.h has the
+// order in which this, FOVEAL_NUM_THREADS, OMP_NUM_THREADS and the CPUs at hand count. Throws Error outside [0, 4096].
+inline void set_num_threads(int32_t threads) { check(foveal_set_num_threads(threads)); }
+
+// What this thread's next call may use. Throws Error if FOVEAL_NUM_THREADS is asked and malformed.
+inline int32_t get_num_threads() {
+    const int32_t threads = foveal_get_num_threads();
+    if (threads < 0) throw Error(FOVEAL_INVALID_ARGUMENT, foveal_last_error());
+    return threads;
+}
+
 // Would forward() accept these shapes and options? If not, *reason (may be null) says why.
 inline bool supports(const foveal_forward_args& args, std::string* reason = nullptr) {
     if (foveal_supports(&args) == FOVEAL_OK) return true;

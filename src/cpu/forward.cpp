@@ -1,24 +1,22 @@
 #include "cpu/forward.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <new>
 #include <string>
 #include <vector>
 
+#include "cpu/part.hpp"
+#include "cpu/schedule.hpp"
+#include "cpu/thread_count.hpp"
 #include "cpu/threads.hpp"
 #include "cpu/tile.hpp"
 
 namespace foveal::cpu {
 namespace {
 
-// Queries of a tile at most, so that its transposed queries and outputs stay in half an L2 cache of 1 MiB ...
-constexpr int64_t kTileBytes = 512 << 10;
-// ... and at most as many as it takes to hide the packing of K and V.
-constexpr int64_t kMaxTileQueries = 768;
-// Tiles for each thread that the work is cut into, if the sequences allow it: the last ones to finish differ by one.
-constexpr int64_t kTilesPerThread = 8;
 // Multiply-adds below which waking another thread costs more than it helps: about 20 us of one core.
 constexpr double kSerialMultiplyAdds = 1e6;
 
@@ -28,14 +26,6 @@ constexpr double kSerialMultiplyAdds = 1e6;
     throw Error(FOVEAL_INVALID_ARGUMENT,
                 std::string(name) + "[" + std::to_string(index) + "] is " + std::to_string(value) + "; " + requirement);
 }
-
-// One sequence of the batch: where its rows begin and how many take part.
-struct Sequence {
-    int64_t first_q;
-    int64_t first_k;
-    int32_t len_q;
-    int32_t len_k;
-};
 
 std::string range(int64_t least, int64_t most) {
     return "it must lie in [" + std::to_string(least) + ", " + std::to_string(most) + "]";
@@ -83,59 +73,6 @@ std::vector<Sequence> sequences_of(const ForwardProblem& problem, const ForwardP
     return sequences;
 }
 
-// ---- tiles ----------------------------------------------------------------------------------------------------------
-
-// A run of one sequence's queries; it stands for as many tiles as there are K/V heads.
-struct QueryRange {
-    int64_t sequence;
-    int64_t begin;
-    int64_t end;
-    double multiply_adds;  // of one K/V head
-};
-
-double multiply_adds_of(const ForwardProblem& problem, const Sequence& sequence, int64_t begin, int64_t end) {
-    const Band band = band_of(problem.window(), sequence.len_q, sequence.len_k);
-    const int64_t step = subtile_queries();
-    double pairs = 0;
-    for (int64_t first = begin; first < end; first += step) {
-        const int64_t last = std::min(first + step, end) - 1;
-        const Range keys{visible_keys(band, static_cast<int32_t>(first / problem.heads_per_kv())).begin,
-                         visible_keys(band, static_cast<int32_t>(last / problem.heads_per_kv())).end};
-        // One key's worth for what a query costs without any.
-        pairs += static_cast<double>(last + 1 - first) * (keys.size() + 1.0);
-    }
-    return pairs * static_cast<double>(problem.head_dim + problem.head_dim_v);
-}
-
-// Smaller tiles than the cache allows if the threads would otherwise lack work. No result depends on it.
-int64_t tile_queries_of(const ForwardProblem& problem, const std::vector<Sequence>& sequences, int threads) {
-    const int64_t query_bytes = (problem.head_dim + problem.head_dim_v) * static_cast<int64_t>(sizeof(float));
-    int64_t subtiles = 0;
-    for (const Sequence& s : sequences) {
-        subtiles += (s.len_q * problem.heads_per_kv() + subtile_queries() - 1) / subtile_queries() * problem.heads_k;
-    }
-    const int64_t fit_cache = std::min(kTileBytes / query_bytes, kMaxTileQueries) / subtile_queries();
-    const int64_t fit_threads = subtiles / (threads * kTilesPerThread);
-    return std::max<int64_t>(std::min(fit_cache, fit_threads), 1) * subtile_queries();
-}
-
-// Longest first: the last tile to start is a short one.
-std::vector<QueryRange> schedule(const ForwardProblem& problem, const std::vector<Sequence>& sequences,
-                                 int64_t tile_queries) {
-    std::vector<QueryRange> ranges;
-    for (size_t i = 0; i < sequences.size(); ++i) {
-        const int64_t queries = sequences[i].len_q * problem.heads_per_kv();
-        for (int64_t begin = 0; begin < queries; begin += tile_queries) {
-            const int64_t end = std::min(begin + tile_queries, queries);
-            ranges.push_back(
-                {static_cast<int64_t>(i), begin, end, multiply_adds_of(problem, sequences[i], begin, end)});
-        }
-    }
-    std::stable_sort(ranges.begin(), ranges.end(),
-                     [](const QueryRange& a, const QueryRange& b) { return a.multiply_adds > b.multiply_adds; });
-    return ranges;
-}
-
 // ---- execution ------------------------------------------------------------------------------------------------------
 
 const void* advance(DType dtype, const void* tensor, int64_t elements) {
@@ -148,6 +85,11 @@ void* advance(DType dtype, void* tensor, int64_t elements) {
 
 int64_t offset_of(const Strides& stride, int64_t batch, int64_t row, int64_t head) {
     return batch * stride.batch + row * stride.row + head * stride.head;
+}
+
+KeyRows key_rows(DType dtype, const void* tensor, const Strides& stride, int64_t batch, int64_t first, int64_t head) {
+    return {static_cast<const std::byte*>(advance(dtype, tensor, offset_of(stride, batch, first, head))),
+            stride.row * bytes_of(dtype)};
 }
 
 void set_score_options(HeadGroup& group, const ForwardProblem& problem, const ForwardPointers& pointers, int64_t batch,
@@ -171,15 +113,13 @@ HeadGroup head_group(const ForwardProblem& problem, const ForwardPointers& point
     HeadGroup group;
     group.dtype = problem.dtype;
     group.q = advance(problem.dtype, pointers.q, offset_of(problem.q, batch, sequence.first_q, head_q));
-    group.k = advance(problem.dtype, pointers.k, offset_of(problem.k, batch, sequence.first_k, head_k));
-    group.v = advance(problem.dtype, pointers.v, offset_of(problem.v, batch, sequence.first_k, head_k));
+    group.k = key_rows(problem.dtype, pointers.k, problem.k, batch, sequence.first_k, head_k);
+    group.v = key_rows(problem.dtype, pointers.v, problem.v, batch, sequence.first_k, head_k);
     group.out = advance(problem.dtype, pointers.out, offset_of(problem.out, batch, sequence.first_q, head_q));
     group.lse = problem.wants_lse ? pointers.lse + offset_of(problem.lse, batch, sequence.first_q, head_q) : nullptr;
     group.q_stride = problem.q;
     group.out_stride = problem.out;
     group.lse_stride = problem.lse;
-    group.k_row_stride = problem.k.row;
-    group.v_row_stride = problem.v.row;
     group.len_q = sequence.len_q;
     group.len_k = sequence.len_k;
     group.heads = problem.heads_per_kv();
@@ -214,6 +154,57 @@ class ThreadWorkspace {
 };
 
 thread_local ThreadWorkspace thread_workspace;
+thread_local ThreadWorkspace parts_of_caller;
+
+// Computes tasks. Whoever ends the last of a sequence's parts, of one K/V head, merges them.
+class Execution {
+   public:
+    Execution(const ForwardProblem& problem, const ForwardPointers& pointers, const std::vector<Sequence>& sequences,
+              const Schedule& schedule)
+        : problem_(problem),
+          pointers_(pointers),
+          sequences_(sequences),
+          schedule_(schedule),
+          parts_(parts_of_caller.reserve(schedule.part_floats)),
+          parts_left_(schedule.part_floats > 0 ? sequences.size() * static_cast<size_t>(problem.heads_k) : 0) {
+        for (size_t i = 0; i < parts_left_.size(); ++i)
+            parts_left_[i] = schedule.part_tasks[i / static_cast<size_t>(problem.heads_k)];
+        for (const Sequence& s : sequences)
+            if (s.len_q > 0)
+                few_queries_ = std::max(few_queries_, std::min(s.len_q * problem.heads_per_kv(), most_few_queries()));
+    }
+
+    void run(const Task& task, int64_t head_k) {
+        const auto index = static_cast<size_t>(task.sequence);
+        const Split& split = schedule_.splits[index];
+        const HeadGroup group = head_group(problem_, pointers_, sequences_[index], task.sequence, head_k);
+        float* const workspace = thread_workspace.reserve(workspace_floats_of(split));
+        if (split.parts == 0) return compute_tile(group, task.begin, task.end, workspace);
+        float* const parts = parts_ + split.first_float + head_k * split.floats;
+        const Part part = part_at(parts + task.part * (split.floats / split.parts), group.queries(), group.head_dim_v);
+        const Range keys = split.keys_of(task.part);
+        if (split.few_queries)
+            attend_few_queries(group, keys, part, workspace);
+        else
+            compute_tile_of_part(group, task.begin, task.end, keys, part, workspace);
+        if (--parts_left_[index * static_cast<size_t>(problem_.heads_k) + static_cast<size_t>(head_k)] == 0)
+            merge_parts(group, parts, split.parts);
+    }
+
+   private:
+    int64_t workspace_floats_of(const Split& split) const {
+        return split.few_queries ? few_queries_workspace_floats(few_queries_, problem_.head_dim)
+                                 : workspace_floats(problem_.head_dim, problem_.head_dim_v, schedule_.tile_queries);
+    }
+
+    const ForwardProblem& problem_;
+    const ForwardPointers& pointers_;
+    const std::vector<Sequence>& sequences_;
+    const Schedule& schedule_;
+    float* parts_;
+    std::vector<std::atomic<int32_t>> parts_left_;  // [sequences, h_k]
+    int64_t few_queries_ = 0;                       // of any sequence
+};
 
 }  // namespace
 
@@ -221,20 +212,12 @@ void forward(const ForwardProblem& problem, const ForwardPointers& pointers) {
     const std::vector<Sequence> sequences = sequences_of(problem, pointers);
     if (problem.heads_q == 0) return;
     const int threads = thread_count();
-    const int64_t tile_queries = tile_queries_of(problem, sequences, threads);
-    const std::vector<QueryRange> ranges = schedule(problem, sequences, tile_queries);
-    if (ranges.empty()) return;
-
-    double multiply_adds = 0;
-    for (const QueryRange& range : ranges) multiply_adds += range.multiply_adds * static_cast<double>(problem.heads_k);
-    const int64_t floats = workspace_floats(problem.head_dim, problem.head_dim_v, tile_queries);
-    parallel_for(static_cast<int64_t>(ranges.size()) * problem.heads_k,
-                 multiply_adds < kSerialMultiplyAdds ? 1 : threads, [&](int64_t i) {
-                     const QueryRange& range = ranges[static_cast<size_t>(i / problem.heads_k)];
-                     const Sequence& sequence = sequences[static_cast<size_t>(range.sequence)];
-                     const HeadGroup group =
-                         head_group(problem, pointers, sequence, range.sequence, i % problem.heads_k);
-                     compute_tile(group, range.begin, range.end, thread_workspace.reserve(floats));
+    const Schedule schedule = schedule_of(problem, sequences, threads);
+    if (schedule.tasks.empty()) return;
+    Execution execution(problem, pointers, sequences, schedule);
+    parallel_for(static_cast<int64_t>(schedule.tasks.size()) * problem.heads_k,
+                 schedule.cost < kSerialMultiplyAdds ? 1 : threads, [&](int64_t i) {
+                     execution.run(schedule.tasks[static_cast<size_t>(i / problem.heads_k)], i % problem.heads_k);
                  });
 }
 

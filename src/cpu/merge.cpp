@@ -12,6 +12,7 @@
 #include <hwy/foreach_target.h>
 
 #include "cpu/convert.hpp"
+#include "cpu/thread_count.hpp"
 #include "cpu/threads.hpp"
 
 HWY_BEFORE_NAMESPACE();

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "cpu/convert.hpp"
+#include "cpu/key_rows.hpp"
 #include "cpu/simd.hpp"
 #include "cpu/subtile.hpp"
 #include "problem/mask.hpp"
@@ -26,15 +27,13 @@ struct BlockOfRows {
 
 // Rows beyond the sequence's end, up to a whole register block, are zeros, and so are those that no query of the
 // sequence sees: they may hold anything, and must not reach a result (contract 1.6).
-// from: [len_k, columns] with row_stride; to: [kBlockKeys, columns] with pitch_of(columns)
-inline void pack_rows(LoadRow load_row, const void* from, DType dtype, int64_t row_stride, int64_t columns,
-                      const BlockOfRows& rows, float* to) {
+// from: [len_k, columns]; to: [kBlockKeys, columns] with pitch_of(columns)
+inline void pack_rows(LoadRow load_row, const KeyRows& from, int64_t columns, const BlockOfRows& rows, float* to) {
     const int64_t pitch = pitch_of(columns);
     const int32_t begin = std::clamp(rows.seen.begin - rows.first, 0, rows.count());
     const int32_t end = std::clamp(rows.seen.end - rows.first, begin, rows.count());
     std::fill(to, to + begin * pitch, 0.0f);
-    for (int64_t j = begin; j < end; ++j)
-        load_row(advance(from, dtype, (rows.first + j) * row_stride), columns, to + j * pitch);
+    for (int64_t j = begin; j < end; ++j) load_row(from.row(rows.first + j), columns, to + j * pitch);
     std::fill(to + end * pitch, to + round_up(rows.count(), kRows) * pitch, 0.0f);
 }
 

@@ -54,6 +54,18 @@ HWY_NOINLINE void add_alibi(float* s, int32_t first_key, int32_t keys, const int
     }
 }
 
+// The same for one query, keys along the lanes. s: [keys], writable up to a multiple of lanes()
+inline HWY_NOINLINE void add_alibi_to_row(float* s, int32_t first_key, int32_t keys, int32_t position, float slope) {
+    const F32 d;
+    const I32 di;
+    const VecF32 factor = hn::Set(d, slope);
+    for (int32_t j = 0; j < keys; j += static_cast<int32_t>(lanes())) {
+        const auto key = hn::Iota(di, first_key + j);
+        const VecF32 distance = hn::ConvertTo(d, hn::Abs(hn::Sub(hn::Set(di, position), key)));
+        hn::Store(hn::NegMulAdd(factor, distance, hn::Load(d, s + j)), d, s + j);
+    }
+}
+
 // bias[i] = -inf where visible[i] is 0. bias: writable up to a multiple of lanes().
 inline HWY_NOINLINE void hide_masked(const uint8_t* visible, int64_t count, float* bias) {
     const F32 d;
@@ -72,19 +84,27 @@ inline HWY_NOINLINE void hide_masked(const uint8_t* visible, int64_t count, floa
     }
 }
 
-// s += bias; where the bias is -inf, s becomes it whatever it was. keys: a multiple of kTransposeColumns.
+// s + bias; where the bias is -inf, that, whatever s is.
+HWY_INLINE VecF32 biased(VecF32 s, VecF32 bias) {
+    return hn::IfThenElse(hn::Eq(bias, hn::Set(F32(), kMinusInfinity)), bias, hn::Add(s, bias));
+}
+
+// s += bias, as biased() has it. keys: a multiple of kTransposeColumns.
 // s: one vector of queries, [keys, lanes()] with s_pitch; bias: [lanes(), keys] with pitch
 inline HWY_NOINLINE void add_bias(float* s, int64_t s_pitch, int32_t keys, const float* bias, int64_t pitch) {
     const F32 d;
-    const VecF32 minus_infinity = hn::Set(d, kMinusInfinity);
     for (int32_t j = 0; j < keys; j += kTransposeColumns) {
         const FourColumns columns = load_columns(bias + j, pitch);
-        for (int32_t c = 0; c < kTransposeColumns; ++c, s += s_pitch) {
-            const VecF32 b = columns.column[c];
-            const VecF32 sum = hn::Add(hn::Load(d, s), b);
-            hn::Store(hn::IfThenElse(hn::Eq(b, minus_infinity), b, sum), d, s);
-        }
+        for (int32_t c = 0; c < kTransposeColumns; ++c, s += s_pitch)
+            hn::Store(biased(hn::Load(d, s), columns.column[c]), d, s);
     }
+}
+
+// The same for one query, keys along the lanes. s, bias: [keys], there up to a multiple of lanes()
+inline HWY_NOINLINE void add_bias_to_row(float* s, int32_t keys, const float* bias) {
+    const F32 d;
+    for (int32_t j = 0; j < keys; j += static_cast<int32_t>(lanes()))
+        hn::Store(biased(hn::Load(d, s + j), hn::Load(d, bias + j)), d, s + j);
 }
 
 }  // namespace foveal::cpu::HWY_NAMESPACE

@@ -9,6 +9,7 @@
 #include "cpu/exp.hpp"
 #include "cpu/scores.hpp"
 #include "cpu/simd.hpp"
+#include "problem/dtype.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace foveal::cpu::HWY_NAMESPACE {
@@ -107,6 +108,43 @@ HWY_NOINLINE void softmax_block(float* s, int32_t keys, float positive_scale, in
         hn::Store(max, d, state.max + v * n);
         hn::Store(sum, d, state.sum + v * n);
         hn::Store(rescale, d, state.rescale + v * n);
+    }
+}
+
+// The same for one query, keys along the lanes; returns the rescale. s: [keys], keys a multiple of lanes().
+template <class Round>
+HWY_NOINLINE float softmax_row(float* s, int32_t keys, float positive_scale, int bias, Round round, float* running_max,
+                               float* running_sum) {
+    const F32 d;
+    const auto step = static_cast<int32_t>(lanes());
+    const ScaledExp biased_exp(positive_scale, bias);
+    const ScaledExp plain_exp(positive_scale, 0);
+    VecF32 maxima = hn::Set(d, *running_max);
+    for (int32_t j = 0; j < keys; j += step) maxima = hn::Max(maxima, hn::Load(d, s + j));
+    const VecF32 max = hn::MaxOfLanes(d, maxima);
+    const VecF32 anchor = hn::IfThenZeroElse(hn::Eq(max, hn::Set(d, kMinusInfinity)), max);
+    VecF32 sum = hn::Zero(d);
+    for (int32_t j = 0; j < keys; j += step) {
+        const VecF32 p = biased_exp(hn::Sub(hn::Load(d, s + j), anchor));
+        sum = hn::Add(sum, p);
+        hn::Store(round(p), d, s + j);
+    }
+    const float rescale = hn::GetLane(plain_exp(hn::Sub(hn::Set(d, *running_max), anchor)));
+    *running_max = hn::GetLane(max);
+    *running_sum = *running_sum * rescale + hn::GetLane(hn::SumOfLanes(d, sum));
+    return rescale;
+}
+
+// How the second product wants probabilities of a type rounded: calls with(round).
+template <class With>
+HWY_INLINE auto with_rounding(DType dtype, With&& with) {
+    switch (dtype) {
+        case DType::bf16:
+            return with(RoundMantissa(16, 0x1p-126f));
+        case DType::f16:
+            return with(RoundMantissa(13, 0x1p-14f));
+        default:  // f32: validate() lets no other through
+            return with(KeepMantissa());
     }
 }
 

@@ -13,6 +13,7 @@
 #include "cpu/microkernel.hpp"
 #include "cpu/simd.hpp"
 #include "cpu/softmax.hpp"
+#include "cpu/tile.hpp"
 #include "cpu/transpose.hpp"
 #include "problem/dtype.hpp"
 #include "problem/mask.hpp"
@@ -20,10 +21,6 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace foveal::cpu::HWY_NAMESPACE {
-
-// Keys are visited in blocks that begin at multiples of this, whatever the tile: part of what makes a query's result
-// independent of its surroundings. 64 keys x 48 queries of scores are 12 KiB, a quarter of an L1 cache.
-inline constexpr int32_t kBlockKeys = 64;
 
 // Distances within the workspace, in floats: a cache line, the largest vector, the largest register block.
 inline constexpr int64_t kAlignment = 16;
@@ -72,7 +69,7 @@ struct Subtile {
     int vectors;
     Range keys;         // that any of them sees
     BlockRange blocks;  // of kBlockKeys
-    float* q;           // [d, vectors * lanes()], times query_factor_
+    float* q;           // [d, vectors * lanes()], times the scaling's query_factor
     float* o;           // [d_v rounded up to kRows, vectors * lanes()]: sum of p * v
     RunningSoftmax softmax;
     int32_t* key_begin;  // [vectors * lanes()]: the keys that each query sees

@@ -1,22 +1,17 @@
 #include "cpu/threads.hpp"
 
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cfenv>
-#include <charconv>
 #include <chrono>
 #include <condition_variable>
-#include <cstdlib>
 #include <exception>
 #include <memory>
 #include <mutex>
-#include <string>
-#include <string_view>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -25,12 +20,8 @@
 #include <immintrin.h>
 #endif
 
-#include "problem/forward.hpp"
-
 namespace foveal::cpu {
 namespace {
-
-constexpr int kMaxThreads = 4096;
 
 // How long a thread looks for what it waits for before it sleeps. Waking a sleeper takes 10 to 60 us, which in a row of
 // short calls is as long as the work.
@@ -220,27 +211,7 @@ class CurrentPool {
 
 CurrentPool current_pool;
 
-int cpus_of_this_thread() {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::clamp(CPU_COUNT(&set), 1, kMaxThreads);
-    return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxThreads);
-}
-
 }  // namespace
-
-int thread_count() {
-    const char* const text = std::getenv("FOVEAL_NUM_THREADS");
-    if (text == nullptr) return cpus_of_this_thread();
-    const std::string_view digits(text);
-    int count = 0;
-    const auto [end, failure] = std::from_chars(digits.data(), digits.data() + digits.size(), count);
-    if (failure != std::errc() || end != digits.data() + digits.size() || count < 1 || count > kMaxThreads) {
-        throw Error(FOVEAL_INVALID_ARGUMENT, "FOVEAL_NUM_THREADS is '" + std::string(digits) +
-                                                 "'; it must be an integer in [1, " + std::to_string(kMaxThreads) +
-                                                 "]");
-    }
-    return count;
-}
 
 void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>& body) {
     Job job(count, body);

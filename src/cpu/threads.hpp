@@ -12,10 +12,6 @@
 
 namespace foveal::cpu {
 
-// Threads that a call may use, the caller included: FOVEAL_NUM_THREADS if it is set, else the number of CPUs that the
-// calling thread may run on. Throws Error(INVALID_ARGUMENT) if FOVEAL_NUM_THREADS is not an integer in [1, 4096].
-int thread_count();
-
 // Calls body(i) once for each i in [0, count), handing the indices out in ascending order to at most `threads` threads,
 // the caller included, and returns when all have finished. If a call throws, no further index is handed out and the
 // first exception is rethrown here. Every thread runs body in the default floating-point environment, whatever the

@@ -1,11 +1,7 @@
 #include "cpu/tile.hpp"
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
-#include <cstddef>
 #include <limits>
-#include <numbers>
 #include <optional>
 #include <vector>
 
@@ -15,9 +11,12 @@
 #define HWY_TARGET_INCLUDE "cpu/tile.cpp"
 #include <hwy/foreach_target.h>
 
+#include "cpu/bias_row.hpp"
 #include "cpu/convert.hpp"
 #include "cpu/microkernel.hpp"
 #include "cpu/pack.hpp"
+#include "cpu/part.hpp"
+#include "cpu/scaling.hpp"
 #include "cpu/scores.hpp"
 #include "cpu/softmax.hpp"
 #include "cpu/subtile.hpp"
@@ -27,13 +26,6 @@ HWY_BEFORE_NAMESPACE();
 namespace foveal::cpu::HWY_NAMESPACE {
 namespace {
 
-// log(exp(a) + exp(b)); neither is +inf.
-double log_add_exp(double a, double b) {
-    const double difference = b - a;
-    if (difference > 0) return b + std::log1p(std::exp(-difference));
-    return a == kMinusInfinity ? a : a + std::log1p(std::exp(difference));
-}
-
 class Tile {
    public:
     Tile(const HeadGroup& group, float* memory)
@@ -41,19 +33,23 @@ class Tile {
           seen_(seen_keys(group.band, group.len_q)),
           workspace_(memory),
           shared_(take_shared(workspace_, group.head_dim, group.head_dim_v)),
+          scaling_(scaling_of(group)),
           load_row_(row_loader(group.dtype)),
           store_row_(row_storer(group.dtype)),
-          load_bias_row_(row_loader(group.bias_dtype)),
-          scales_scores_(group.softcap > 0 || group.alibi_slopes != nullptr || group.bias != nullptr),
-          // The softmax scales by a positive number. A negative scale's sign, or zero (a mask's -inf times zero would
-          // be NaN), goes to the queries instead, where it is exact.
-          query_factor_(scales_scores_    ? 1.0f
-                        : group.scale > 0 ? 1.0f
-                        : group.scale < 0 ? -1.0f
-                                          : 0.0f),
-          positive_scale_(scales_scores_ || group.scale == 0 ? 1.0f : std::abs(group.scale)) {}
+          load_bias_row_(row_loader(group.bias_dtype)) {}
 
     void compute(int64_t begin, int64_t end) {
+        for (const Subtile& subtile : attended(begin, end)) finish(subtile);
+    }
+
+    // Of the part's keys alone.
+    void compute(int64_t begin, int64_t end, Range keys, const Part& part) {
+        keys_ = keys;
+        for (const Subtile& subtile : attended(begin, end)) leave_in(part, subtile);
+    }
+
+   private:
+    std::vector<Subtile> attended(int64_t begin, int64_t end) {
         std::vector<Subtile> subtiles;
         for (int64_t first = begin; first < end; first += queries_per_subtile()) {
             subtiles.push_back(start(first, std::min(first + queries_per_subtile(), end)));
@@ -65,14 +61,7 @@ class Tile {
                 if (subtile.blocks.visit.contains(block)) attend(subtile, block);
             }
         }
-        for (const Subtile& subtile : subtiles) finish(subtile);
-    }
-
-   private:
-    // Probabilities are kept as p * 2^-bias, so that they sum to at most 1 and no partial sum of p * v overflows where
-    // the result does not. In f16 p is rounded to a format of which the range is small, and v * 2^29 cannot overflow.
-    int bias_log2() const {
-        return group_.dtype == DType::f16 ? 0 : static_cast<int>(std::bit_width(static_cast<uint32_t>(group_.len_k)));
+        return subtiles;
     }
 
     // From the first to the last block of keys that any query sees.
@@ -114,8 +103,12 @@ class Tile {
             subtile.key_begin[i] = seen.begin;
             subtile.key_end[i] = seen.end;
         }
-        subtile.keys = {visible_keys(group_.band, first_row).begin, seen.end};
+        subtile.keys = {std::max(visible_keys(group_.band, first_row).begin, keys_.begin),
+                        std::min(seen.end, keys_.end)};
         subtile.blocks = kv_range(group_.band, {first_row, query.row + 1}, kBlockKeys);
+        Range& visit = subtile.blocks.visit;
+        visit.begin = std::max(visit.begin, keys_.begin / kBlockKeys);
+        visit.end = std::max(std::min(visit.end, (keys_.end - 1) / kBlockKeys + 1), visit.begin);
     }
 
     void find_slopes(const Subtile& subtile) const {
@@ -129,7 +122,7 @@ class Tile {
 
     void load_queries(const Subtile& subtile) const {
         const int64_t pitch = pitch_of(group_.head_dim);
-        const VecF32 factor = hn::Set(F32(), query_factor_);
+        const VecF32 factor = hn::Set(F32(), scaling_.query_factor);
         Query query(subtile.first_query, group_.heads);
         for (int v = 0; v < subtile.vectors; ++v) {
             for (int64_t lane = 0; lane < lanes(); ++lane) {
@@ -154,8 +147,8 @@ class Tile {
     // Keys and values of a block, as floats.
     void pack(int32_t block) {
         const BlockOfRows rows{block * kBlockKeys, group_.len_k, seen_};
-        pack_rows(load_row_, group_.k, group_.dtype, group_.k_row_stride, group_.head_dim, rows, shared_.k);
-        pack_rows(load_row_, group_.v, group_.dtype, group_.v_row_stride, group_.head_dim_v, rows, shared_.v);
+        pack_rows(load_row_, group_.k, group_.head_dim, rows, shared_.k);
+        pack_rows(load_row_, group_.v, group_.head_dim_v, rows, shared_.v);
         values_are_finite_.reset();
     }
 
@@ -189,7 +182,7 @@ class Tile {
 
         const int64_t k_pitch = pitch_of(group_.head_dim);
         score_keys<kVectors>(subtile.q, shared_.k + begin * k_pitch, k_pitch, group_.head_dim, keys, shared_.scores);
-        if (scales_scores_) modify_scores<kVectors>(subtile, first + begin, keys);
+        if (scaling_.scales_scores) modify_scores<kVectors>(subtile, first + begin, keys);
         if (group_.bias != nullptr || group_.mask != nullptr) add_bias_rows<kVectors>(subtile, first + begin, keys);
         const bool masked = !subtile.blocks.unmasked.contains(block);
         if (masked) mask_scores<kVectors>(shared_.scores, first + begin, keys, subtile.key_begin, subtile.key_end);
@@ -229,7 +222,7 @@ class Tile {
             for (int64_t lane = 0; lane < lanes(); ++lane) {
                 float* const row = shared_.rows + lane * pitch;
                 if (v * lanes() + lane < subtile.queries) {
-                    load_bias_row(query, first_key, count, row);
+                    load_bias_row(group_, load_bias_row_, query, first_key, count, row);
                     query.next();
                 } else {
                     std::fill_n(row, pitch, 0.0f);
@@ -239,30 +232,27 @@ class Tile {
         }
     }
 
-    void load_bias_row(const Query& query, int32_t first_key, int64_t count, float* row) const {
-        if (group_.bias != nullptr) {
-            const int64_t offset = query.offset(group_.bias_stride) + first_key;
-            load_bias_row_(advance(group_.bias, group_.bias_dtype, offset), count, row);
-        } else {
-            std::fill_n(row, kBlockKeys, 0.0f);
-        }
-        if (group_.mask != nullptr) hide_masked(group_.mask + query.offset(group_.mask_stride) + first_key, count, row);
-    }
-
     template <int kVectors>
     void normalise(Subtile& subtile, int32_t keys) const {
-        const auto rounded_by = [&](auto round) {
-            softmax_block<kVectors>(shared_.scores, keys, positive_scale_, bias_log2(), round, subtile.softmax);
-        };
-        switch (group_.dtype) {
-            case DType::f32:
-                return rounded_by(KeepMantissa());
-            case DType::bf16:
-                return rounded_by(RoundMantissa(16, 0x1p-126f));
-            case DType::f16:
-                return rounded_by(RoundMantissa(13, 0x1p-14f));
-            default:  // validate() lets no other through
-                break;
+        with_rounding(group_.dtype, [&](auto round) {
+            softmax_block<kVectors>(shared_.scores, keys, scaling_.positive_scale, scaling_.bias_log2, round,
+                                    subtile.softmax);
+        });
+    }
+
+    // As rows, which is how parts are merged.
+    void leave_in(const Part& part, const Subtile& subtile) const {
+        const int64_t pitch = pitch_of(group_.head_dim_v);
+        for (int v = 0; v < subtile.vectors; ++v) {
+            for (int64_t c = 0; c < group_.head_dim_v; c += kTransposeColumns)
+                store_columns(output_columns(subtile, v, c), shared_.rows + c, pitch);
+            const int64_t last = std::min(lanes(), subtile.queries - v * lanes());
+            for (int64_t lane = 0; lane < last; ++lane) {
+                const int64_t query = subtile.first_query + v * lanes() + lane;
+                part.max[query] = subtile.softmax.max[v * lanes() + lane];
+                part.sum[query] = subtile.softmax.sum[v * lanes() + lane];
+                std::copy_n(shared_.rows + lane * pitch, group_.head_dim_v, part.out + query * part.pitch);
+            }
         }
     }
 
@@ -292,16 +282,21 @@ class Tile {
         }
     }
 
+    // Columns c .. c + 3 of the sums of p * v for vector v of the queries.
+    static FourColumns output_columns(const Subtile& subtile, int v, int64_t c) {
+        FourColumns columns;
+        for (int64_t i = 0; i < kTransposeColumns; ++i)
+            columns.column[i] = hn::Load(F32(), subtile.o + ((c + i) * subtile.vectors + v) * lanes());
+        return columns;
+    }
+
     // Columns c .. c + 3 of the output for vector v of the queries. A query without a key has the sum 0.
     FourColumns averages(const Subtile& subtile, int v, int64_t c) const {
         const F32 d;
         const VecF32 sum = hn::Load(d, subtile.softmax.sum + v * lanes());
         const auto empty = hn::Eq(sum, hn::Zero(d));
-        FourColumns columns;
-        for (int64_t i = 0; i < kTransposeColumns; ++i) {
-            const VecF32 o = hn::Load(d, subtile.o + ((c + i) * subtile.vectors + v) * lanes());
-            columns.column[i] = hn::IfThenZeroElse(empty, hn::Div(o, sum));
-        }
+        FourColumns columns = output_columns(subtile, v, c);
+        for (VecF32& column : columns.column) column = hn::IfThenZeroElse(empty, hn::Div(column, sum));
         return columns;
     }
 
@@ -311,31 +306,25 @@ class Tile {
         for (int64_t i = 0; i < lanes(); ++i) {
             weights[i] = 1.0f;
             if (i >= count) continue;
-            const double of_keys = log_sum_exp(subtile, first + i);
-            if (of_keys != kMinusInfinity)
-                weights[i] = static_cast<float>(1 / (1 + std::exp(group_.sinks[query.head] - of_keys)));
+            weights[i] = weight_against_sink(log_sum_exp(subtile, first + i), group_.sinks[query.head]);
             query.next();
         }
     }
 
     // Over the keys alone.
     double log_sum_exp(const Subtile& subtile, int64_t i) const {
-        const auto sum = static_cast<double>(subtile.softmax.sum[i]);
-        if (sum == 0) return kMinusInfinity;
-        return static_cast<double>(positive_scale_) * static_cast<double>(subtile.softmax.max[i]) + std::log(sum) +
-               std::numbers::ln2 * bias_log2();
+        return scaling_.log_sum_exp(subtile.softmax.max[i], subtile.softmax.sum[i]);
     }
 
     const HeadGroup& group_;
     const Range seen_;  // keys that some query of the sequence sees
     Workspace workspace_;
     Shared shared_;
+    Scaling scaling_;
+    Range keys_{0, std::numeric_limits<int32_t>::max()};  // of the part, if it computes one
     LoadRow load_row_;
     StoreRow store_row_;
     LoadRow load_bias_row_;
-    bool scales_scores_;  // is a score more than q.k, to which softmax_block applies the scale?
-    float query_factor_;
-    float positive_scale_;
     std::optional<bool> values_are_finite_;  // of the packed block, once it is known
 };
 
@@ -354,6 +343,11 @@ void ComputeTile(const HeadGroup& group, int64_t begin, int64_t end, float* memo
     Tile(group, memory).compute(begin, end);
 }
 
+void ComputeTileOfPart(const HeadGroup& group, int64_t begin, int64_t end, Range keys, const Part& part,
+                       float* memory) {
+    Tile(group, memory).compute(begin, end, keys, part);
+}
+
 const char* TargetName() { return hwy::TargetName(HWY_TARGET); }
 
 }  // namespace
@@ -367,6 +361,7 @@ namespace {
 HWY_EXPORT(CountSubtileQueries);
 HWY_EXPORT(CountWorkspace);
 HWY_EXPORT(ComputeTile);
+HWY_EXPORT(ComputeTileOfPart);
 HWY_EXPORT(TargetName);
 
 }  // namespace
@@ -379,6 +374,11 @@ int64_t workspace_floats(int64_t head_dim, int64_t head_dim_v, int64_t queries) 
 
 void compute_tile(const HeadGroup& group, int64_t begin, int64_t end, float* workspace) {
     HWY_DYNAMIC_DISPATCH(ComputeTile)(group, begin, end, workspace);
+}
+
+void compute_tile_of_part(const HeadGroup& group, int64_t begin, int64_t end, Range keys, const Part& part,
+                          float* workspace) {
+    HWY_DYNAMIC_DISPATCH(ComputeTileOfPart)(group, begin, end, keys, part, workspace);
 }
 
 const char* simd_target() { return HWY_DYNAMIC_DISPATCH(TargetName)(); }

@@ -3,10 +3,17 @@
 
 #include <cstdint>
 
+#include "cpu/key_rows.hpp"
 #include "problem/forward.hpp"
 #include "problem/mask.hpp"
 
 namespace foveal::cpu {
+
+struct Part;
+
+// Keys are visited in blocks that begin at multiples of this, whatever the tile: part of what makes a query's result
+// independent of its surroundings. 64 keys x 48 queries of scores are 12 KiB, a quarter of an L1 cache.
+inline constexpr int32_t kBlockKeys = 64;
 
 // The query heads of one sequence that share a K/V head, and that head. They are one list of queries, numbered
 // row * heads + head: a tile of them reads each key once for all heads, and few rows still fill the vectors.
@@ -14,12 +21,11 @@ namespace foveal::cpu {
 struct HeadGroup {
     DType dtype;
     const void* q;  // [len_q, heads, d]
-    const void* k;  // [len_k, d]
-    const void* v;  // [len_k, d_v]
     void* out;      // [len_q, heads, d_v]
     float* lse;     // [heads, len_q] or null
+    KeyRows k;      // [len_k, d]
+    KeyRows v;      // [len_k, d_v]
     Strides q_stride, out_stride, lse_stride;
-    int64_t k_row_stride, v_row_stride;
     int32_t len_q, len_k;
     int64_t heads;
     int64_t head_dim, head_dim_v;
@@ -46,6 +52,11 @@ int64_t workspace_floats(int64_t head_dim, int64_t head_dim_v, int64_t queries);
 // Computes out (and lse) for queries [begin, end) of the group; begin is a multiple of subtile_queries().
 // workspace: aligned to 64 bytes; needs no initialisation.
 void compute_tile(const HeadGroup& group, int64_t begin, int64_t end, float* workspace);
+
+// The same of the keys [keys.begin, keys.end) alone, a part's, into rows begin .. end - 1 of it. keys.begin: a
+// multiple of kBlockKeys, or the first key that is seen.
+void compute_tile_of_part(const HeadGroup& group, int64_t begin, int64_t end, Range keys, const Part& part,
+                          float* workspace);
 
 // Highway's name of the target in use, such as "AVX3" for AVX-512.
 const char* simd_target();

@@ -364,6 +364,19 @@ static void test_names(void) {
     expect_status("supports NULL", foveal_supports(NULL), FOVEAL_INVALID_ARGUMENT);
 }
 
+static void test_threads(void) {
+    const int32_t before = foveal_get_num_threads();
+    check(before >= 1, "threads by default", "none");
+    expect_status("3 threads", foveal_set_num_threads(3), FOVEAL_OK);
+    check(foveal_get_num_threads() == 3, "3 threads", "not so many");
+    expect_status("-1 threads", foveal_set_num_threads(-1), FOVEAL_INVALID_ARGUMENT);
+    check(strstr(foveal_last_error(), "threads is -1") != NULL, "-1 threads", foveal_last_error());
+    expect_status("4097 threads", foveal_set_num_threads(4097), FOVEAL_INVALID_ARGUMENT);
+    check(foveal_get_num_threads() == 3, "still 3 threads", "not so many");
+    expect_status("the default again", foveal_set_num_threads(0), FOVEAL_OK);
+    check(foveal_get_num_threads() == before, "as before", "other threads");
+}
+
 int main(void) {
     setvbuf(stdout, NULL, _IONBF, 0); /* what was found before a crash shall be seen */
     check(strcmp(foveal_last_error(), "") == 0, "no error at first", foveal_last_error());
@@ -380,6 +393,7 @@ int main(void) {
     test_statuses();
     test_overlaps();
     test_names();
+    test_threads();
     test_good_calls(); /* after all those errors */
     return report();
 }

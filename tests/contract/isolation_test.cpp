@@ -88,9 +88,11 @@ TEST(Contract_1_6, NeighboursOfAVarlenSequenceNeverMatter) {
 // The tail of a static cache, and what a window or a chunk leaves out before and after. (The suites fill such keys with
 // NaN and infinities in every form and type.)
 TEST(Contract_1_6, KeysThatNoRowSeesNeverMatter) {
-    for (const std::string mask : {"causal topleft", "left33 causal", "chunk100 causal", "left20 right30 topleft"}) {
+    for (const std::string mask :
+         {"sq70 causal topleft", "sq70 left33 causal", "sq70 chunk100 causal", "sq70 left20 right30 topleft",
+          "sq3 causal topleft", "sq3 left33 causal", "sq3 chunk100 causal", "sq9 left20 right30 topleft"}) {
         for (const std::string option : {"", " softcap30", " alibi sinks", " bias=bh", " mask=bh"}) {
-            const std::string text = "b2 sq70 sk330 hq4 hk2 d24 f32 lse " + mask + option;
+            const std::string text = "b2 sk330 hq4 hk2 d24 f32 lse " + mask + option;
             const auto data = make_case_data(parse_case(text), kCpu);
             std::vector<std::byte> out, lse;
             for (const float garbage : {0.0f, NAN, HUGE_VALF, -3e38f}) {
@@ -126,6 +128,25 @@ TEST(Contract_1_6, NaNInsideReachesTheRowsThatSeeIt) {
         for (size_t n = 0; n < 24; ++n) {
             EXPECT_EQ(std::isnan(got[i * 24 + n]), sees_nan) << i;
             EXPECT_TRUE(sees_nan || got[i * 24 + n] == expected[i * 24 + n]) << i;
+        }
+    }
+}
+
+// In tiles, and in parts of the keys of few rows.
+TEST(Contract_1_6, NaNInVReachesNoRowThatDoesNotSeeIt) {
+    for (const int64_t rows : {2, 4, 12, 70}) {
+        const std::string text = "b1 sq" + std::to_string(rows) + " sk700 h1 d24 f32 lse causal";
+        const auto clean = run(text);
+        const auto data = make_case_data(parse_case(text), kCpu);
+        const int64_t key = 700 - rows / 2 - 1;  // seen by row i if 700 - rows + i >= key
+        overwrite_rows(data->args().v, 0, key, key + 1, NAN);
+        ASSERT_EQ(foveal_forward(&data->args(), nullptr), FOVEAL_OK);
+        const std::vector<float> got = rows_of(*data, TensorId::kOut, 0, 0),
+                                 expected = rows_of(*clean, TensorId::kOut, 0, 0);
+        for (size_t i = 0; i < got.size(); ++i) {
+            const bool sees_nan = static_cast<int64_t>(i / 24) >= rows - rows / 2 - 1;
+            EXPECT_EQ(std::isnan(got[i]), sees_nan) << text << ", row " << i / 24;
+            EXPECT_TRUE(sees_nan || got[i] == expected[i]) << text << ", row " << i / 24;
         }
     }
 }

@@ -35,6 +35,8 @@ TEST(Contract_1_7, ASequenceDoesNotDependOnItsBatch) {
         for (const auto& [alone, together] :
              {std::pair<std::string, std::string>{"b1 sq131 sk203", "b9 sq131 sk203"},
               {"b1 sq1 sk1000", "b9 sq1 sk1000"},
+              {"b1 sq3 sk2900", "b9 sq3 sk2900"},
+              {"varlen qlens=2 klens=1500", "varlen qlens=2,300,0,1,16 klens=1500,300,9,4000,1100"},
               {"varlen qlens=131 klens=203",
                "varlen qlens=131,5,0,300,64,9,1,128,77 klens=203,9,4,0,64,500,1,128,300"}}) {
             const auto one = run(alone + tail), nine = run(together + tail);
@@ -45,6 +47,23 @@ TEST(Contract_1_7, ASequenceDoesNotDependOnItsBatch) {
                     << together + tail;
             }
         }
+    }
+}
+
+// The keys of few query rows are cut into parts, which any thread may compute and the last one merges.
+TEST(Contract_1_7, TheNumberOfThreadsChangesNoBit) {
+    for (const std::string text :
+         {"b2 sq1 sk5000 hq8 hk2 d64 bf16 lse", "b1 sq16 sk3000 hq8 hk1 d64 f32 causal lse",
+          "b1 sq5 sk2500 h2 d72 f16 left900 softcap5 sinks lse", "b2 s300 h3 d64 f32 causal lse"}) {
+        ASSERT_EQ(foveal_set_num_threads(1), FOVEAL_OK);
+        const auto one = run(text);
+        for (const int32_t threads : {2, 5}) {
+            ASSERT_EQ(foveal_set_num_threads(threads), FOVEAL_OK);
+            const auto more = run(text);
+            EXPECT_EQ(more->bytes(TensorId::kOut), one->bytes(TensorId::kOut)) << text;
+            EXPECT_EQ(more->bytes(TensorId::kLse), one->bytes(TensorId::kLse)) << text;
+        }
+        ASSERT_EQ(foveal_set_num_threads(0), FOVEAL_OK);
     }
 }
 

@@ -25,7 +25,11 @@ std::vector<std::string> case_texts() {
               "d80 h2 sq97 sk65 causal topleft", "d129 dv33 hq5 hk1 sq33 sk128", "d64 h2 sq200 sk140 causal lse",
               "d32 h2 s300 left17 right5 pad", "d16 h1 sq1 sk257 lse", "d8 hq9 hk1 sq1 sk64", "d64 h2 s130 sd10 lse",
               "d64 h2 s200 causal bhsd", "d64 h2 varlen qlens=113,64,0,5 klens=203,64,5,0 causal lse",
-              "d32 h2 b2 s100 used_q=7,100 used_k=65,0 lse"}) {
+              "d32 h2 b2 s100 used_q=7,100 used_k=65,0 lse",
+              // Few query rows: parts of the keys, by rows as they lie and in tiles.
+              "b2 sq1 sk1100 hq4 hk2 d64 lse", "sq1 sk530 h1 d80 dv40 bhsd lse", "sq4 sk700 h2 d129 dv33 causal lse",
+              "sq7 sk600 h1 d20 dv100 left50 right5 lse", "sq16 sk1300 hq8 hk1 d40 causal lse",
+              "varlen qlens=1,2,0,5 klens=1030,64,5,0 d64 h2 causal lse"}) {
             texts.push_back(shape + " " + dtype);
         }
     }
@@ -33,7 +37,8 @@ std::vector<std::string> case_texts() {
         for (const std::string options :
              {"softcap3", "alibi_b", "sinks1", "bias=b1", "bias_f32=1h bias_inf", "mask=bh", "chunk70 causal",
               "softcap5 alibi sinks bias=bh bias_inf mask=11 chunk90 left60", "alibi scale-0.5", "mask=1h scale0"}) {
-            texts.push_back("b2 sq67 sk130 hq6 hk2 d40 dv20 lse " + dtype + " " + options);
+            for (const std::string shape : {"b2 sq67 sk130 hq6 hk2", "b2 sq2 sk600 h2", "sq9 sk600 hq6 hk2"})
+                texts.push_back(shape + " d40 dv20 lse " + dtype + " " + options);
         }
     }
     for (const std::string shape :

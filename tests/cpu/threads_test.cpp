@@ -1,4 +1,4 @@
-// cpu/threads.hpp
+// cpu/threads.hpp and cpu/thread_count.hpp
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <sys/wait.h>
@@ -20,16 +20,25 @@
 #include <thread>
 #include <vector>
 
+#include "cpu/thread_count.hpp"
 #include "cpu/threads.hpp"
 #include "problem/forward.hpp"
 
 namespace foveal::cpu {
 namespace {
 
-class ThreadsVariable {
+class Variable {
    public:
-    explicit ThreadsVariable(const char* value) { setenv("FOVEAL_NUM_THREADS", value, 1); }
-    ~ThreadsVariable() { unsetenv("FOVEAL_NUM_THREADS"); }
+    Variable(const char* name, const char* value) : name_(name) { setenv(name, value, 1); }
+    ~Variable() { unsetenv(name_); }
+
+   private:
+    const char* name_;
+};
+
+class ThreadsVariable : public Variable {
+   public:
+    explicit ThreadsVariable(const char* value) : Variable("FOVEAL_NUM_THREADS", value) {}
 };
 
 TEST(CpuThreads, EveryIndexOnce) {
@@ -236,6 +245,28 @@ TEST(CpuThreads, CountFollowsTheAffinity) {
         ASSERT_EQ(sched_setaffinity(0, sizeof(one), &one), 0);
         EXPECT_EQ(thread_count(), 1);
     }).join();
+}
+
+TEST(CpuThreads, CountFollowsOpenMPsVariableDownwards) {
+    const int without = thread_count();
+    for (const char* text : {"1", "1,4", " 1"})
+        EXPECT_EQ((Variable("OMP_NUM_THREADS", text), thread_count()), 1) << text;
+    for (const char* text : {"", "0", "-3", "many", "4096"})
+        EXPECT_EQ((Variable("OMP_NUM_THREADS", text), thread_count()), without) << text;
+    const Variable openmps("OMP_NUM_THREADS", "1");
+    const ThreadsVariable own("7");
+    EXPECT_EQ(thread_count(), 7);
+}
+
+TEST(CpuThreads, WhatIsSetComesBeforeTheVariable) {
+    const ThreadsVariable variable("7");
+    set_thread_count(3);
+    EXPECT_EQ(thread_count(), 3);
+    std::thread([] { EXPECT_EQ(thread_count(), 3); }).join();
+    for (const int32_t wrong : {-1, 4097}) EXPECT_THROW(set_thread_count(wrong), Error);
+    EXPECT_EQ(thread_count(), 3);
+    set_thread_count(0);
+    EXPECT_EQ(thread_count(), 7);
 }
 
 TEST(CpuThreads, AMalformedVariableIsRefusedByName) {

@@ -113,6 +113,31 @@ Texts seed_cpu_texts() {
     return texts;
 }
 
+// Decoding: one to eight queries a sequence on a past of 4096 or 32768 keys, any ratio of heads, both layouts.
+Texts decode_cpu_texts() {
+    Texts texts;
+    for (const Text type : {" f32", " bf16", " f16"})
+        for (const Text shape :
+             {"b1 sq1 sk4096 h32 d128", "b1 sq1 sk4096 h12 d64", "b1 sq1 sk4096 h1 d128", "b1 sq1 sk4096 hq32 hk8 d128",
+              "b1 sq1 sk4096 hq8 hk1 d128", "b1 sq1 sk4096 hq32 hk1 d128", "b1 sq1 sk4096 h8 d256",
+              "b1 sq4 sk4096 hq32 hk8 d128", "b1 sq8 sk4096 h12 d64", "b8 sq1 sk4096 hq32 hk8 d128",
+              "b1 sq1 sk4096 h32 d128 bhsd", "b1 sq1 sk4096 hq32 hk8 d128 bhsd", "b1 sq1 sk512 h12 d64 bhsd"})
+            texts.push_back(shape + type + " full");
+    for (const Text type : {" f32", " bf16"})
+        for (const Text shape : {"b1 sq1 sk32768 hq32 hk8 d128", "b8 sq1 sk32768 hq8 hk2 d128"})
+            texts.push_back(shape + type + " full");
+    return texts;
+}
+
+Texts grid_cpu_texts() {
+    Texts texts;
+    for (const Text type : {" f32", " bf16", " f16"})
+        for (const Text channels : {" d64", " d128", " d256"})
+            for (const Text shape : {"s128 h8", "s256 h8", "s512 h8", "s1024 h8", "s2048 h2", "s4096 h2"})
+                for (const Text mask : {" causal", " full"}) texts.push_back("b1 " + shape + channels + type + mask);
+    return texts;
+}
+
 const Texts kSixLengthsCpu = {"b32 s32", "b16 s64", "b8 s128", "b4 s256", "b2 s512", "b1 s1024"};
 
 std::vector<SpeedSuite> make_speed_suites() {
@@ -147,6 +172,8 @@ std::vector<SpeedSuite> make_speed_suites() {
           "merge parts4 b1 s4096 h32 d128 f32 lse", "merge parts4 b4 s4096 h16 d64 f16",
           "merge parts8 b64 s1 h32 d128 f32", "merge parts32 b1 s1 h32 d128 f32"}},
         {"cpu", kCpu, cpu_texts()},
+        {"decode_cpu", kCpu, decode_cpu_texts()},
+        {"grid_cpu", kCpu, grid_cpu_texts()},
         {"seed_cpu", kCpu, seed_cpu_texts()},
         {"single_cpu", kCpu, each({"b1 s64", "b1 s256", "b1 s1024", "b1 s4096"}, seed_cpu)},
         {"mha_cpu", kCpu, causal_and_full(each(kSixLengthsCpu, "h4 d128 bf16"))},

@@ -25,7 +25,9 @@ from foveal._functions import (
     Plan,
     Support,
     backends,
+    get_num_threads,
     plan,
+    set_num_threads,
     supports,
     version,
 )
@@ -46,8 +48,10 @@ __all__ = [
     "attention",
     "attention_varlen",
     "backends",
+    "get_num_threads",
     "merge",
     "plan",
+    "set_num_threads",
     "supports",
     "version",
 ]

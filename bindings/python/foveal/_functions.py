@@ -159,6 +159,22 @@ def backends():
     return _foveal.backends()
 
 
+def set_num_threads(threads):
+    """Threads that a call on the CPU may use at most, the caller's included; 0: the default again.
+
+    For all threads of the process, from their next call on. The default: FOVEAL_NUM_THREADS, an integer in [1, 4096];
+    else the CPUs that the calling thread may run on, but no more than its cgroups' quota allows nor than
+    OMP_NUM_THREADS. torch.set_num_threads() does not count here. Results do not depend on the number.
+    InvalidArgument outside [0, 4096].
+    """
+    _foveal.set_num_threads(threads)
+
+
+def get_num_threads():
+    """Threads that this thread's next call on the CPU may use at most; set_num_threads() says what decides."""
+    return _foveal.get_num_threads()
+
+
 # As users write them: errors, pickles and help() say foveal.attention.
-for _public in (Support, Plan, supports, plan, version, backends):
+for _public in (Support, Plan, supports, plan, version, backends, set_num_threads, get_num_threads):
     _public.__module__ = "foveal"

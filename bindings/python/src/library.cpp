@@ -22,7 +22,9 @@ Library beside() {
             foveal_merge,
             foveal_last_error,
             foveal_version,
-            foveal_backend_built};
+            foveal_backend_built,
+            foveal_set_num_threads,
+            foveal_get_num_threads};
 }
 
 Library load(const std::string& path) {
@@ -48,6 +50,8 @@ Library load(const std::string& path) {
     find(loaded.last_error, "foveal_last_error");
     find(loaded.version, "foveal_version");
     find(loaded.backend_built, "foveal_backend_built");
+    find(loaded.set_num_threads, "foveal_set_num_threads", false);
+    find(loaded.get_num_threads, "foveal_get_num_threads", false);
     return loaded;
 }
 

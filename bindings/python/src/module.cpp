@@ -268,6 +268,19 @@ NB_MODULE(_foveal, module) {
             return names;
         },
         "The backends of this build: \"cpu\", and \"sm90\" if it has the CUDA part.");
+    module.def(
+        "set_num_threads",
+        [](int32_t threads) {
+            if (library.set_num_threads == nullptr) refuse("this build of libfoveal has no foveal_set_num_threads");
+            check(library.set_num_threads(threads));
+        },
+        "threads"_a, nb::sig("def set_num_threads(threads: int, /) -> None"));
+    module.def("get_num_threads", [] {
+        if (library.get_num_threads == nullptr) refuse("this build of libfoveal has no foveal_get_num_threads");
+        const int32_t threads = library.get_num_threads();
+        if (threads < 0) raise(FOVEAL_INVALID_ARGUMENT, library.last_error());
+        return threads;
+    });
     module.def("use_library", use_library, "path"_a,
                "Calls the libfoveal at `path` from now on (\"\": the package's own); returns the one before. "
                "For measuring several builds side by side.");

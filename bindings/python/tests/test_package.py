@@ -5,6 +5,7 @@ import copy
 import importlib.metadata
 import importlib.util
 import inspect
+import os
 import pathlib
 import pickle
 import pkgutil
@@ -152,3 +153,27 @@ def test_what_an_index_is_told():
     assert told.metadata["License-Expression"] == "Apache-2.0"
     names = {pathlib.Path(file).name for file in told.files}
     assert {"LICENSE", "py.typed"} <= names
+
+
+def test_number_of_threads(monkeypatch):
+    monkeypatch.setenv("FOVEAL_NUM_THREADS", "3")
+    assert foveal.get_num_threads() == 3
+    foveal.set_num_threads(2)
+    try:
+        assert foveal.get_num_threads() == 2
+        for wrong in (-1, 4097):
+            with pytest.raises(foveal.InvalidArgument, match=f"threads is {wrong}"):
+                foveal.set_num_threads(wrong)
+        assert foveal.get_num_threads() == 2
+    finally:
+        foveal.set_num_threads(0)
+    monkeypatch.setenv("FOVEAL_NUM_THREADS", "many")
+    with pytest.raises(foveal.InvalidArgument, match="FOVEAL_NUM_THREADS is 'many'"):
+        foveal.get_num_threads()
+
+
+def test_number_of_threads_follows_openmps_variable():
+    code = "import foveal; print(foveal.get_num_threads())"
+    env = {key: value for key, value in os.environ.items() if key != "FOVEAL_NUM_THREADS"} | {"OMP_NUM_THREADS": "1"}
+    told = subprocess.run([sys.executable, "-c", code], env=env, text=True, check=True, stdout=subprocess.PIPE).stdout
+    assert told == "1\n"

@@ -1,0 +1,33 @@
+// A query's bias and mask of a run of keys, as one row of floats to be added.
+#if defined(FOVEAL_CPU_BIAS_ROW_HPP) == defined(HWY_TARGET_TOGGLE)
+#ifdef FOVEAL_CPU_BIAS_ROW_HPP
+#undef FOVEAL_CPU_BIAS_ROW_HPP
+#else
+#define FOVEAL_CPU_BIAS_ROW_HPP
+#endif
+
+#include <algorithm>
+
+#include "cpu/convert.hpp"
+#include "cpu/scores.hpp"
+#include "cpu/subtile.hpp"
+#include "cpu/tile.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace foveal::cpu::HWY_NAMESPACE {
+
+// row: [kBlockKeys]; of the keys first_key .. first_key + count - 1. load: of the bias's type.
+inline void load_bias_row(const HeadGroup& group, LoadRow load, const Query& query, int32_t first_key, int64_t count,
+                          float* row) {
+    if (group.bias != nullptr) {
+        const int64_t offset = query.offset(group.bias_stride) + first_key;
+        load(advance(group.bias, group.bias_dtype, offset), count, row);
+    } else {
+        std::fill_n(row, kBlockKeys, 0.0f);
+    }
+    if (group.mask != nullptr) hide_masked(group.mask + query.offset(group.mask_stride) + first_key, count, row);
+}
+
+}  // namespace foveal::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif

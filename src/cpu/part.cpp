@@ -1,0 +1,323 @@
+#include "cpu/part.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <type_traits>
+#include <utility>
+
+#include "cpu/simd_targets.hpp"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/part.cpp"
+#include <hwy/foreach_target.h>
+
+#include "cpu/bias_row.hpp"
+#include "cpu/convert.hpp"
+#include "cpu/row_kernel.hpp"
+#include "cpu/scaling.hpp"
+#include "cpu/scores.hpp"
+#include "cpu/softmax.hpp"
+#include "cpu/subtile.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace foveal::cpu::HWY_NAMESPACE {
+namespace {
+
+// Where a block's rows lie. Its count is filled up to a whole number of the kernel's keys with its last row.
+struct BlockRows {
+    int32_t count = 0;  // without what it is filled up with
+    const std::byte* k[kBlockKeys];
+    const std::byte* v[kBlockKeys];
+
+    void find(const HeadGroup& group, Range keys) {
+        count = keys.size();
+        for (int32_t j = 0; j < count; ++j) {
+            k[j] = group.k.row(keys.begin + j);
+            v[j] = group.v.row(keys.begin + j);
+        }
+        for (int32_t j = count; j % kKeysATime != 0; ++j) k[j] = k[count - 1];
+    }
+};
+
+template <class Format>
+class FewQueries {
+   public:
+    FewQueries(const HeadGroup& group, const Part& part, float* memory)
+        : group_(group),
+          part_(part),
+          scaling_(scaling_of(group)),
+          load_bias_(row_loader(group.bias_dtype)),
+          queries_(static_cast<int>(group.queries())),
+          q_pitch_(pitch_of(group.head_dim)) {
+        Workspace workspace(memory);
+        q_ = workspace.take(queries_ * q_pitch_);
+        scores_ = workspace.take(queries_ * kScoresPitch);
+        rescale_ = workspace.take(queries_);
+        bias_ = workspace.take(kBlockKeys);
+    }
+
+    static int64_t workspace_floats(int64_t queries, int64_t head_dim) {
+        Workspace workspace(nullptr);
+        workspace.take(queries * pitch_of(head_dim));
+        workspace.take(queries * kScoresPitch);
+        workspace.take(queries);
+        workspace.take(kBlockKeys);
+        return workspace.used();
+    }
+
+    void attend(Range keys) {
+        load_queries();
+        std::fill_n(part_.max, queries_, kMinusInfinity);
+        std::fill_n(part_.sum, queries_, 0.0f);
+        std::fill_n(part_.out, queries_ * part_.pitch, 0.0f);
+        BlockRows rows[2];
+        BlockRows *now = &rows[0], *next = &rows[1];
+        now->find(group_, block_at(keys, keys.begin));
+        for (int32_t first = keys.begin; first < keys.end; std::swap(now, next)) {
+            const int32_t end = first + now->count;
+            next->find(group_, block_at(keys, end));
+            attend_block(first, *now, *next);
+            first = end;
+        }
+    }
+
+   private:
+    static constexpr int64_t kScoresPitch = kBlockKeys + kAlignment;
+
+    // Keys of the part from `first` to the next multiple of kBlockKeys.
+    static Range block_at(Range keys, int32_t first) {
+        return {first, std::min(keys.end, (first / kBlockKeys + 1) * kBlockKeys)};
+    }
+
+    void load_queries() const {
+        Query query(0, group_.heads);
+        for (int i = 0; i < queries_; ++i, query.next()) {
+            float* const row = q_ + i * q_pitch_;
+            load_row<Format>(advance(group_.q, group_.dtype, query.offset(group_.q_stride)), group_.head_dim, row);
+            for (int64_t c = 0; c < group_.head_dim; ++c) row[c] *= scaling_.query_factor;
+        }
+    }
+
+    void attend_block(int32_t first, const BlockRows& rows, const BlockRows& next) const {
+        const RowsAhead values_ahead{rows.v, rows.count, bytes(group_.head_dim_v)};
+        const RowsAhead keys_ahead{next.k, next.count, bytes(group_.head_dim)};
+        const auto keys = static_cast<int32_t>(round_up(rows.count, kKeysATime));
+        for_queries([&](auto count, int i, bool is_first) {
+            score_rows<Format, count()>(q_ + i * q_pitch_, q_pitch_, rows.k, group_.head_dim, keys,
+                                        scores_ + i * kScoresPitch, kScoresPitch,
+                                        is_first ? values_ahead : RowsAhead{});
+        });
+        bool all_seen = true;
+        Query query(0, group_.heads);
+        for (int i = 0; i < queries_; ++i, query.next()) {
+            const Range seen = seen_of_block(query, first, rows.count);
+            all_seen &= seen.begin == 0 && seen.end == rows.count;
+            weigh(query, i, first, rows.count, seen);
+        }
+        if (all_seen) {
+            for_queries([&](auto count, int i, bool is_first) {
+                add_values<count()>(i, {0, rows.count}, rows, is_first ? keys_ahead : RowsAhead{});
+            });
+        } else {
+            add_seen_values(first, rows, keys_ahead);
+        }
+    }
+
+    static int64_t bytes(int64_t channels) { return channels * static_cast<int64_t>(sizeof(typename Format::Storage)); }
+
+    // Calls run(count, first query, is it the first?) for four queries at a time, then two, then one.
+    template <class Run>
+    HWY_INLINE void for_queries(Run&& run) const {
+        int i = 0;
+        for (; i + 4 <= queries_; i += 4) run(std::integral_constant<int, 4>(), i, i == 0);
+        for (; i + 2 <= queries_; i += 2) run(std::integral_constant<int, 2>(), i, i == 0);
+        for (; i < queries_; ++i) run(std::integral_constant<int, 1>(), i, i == 0);
+    }
+
+    // Of the block's keys.
+    Range seen_of_block(const Query& query, int32_t first, int32_t count) const {
+        const Range seen = visible_keys(group_.band, query.row);
+        const int32_t begin = std::clamp(seen.begin - first, 0, count);
+        return {begin, std::clamp(seen.end - first, begin, count)};
+    }
+
+    // From q.k of one query to its probabilities, and what the block means for its maximum, sum and output.
+    void weigh(const Query& query, int i, int32_t first, int32_t count, Range seen) const {
+        float* const s = scores_ + i * kScoresPitch;
+        const auto padded = static_cast<int32_t>(round_up(count, lanes()));
+        if (scaling_.scales_scores) {
+            if (group_.softcap > 0)
+                cap_scores(s, padded, group_.scale, group_.softcap);
+            else
+                scale_scores(s, padded, group_.scale);
+            if (group_.alibi_slopes != nullptr)
+                add_alibi_to_row(s, first, count, query.row + group_.band.off, group_.alibi_slopes[query.head]);
+        }
+        if (group_.bias != nullptr || group_.mask != nullptr) {
+            load_bias_row(group_, load_bias_, query, first, count, bias_);
+            add_bias_to_row(s, count, bias_);
+        }
+        std::fill(s, s + seen.begin, kMinusInfinity);
+        std::fill(s + seen.end, s + padded, kMinusInfinity);
+        rescale_[i] = with_rounding(group_.dtype, [&](auto round) {
+            return softmax_row(s, padded, scaling_.positive_scale, scaling_.bias_log2, round, part_.max + i,
+                               part_.sum + i);
+        });
+    }
+
+    template <int kQueries>
+    void add_values(int i, Range seen, const BlockRows& rows, RowsAhead ahead) const {
+        add_value_rows<Format, kQueries>(scores_ + i * kScoresPitch + seen.begin, kScoresPitch, rows.v + seen.begin,
+                                         group_.head_dim_v, seen.size(), rescale_ + i, part_.out + i * part_.pitch,
+                                         part_.pitch, ahead);
+    }
+
+    // Where some queries do not see all: one at a time, each with its own keys, as 0 * NaN is NaN. The sums are the
+    // same, to the bit.
+    void add_seen_values(int32_t first, const BlockRows& rows, RowsAhead ahead) const {
+        Query query(0, group_.heads);
+        for (int i = 0; i < queries_; ++i, query.next())
+            add_values<1>(i, seen_of_block(query, first, rows.count), rows, i == 0 ? ahead : RowsAhead{});
+    }
+
+    const HeadGroup& group_;
+    const Part& part_;
+    const Scaling scaling_;
+    const LoadRow load_bias_;
+    const int queries_;
+    const int64_t q_pitch_;
+    float* q_;        // [queries, d], times the scaling's query_factor
+    float* scores_;   // [queries, kBlockKeys]
+    float* rescale_;  // [queries]
+    float* bias_;     // [kBlockKeys]
+};
+
+// A tile's vectors of queries are full with more.
+int64_t CountFewQueries() { return lanes(); }
+
+int64_t CountFewQueriesWorkspace(int64_t queries, int64_t head_dim) {
+    return FewQueries<F32Format>::workspace_floats(queries, head_dim);
+}
+
+void AttendFewQueries(const HeadGroup& group, Range keys, const Part& part, float* workspace) {
+    switch (group.dtype) {
+        case DType::f32:
+            return FewQueries<F32Format>(group, part, workspace).attend(keys);
+        case DType::bf16:
+            return FewQueries<BF16Format>(group, part, workspace).attend(keys);
+        case DType::f16:
+            return FewQueries<F16Format>(group, part, workspace).attend(keys);
+        default:  // validate() lets no other through
+            break;
+    }
+}
+
+// to = to * a + from * b, up to a whole vector.
+void add_scaled(float* to, float a, const float* from, float b, int64_t size) {
+    const F32 d;
+    for (int64_t i = 0; i < size; i += lanes()) {
+        const VecF32 scaled = hn::Mul(hn::Load(d, to + i), hn::Set(d, a));
+        hn::Store(hn::MulAdd(hn::Load(d, from + i), hn::Set(d, b), scaled), d, to + i);
+    }
+}
+
+// Of one query: the first part becomes the sum of all, one after the other. What is empty counts for nothing.
+void merge_query(const Part& first, float* memory, int64_t count, int64_t floats, int64_t i, const HeadGroup& group,
+                 float positive_scale) {
+    const int64_t queries = group.queries();
+    float max = kMinusInfinity;
+    for (int64_t n = 0; n < count; ++n)
+        max = std::max(max, part_at(memory + n * floats, queries, group.head_dim_v).max[i]);
+    const float anchor = max == kMinusInfinity ? 0 : max;
+    const auto weight_of = [&](const Part& part) {
+        return static_cast<float>(std::exp(double{positive_scale} * (double{part.max[i]} - double{anchor})));
+    };
+    float* const out = first.out + i * first.pitch;
+    if (first.sum[i] == 0) std::fill_n(out, first.pitch, 0.0f);
+    float weight = weight_of(first);
+    first.sum[i] *= weight;
+    for (int64_t n = 1; n < count; ++n) {
+        const Part part = part_at(memory + n * floats, queries, group.head_dim_v);
+        if (part.sum[i] == 0) continue;
+        const float added = weight_of(part);
+        add_scaled(out, weight, part.out + i * part.pitch, added, group.head_dim_v);
+        first.sum[i] += part.sum[i] * added;
+        weight = 1;
+    }
+    if (weight != 1) add_scaled(out, weight, out, 0, group.head_dim_v);
+    first.max[i] = max;
+}
+
+// out = out / sum, times the share that the sink leaves; a query without a key has the sum 0.
+void divide(float* out, float sum, float weight, int64_t size) {
+    const F32 d;
+    for (int64_t i = 0; i < size; i += lanes()) {
+        const VecF32 average = hn::Mul(hn::Div(hn::Load(d, out + i), hn::Set(d, sum)), hn::Set(d, weight));
+        hn::Store(sum == 0 ? hn::Zero(d) : average, d, out + i);
+    }
+}
+
+void MergeParts(const HeadGroup& group, float* memory, int64_t count) {
+    const Scaling scaling = scaling_of(group);
+    const StoreRow store = row_storer(group.dtype);
+    const int64_t queries = group.queries();
+    const int64_t floats = part_floats(queries, group.head_dim_v);
+    const Part first = part_at(memory, queries, group.head_dim_v);
+    Query query(0, group.heads);
+    for (int64_t i = 0; i < queries; ++i, query.next()) {
+        if (count > 1) merge_query(first, memory, count, floats, i, group, scaling.positive_scale);
+        double of_keys = scaling.log_sum_exp(first.max[i], first.sum[i]);
+        float weight = 1;
+        if (group.sinks != nullptr) weight = weight_against_sink(of_keys, group.sinks[query.head]);
+        float* const out = first.out + i * first.pitch;
+        divide(out, first.sum[i], weight, group.head_dim_v);
+        store(out, group.head_dim_v, advance(group.out, group.dtype, query.offset(group.out_stride)));
+        if (group.lse == nullptr) continue;
+        if (group.sinks != nullptr) of_keys = log_add_exp(of_keys, group.sinks[query.head]);
+        group.lse[query.offset(group.lse_stride)] = static_cast<float>(of_keys);
+    }
+}
+
+}  // namespace
+}  // namespace foveal::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace foveal::cpu {
+namespace {
+
+HWY_EXPORT(CountFewQueries);
+HWY_EXPORT(CountFewQueriesWorkspace);
+HWY_EXPORT(AttendFewQueries);
+HWY_EXPORT(MergeParts);
+
+constexpr int64_t kLineFloats = 16;
+int64_t whole_lines(int64_t floats) { return (floats + kLineFloats - 1) / kLineFloats * kLineFloats; }
+
+}  // namespace
+
+int64_t part_floats(int64_t queries, int64_t head_dim_v) {
+    return 2 * whole_lines(queries) + queries * whole_lines(head_dim_v);
+}
+
+Part part_at(float* memory, int64_t queries, int64_t head_dim_v) {
+    return {memory, memory + whole_lines(queries), memory + 2 * whole_lines(queries), whole_lines(head_dim_v)};
+}
+
+int64_t most_few_queries() { return HWY_DYNAMIC_DISPATCH(CountFewQueries)(); }
+
+int64_t few_queries_workspace_floats(int64_t queries, int64_t head_dim) {
+    return HWY_DYNAMIC_DISPATCH(CountFewQueriesWorkspace)(queries, head_dim);
+}
+
+void attend_few_queries(const HeadGroup& group, Range keys, const Part& part, float* workspace) {
+    HWY_DYNAMIC_DISPATCH(AttendFewQueries)(group, keys, part, workspace);
+}
+
+void merge_parts(const HeadGroup& group, float* parts, int64_t count) {
+    HWY_DYNAMIC_DISPATCH(MergeParts)(group, parts, count);
+}
+
+}  // namespace foveal::cpu
+#endif
