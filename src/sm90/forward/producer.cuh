@@ -97,7 +97,7 @@ __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const Forward
         const int32_t row = block * kTile.keys;
         // Of keys that no query of the sequence sees, P is zero, and V may be anything. The copy engine fills with
         // zeros past the tensor, but not past the sequence or what is seen of it.
-        const Range seen = seen_keys(known_band<work_traits_of(kConfig)>(work.band), work.len_q);
+        const Range seen = work.seen;
         const bool has_stray_rows =
             row < seen.begin || (row + kTile.keys > seen.end && work.first_k + seen.end < params.mapped_rows_k);
         shared.v_ring.wait_free(ring);

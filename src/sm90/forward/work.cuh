@@ -31,6 +31,7 @@ struct Work {
     int32_t len_q;
     int32_t heads_log2;
     Band band;
+    Range seen;  // keys that some query of the sequence sees
     BlockRange blocks;
 
     // Of the tile's g-th segment: the head, if there is one, and the first query; without a head, past the end.
@@ -110,6 +111,7 @@ __device__ __forceinline__ void fill(Work& work, const ForwardParams& params, Ti
     work.len_q = len_q;
     work.heads_log2 = heads_log2;
     work.band = known_band<kTraits>(band_of(params.window, len_q, len_k));
+    work.seen = seen_keys(work.band, len_q);
     work.blocks = blocks_of_rows(work.band, {work.row, min_i32(work.row + queries, len_q)}, kTraits.keys);
     // A tile whose rows see no key visits one block, all of it masked, and so writes its zeros.
     if (work.blocks.visit.size() == 0) work.blocks = {{0, 1}, {0, 0}};

@@ -19,7 +19,7 @@
 namespace foveal::sm90 {
 
 // kOnlySoftcap: of all options only this can be set. Work: what describes the operation's tile, of which `batch`,
-// `len_q` and `band` are read, where they are needed (sm90/forward/work.cuh).
+// `len_q`, `band` and `seen` are read, where they are needed (sm90/forward/work.cuh).
 template <DType kType, int32_t kKeys, bool kOnlySoftcap, class Work>
 class Scores {
     static constexpr int32_t kScores = Fragment::size(kKeys);
@@ -68,11 +68,11 @@ class Scores {
     // Rows past the sequence's end, and keys that none of its queries sees: the softmax masks them.
     __device__ __forceinline__ bool has_strays() const {
         constexpr int32_t kLast = kScores - 1;
-        Band band = work_.band;
-        if constexpr (kOnlySoftcap) band.chunk = 0;
-        const Range seen = seen_keys(band, work_.len_q);
-        return row_ + Fragment::row_offset(kLast) >= work_.len_q || first_key_ < seen.begin ||
-               first_key_ + Fragment::column_offset(kLast) >= seen.end;
+        const int32_t rows_left = work_.len_q - row_ - Fragment::row_offset(kLast),
+                      keys_before = first_key_ + 1 - work_.seen.begin,
+                      keys_left = work_.seen.end - first_key_ - Fragment::column_offset(kLast);
+        // One comparison: as three, nvcc 13.0 spills 6 bytes (d 64, softcap and log-sum-exp).
+        return min_i32(min_i32(rows_left, keys_left), keys_before) <= 0;
     }
 
     template <class T>
