@@ -6,6 +6,8 @@
 #define FOVEAL_CPU_SOFTMAX_HPP
 #endif
 
+#include <cmath>
+
 #include "cpu/exp.hpp"
 #include "cpu/scores.hpp"
 #include "cpu/simd.hpp"
@@ -108,6 +110,13 @@ HWY_NOINLINE void softmax_block(float* s, int32_t keys, float positive_scale, in
         hn::Store(sum, d, state.sum + v * n);
         hn::Store(rescale, d, state.rescale + v * n);
     }
+}
+
+// log(exp(a) + exp(b)); neither is +inf.
+inline double log_add_exp(double a, double b) {
+    const double difference = b - a;
+    if (difference > 0) return b + std::log1p(std::exp(-difference));
+    return a == kMinusInfinity ? a : a + std::log1p(std::exp(difference));
 }
 
 }  // namespace foveal::cpu::HWY_NAMESPACE

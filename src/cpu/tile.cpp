@@ -27,13 +27,6 @@ HWY_BEFORE_NAMESPACE();
 namespace foveal::cpu::HWY_NAMESPACE {
 namespace {
 
-// log(exp(a) + exp(b)); neither is +inf.
-double log_add_exp(double a, double b) {
-    const double difference = b - a;
-    if (difference > 0) return b + std::log1p(std::exp(-difference));
-    return a == kMinusInfinity ? a : a + std::log1p(std::exp(difference));
-}
-
 class Tile {
    public:
     Tile(const HeadGroup& group, float* memory)
@@ -122,7 +115,8 @@ class Tile {
         Query query(subtile.first_query, group_.heads);
         for (int64_t i = 0; i < subtile.vectors * lanes(); ++i) {
             subtile.position[i] = query.row + group_.band.off;
-            subtile.slope[i] = group_.alibi_slopes[query.head];
+            subtile.slope[i] = finite_slope(group_.alibi_slopes[query.head * group_.alibi_stride],
+                                            int64_t{group_.len_q} + group_.len_k);
             if (i + 1 < subtile.queries) query.next();
         }
     }
@@ -225,6 +219,10 @@ class Tile {
         const int64_t pitch = pitch_of(kBlockKeys);
         const int64_t count = std::min(keys, group_.len_k - first_key);
         Query query(subtile.first_query, group_.heads);
+        if (group_.shares_bias_row()) {
+            load_bias_row(query, first_key, count, shared_.rows);
+            return add_shared_bias(shared_.scores, kVectors * lanes(), keys, shared_.rows);
+        }
         for (int v = 0; v < kVectors; ++v) {
             for (int64_t lane = 0; lane < lanes(); ++lane) {
                 float* const row = shared_.rows + lane * pitch;
@@ -241,12 +239,17 @@ class Tile {
 
     void load_bias_row(const Query& query, int32_t first_key, int64_t count, float* row) const {
         if (group_.bias != nullptr) {
-            const int64_t offset = query.offset(group_.bias_stride) + first_key;
-            load_bias_row_(advance(group_.bias, group_.bias_dtype, offset), count, row);
+            const int64_t key_stride = group_.bias_stride.key;
+            const int64_t offset = query.offset(group_.bias_stride) + key_stride * first_key;
+            load_bias_row_(advance(group_.bias, group_.bias_dtype, offset), key_stride == 0 ? 1 : count, row);
+            if (key_stride == 0) std::fill_n(row, kBlockKeys, row[0]);
         } else {
             std::fill_n(row, kBlockKeys, 0.0f);
         }
-        if (group_.mask != nullptr) hide_masked(group_.mask + query.offset(group_.mask_stride) + first_key, count, row);
+        if (group_.mask == nullptr) return;
+        const uint8_t* const mask = group_.mask + query.offset(group_.mask_stride);
+        if (group_.mask_stride.key != 0) return hide_masked(mask + first_key, count, row);
+        if (*mask == 0) std::fill_n(row, kBlockKeys, kMinusInfinity);
     }
 
     template <int kVectors>
@@ -285,8 +288,8 @@ class Tile {
                            advance(group_.out, group_.dtype, query.offset(group_.out_stride)));
                 if (group_.lse != nullptr) {
                     const double of_keys = log_sum_exp(subtile, v * lanes() + lane);
-                    group_.lse[query.offset(group_.lse_stride)] = static_cast<float>(
-                        group_.sinks == nullptr ? of_keys : log_add_exp(of_keys, group_.sinks[query.head]));
+                    group_.lse[query.offset(group_.lse_stride)] =
+                        static_cast<float>(group_.sinks == nullptr ? of_keys : log_add_exp(of_keys, sink_of(query)));
                 }
             }
         }
@@ -311,19 +314,28 @@ class Tile {
         for (int64_t i = 0; i < lanes(); ++i) {
             weights[i] = 1.0f;
             if (i >= count) continue;
-            const double of_keys = log_sum_exp(subtile, first + i);
-            if (of_keys != kMinusInfinity)
-                weights[i] = static_cast<float>(1 / (1 + std::exp(group_.sinks[query.head] - of_keys)));
+            const KeySum keys = sum_of_keys(subtile, first + i);
+            if (keys.logarithm != kMinusInfinity)  // the difference first: beside large numbers the logarithm is lost
+                weights[i] = static_cast<float>(1 / (1 + std::exp(sink_of(query) - keys.top - keys.logarithm)));
             query.next();
         }
     }
 
-    // Over the keys alone.
-    double log_sum_exp(const Subtile& subtile, int64_t i) const {
+    double sink_of(const Query& query) const { return group_.sinks[query.head * group_.sinks_stride]; }
+
+    // Over the keys alone: exp(top + logarithm).
+    struct KeySum {
+        double top, logarithm;
+    };
+    KeySum sum_of_keys(const Subtile& subtile, int64_t i) const {
         const auto sum = static_cast<double>(subtile.softmax.sum[i]);
-        if (sum == 0) return kMinusInfinity;
-        return static_cast<double>(positive_scale_) * static_cast<double>(subtile.softmax.max[i]) + std::log(sum) +
-               std::numbers::ln2 * bias_log2();
+        if (sum == 0) return {0, kMinusInfinity};
+        return {static_cast<double>(positive_scale_) * static_cast<double>(subtile.softmax.max[i]),
+                std::log(sum) + std::numbers::ln2 * bias_log2()};
+    }
+    double log_sum_exp(const Subtile& subtile, int64_t i) const {
+        const KeySum keys = sum_of_keys(subtile, i);
+        return keys.top + keys.logarithm;
     }
 
     const HeadGroup& group_;

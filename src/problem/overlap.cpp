@@ -18,7 +18,7 @@ __extension__ using Wide = __int128;  // sums of two 64-bit reaches
 class StrideSums {
    public:
     void add(int64_t stride, Wide limit) {
-        if (limit <= 0) return;
+        if (limit <= 0 || stride == 0) return;
         const auto same = std::find_if(terms_.begin(), terms_.begin() + size_,
                                        [stride](const Term& term) { return term.stride == stride; });
         if (same == terms_.begin() + size_)
