@@ -23,6 +23,7 @@ PROGRAMS = {
     "first_call_captured": ["gpu_tests", "--gtest_filter=Gpu.TheFirstCallCanBeCaptured"],
     "merge_tests": ["merge_tests", "--gtest_filter=*Sm90*"],
     "candle_v3_tests": ["candle_v3_tests", "--gtest_filter=*Sm90*"],
+    "score_tests": ["score_tests", "--gtest_filter=*Sm90*"],
 }
 HEAD_DIMS = ("d64", "d128", "d192 dv128", "d256", "d512")
 OPTIONS = ("full", "causal", "causal lse", "left70 right3", "softcap30", "alibi causal", "sinks causal", "bias=bh",

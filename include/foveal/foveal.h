@@ -88,8 +88,9 @@ enum {
 #define FOVEAL_UNLIMITED (-1) /* window_left and window_right: no limit on that side */
 
 /* A strided view of the caller's memory. rank == 0 says that the tensor is absent (optional tensors only).
- * Strides are in elements. The last dimension's stride is 1; the others are positive wherever the dimension is
- * larger than 1. A tensor without elements may have data == NULL.
+ * Strides are in elements, and not followed where the dimension has size 1. The last dimension's is 1, the others are
+ * not negative. 0 says that a dimension is shared: of tensors that are read, any of those others, and also the last of
+ * bias, mask, alibi_slopes, sinks and seqused_*. A tensor without elements may have data == NULL.
  * sm90: data and every stride except the last must be multiples of 16 bytes. */
 typedef struct foveal_tensor {
     void* data;                      /* the first element, on the host or on the device; the caller's */
@@ -144,7 +145,8 @@ typedef struct foveal_forward_args {
 
     foveal_tensor alibi_slopes; /* optional f32 [h_q] or [b, h_q] */
     foveal_tensor sinks;        /* optional f32 [h_q]: a logit without a value, in natural units (not scaled) */
-    /* Optional, dense only, [b or 1, h_q or 1, s_q, s_k]; a dimension of size 1 is shared. */
+    /* Optional, dense only, of a shape that broadcasts to [b, h_q, s_q, s_k] as in NumPy: rank 1 to 4, right-aligned; a
+     * dimension of size 1, one of stride 0 and one that is missing on the left is shared. */
     foveal_tensor bias; /* q's dtype or f32; added to the score. A key whose bias is -inf is not seen */
     foveal_tensor mask; /* FOVEAL_BOOL: where it is false, the key is not seen */
 } foveal_forward_args;

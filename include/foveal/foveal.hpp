@@ -53,7 +53,7 @@ struct Tensor : foveal_tensor {
         return t;
     }
 
-    // Strides in elements, one a dimension; the last must be 1.
+    // Strides in elements, one a dimension; the last must be 1. 0 shares what is read along a dimension.
     static Tensor strided(void* data, DType dtype, std::initializer_list<int64_t> shape,
                           std::initializer_list<int64_t> strides) {
         Tensor t = with_shape(data, dtype, shape);
@@ -101,7 +101,7 @@ struct ForwardOptions {
     float softcap = 0;                              // c: scores become c * tanh(x / c); 0: none
     Tensor alibi_slopes = {};                       // f32 [h_q] or [b, h_q]
     Tensor sinks = {};                              // f32 [h_q]
-    Tensor bias = {};                               // dense: [b or 1, h_q or 1, s_q, s_k], the type of q or f32
+    Tensor bias = {};                               // dense: broadcasts to [b, h_q, s_q, s_k]; q's type or f32
     Tensor mask = {};                               // dense: DType::boolean, shaped likewise; false hides
     Backend backend = Backend::automatic;           // who computes
 };

@@ -15,8 +15,10 @@ int32_t device_of(void* stream) {
     return kNoDevice;
 }
 
-// There is no valid problem that it does not support.
-void check_supported(const ForwardProblem&) {}
+// Else the softmax scales distances from the maximum, or a cap bounds what is scaled.
+void check_supported(const ForwardProblem& p) {
+    if (p.has_alibi || p.has_bias) require_scale(p, "the cpu backend, beside alibi_slopes or bias,");
+}
 
 class CpuForwardPlan : public ForwardPlan {
    public:
@@ -32,6 +34,7 @@ class CpuForwardPlan : public ForwardPlan {
 };
 
 std::unique_ptr<ForwardPlan> plan_forward(const ForwardProblem& problem, int32_t) {
+    check_supported(problem);
     return std::make_unique<CpuForwardPlan>(problem);
 }
 

@@ -20,12 +20,17 @@ namespace foveal::cpu::HWY_NAMESPACE {
 inline void load_bias_row(const HeadGroup& group, LoadRow load, const Query& query, int32_t first_key, int64_t count,
                           float* row) {
     if (group.bias != nullptr) {
-        const int64_t offset = query.offset(group.bias_stride) + first_key;
-        load(advance(group.bias, group.bias_dtype, offset), count, row);
+        const int64_t key_stride = group.bias_stride.key;
+        const int64_t offset = query.offset(group.bias_stride) + key_stride * first_key;
+        load(advance(group.bias, group.bias_dtype, offset), key_stride == 0 ? 1 : count, row);
+        if (key_stride == 0) std::fill_n(row, kBlockKeys, row[0]);
     } else {
         std::fill_n(row, kBlockKeys, 0.0f);
     }
-    if (group.mask != nullptr) hide_masked(group.mask + query.offset(group.mask_stride) + first_key, count, row);
+    if (group.mask == nullptr) return;
+    const uint8_t* const mask = group.mask + query.offset(group.mask_stride);
+    if (group.mask_stride.key != 0) return hide_masked(mask + first_key, count, row);
+    if (*mask == 0) std::fill_n(row, kBlockKeys, kMinusInfinity);
 }
 
 }  // namespace foveal::cpu::HWY_NAMESPACE

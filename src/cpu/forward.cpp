@@ -55,8 +55,8 @@ void check_lengths(int64_t batch, const Lengths& lengths, const LengthNames& nam
     if (lengths.seqused == nullptr) return;
     for (int64_t i = 0; i < batch; ++i) {
         const int32_t length = ends != nullptr ? ends[i + 1] - ends[i] : lengths.rows;
-        if (lengths.seqused[i] < 0 || lengths.seqused[i] > length)
-            refuse(names.seqused, i, lengths.seqused[i], range(0, length));
+        const int32_t used = lengths.seqused[i * lengths.seqused_stride];
+        if (used < 0 || used > length) refuse(names.seqused, i, used, range(0, length));
     }
 }
 
@@ -96,8 +96,10 @@ void set_score_options(HeadGroup& group, const ForwardProblem& problem, const Fo
                        int64_t head_q) {
     group.softcap = problem.softcap;
     group.alibi_slopes =
-        problem.has_alibi ? pointers.alibi_slopes + batch * problem.alibi_batch_stride + head_q : nullptr;
-    group.sinks = problem.has_sinks ? pointers.sinks + head_q : nullptr;
+        problem.has_alibi ? pointers.alibi_slopes + offset_of(problem.alibi, batch, 0, head_q) : nullptr;
+    group.alibi_stride = problem.alibi.head;
+    group.sinks = problem.has_sinks ? pointers.sinks + offset_of(problem.sinks, batch, 0, head_q) : nullptr;
+    group.sinks_stride = problem.sinks.head;
     group.bias_dtype = problem.bias_dtype;
     group.bias = problem.has_bias
                      ? advance(problem.bias_dtype, pointers.bias, offset_of(problem.bias, batch, 0, head_q))

@@ -152,7 +152,7 @@ class FewQueries {
             else
                 scale_scores(s, padded, group_.scale);
             if (group_.alibi_slopes != nullptr)
-                add_alibi_to_row(s, first, count, query.row + group_.band.off, group_.alibi_slopes[query.head]);
+                add_alibi_to_row(s, first, count, query.row + group_.band.off, slope_of(query));
         }
         if (group_.bias != nullptr || group_.mask != nullptr) {
             load_bias_row(group_, load_bias_, query, first, count, bias_);
@@ -164,6 +164,11 @@ class FewQueries {
             return softmax_row(s, padded, scaling_.positive_scale, scaling_.bias_log2, round, part_.max + i,
                                part_.sum + i);
         });
+    }
+
+    float slope_of(const Query& query) const {
+        return finite_slope(group_.alibi_slopes[query.head * group_.alibi_stride],
+                            int64_t{group_.len_q} + group_.len_k);
     }
 
     template <int kQueries>
@@ -267,15 +272,16 @@ void MergeParts(const HeadGroup& group, float* memory, int64_t count) {
     Query query(0, group.heads);
     for (int64_t i = 0; i < queries; ++i, query.next()) {
         if (count > 1) merge_query(first, memory, count, floats, i, group, scaling.positive_scale);
-        double of_keys = scaling.log_sum_exp(first.max[i], first.sum[i]);
+        const KeySum keys = scaling.sum_of_keys(first.max[i], first.sum[i]);
         float weight = 1;
-        if (group.sinks != nullptr) weight = weight_against_sink(of_keys, group.sinks[query.head]);
+        if (group.sinks != nullptr) weight = weight_against_sink(keys, group.sink_of(query.head));
         float* const out = first.out + i * first.pitch;
         divide(out, first.sum[i], weight, group.head_dim_v);
         store(out, group.head_dim_v, advance(group.out, group.dtype, query.offset(group.out_stride)));
         if (group.lse == nullptr) continue;
-        if (group.sinks != nullptr) of_keys = log_add_exp(of_keys, group.sinks[query.head]);
-        group.lse[query.offset(group.lse_stride)] = static_cast<float>(of_keys);
+        double lse = keys.log_sum_exp();
+        if (group.sinks != nullptr) lse = log_add_exp(lse, group.sink_of(query.head));
+        group.lse[query.offset(group.lse_stride)] = static_cast<float>(lse);
     }
 }
 

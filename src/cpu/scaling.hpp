@@ -11,6 +11,12 @@
 
 namespace foveal::cpu {
 
+// A query's sum of exponentials over the keys alone: exp(top + logarithm). Without a key, logarithm is -inf.
+struct KeySum {
+    double top, logarithm;
+    double log_sum_exp() const { return top + logarithm; }
+};
+
 // The softmax scales by a positive number. A negative scale's sign, or zero (a mask's -inf times zero would be NaN),
 // goes to the queries instead, where it is exact.
 struct Scaling {
@@ -22,11 +28,11 @@ struct Scaling {
     // overflow.
     int bias_log2;
 
-    // Over the keys alone, of a query with this maximum and sum.
-    double log_sum_exp(float max, float sum) const {
-        if (sum == 0) return -std::numeric_limits<double>::infinity();
-        return static_cast<double>(positive_scale) * static_cast<double>(max) + std::log(static_cast<double>(sum)) +
-               std::numbers::ln2 * bias_log2;
+    // Of a query with this maximum and sum.
+    KeySum sum_of_keys(float max, float sum) const {
+        if (sum == 0) return {0, -std::numeric_limits<double>::infinity()};
+        return {static_cast<double>(positive_scale) * static_cast<double>(max),
+                std::log(static_cast<double>(sum)) + std::numbers::ln2 * bias_log2};
     }
 };
 
@@ -49,8 +55,10 @@ inline double log_add_exp(double a, double b) {
 }
 
 // The share of the denominator that is not the sink's.
-inline float weight_against_sink(double of_keys, float sink) {
-    return std::isinf(of_keys) && of_keys < 0 ? 1.0f : static_cast<float>(1 / (1 + std::exp(sink - of_keys)));
+inline float weight_against_sink(const KeySum& keys, double sink) {
+    if (std::isinf(keys.logarithm)) return 1.0f;
+    // The difference first: beside large numbers the logarithm is lost.
+    return static_cast<float>(1 / (1 + std::exp(sink - keys.top - keys.logarithm)));
 }
 
 }  // namespace foveal::cpu

@@ -37,6 +37,13 @@ inline HWY_NOINLINE void cap_scores(float* s, int64_t count, float scale, float 
     }
 }
 
+// ALiBi's slope, as large as it may be where queries and keys are no further apart than so: the distances' order is
+// kept, and no product with one of them is infinite.
+inline float finite_slope(float slope, int64_t most_distance) {
+    const float most = std::numeric_limits<float>::max() / static_cast<float>(most_distance + 1);
+    return slope > most ? most : slope < -most ? -most : slope;  // NaN stays
+}
+
 // s -= slope * |position - key|
 // s: [keys, kVectors * lanes()], first_key the number of its first; position, slope: [kVectors * lanes()]
 template <int kVectors>
@@ -105,6 +112,16 @@ inline HWY_NOINLINE void add_bias_to_row(float* s, int32_t keys, const float* bi
     const F32 d;
     for (int32_t j = 0; j < keys; j += static_cast<int32_t>(lanes()))
         hn::Store(biased(hn::Load(d, s + j), hn::Load(d, bias + j)), d, s + j);
+}
+
+// The same where all queries share the bias. s: [keys, width], width a multiple of lanes(); bias: [keys]
+inline HWY_NOINLINE void add_shared_bias(float* s, int64_t width, int32_t keys, const float* bias) {
+    const F32 d;
+    for (int32_t j = 0; j < keys; ++j, s += width) {
+        const VecF32 b = hn::Set(d, bias[j]);
+        for (int64_t i = 0; i < width; i += lanes())
+            hn::Store(bias[j] == kMinusInfinity ? b : hn::Add(hn::Load(d, s + i), b), d, s + i);
+    }
 }
 
 }  // namespace foveal::cpu::HWY_NAMESPACE

@@ -6,6 +6,8 @@
 #define FOVEAL_CPU_SOFTMAX_HPP
 #endif
 
+#include <cmath>
+
 #include "cpu/exp.hpp"
 #include "cpu/scores.hpp"
 #include "cpu/simd.hpp"

@@ -115,7 +115,8 @@ class Tile {
         Query query(subtile.first_query, group_.heads);
         for (int64_t i = 0; i < subtile.vectors * lanes(); ++i) {
             subtile.position[i] = query.row + group_.band.off;
-            subtile.slope[i] = group_.alibi_slopes[query.head];
+            subtile.slope[i] = finite_slope(group_.alibi_slopes[query.head * group_.alibi_stride],
+                                            int64_t{group_.len_q} + group_.len_k);
             if (i + 1 < subtile.queries) query.next();
         }
     }
@@ -218,6 +219,10 @@ class Tile {
         const int64_t pitch = pitch_of(kBlockKeys);
         const int64_t count = std::min(keys, group_.len_k - first_key);
         Query query(subtile.first_query, group_.heads);
+        if (group_.shares_bias_row()) {
+            load_bias_row(group_, load_bias_row_, query, first_key, count, shared_.rows);
+            return add_shared_bias(shared_.scores, kVectors * lanes(), keys, shared_.rows);
+        }
         for (int v = 0; v < kVectors; ++v) {
             for (int64_t lane = 0; lane < lanes(); ++lane) {
                 float* const row = shared_.rows + lane * pitch;
@@ -274,9 +279,9 @@ class Tile {
                 store_row_(shared_.rows + lane * pitch, group_.head_dim_v,
                            advance(group_.out, group_.dtype, query.offset(group_.out_stride)));
                 if (group_.lse != nullptr) {
-                    const double of_keys = log_sum_exp(subtile, v * lanes() + lane);
+                    const double of_keys = sum_of_keys(subtile, v * lanes() + lane).log_sum_exp();
                     group_.lse[query.offset(group_.lse_stride)] = static_cast<float>(
-                        group_.sinks == nullptr ? of_keys : log_add_exp(of_keys, group_.sinks[query.head]));
+                        group_.sinks == nullptr ? of_keys : log_add_exp(of_keys, group_.sink_of(query.head)));
                 }
             }
         }
@@ -306,14 +311,14 @@ class Tile {
         for (int64_t i = 0; i < lanes(); ++i) {
             weights[i] = 1.0f;
             if (i >= count) continue;
-            weights[i] = weight_against_sink(log_sum_exp(subtile, first + i), group_.sinks[query.head]);
+            weights[i] = weight_against_sink(sum_of_keys(subtile, first + i), group_.sink_of(query.head));
             query.next();
         }
     }
 
     // Over the keys alone.
-    double log_sum_exp(const Subtile& subtile, int64_t i) const {
-        return scaling_.log_sum_exp(subtile.softmax.max[i], subtile.softmax.sum[i]);
+    KeySum sum_of_keys(const Subtile& subtile, int64_t i) const {
+        return scaling_.sum_of_keys(subtile.softmax.max[i], subtile.softmax.sum[i]);
     }
 
     const HeadGroup& group_;

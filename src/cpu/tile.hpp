@@ -34,12 +34,21 @@ struct HeadGroup {
     float softcap;              // 0: none
     const float* alibi_slopes;  // [heads] or null
     const float* sinks;         // [heads] or null
-    const void* bias;           // [len_q, heads, len_k] or null
-    const uint8_t* mask;        // [len_q, heads, len_k] or null
+    int64_t alibi_stride, sinks_stride;
+    const void* bias;     // [len_q, heads, len_k] or null
+    const uint8_t* mask;  // [len_q, heads, len_k] or null
     DType bias_dtype;
-    Strides bias_stride, mask_stride;
+    ScoreStrides bias_stride, mask_stride;
 
     int64_t queries() const { return len_q * heads; }
+    double sink_of(int64_t head) const { return sinks[head * sinks_stride]; }
+    // Have all queries the same bias and mask?
+    bool shares_bias_row() const {
+        const auto is_shared = [this](const ScoreStrides& stride) {
+            return (stride.row == 0 || len_q <= 1) && (stride.head == 0 || heads <= 1);
+        };
+        return (bias == nullptr || is_shared(bias_stride)) && (mask == nullptr || is_shared(mask_stride));
+    }
 };
 
 // Queries that are computed together. What a query's result is, to the bit, depends on which of its sequence's queries

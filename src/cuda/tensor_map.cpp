@@ -10,12 +10,12 @@ namespace foveal::cuda {
 CUtensorMap tensor_map(DType dtype, const MappedTensor& t, MapBox map_box) {
     const cuuint64_t shape[4] = {static_cast<cuuint64_t>(t.head_dim), static_cast<cuuint64_t>(t.rows),
                                  static_cast<cuuint64_t>(t.heads), static_cast<cuuint64_t>(t.batch)};
-    // A dimension of size 1 has no stride of its own (0); any multiple of 16 will do.
-    const auto stride_bytes = [dtype](int64_t elements) {
-        return static_cast<cuuint64_t>(elements == 0 ? 16 : elements * bytes_of(dtype));
+    // A dimension of size 1 has no stride of its own: any multiple of 16 will do. 0 is a dimension that is shared.
+    const auto stride_bytes = [dtype](int64_t size, int64_t elements) {
+        return static_cast<cuuint64_t>(size <= 1 ? 16 : elements * bytes_of(dtype));
     };
-    const cuuint64_t strides[3] = {stride_bytes(t.strides.row), stride_bytes(t.strides.head),
-                                   stride_bytes(t.strides.batch)};
+    const cuuint64_t strides[3] = {stride_bytes(t.rows, t.strides.row), stride_bytes(t.heads, t.strides.head),
+                                   stride_bytes(t.batch, t.strides.batch)};
     const cuuint32_t box[4] = {static_cast<cuuint32_t>(map_box.columns), static_cast<cuuint32_t>(map_box.rows), 1, 1};
     const cuuint32_t element_strides[4] = {1, 1, 1, 1};
     // A box is 128 bytes wide. Fetching 256 at its misses, half of a row of d 128 for the box beside it, made what

@@ -35,16 +35,18 @@ void require_addressable(const Argument& a) {
     }
 }
 
-void require_strides(const Argument& a) {
+void require_strides(const Argument& a, LastStride last_stride) {
     const int last = a.tensor.rank - 1;
     for (int i = 0; i < a.tensor.rank; ++i) {
         const int64_t n = a.tensor.shape[i], stride = a.tensor.stride[i];
         if (n <= 1) continue;
-        if (i == last && stride != 1)
-            refuse(a.stride(i) + " is " + std::to_string(stride) + "; the last dimension's must be 1");
-        if (stride <= 0)
-            refuse(a.stride(i) + " is " + std::to_string(stride) + "; it must be positive where " + a.dim(i) + " is " +
-                   std::to_string(n));
+        const bool may_be_shared = last_stride == LastStride::one_or_shared;
+        if (i == last && stride != 1 && !(stride == 0 && may_be_shared))
+            refuse(a.stride(i) + " is " + std::to_string(stride) + "; the last dimension's must be 1" +
+                   (may_be_shared ? ", or 0 where one element stands for all" : ""));
+        if (stride < 0)
+            refuse(a.stride(i) + " is " + std::to_string(stride) + "; it must not be negative where " + a.dim(i) +
+                   " is " + std::to_string(n));
     }
 }
 
@@ -87,9 +89,9 @@ void require_no_overlap(const Argument& a) {
     }
 }
 
-void check_strided(const Argument& a) {
+void check_strided(const Argument& a, LastStride last_stride) {
     require_shape(a);
-    require_strides(a);
+    require_strides(a, last_stride);
     require_addressable(a);
 }
 

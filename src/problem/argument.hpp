@@ -33,8 +33,10 @@ void require_dtype(const Argument& a, DType dtype, const char* why);
 void require_dim(const Argument& a, int i, int64_t expected, const char* same_as);
 // A tensor that is written must not lie on itself.
 void require_no_overlap(const Argument& a);
-// Lengths, strides, and that 64 bits reach every byte.
-void check_strided(const Argument& a);
+// Lengths, strides, and that 64 bits reach every byte. Strides are not negative, and 0 where neighbours are the same
+// element: of what is written require_no_overlap() refuses that.
+enum class LastStride { one, one_or_shared };
+void check_strided(const Argument& a, LastStride last_stride = LastStride::one);
 
 // null if absent; else present where elements are, and aligned to the element.
 const void* data_of(const Argument& a);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <sstream>
 #include <utility>
 
 #include "problem/argument.hpp"
@@ -10,11 +11,11 @@
 namespace foveal {
 namespace {
 
-void check_lengths_vector(const Argument& a, int64_t entries, const char* meaning) {
+void check_lengths_vector(const Argument& a, int64_t entries, const char* meaning, LastStride last_stride) {
     require_rank(a, 1, "a vector of lengths");
     require_dtype(a, DType::i32, a.name);
     require_dim(a, 0, entries, meaning);
-    check_strided(a);
+    check_strided(a, last_stride);
 }
 
 void check_row_count(const std::string& name, int64_t n) {
@@ -67,19 +68,30 @@ void check_head_values(const Argument& a, const foveal_forward_args& args, int64
     require_dtype(a, DType::f32, a.name);
     if (a.tensor.rank == 2) require_dim(a, 0, batch, "the batch size");
     require_dim(a, a.tensor.rank - 1, heads_q, "the number of q heads");
-    check_strided(a);
+    check_strided(a, LastStride::one_or_shared);
 }
 
-// A value for each score: [b or 1, h_q or 1, s_q, s_k].
+// A value for each score, of a shape that broadcasts to theirs: [b or 1, h_q or 1, s_q or 1, s_k or 1], the first of
+// which may be missing.
 void check_score_matrix(const Argument& a, const foveal_forward_args& args, bool varlen) {
     if (!a.present()) return;
-    if (varlen) refuse(a.text() + " is present; it needs the dense form, and cu_seqlens are present");
-    require_rank(a, 4, "a value for each score");
-    if (a.tensor.shape[0] != 1) require_dim(a, 0, args.q.shape[0], "q.shape[0] (or 1)");
-    if (a.tensor.shape[1] != 1) require_dim(a, 1, args.q.shape[2], "q.shape[2] (or 1)");
-    require_dim(a, 2, args.q.shape[1], "q.shape[1]");
-    require_dim(a, 3, args.k.shape[1], "k.shape[1]");
-    check_strided(a);
+    if (varlen)
+        refuse(a.text() +
+               " is present; it needs the dense form, and cu_seqlens are present (pad the sequences to [b, s, h, d], "
+               "with seqused_q and seqused_k for their lengths, and " +
+               a.text() + " to [b, h_q, s_q, s_k]; or call for each sequence)");
+    const struct {
+        int64_t size;
+        const char* or_one;
+    } scores[] = {{args.q.shape[0], "q.shape[0] (or 1)"},
+                  {args.q.shape[2], "q.shape[2] (or 1)"},
+                  {args.q.shape[1], "q.shape[1] (or 1)"},
+                  {args.k.shape[1], "k.shape[1] (or 1)"}};
+    for (int i = 0; i < a.tensor.rank; ++i) {
+        const auto& dimension = scores[FOVEAL_MAX_RANK - a.tensor.rank + i];
+        if (a.tensor.shape[i] != 1) require_dim(a, i, dimension.size, dimension.or_one);
+    }
+    check_strided(a, LastStride::one_or_shared);
 }
 
 void check_score_options(const foveal_forward_args& args, bool varlen, int64_t batch) {
@@ -94,12 +106,14 @@ void check_score_options(const foveal_forward_args& args, bool varlen, int64_t b
 
 void check_lengths(const foveal_forward_args& args, bool varlen, int64_t batch) {
     if (varlen) {
-        check_lengths_vector({"cu_seqlens_q", args.cu_seqlens_q}, args.cu_seqlens_k.shape[0], "cu_seqlens_k.shape[0]");
-        check_lengths_vector({"cu_seqlens_k", args.cu_seqlens_k}, args.cu_seqlens_q.shape[0], "cu_seqlens_q.shape[0]");
+        check_lengths_vector({"cu_seqlens_q", args.cu_seqlens_q}, args.cu_seqlens_k.shape[0], "cu_seqlens_k.shape[0]",
+                             LastStride::one);
+        check_lengths_vector({"cu_seqlens_k", args.cu_seqlens_k}, args.cu_seqlens_q.shape[0], "cu_seqlens_q.shape[0]",
+                             LastStride::one);
         if (batch < 0) refuse("cu_seqlens_q.shape[0] is 0; it has b + 1 entries");
     }
     for (const Argument& a : {Argument{"seqused_q", args.seqused_q}, Argument{"seqused_k", args.seqused_k}})
-        if (a.present()) check_lengths_vector(a, batch, "the batch size");
+        if (a.present()) check_lengths_vector(a, batch, "the batch size", LastStride::one_or_shared);
     if (batch > kMaxSequenceLength)
         refuse("the batch has " + std::to_string(batch) + " sequences; at most " + std::to_string(kMaxSequenceLength) +
                " are supported");
@@ -171,8 +185,9 @@ void take_options(const foveal_forward_args& args, ForwardProblem& p) {
     p.chunk = args.chunk;
     p.softcap = args.softcap;
     p.has_alibi = args.alibi_slopes.rank != 0;
-    if (args.alibi_slopes.rank == 2) p.alibi_batch_stride = stride_or_zero(args.alibi_slopes, 0);
+    if (p.has_alibi) p.alibi = head_strides_of(args.alibi_slopes);
     p.has_sinks = args.sinks.rank != 0;
+    if (p.has_sinks) p.sinks = head_strides_of(args.sinks);
     p.has_bias = args.bias.rank != 0;
     if (p.has_bias) p.bias_dtype = dtype_of(args.bias), p.bias = score_strides_of(args.bias);
     p.has_mask = args.mask.rank != 0;
@@ -193,6 +208,14 @@ void check_overlaps(const foveal_forward_args& args) {
 
 }  // namespace
 
+void require_scale(const ForwardProblem& p, const char* by_whom) {
+    constexpr float kLargest = 0x1p100F;
+    if (std::abs(p.scale) <= kLargest) return;
+    std::ostringstream text;
+    text << "scale is " << p.scale << "; " << by_whom << " supports up to 2^100 (" << kLargest << ")";
+    throw Error(FOVEAL_UNSUPPORTED, text.str());
+}
+
 ForwardProblem validate(const foveal_forward_args& args) {
     require_known_ranks(args);
     check_options(args);
@@ -207,6 +230,8 @@ ForwardProblem validate(const foveal_forward_args& args) {
     p.varlen = varlen;
     p.has_seqused_q = args.seqused_q.rank != 0;
     p.has_seqused_k = args.seqused_k.rank != 0;
+    if (p.has_seqused_q) p.seqused_q_stride = static_cast<int32_t>(unit_stride_of(args.seqused_q));
+    if (p.has_seqused_k) p.seqused_k_stride = static_cast<int32_t>(unit_stride_of(args.seqused_k));
     p.wants_lse = args.lse.rank != 0;
     p.batch = varlen ? std::max<int64_t>(args.cu_seqlens_q.shape[0], 0) - 1 : args.q.shape[0];
     check_lengths(args, varlen, p.batch);

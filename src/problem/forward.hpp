@@ -24,8 +24,8 @@ struct ForwardPointers {
     const int32_t* seqused_k = nullptr;     // [b]
     const float* alibi_slopes = nullptr;    // [h_q] or [b, h_q]
     const float* sinks = nullptr;           // [h_q]
-    const void* bias = nullptr;             // [b|1, h_q|1, s_q, s_k]
-    const uint8_t* mask = nullptr;          // [b|1, h_q|1, s_q, s_k]
+    const void* bias = nullptr;             // [b|1, h_q|1, s_q|1, s_k|1]
+    const uint8_t* mask = nullptr;          // [b|1, h_q|1, s_q|1, s_k|1]
 };
 
 struct ForwardProblem {
@@ -33,6 +33,8 @@ struct ForwardProblem {
     bool varlen = false;
     bool has_seqused_q = false;
     bool has_seqused_k = false;
+    int32_t seqused_q_stride = 1;  // 0: one length for all sequences
+    int32_t seqused_k_stride = 1;
     bool wants_lse = false;
 
     int64_t batch = 0;
@@ -53,13 +55,13 @@ struct ForwardProblem {
 
     float softcap = 0;  // 0: none
     bool has_alibi = false;
-    int64_t alibi_batch_stride = 0;  // of [b, h_q] slopes; [h_q]: 0
     bool has_sinks = false;
+    Strides alibi, sinks;  // head: 1, or 0 where all share one
     bool has_bias = false;
     DType bias_dtype = DType::f32;
-    Strides bias;  // 0 where a dimension is shared
+    ScoreStrides bias;
     bool has_mask = false;
-    Strides mask;
+    ScoreStrides mask;
 
     bool operator==(const ForwardProblem&) const = default;
 
@@ -77,12 +79,16 @@ struct ForwardProblem {
     int64_t total_rows_q() const { return varlen ? rows_q : batch * rows_q; }
 
     Lengths lengths_q(const ForwardPointers& at) const {
-        return {static_cast<int32_t>(rows_q), at.cu_seqlens_q, at.seqused_q};
+        return {static_cast<int32_t>(rows_q), at.cu_seqlens_q, at.seqused_q, seqused_q_stride};
     }
     Lengths lengths_k(const ForwardPointers& at) const {
-        return {static_cast<int32_t>(rows_k), at.cu_seqlens_k, at.seqused_k};
+        return {static_cast<int32_t>(rows_k), at.cu_seqlens_k, at.seqused_k, seqused_k_stride};
     }
 };
+
+// What a backend asks where it multiplies q.k by the scale in f32: with a larger one, products of ordinary size would
+// be past the end of it. Throws Error(UNSUPPORTED).
+void require_scale(const ForwardProblem& problem, const char* by_whom);
 
 // Shapes, strides, dtypes and options, independent of any backend. Throws Error(INVALID_ARGUMENT) naming the argument.
 ForwardProblem validate(const foveal_forward_args& args);

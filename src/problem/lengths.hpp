@@ -16,9 +16,10 @@ struct SequenceRows {
 
 // Of all sequences, along q or along k.
 struct Lengths {
-    int32_t rows;               // dense: of every sequence; varlen: of all of them together
-    const int32_t* cu_seqlens;  // [b + 1]; null: dense
-    const int32_t* seqused;     // [b]; null: all rows of a sequence take part
+    int32_t rows;                // dense: of every sequence; varlen: of all of them together
+    const int32_t* cu_seqlens;   // [b + 1]; null: dense
+    const int32_t* seqused;      // [b]; null: all rows of a sequence take part
+    int32_t seqused_stride = 1;  // 0: one length for all
 
     FOVEAL_HOST_DEVICE SequenceRows of(int32_t sequence) const {
         return cu_seqlens != nullptr ? of_varlen(sequence) : of_dense(sequence);
@@ -33,7 +34,7 @@ struct Lengths {
 
    private:
     FOVEAL_HOST_DEVICE int32_t used(int32_t sequence, int32_t length) const {
-        return seqused != nullptr ? min_i32(seqused[sequence], length) : length;
+        return seqused != nullptr ? min_i32(seqused[sequence * seqused_stride], length) : length;
     }
 };
 

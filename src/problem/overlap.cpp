@@ -18,7 +18,7 @@ __extension__ using Wide = __int128;  // sums of two 64-bit reaches
 class StrideSums {
    public:
     void add(int64_t stride, Wide limit) {
-        if (limit <= 0) return;
+        if (limit <= 0 || stride == 0) return;
         const auto end = terms_.begin() + size_;
         const auto at = std::lower_bound(terms_.begin(), end, stride,
                                          [](const Term& term, int64_t other) { return term.stride < other; });

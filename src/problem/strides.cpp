@@ -24,9 +24,17 @@ Strides lse_strides_of(const foveal_tensor& t) {
     return {t.rank == 3 ? stride_or_zero(t, 0) : 0, 1, stride_or_zero(t, head)};
 }
 
-Strides score_strides_of(const foveal_tensor& t) {
+int64_t unit_stride_of(const foveal_tensor& t) { return t.shape[t.rank - 1] > 1 ? t.stride[t.rank - 1] : 1; }
+
+Strides head_strides_of(const foveal_tensor& t) {
     if (!has_elements(t)) return {};
-    return {stride_or_zero(t, 0), stride_or_zero(t, 2), stride_or_zero(t, 1)};
+    return {t.rank == 2 ? stride_or_zero(t, 0) : 0, 0, unit_stride_of(t)};
+}
+
+ScoreStrides score_strides_of(const foveal_tensor& t) {
+    if (!has_elements(t)) return {};
+    const auto from_the_end = [&](int n) { return n < t.rank ? stride_or_zero(t, t.rank - 1 - n) : 0; };
+    return {{from_the_end(3), from_the_end(1), from_the_end(2)}, from_the_end(0)};
 }
 
 }  // namespace foveal

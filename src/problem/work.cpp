@@ -13,11 +13,17 @@ double visible_pairs(Window window, const SequenceLengths& lengths) {
     return pairs;
 }
 
-// Of a bias or a mask, each visible element is read once, also where several heads or sequences share it.
-double matrix_bytes(const ForwardProblem& p, const Strides& strides, DType dtype, double pairs) {
-    const bool by_sequence = strides.batch != 0 || p.batch <= 1, by_head = strides.head != 0;
-    return pairs / static_cast<double>(by_sequence ? 1 : p.batch) * static_cast<double>(by_head ? p.heads_q : 1) *
-           static_cast<double>(bytes_of(dtype));
+// Of a bias or a mask, each visible element is read once, also where several scores share it.
+double matrix_bytes(const ForwardProblem& p, const ScoreStrides& strides, DType dtype, double pairs, double rows_q,
+                    double rows_k) {
+    const bool by_sequence = strides.batch != 0 || p.batch <= 1, by_head = strides.head != 0,
+               by_query = strides.row != 0 || p.rows_q <= 1, by_key = strides.key != 0 || p.rows_k <= 1;
+    const double of_all_sequences = by_query && by_key ? pairs
+                                    : by_key           ? rows_k
+                                    : by_query         ? rows_q
+                                                       : static_cast<double>(p.batch);
+    return of_all_sequences / static_cast<double>(by_sequence ? 1 : p.batch) *
+           static_cast<double>(by_head ? p.heads_q : 1) * static_cast<double>(bytes_of(dtype));
 }
 
 UsefulWork work_of(const ForwardProblem& p, double pairs, double rows_q, double rows_k) {
@@ -26,8 +32,8 @@ UsefulWork work_of(const ForwardProblem& p, double pairs, double rows_q, double 
     UsefulWork work{pairs, 2 * channels * pairs * heads_q, 0};
     work.bytes = channels * (rows_q * heads_q + rows_k * heads_k) * static_cast<double>(bytes_of(p.dtype));
     if (p.wants_lse) work.bytes += rows_q * heads_q * static_cast<double>(sizeof(float));
-    if (p.has_bias) work.bytes += matrix_bytes(p, p.bias, p.bias_dtype, pairs);
-    if (p.has_mask) work.bytes += matrix_bytes(p, p.mask, DType::boolean, pairs);
+    if (p.has_bias) work.bytes += matrix_bytes(p, p.bias, p.bias_dtype, pairs, rows_q, rows_k);
+    if (p.has_mask) work.bytes += matrix_bytes(p, p.mask, DType::boolean, pairs, rows_q, rows_k);
     return work;
 }
 

@@ -28,15 +28,17 @@ TEST(Plan, OnlyOptionsPayForOptions) {
     expect_plan("s512 h2 d128 bf16 alibi lse", "with score options and log-sum-exp");
     expect_plan("s512 h2 d128 bf16 bias=bh causal", "d_v up to 128, with a bias\n");
     expect_plan("s512 h2 d128 f16 bias=11 sinks lse", "d_v up to 128, with a bias and log-sum-exp");
-    expect_plan("sq512 sk513 h2 d128 bf16 bias=bh", "d_v up to 128, with score options\n");  // rows of 1026 bytes
+    expect_plan("sq512 sk513 h2 d128 bf16 bias=bh", "d_v up to 128, with a bias\n");  // rows of 1026 bytes
+    expect_plan("s512 h2 d128 bf16 bias=b11k", "d_v up to 128, with a bias\n");
+    expect_plan("s512 h2 d128 bf16 softcap65", "d_v up to 128, with score options\n");
+    expect_plan("s512 h2 d128 bf16 softcap64", "d_v up to 128, with softcap\n");
     // Where there is no kernel of its own, one that can do more.
     expect_plan("s512 h2 d192 dv128 bf16 lse", "d up to 192, d_v up to 128, with score options and log-sum-exp");
     expect_plan("s512 h2 d256 bf16 softcap30", "d up to 256, d_v up to 256, with softcap and log-sum-exp");
     expect_plan("s512 h2 d192 dv128 bf16 softcap30", "d_v up to 128, with score options and log-sum-exp");
     expect_plan("s512 h2 d256 bf16 alibi", "d up to 256, d_v up to 256, with score options and log-sum-exp");
     expect_plan("s512 h2 d64 bf16 bias=1h", "d up to 64, d_v up to 64, with a bias\n");
-    expect_plan("s512 h2 d64 bf16 bias=1h", "not aligned to 16 bytes: 128 rows x 128 keys, with score options\n");
-    expect_plan("s512 h2 d256 f16 bias=1h", "16 bytes: 128 rows x 64 keys, with score options and log-sum-exp\n");
+    expect_plan("s512 h2 d64 bf16 bias=1h", "tile       128 rows");
     expect_plan("s512 h2 d512 bf16 bias=1h", "d up to 512, d_v up to 512, with score options and log-sum-exp");
 }
 

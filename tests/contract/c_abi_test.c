@@ -157,8 +157,12 @@ static void test_shapes(void) {
 
 static void test_strides(void) {
     foveal_forward_args args;
-    args = dense(), args.k.stride[1] = 0;
-    expect_invalid("stride 0", &args, "k.stride[1];0");
+    args = dense(), args.k.stride[1] = -1;
+    expect_invalid("a negative stride", &args, "k.stride[1];-1");
+    args = dense(), args.out.stride[1] = 0;
+    expect_invalid("stride 0 of what is written", &args, "out.stride[1];0");
+    args = dense(), args.k.stride[3] = 0;
+    expect_invalid("stride 0 between channels", &args, "k.stride[3];0");
     args = dense(), args.q.stride[0] = -96;
     expect_invalid("negative stride", &args, "q.stride[0];-96");
     args = dense(), args.v.stride[3] = 2;

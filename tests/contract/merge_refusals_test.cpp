@@ -59,7 +59,8 @@ TEST(CpuMergeRefuses, ShapesAndTypes) {
 }
 
 TEST(CpuMergeRefuses, StridesAndOverlaps) {
-    expect_refused("stride 0", {"outs[1].stride[1]", "0"}, [](Args&, auto* outs, auto*) { outs[1].stride[1] = 0; });
+    expect_refused("stride -1", {"outs[1].stride[1]", "-1"}, [](Args&, auto* outs, auto*) { outs[1].stride[1] = -1; });
+    expect_refused("stride 0", {"out.stride[1]", "0"}, [](Args& args, auto*, auto*) { args.out.stride[1] = 0; });
     expect_refused("last stride", {"out.stride[3]", "2"}, [](Args& args, auto*, auto*) { args.out.stride[3] = 2; });
     expect_refused("lse stride", {"lses[0].stride[2]", "2"}, [](Args&, auto*, auto* l) { l[0].stride[2] = 2; });
     expect_refused("beyond 64 bits", {"outs[0]", "beyond"},

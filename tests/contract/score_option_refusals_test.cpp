@@ -68,11 +68,11 @@ TEST(ScoreOptions_1_9, BiasAndMask) {
     expect_refusals({
         {"a bias of integers", [](auto& a) { a.bias.dtype = FOVEAL_I32; }, {"bias.dtype", "i32", "f32"}},
         {"a bias in f16 beside bf16", [](auto& a) { a.bias.dtype = FOVEAL_F16; }, {"bias.dtype", "f16", "bf16"}},
-        {"a bias of rank 3", [](auto& a) { a.bias.rank = 3; }, {"bias.rank", "3", "4"}},
+        {"a bias of rank 3", [](auto& a) { a.bias.rank = 3; }, {"bias.shape[0]", "2", "q.shape[2] (or 1)", "4"}},
+        {"a bias of rank 5", [](auto& a) { a.bias.rank = 5; }, {"bias.rank", "5"}},
         {"a bias of 3 sequences", [](auto& a) { a.bias.shape[0] = 3; }, {"bias.shape[0]", "3", "2"}},
         {"a bias of 2 heads", [](auto& a) { a.bias.shape[1] = 2; }, {"bias.shape[1]", "2", "4"}},
         {"a bias of 8 rows", [](auto& a) { a.bias.shape[2] = 8; }, {"bias.shape[2]", "8", "7"}},
-        {"a bias of 1 row", [](auto& a) { a.bias.shape[2] = 1; }, {"bias.shape[2]", "1", "7"}},
         {"a bias of 8 keys", [](auto& a) { a.bias.shape[3] = 8; }, {"bias.shape[3]", "8", "9"}},
         {"a bias with gaps", [](auto& a) { a.bias.stride[3] = 2; }, {"bias.stride[3]", "2"}},
         {"a bias of backward rows", [](auto& a) { a.bias.stride[2] = -9; }, {"bias.stride[2]", "-9"}},
@@ -82,7 +82,7 @@ TEST(ScoreOptions_1_9, BiasAndMask) {
          {"bias.data", "aligned", "2"}},
         {"a mask of floats", [](auto& a) { a.mask.dtype = FOVEAL_F32; }, {"mask.dtype", "f32", "bool"}},
         {"a mask of 3 heads", [](auto& a) { a.mask.shape[1] = 3; }, {"mask.shape[1]", "3", "4"}},
-        {"a mask of 1 key", [](auto& a) { a.mask.shape[3] = 1; }, {"mask.shape[3]", "1", "9"}},
+        {"a mask of 2 keys", [](auto& a) { a.mask.shape[3] = 2; }, {"mask.shape[3]", "2", "9"}},
         {"a mask with gaps", [](auto& a) { a.mask.stride[3] = 2; }, {"mask.stride[3]", "2"}},
         {"a mask at NULL", [](auto& a) { a.mask.data = nullptr; }, {"mask.data", "NULL"}},
     });
@@ -95,6 +95,7 @@ TEST(ScoreOptions_1_9, BiasAndMaskNeedTheDenseForm) {
     args.bias = dense->args().bias;
     EXPECT_EQ(foveal_supports(&args), FOVEAL_INVALID_ARGUMENT);
     EXPECT_NE(std::string(foveal_last_error()).find("bias is present"), std::string::npos) << foveal_last_error();
+    EXPECT_NE(std::string(foveal_last_error()).find("seqused_k"), std::string::npos) << foveal_last_error();
     args = data->args();
     args.mask = dense->args().mask;
     EXPECT_EQ(foveal_supports(&args), FOVEAL_INVALID_ARGUMENT);

@@ -30,6 +30,8 @@ TEST(Lengths, UsedLengthsShortenASequenceAndNeverLengthenIt) {
     EXPECT_EQ(varlen.of(0).length, 3);
     EXPECT_EQ(varlen.of(1).first, 5);
     EXPECT_EQ(varlen.of(1).length, 7);
+    const Lengths one_for_all{7, nullptr, seqused, 0};
+    EXPECT_EQ(one_for_all.of(1).length, 3);
 }
 
 }  // namespace

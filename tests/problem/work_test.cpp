@@ -56,12 +56,16 @@ TEST(UsefulWork, OptionalTensorsCountWhereTheyAreThere) {
     p.wants_lse = false;
     p.has_bias = true;
     p.bias_dtype = DType::f32;
-    p.bias = {0, 20, 200};  // of each head, shared by the sequences
+    p.bias = {{0, 20, 200}, 1};  // of each head, shared by the sequences
     EXPECT_EQ(useful_work_of_dense(p).bytes, plain + 4.0 * 10 * 20 * 6);
     p.has_bias = false;
     p.has_mask = true;
-    p.mask = {200, 20, 0};  // of each sequence, shared by the heads
+    p.mask = {{200, 20, 0}, 1};  // of each sequence, shared by the heads
     EXPECT_EQ(useful_work_of_dense(p).bytes, plain + 1.0 * 2 * 10 * 20);
+    p.mask = {{20, 0, 0}, 1};  // of padding: by the queries too
+    EXPECT_EQ(useful_work_of_dense(p).bytes, plain + 1.0 * 2 * 20);
+    p.mask = {{0, 1, 0}, 0};
+    EXPECT_EQ(useful_work_of_dense(p).bytes, plain + 1.0 * 10);
 }
 
 }  // namespace

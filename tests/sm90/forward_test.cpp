@@ -50,25 +50,6 @@ TEST_F(Gpu, ScoreMatricesInGroupsAndNot) {
                 expect_right(shape + type + matrices);
 }
 
-// A bias alone has kernels of its own, if it is aligned to 16 bytes; else the general ones take it, as they do beside a
-// mask.
-TEST_F(Gpu, ABiasThatIsNotAligned) {
-    for (const std::string shape :
-         {"b2 sq70 sk200 hq4 hk2 d128 bf16", "b2 sq300 sk512 h3 d64 f16", "b3 sq9 sk1000 hq8 hk1 d256 bf16"}) {
-        const auto masked = on_gpu(shape + " lse bias=bh mask=11"), moved = on_gpu(shape + " lse bias=bh");
-        const foveal_tensor &mask = masked->args().mask, &bias = moved->args().bias;
-        require_cuda(cudaMemset(mask.data, 1, static_cast<size_t>(mask.shape[2] * mask.stride[2])), "cudaMemset");
-        run(*masked);
-        const auto bytes = static_cast<size_t>(bias.shape[0] * bias.stride[0] * 2);
-        const DeviceBuffer copy(bytes + 2);
-        foveal_forward_args args = moved->args();
-        args.bias.data = copy.as<std::byte>() + 2;
-        require_cuda(cudaMemcpy(args.bias.data, bias.data, bytes, cudaMemcpyDeviceToDevice), "cudaMemcpy");
-        ASSERT_EQ(foveal_forward(&args, nullptr), FOVEAL_OK) << foveal_last_error();
-        EXPECT_EQ(outputs(*moved), outputs(*masked)) << shape;
-    }
-}
-
 std::string repeated(const std::string& lengths, int times) {
     std::string text = lengths;
     for (int i = 1; i < times; ++i) text += "," + lengths;

@@ -23,7 +23,7 @@ ForwardProblem problem() {
 
 TEST(PreparedForward, HoldsAllThatFollowsFromTheProblem) {
     const Sm90ForwardPlan plan(problem(), -1, {});
-    const ForwardParams& params = plan.kernel_for({}).params;
+    const ForwardParams& params = plan.kernel().params;
     EXPECT_EQ(params.rows_q, 512);
     EXPECT_EQ(params.out_row_stride, 8 * 128);
     EXPECT_FLOAT_EQ(params.scale_log2, static_cast<float>(0.5 * kLog2E));
@@ -37,35 +37,58 @@ TEST(PreparedForward, HoldsAllThatFollowsFromTheProblem) {
 TEST(PreparedForward, NothingIsLaunchedWhereThereIsNothingToCompute) {
     ForwardProblem empty = problem();
     empty.rows_q = 0;
-    EXPECT_EQ(Sm90ForwardPlan(empty, -1, {}).kernel_for({}).schedule.grid, 0);
-    EXPECT_GT(Sm90ForwardPlan(problem(), -1, {}).kernel_for({}).schedule.grid, 0);
+    EXPECT_EQ(Sm90ForwardPlan(empty, -1, {}).kernel().schedule.grid, 0);
+    EXPECT_GT(Sm90ForwardPlan(problem(), -1, {}).kernel().schedule.grid, 0);
 }
 
-TEST(PreparedForward, ABiasThatIsNotAlignedTakesAnotherKernel) {
+// Bits follow from the kernel: so a bias has one, wherever its elements lie.
+TEST(PreparedForward, ABiasTakesOneKernelWhateverItsStrides) {
     ForwardProblem p = problem();
     p.has_bias = true;
     p.bias_dtype = DType::bf16;
-    p.bias = {0, 512, 512 * 512};
-    const Sm90ForwardPlan plan(p, -1, {});
-    alignas(16) static const char memory[32] = {};
-    ForwardPointers aligned, unaligned;
-    aligned.bias = memory;
-    unaligned.bias = memory + 2;
-    EXPECT_TRUE(is_bias(plan.kernel_for(aligned).schedule.choice.variant));
-    EXPECT_EQ(plan.kernel_for(unaligned).schedule.choice.variant, ForwardVariant::options);
+    const struct {
+        ScoreStrides strides;
+        bool in_vectors;
+    } kinds[] = {{{{0, 512, 512 * 512}, 1}, true},
+                 {{{512, 0, 0}, 1}, true},
+                 {{{0, 513, 0}, 1}, false},
+                 {{{0, 0, 4}, 1}, false},
+                 {{{0, 512, 0}, 0}, false}};
+    for (const auto& kind : kinds) {
+        p.bias = kind.strides;
+        const Sm90ForwardPlan plan(p, -1, {});
+        EXPECT_TRUE(is_bias(plan.kernel().schedule.choice.variant));
+        EXPECT_EQ(plan.kernel().params.scores.bias.in_vectors, kind.in_vectors);
+        EXPECT_EQ(plan.kernel().params.scores.bias.key_stride, kind.strides.key);
+    }
+}
+
+// Slopes, sinks and lengths that are one for all are known to the kernels with options alone.
+TEST(PreparedForward, OneValueForAllTakesAKernelThatKnowsOfIt) {
+    const auto variant_of = [](auto set) {
+        ForwardProblem p = problem();
+        set(p);
+        return Sm90ForwardPlan(p, -1, {}).kernel().schedule.choice.variant;
+    };
+    EXPECT_EQ(variant_of([](auto& p) { p.has_sinks = true, p.sinks.head = 1; }), ForwardVariant::plain);
+    EXPECT_EQ(variant_of([](auto& p) { p.has_sinks = true, p.sinks.head = 0; }), ForwardVariant::options);
+    EXPECT_EQ(variant_of([](auto& p) { p.has_seqused_k = true; }), ForwardVariant::plain);
+    EXPECT_EQ(variant_of([](auto& p) { p.has_seqused_k = true, p.seqused_k_stride = 0; }), ForwardVariant::options);
+    EXPECT_EQ(variant_of([](auto& p) { p.softcap = 50; }), ForwardVariant::softcap);
+    EXPECT_EQ(variant_of([](auto& p) { p.softcap = 1e4; }), ForwardVariant::options);
 }
 
 TEST(PreparedForward, TheGridIsThatOfTheDevice) {
     cuda::DeviceTraits small;
     small.sms = 7;
-    EXPECT_EQ(Sm90ForwardPlan(problem(), -1, small).kernel_for({}).schedule.grid, 7);
+    EXPECT_EQ(Sm90ForwardPlan(problem(), -1, small).kernel().schedule.grid, 7);
 }
 
 TEST(PreparedForward, SlowDramGetsSeveralCtasAnSmWhereTilesAreShortAndMany) {
     cuda::DeviceTraits h100;
     h100.dram_bytes_per_second = 3.35e12;
     const auto grid_of = [](const ForwardProblem& p, const cuda::DeviceTraits& traits) {
-        return Sm90ForwardPlan(p, -1, traits).kernel_for({}).schedule.grid;
+        return Sm90ForwardPlan(p, -1, traits).kernel().schedule.grid;
     };
     ForwardProblem p = problem();
     p.batch = 512;

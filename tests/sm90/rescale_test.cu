@@ -72,7 +72,7 @@ unsigned long long run_counted(const CaseData& data) {
     const foveal::ForwardProblem problem = foveal::validate(data.args());
     const foveal::ForwardPointers pointers = foveal::pointers_of(data.args());
     const sm90::Sm90ForwardPlan plan(problem, kDevice, sm90::traits_of(kDevice));
-    const sm90::PreparedForward& kernel = plan.kernel_for(pointers);
+    const sm90::PreparedForward& kernel = plan.kernel();
     const CUfunction function = function_of(problem.dtype, kernel);
     if (function == nullptr) return ~0ull;
     sm90::enqueue_forward(function, problem, kernel, pointers, nullptr);

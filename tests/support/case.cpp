@@ -27,7 +27,8 @@ foveal::ForwardProblem problem_of(const Case& c) {
     p.alignment = c.top_left ? FOVEAL_TOP_LEFT : FOVEAL_BOTTOM_RIGHT;
     p.chunk = c.chunk;
     const auto strides = [](const ScoreMatrix& matrix) {
-        return foveal::Strides{matrix.by_sequence ? 1 : 0, 1, matrix.by_head ? 1 : 0};
+        return foveal::ScoreStrides{{matrix.by_sequence ? 1 : 0, matrix.by_query ? 1 : 0, matrix.by_head ? 1 : 0},
+                                    matrix.by_key ? 1 : 0};
     };
     p.has_bias = c.bias.has_value();
     if (c.bias) p.bias_dtype = static_cast<foveal::DType>(c.bias_dtype()), p.bias = strides(*c.bias);

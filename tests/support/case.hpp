@@ -15,6 +15,7 @@
 //   sinks | sinks5               sink logits [h_q]: normal around 0 | around 5                       none
 //   bias=bh | bias_f32=1h        additive bias [b or 1, h_q or 1, s_q, s_k], normal; in q's type or  none
 //                                in f32; a 1 in place of b or h: shared by all sequences or heads
+//   bias=bh1k | bias=11q1        the same, a 1 in place of q or k: shared by all queries or keys
 //   bias_inf                     some keys, and all keys of some queries, have the bias -inf
 //   mask=b1                      boolean mask, shaped likewise; some queries see nothing             none
 //   lse                          the log-sum-exp is asked for
@@ -63,6 +64,8 @@ struct SinkKey {
 struct ScoreMatrix {
     bool by_sequence = false;
     bool by_head = false;
+    bool by_query = true;
+    bool by_key = true;
 
     bool operator==(const ScoreMatrix&) const = default;
 };

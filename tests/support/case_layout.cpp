@@ -83,8 +83,8 @@ TensorLayout lay_out_scores(const Case& c, const ScoreMatrix& matrix, foveal_dty
     return lay_out(dtype,
                    {{0, matrix.by_sequence ? c.batch : 1, pad},
                     {1, matrix.by_head ? c.heads_q : 1, pad},
-                    {2, c.rows_q, pad * 3},
-                    {3, c.rows_k, pad * (c.rows_k % 2 == 0 ? 5 : 4)}},
+                    {2, matrix.by_query ? c.rows_q : 1, pad * 3},
+                    {3, matrix.by_key ? c.rows_k : 1, pad * (c.rows_k % 2 == 0 ? 5 : 4)}},
                    false);
 }
 
@@ -186,6 +186,10 @@ int64_t channels_of(const Case& c, TensorId id) {
 
 int64_t stride_along(const foveal_tensor& view, int dimension) {
     return dimension >= 0 && view.shape[dimension] > 1 ? view.stride[dimension] : 0;
+}
+
+int64_t channel_stride(const foveal_tensor& view, TensorId id) {
+    return id == TensorId::kBias || id == TensorId::kMask ? stride_along(view, 3) : 1;
 }
 
 TensorLayout layout_of(const Case& c, TensorId id) {

@@ -42,16 +42,22 @@ SinkKey parse_sink_key(std::string_view token, std::string_view rest) {
     return sink;
 }
 
-// "=bh", "=1h", "=b1" or "=11".
+// "=bh", "=1h", "=b1" or "=11", and what is shared of queries and keys: "=bh1k", "=b1q1", "=1111".
 ScoreMatrix parse_score_matrix(std::string_view token, std::string_view rest) {
-    const bool known =
-        rest.size() == 3 && rest[0] == '=' && (rest[1] == 'b' || rest[1] == '1') && (rest[2] == 'h' || rest[2] == '1');
-    if (!known) fail_token(token, "expected =bh, =1h, =b1 or =11: which of its dimensions are not shared");
-    return {rest[1] == 'b', rest[2] == 'h'};
+    constexpr std::string_view kNames = "=bhqk";
+    bool known = rest.size() == 3 || rest.size() == kNames.size();
+    for (size_t i = 0; known && i < rest.size(); ++i) known = rest[i] == kNames[i] || (i > 0 && rest[i] == '1');
+    if (!known)
+        fail_token(token,
+                   "expected =bh or =bhqk, with a 1 in place of each dimension that is shared, as in =b1 or =b11k");
+    const bool whole = rest.size() == 3;
+    return {rest[1] == 'b', rest[2] == 'h', whole || rest[3] == 'q', whole || rest[4] == 'k'};
 }
 
 std::string score_matrix_text(const ScoreMatrix& matrix) {
-    return std::string("=") + (matrix.by_sequence ? 'b' : '1') + (matrix.by_head ? 'h' : '1');
+    std::string text = std::string("=") + (matrix.by_sequence ? 'b' : '1') + (matrix.by_head ? 'h' : '1');
+    if (!matrix.by_query || !matrix.by_key) text += {matrix.by_query ? 'q' : '1', matrix.by_key ? 'k' : '1'};
+    return text;
 }
 
 const char* position_name(SinkKey::Position position) {

@@ -19,8 +19,11 @@ Axes axes_of(const Case& c, TensorId id);
 int64_t channels_of(const Case& c, TensorId id);
 // The distance between neighbours along a dimension; 0 along one of size 1, which all share, and where there is none.
 int64_t stride_along(const foveal_tensor& view, int dimension);
+// Between neighbouring channels: 1, or 0 of a bias or a mask that all keys share.
+int64_t channel_stride(const foveal_tensor& view, TensorId id);
 
-// Queries and keys that bias and mask have values for; beyond lies poison. `of` counts their first dimension.
+// Queries and keys that bias and mask have values for, 1 where all share it; beyond lies poison. `of` counts their
+// first dimension.
 struct ScoreExtent {
     int64_t queries, keys;
 };

@@ -69,9 +69,17 @@ Values values_of(bool gpu) {
     values[kAlibi] = {"", "alibi", "alibi_b"};
     // Sinks that outweigh the keys leave a few rows to decide the error norm, which is chance then.
     values[kSinks] = {"", "sinks", "sinks1"};
-    values[kBias] = {
-        "", "bias=bh", "bias=b1", "bias=1h", "bias_f32=11", "bias_f32=bh", "bias=11 bias_inf", "bias_f32=bh bias_inf"};
-    values[kMask] = {"", "mask=bh", "mask=b1", "mask=1h", "mask=11"};
+    values[kBias] = {"",
+                     "bias=bh",
+                     "bias=b1",
+                     "bias=1h",
+                     "bias_f32=11",
+                     "bias_f32=bh",
+                     "bias=11 bias_inf",
+                     "bias_f32=bh bias_inf",
+                     "bias=b11k",
+                     "bias_f32=1hq1"};
+    values[kMask] = {"", "mask=bh", "mask=b1", "mask=1h", "mask=11", "mask=b11k", "mask=11q1"};
     values[kLse] = {"", "lse"};
     values[kMemory] = {"", "pad", "bhsd", "pad bhsd", "qkv", "qkv pad"};
     for (const Lengths& lengths : kAllLengths)

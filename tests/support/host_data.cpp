@@ -192,11 +192,13 @@ float v_limit_of(const Case& c) {
 }  // namespace
 
 ScoreExtent score_extent(const Case& c, const ScoreMatrix& matrix, int64_t of) {
-    if (matrix.by_sequence) return {c.used_q(of), c.used_k(of)};
     ScoreExtent extent{0, 0};
     for (int64_t i = 0; i < c.batch; ++i) {
+        if (matrix.by_sequence && i != of) continue;
         extent = {std::max(extent.queries, c.used_q(i)), std::max(extent.keys, c.used_k(i))};
     }
+    if (!matrix.by_query) extent.queries = std::min<int64_t>(extent.queries, 1);
+    if (!matrix.by_key) extent.keys = std::min<int64_t>(extent.keys, 1);
     return extent;
 }
 
@@ -230,9 +232,10 @@ void read_host(const Case& c, const TensorLayout& layout, TensorId id, const std
                int64_t head, int64_t first, int64_t count, float* to) {
     const int64_t channels = channels_of(c, id);
     const int64_t begin = element_index(c, layout, id, sequence, head, first);
-    const int64_t stride = row_stride(c, layout, id);
+    const int64_t stride = row_stride(c, layout, id), to_next = channel_stride(layout.view, id);
     for (int64_t row = 0; row < count; ++row) {
-        for (int64_t i = 0; i < channels; ++i) *to++ = load(buffer, layout.view.dtype, begin + row * stride + i);
+        for (int64_t i = 0; i < channels; ++i)
+            *to++ = load(buffer, layout.view.dtype, begin + row * stride + i * to_next);
     }
 }
 

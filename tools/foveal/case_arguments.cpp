@@ -15,6 +15,7 @@ const char* const kCaseHelp =
     "                              attention chunks; options of the scores\n"
     "  bias=bh | bias_f32=1h [bias_inf]  mask=b1\n"
     "                              bias and boolean mask; a 1: shared by all sequences or heads\n"
+    "                              (or queries or keys: mask=b11k)\n"
     "  varlen qlens=3,0 klens=5,2  packed sequences of these lengths\n"
     "  used_q=2,0 used_k=4,1       only so many rows of each sequence take part\n"
     "  lse  scale0.1  seed7        ask for the log-sum-exp; factor on q.k; of the random inputs\n"

@@ -35,7 +35,9 @@ Json alibi_json(Alibi alibi) {
 // "bh", "1h", "b1" or "11", as in the text.
 Json matrix_json(const std::optional<ScoreMatrix>& matrix) {
     if (!matrix) return {};
-    return std::string(matrix->by_sequence ? "b" : "1") + (matrix->by_head ? "h" : "1");
+    std::string text = std::string(matrix->by_sequence ? "b" : "1") + (matrix->by_head ? "h" : "1");
+    if (!matrix->by_query || !matrix->by_key) text += {matrix->by_query ? 'q' : '1', matrix->by_key ? 'k' : '1'};
+    return text;
 }
 
 Json sink_keys_json(const std::vector<SinkKey>& keys) {

@@ -42,11 +42,6 @@ foveal_alignment alignment_of(nb::handle align) {
     refuse("align is " + quoted(align) + "; known are \"bottom_right\" and \"top_left\"");
 }
 
-// A dimension that a framework has expanded (stride 0) is one that is shared: size 1 to the C ABI.
-void fold_expanded(foveal_tensor& view, int dim, int64_t expanded_size) {
-    if (view.rank == FOVEAL_MAX_RANK && view.shape[dim] == expanded_size && view.stride[dim] == 0) view.shape[dim] = 1;
-}
-
 void shape_view(foveal_tensor& view, foveal_dtype dtype, std::initializer_list<int64_t> shape) {
     view = {};
     view.dtype = dtype;
@@ -115,10 +110,6 @@ ForwardArguments::ForwardArguments(nb::handle q, nb::handle k, nb::handle v, nb:
     add(args_.sinks, sinks_, options.sinks, "sinks");
     add(args_.bias, bias_, options.bias, "bias");
     add(args_.mask, mask_, options.mask, "mask");
-    for (foveal_tensor* const scores : {&args_.bias, &args_.mask}) {
-        fold_expanded(*scores, 0, args_.q.shape[0]);
-        fold_expanded(*scores, 1, args_.q.shape[2]);
-    }
     set_numbers(options);
 }
 

@@ -20,7 +20,7 @@ and its bias is not -inf. A sink adds exp(sinks[h]) to the denominator alone (ar
 
 Args:
     q: [b, s_q, h_q, d], bfloat16, float16 or float32, of PyTorch, NumPy, CuPy, JAX or another library with DLPack.
-        Used where it lies, never copied; the last stride is 1.
+        Used where it lies, never copied; the last stride is 1. All inputs may be expanded (stride 0).
     k: [b, s_k, h_k, d], q's dtype; h_q is a multiple of h_k.
     v: [b, s_k, h_k, d_v], q's dtype.
     scale: factor on the dot products; None: 1/sqrt(d).
@@ -31,8 +31,9 @@ Args:
     chunk: positions are cut into chunks of this many, and a query sees keys of its own only; 0: none.
     alibi_slopes: float32 [h_q] or [b, h_q].
     sinks: float32 [h_q], logits in natural units, not scaled.
-    bias: [b or 1, h_q or 1, s_q, s_k], q's dtype or float32.
-    mask: bool [b or 1, h_q or 1, s_q, s_k]; where it is False, the key is not seen.
+    bias: q's dtype or float32, of a shape that broadcasts to [b, h_q, s_q, s_k] as in NumPy: dimensions of size 1 are
+        shared, and those that are missing on the left.
+    mask: bool, of such a shape; where it is False, the key is not seen. [b, 1, 1, s_k] says which keys are padding.
     seqused_q, seqused_k: int32 [b]; only so many rows of each sequence take part. The others of q give out = 0 and
         lse = -inf where foveal allocates the result, and are left as they are in the caller's out.
     return_lse: return (out, lse).

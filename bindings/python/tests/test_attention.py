@@ -122,6 +122,21 @@ def test_torch_result_is_its_own_memory():
     assert foveal.attention(torch.nn.Parameter(q, requires_grad=False), k, v).shape == q.shape
 
 
+SHARED = [(2, 1, 1, 49), (1, 1, 33, 1), (4, 1, 1), (33, 49), (1, 49), (49,), (1,), (2, 1, 1, 1)]
+
+
+@pytest.mark.parametrize("shape", SHARED, ids=str)
+def test_masks_and_biases_broadcast_as_in_numpy(shape):
+    q, k, v = inputs()
+    rng = np.random.default_rng(2)
+    for name, values in {"mask": rng.random(shape) < 0.7, "bias": rng.standard_normal(shape, np.float32)}.items():
+        whole = np.broadcast_to(values, (2, 4, 33, 49))
+        out = foveal.attention(q, k, v, **{name: values})
+        oracle.assert_close(out, q, k, v, np.float32, **{name: whole})
+        expanded = np.lib.stride_tricks.as_strided(values, whole.shape, whole.strides)
+        assert (foveal.attention(q, k, v, **{name: expanded}) == out).all()
+
+
 def test_expanded_mask_is_shared():
     torch = pytest.importorskip("torch", reason="SKIPPED: no PyTorch")
     arrays = inputs()

@@ -38,8 +38,8 @@ class Consumer : public Walk<Consumer<kConfig>, kConfig.tile> {
     using Base::works_;
     using QK = ScoreProduct<kConfig.dtype, kTile.keys, kTile.head_dim>;
     using PV = OutputProduct<kConfig.dtype, kTile.keys, kTile.accumulators(), kTile.sums_in_product>;
-    using RowSoftmax =
-        Softmax<kConfig.dtype, kTile.keys, kTile.out_columns(), kTile.sums_in_product, kConfig.has_lse()>;
+    using RowSoftmax = Softmax<kConfig.dtype, kTile.keys, kTile.out_columns(), kTile.sums_in_product, kConfig.has_lse(),
+                               kConfig.has_wide_scores()>;
     using ScoreOf = Scores<kConfig.dtype, kTile.keys, kConfig.has_softcap(), Work>;
     static constexpr WorkTraits kTraits = work_traits_of(kConfig);
     static constexpr int32_t kKsteps = PV::kSteps;
@@ -198,7 +198,8 @@ class Consumer : public Walk<Consumer<kConfig>, kConfig.tile> {
     // A bias alone waits in this warp's staging rows when the scores come: from the tile's i-th block on its way ...
     __device__ __forceinline__ void fetch_bias(const BlockRange& blocks, int32_t i);
     // ... and now there: s = factor * s + (bias_factor * bias + constants of the rows).
-    __device__ __forceinline__ void add_bias(float factor, float bias_factor, const float (&constants)[2]);
+    __device__ __forceinline__ void add_bias(float factor, float bias_factor, const float (&constants)[2],
+                                             WideElements wide);
     __device__ __forceinline__ StagedElements<kTile.keys> staged_bias() const {
         static_assert(!kConfig.has_bias() || kTile.staging_bytes() >= kWarpgroupRows * kTile.keys * 2);
         return {shared_.out[warpgroup_], warp_, ptx::lane_id()};
@@ -280,9 +281,9 @@ class Consumer : public Walk<Consumer<kConfig>, kConfig.tile> {
     // Factors that turn O into the output; writes the log-sum-exp.
     __device__ __forceinline__ RowScale finish_rows(const RowTotals& totals, int32_t slot) {
         const float sink = rows_in(slot).sink;
-        constexpr auto kToBase2 = static_cast<float>(kLog2E);
+        const float sink_log2 = kConfig.has_wide_scores() ? to_base_2(sink) : sink * static_cast<float>(kLog2E);
         const RowScale scale{
-            {softmax_.normaliser(totals, o_, 0, sink * kToBase2), softmax_.normaliser(totals, o_, 1, sink * kToBase2)}};
+            {softmax_.normaliser(totals, o_, 0, sink_log2), softmax_.normaliser(totals, o_, 1, sink_log2)}};
         if constexpr (kConfig.has_lse()) {
             // Of warpgroups that share rows, one writes.
             if (params_.lse != nullptr && (!kTile.shares_rows || warpgroup_ == 0)) {

@@ -10,13 +10,18 @@ namespace foveal::sm90 {
 
 template <ForwardConfig kConfig>
 __device__ __forceinline__ void Consumer<kConfig>::take_exponents(const BlockRange& blocks, int32_t i) {
+    if constexpr (kConfig.has_wide_scores()) softmax_.restarts = 0;
     if (shift_by_distances(blocks, i)) return;
-    if (kConfig.has_bias() && blocks.unmasked.contains(block_of(blocks, i))) {
-        add_bias(params_.scale_log2, scale_log2(), softmax_.minus_reference);
-    } else {
-        modify_scores(blocks, i);
-        softmax_.shift(s_);
+    if (kConfig.has_bias() && blocks.unmasked.contains(block_of(blocks, i)) && !softmax_.is_low()) {
+        add_bias(params_.scale_log2, scale_log2(), softmax_.minus_reference, kBase2Elements);
+        return;
     }
+    modify_scores(blocks, i);
+    if (kConfig.has_wide_scores() &&
+        (softmax_.far(scale_log2()) || (params_.scores.may_be_wide && softmax_.is_wide(s_))))
+        softmax_.shift_wide(s_, scale_log2());
+    else
+        softmax_.shift(s_);
 }
 
 template <ForwardConfig kConfig>
@@ -25,17 +30,18 @@ __device__ __forceinline__ bool Consumer<kConfig>::modify_scores(const BlockRang
     const int32_t first_key = this->first_key(blocks, i), lane = ptx::lane_id();
     bool exactly = false;
     if constexpr (kConfig.has_bias())
-        add_bias(params_.scores.scale, 1.0f, {0.0f, 0.0f});
+        add_bias(params_.scores.scale, 1.0f, {0.0f, 0.0f}, kNaturalElements);
     else if constexpr (kConfig.modifies_scores())
         exactly = ScoreOf(params_.scores, work, rows(), first_key, lane).apply(s_);
     if (!blocks.unmasked.contains(block_of(blocks, i))) {
         softmax_.mask(s_, known_band<kTraits>(work.band), rows().query + Fragment::first_row(lane), first_key, lane);
         // Far tiles pass here for every block, and tiles with rows that see none of the first for the second, so
         // that the others need not ask.
-        if (i != blocks.visit.begin && softmax_.far(scale_log2()))
-            softmax_.scale_scores(s_, scale_log2());
-        else if (i == blocks.visit.begin + 1)
+        if (i != blocks.visit.begin && softmax_.far(scale_log2())) {
+            if constexpr (!kConfig.has_wide_scores()) softmax_.scale_scores(s_, scale_log2());
+        } else if (i == blocks.visit.begin + 1) {
             softmax_.start_unseen(s_);
+        }
     }
     return exactly;
 }
@@ -45,6 +51,7 @@ __device__ __forceinline__ bool Consumer<kConfig>::shift_by_distances(const Bloc
     if constexpr (!kConfig.has_options()) return false;
     const int32_t block = block_of(blocks, i);
     if (!params_.scores.only_alibi || !blocks.unmasked.contains(block)) return false;
+    if (!(fabsf(rows().slope) <= kLargestLinearSlope)) return false;
     const Work& work = shared_.work[works_.slot];
     const int32_t first = rows().query + work.band.off - block * kTile.keys;
     const bool before = first >= kTile.keys - 1, after = first + kWarpRows - 1 <= 0;
@@ -63,19 +70,19 @@ __device__ __forceinline__ void Consumer<kConfig>::fetch_bias(const BlockRange& 
         const ScoreMatrix& bias = params_.scores.bias;
         const int32_t row = rows().query, column = first_key(blocks, i);
         const auto* from = static_cast<const uint16_t*>(bias.data) + work.batch * bias.batch_stride +
-                           rows().head * bias.head_stride + row * bias.row_stride + column;
+                           rows().head * bias.head_stride + row * bias.row_stride + column * bias.key_stride;
         wait_staging();
-        staged_bias().fetch(from, bias.row_stride, work.len_q - row, work.band.len_k - column);
+        staged_bias().fetch(from, bias, work.len_q - row, work.band.len_k - column);
     }
 }
 
 template <ForwardConfig kConfig>
 __device__ __forceinline__ void Consumer<kConfig>::add_bias(float factor, float bias_factor,
-                                                            const float (&constants)[2]) {
+                                                            const float (&constants)[2], WideElements wide) {
     if constexpr (kConfig.has_bias()) {
         ptx::wait_for_copies();
         __syncwarp();
-        add_staged_bias<kConfig.dtype>(s_, staged_bias(), factor, bias_factor, constants);
+        add_staged_bias<kConfig.dtype>(s_, staged_bias(), factor, bias_factor, constants, wide);
     }
 }
 

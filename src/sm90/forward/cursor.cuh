@@ -36,11 +36,11 @@ class WorkCursor {
             const TilePlace place = tile_place(params_.order, t);
             work.batch = place.unit / params_.by_heads_k;
             work.sequence = work.batch;
-            const int32_t len_q = lengths_q(params_).of_dense(work.batch).length;
+            const int32_t len_q = lengths_q<kTraits>(params_).of_dense(work.batch).length;
             if (place.row_block * (kRows >> params_.heads_log2) >= len_q) continue;  // seqused_q ends before this tile
             work.head_k = place.unit - work.batch * params_.heads_k;
             fill<kTraits>(work, params_, place, params_.heads_log2, len_q,
-                          lengths_k(params_).of_dense(work.batch).length);
+                          lengths_k<kTraits>(params_).of_dense(work.batch).length);
             return work;
         }
     }
@@ -92,7 +92,7 @@ __device__ __forceinline__ void produce_work(Shared<kConfig>& shared, const Forw
         more = work.computed != 0;
         const int32_t g = ptx::lane_id();  // sees to the tile's g-th 16 rows
         const bool has_rows = more && g < kTile.segments();
-        const Segment rows = has_rows ? segment_of(params, work, g) : Segment{};
+        const Segment rows = has_rows ? segment_of<kTraits>(params, work, g) : Segment{};
         shared.work_ring.wait_free(ring);
         if (ptx::elect_sync()) {
             shared.work[ring.slot] = work;

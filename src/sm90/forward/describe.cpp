@@ -18,11 +18,6 @@ void describe_kernel(std::ostream& out, const ForwardProblem& p, const PreparedF
         << " keys, " << tile.stages << " stages; limited by " << kernel.entry().limited_by << '\n';
 }
 
-void describe_unaligned(std::ostream& out, const PreparedForward& kernel) {
-    out << "           if bias.data is not aligned to 16 bytes: " << kernel.tile().rows() << " rows x "
-        << kernel.tile().keys << " keys, " << name_of(kernel.schedule.choice.variant) << '\n';
-}
-
 void describe_resources(std::ostream& out, const ForwardProblem& p, const PreparedForward& kernel, int32_t sms) {
     const ForwardSchedule& schedule = kernel.schedule;
     const ForwardTile& tile = kernel.tile();
@@ -79,7 +74,6 @@ std::string Sm90ForwardPlan::describe() const {
     std::ostringstream out;
     out << foveal::describe(problem());
     describe_kernel(out, problem(), kernel_);
-    if (unaligned_bias_) describe_unaligned(out, *unaligned_bias_);
     describe_resources(out, problem(), kernel_, traits_.sms);
     describe_order(out, problem(), kernel_.schedule);
     out << "workspace  " << workspace_bytes() << " bytes\n";

@@ -65,8 +65,12 @@ int32_t ctas_of_sm(const ForwardProblem& p, const cuda::DeviceTraits& traits, co
     return dram_binds ? 3 : 1;
 }
 
-ScoreMatrix score_matrix(const Strides& strides, DType dtype, int64_t columns) {
-    return {nullptr, strides.batch, strides.row, strides.head,
+ScoreMatrix score_matrix(const ScoreStrides& strides, DType dtype, int64_t columns) {
+    return {nullptr,
+            strides.batch,
+            strides.row,
+            strides.head,
+            static_cast<int32_t>(strides.key),
             has_whole_vectors(strides, columns, static_cast<size_t>(bytes_of(dtype)))};
 }
 
@@ -75,16 +79,25 @@ ScoreOptions score_options_of(const ForwardProblem& p) {
     options.scale = p.scale;
     if (p.softcap > 0) {
         options.softcap = p.softcap;
-        options.cap_argument = static_cast<float>(static_cast<double>(p.scale) / p.softcap);
+        // Its products with other finite numbers are none that would be NaN.
+        constexpr double kLargestArgument = 1e38;
+        const double argument = static_cast<double>(p.scale) / p.softcap;
+        options.cap_argument = static_cast<float>(std::clamp(argument, -kLargestArgument, kLargestArgument));
         options.cap = softcap_polynomial(p.scale, p.softcap);
+        if (p.softcap > kLargestFastSoftcap) options.inverse_softcap = 1 / p.softcap;
     }
-    options.alibi_batch_stride = p.alibi_batch_stride;
+    options.alibi_batch_stride = p.alibi.batch;
     options.only_alibi = p.has_alibi && p.softcap <= 0 && !p.has_bias && !p.has_mask;
     // Under ALiBi the nearest keys weigh most: a row that meets them first rarely outgrows its reference.
     options.last_keys_first = p.has_alibi && p.window().right < kUnlimitedWidth;
     options.bias = score_matrix(p.bias, p.bias_dtype, p.rows_k);
     options.bias_is_f32 = p.bias_dtype == DType::f32;
     options.mask = score_matrix(p.mask, DType::boolean, p.rows_k);
+    options.may_be_wide = p.has_bias || p.has_alibi || p.softcap > 0x1p100F;
+    options.alibi_head_stride = static_cast<int32_t>(p.alibi.head);
+    options.sinks_head_stride = static_cast<int32_t>(p.sinks.head);
+    options.seqused_q_stride = p.seqused_q_stride;
+    options.seqused_k_stride = p.seqused_k_stride;
     return options;
 }
 
@@ -107,11 +120,6 @@ PreparedForward prepared(const ForwardProblem& p, ForwardChoice choice, const cu
     const ForwardSchedule schedule = schedule_of(p, choice, traits);
     if (schedule.grid == 0) return {schedule, {}};  // an order without tiles has no divisors
     return {schedule, params_of(p, schedule)};
-}
-
-std::optional<PreparedForward> prepared_for_unaligned_bias(const ForwardProblem& p, const cuda::DeviceTraits& traits) {
-    if (!is_bias(choice_of(p).variant)) return {};
-    return prepared(p, choice_for_unaligned_bias(p), traits);
 }
 
 }  // namespace
@@ -166,19 +174,11 @@ ForwardParams params_of(const ForwardProblem& p, const ForwardSchedule& schedule
 Sm90ForwardPlan::Sm90ForwardPlan(const ForwardProblem& problem, int32_t device, const cuda::DeviceTraits& traits)
     : ForwardPlan(problem, FOVEAL_BACKEND_SM90, device),
       traits_(traits),
-      kernel_(prepared(problem, choice_of(problem), traits)),
-      unaligned_bias_(prepared_for_unaligned_bias(problem, traits)) {}
-
-const PreparedForward& Sm90ForwardPlan::kernel_for(const ForwardPointers& pointers) const {
-    constexpr uintptr_t kBiasVectorBytes = 16;
-    const bool unaligned = reinterpret_cast<uintptr_t>(pointers.bias) % kBiasVectorBytes != 0;
-    return unaligned_bias_ && unaligned ? *unaligned_bias_ : kernel_;
-}
+      kernel_(prepared(problem, choice_of(problem), traits)) {}
 
 void Sm90ForwardPlan::launch(const ForwardPointers& pointers, void* stream) const {
     check_pointers(pointers);
-    const PreparedForward& kernel = kernel_for(pointers);
-    if (kernel.schedule.grid > 0) launch_forward(problem(), kernel, device(), pointers, stream);
+    if (kernel_.schedule.grid > 0) launch_forward(problem(), kernel_, device(), pointers, stream);
 }
 
 std::unique_ptr<ForwardPlan> plan_forward(const ForwardProblem& problem, int32_t device) {

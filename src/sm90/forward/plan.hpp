@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 
 #include "backend/plan.hpp"
@@ -51,15 +50,11 @@ class Sm90ForwardPlan final : public ForwardPlan {
     void launch(const ForwardPointers& pointers, void* stream) const override;
 
     const cuda::DeviceTraits& traits() const { return traits_; }
-    // The kernel for data that lie there.
-    const PreparedForward& kernel_for(const ForwardPointers& pointers) const;
+    const PreparedForward& kernel() const { return kernel_; }
 
    private:
     const cuda::DeviceTraits traits_;
     const PreparedForward kernel_;
-    // In place of `kernel_` where that copies a bias (scores/staged_bias.cuh) and bias.data is not aligned to 16 bytes,
-    // which only the launch knows.
-    const std::optional<PreparedForward> unaligned_bias_;
 };
 
 // device -1: a generic H200.

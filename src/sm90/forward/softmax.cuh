@@ -18,6 +18,7 @@
 
 #include "sm90/forward/softmax_range.hpp"
 #include "sm90/ptx/warp.cuh"
+#include "sm90/scores/base_2.hpp"
 #include "sm90/scores/mask.hpp"
 #include "sm90/tile/format.cuh"
 #include "sm90/tile/fragment.hpp"
@@ -33,8 +34,8 @@ struct RowTotals {
 };
 
 // The two rows of one thread (tile/fragment.hpp); arrays over r are indexed by row. kKeys: keys a block. kOutColumns:
-// columns of the output, beside which the product may sum P.
-template <DType kType, int32_t kKeys, int32_t kOutColumns, bool kSumsInProduct, bool kLse>
+// columns of the output, beside which the product may sum P. kWide: options may put a score anywhere in fp32's range.
+template <DType kType, int32_t kKeys, int32_t kOutColumns, bool kSumsInProduct, bool kLse, bool kWide>
 struct Softmax {
     using Format = sm90::Format<kType>;
     using Range = SoftmaxRange<kType>;
@@ -46,6 +47,7 @@ struct Softmax {
     // them, without kShift, which would be lost in it; and they are scaled before it is subtracted, since an fma would
     // leave the rounding of the reference as an exponent.
     static constexpr float kFar = 0x1p22f;
+    static constexpr float kRise = 0x1p10f;  // beyond it 2^-x is 0, and x still as exact as an exponent has to be
     static constexpr uint32_t kMinusZeroBits = 0x80000000;
     // What is added to a pair of P, so that the carry sets the sign of one that is beyond its limit (kMargin); or, for
     // a thread with a row that has seen no key yet, of any P (kSigns).
@@ -57,6 +59,7 @@ struct Softmax {
     float sum[2];        // where the threads sum: of the rounded P in this thread's columns
     float exact_sum[2];  // only if kLse: of the unrounded P in this thread's columns
     float scale;         // what shift() multiplies by; 1 where a row of the warp is far
+    uint32_t restarts;   // only if kWide, of one block: bit r where row r begins anew with it (shift_wide())
 
     // Scores of keys that a row does not see become -inf.
     static __device__ __forceinline__ void mask(float (&s)[kScores], Band band, int32_t row, int32_t first_key,
@@ -78,7 +81,7 @@ struct Softmax {
         margin = kMargin;
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
-            const float top = row_max(thread_max(s, r)) * scale_log2;
+            const float top = scaled(row_max(thread_max(s, r)), scale_log2);
             const bool unseen = top == -INFINITY, is_far = fabsf(top) > kFar && !unseen;
             minus_reference[r] = unseen ? -0.0f : never_minus_zero(-top - (is_far ? 0.0f : Range::kShift));
             limit[r] = unseen ? -1.0f : is_far ? Range::kFarSumLimit : Range::kSumLimit;
@@ -109,7 +112,39 @@ struct Softmax {
     __device__ __forceinline__ bool far(float scale_log2) const { return scale != scale_log2; }
     static __device__ __forceinline__ void scale_scores(float (&s)[kScores], float scale_log2) {
 #pragma unroll
-        for (int32_t i = 0; i < kScores; ++i) s[i] = __fmul_rn(s[i], scale_log2);
+        for (int32_t i = 0; i < kScores; ++i) s[i] = scaled(s[i], scale_log2);
+    }
+
+    // shift() where a row of the warp is far or is_wide(). A row whose scores rise from far below to here begins anew:
+    // what it has seen counts nothing beside them; and added to such a reference, they would all be the same number.
+    // (A mask of finite numbers, such as -1e9, that hides the first blocks.)
+    __device__ __forceinline__ void shift_wide(float (&s)[kScores], float scale_log2) {
+        scale_scores(s, scale_log2);
+#pragma unroll
+        for (int32_t r = 0; r < 2; ++r) {
+            const float top = row_max(thread_max(s, r));
+            if (is_unseen(r) || !(top + minus_reference[r] > kRise)) continue;
+            const bool is_far = fabsf(top) > kFar;
+            minus_reference[r] = never_minus_zero(-top - (is_far ? 0.0f : Range::kShift));
+            limit[r] = is_far ? Range::kFarSumLimit : Range::kSumLimit;
+            restarts |= 1u << r;
+        }
+#pragma unroll
+        for (int32_t i = 0; i < kScores; ++i) s[i] += minus_reference[Fragment::row(i)];
+    }
+
+    // Does a row of the warp rise far above its reference here, or might an exponent be lost to one that has seen no
+    // key? Not where the warp is far.
+    __device__ __forceinline__ bool is_wide(const float (&s)[kScores]) const {
+        bool wide = false;
+#pragma unroll
+        for (int32_t r = 0; r < 2; ++r)
+            wide |= is_unseen(r) || fmaf(thread_max(s, r), scale, minus_reference[r]) > kRise;
+        return __any_sync(~0u, wide);
+    }
+    // Might one rise so?
+    __device__ __forceinline__ bool is_low() const {
+        return __any_sync(~0u, fmaxf(minus_reference[0], minus_reference[1]) > kRise);
     }
 
     // Scores to exponents, in place.
@@ -191,6 +226,7 @@ struct Softmax {
     // Adds the block's P to the sums; true if a row of this thread has left its range. o: P V of the blocks before.
     // 16-bit numbers that are not negative are in the order of their bits.
     __device__ __forceinline__ bool add(const uint32_t (&p)[kKsteps][4], const float (&o)[kOut]) {
+        const bool restarted = kWide && restarts != 0;
         if constexpr (kSumsInProduct) {
             uint32_t largest = p[0][0];
 #pragma unroll
@@ -198,11 +234,11 @@ struct Softmax {
                 largest = __vimax3_u16x2(largest, p[c][1], p[c][2]);
                 largest = __vimax3_u16x2(largest, p[c][3], p[min_i32(c + 1, kKsteps - 1)][0]);
             }
-            return ((largest + margin) & kSigns) != 0 ||
+            return restarted || ((largest + margin) & kSigns) != 0 ||
                    (Range::kLimitsWholeRow &&
                     (product_sum(o, 0) > Range::kSumLimit || product_sum(o, 1) > Range::kSumLimit));
         }
-        bool out_of_range = false;
+        bool out_of_range = restarted;
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
             const float block = block_sum(p, r);
@@ -235,6 +271,7 @@ struct Softmax {
             const bool moves = needed && distance > -INFINITY && (unseen || distance > 0);
             const float step = moves ? distance : 0.0f;
             factor[r] = moves && !unseen ? ptx::ex2(-step) : 1.0f;
+            if (kWide && (restarts >> r & 1) != 0) factor[r] = 0.0f;
             minus_reference[r] = (moves ? 0.0f : -0.0f) + minus_reference[r] - step;  // -0 + x is x, 0 + -0 is 0
             if (moves) limit[r] = is_far ? Range::kFarSumLimit : Range::kSumLimit;
             still_unseen |= unseen && !moves;
@@ -267,12 +304,17 @@ struct Softmax {
     // Natural logarithm of the row's sum of exponentials, the sink's (natural units, -inf: none) included; -inf for a
     // row that saw no key.
     static __device__ __forceinline__ float log_sum_exp(const RowTotals& row, int32_t r, float sink) {
-        const float keys = kLn2 * (__log2f(row_sum(row.exact_sum[r])) - row.minus_reference[r]);
+        const float keys_log2 = __log2f(row_sum(row.exact_sum[r])) - row.minus_reference[r];
+        const float keys = kWide ? from_base_2(keys_log2) : kLn2 * keys_log2;
         const float larger = fmaxf(keys, sink), smaller = fminf(keys, sink);
         return smaller == -INFINITY ? larger : larger + log1pf(__expf(smaller - larger));
     }
 
    private:
+    static __device__ __forceinline__ float scaled(float x, float scale_log2) {
+        return kWide ? to_base_2(x) : __fmul_rn(x, scale_log2);
+    }
+
     static __device__ __forceinline__ float thread_max(const float (&s)[kScores], int32_t r) {
         float top = s[Fragment::index(r, 0)];
 #pragma unroll

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "sm90/forward/tiles.hpp"
-#include "sm90/scores/matrix_vectors.hpp"
+#include "sm90/scores/softcap.hpp"
 
 namespace foveal::sm90 {
 namespace {
@@ -63,20 +63,21 @@ bool too_long(int32_t tile_index, ForwardVariant variant, const ForwardProblem& 
            p.rows_k >= kLongRow;
 }
 
-// A bias that can be copied to shared memory (scores/staged_bias.cuh), if its data is aligned.
-bool is_copied(const ForwardProblem& p) {
-    return p.bias_dtype == p.dtype && has_whole_vectors(p.bias, p.rows_k, static_cast<size_t>(bytes_of(p.dtype)));
+// One value for several heads or sequences.
+bool shares_values(const ForwardProblem& p) {
+    return (p.has_alibi && p.alibi.head == 0) || (p.has_sinks && p.sinks.head == 0) ||
+           (p.has_seqused_q && p.seqused_q_stride == 0) || (p.has_seqused_k && p.seqused_k_stride == 0);
 }
 
 // What the problem asks of a kernel, besides a log-sum-exp.
 ForwardVariant variant_of(const ForwardProblem& p) {
-    // Up to there scores are never far (softmax.cuh).
-    constexpr float kLargestSoftcap = 0x1p20F;
     // Multiplying by a scale that is not positive would not keep the order of the scores, nor a mask's -inf.
     const bool positive_scale = p.scale >= std::numeric_limits<float>::min();
-    if (!positive_scale || p.chunk > 0 || p.has_alibi || p.has_mask || p.softcap > kLargestSoftcap)
+    if (!positive_scale || p.chunk > 0 || p.has_alibi || p.has_mask || p.softcap > kLargestFastSoftcap ||
+        shares_values(p))
         return ForwardVariant::options;
-    if (p.has_bias) return p.softcap == 0 && is_copied(p) ? ForwardVariant::bias : ForwardVariant::options;
+    // Elements of 16 bits are copied to shared memory (scores/staged_bias.cuh).
+    if (p.has_bias) return p.softcap == 0 && p.bias_dtype == p.dtype ? ForwardVariant::bias : ForwardVariant::options;
     return p.softcap > 0 ? ForwardVariant::softcap : ForwardVariant::plain;
 }
 
@@ -126,9 +127,8 @@ const char* name_of(ForwardVariant variant) {
 
 ForwardChoice choice_of(const ForwardProblem& p) { return choice_of(p, variant_of(p)); }
 
-ForwardChoice choice_for_unaligned_bias(const ForwardProblem& p) { return choice_of(p, ForwardVariant::options); }
-
 void check_supported(const ForwardProblem& p) {
+    require_scale(p, "the sm90 backend");
     if (p.dtype == DType::f32) refuse("q.dtype is f32; the sm90 backend supports bf16 and f16");
     const ForwardTile& widest = kForwardTiles[std::size(kForwardTiles) - 1].tile;
     check_head_dim("q", p.head_dim, widest.head_dim);
@@ -140,8 +140,6 @@ void check_supported(const ForwardProblem& p) {
     check_strides("v", p.v, element);
     check_strides("out", p.out, element);
     check_tile_count(p, kForwardTiles[choice.tile_index].tile);
-    // Either may be launched.
-    if (is_bias(choice.variant)) check_tile_count(p, kForwardTiles[choice_for_unaligned_bias(p).tile_index].tile);
 }
 
 void check_pointers(const ForwardPointers& pointers) {

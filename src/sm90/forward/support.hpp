@@ -23,8 +23,6 @@ void check_pointers(const ForwardPointers& pointers);
 
 // The kernel for the problem. Throws as check_supported() does.
 ForwardChoice choice_of(const ForwardProblem& problem);
-// The same for one with a bias alone that turns out not to be aligned to 16 bytes.
-ForwardChoice choice_for_unaligned_bias(const ForwardProblem& problem);
 
 const char* name_of(ForwardVariant variant);
 

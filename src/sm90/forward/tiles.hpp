@@ -68,7 +68,7 @@ enum class ForwardVariant : int32_t {
     lse,          // the log-sum-exp
     softcap,      // softcap, without other options of the scores
     softcap_lse,  // and the log-sum-exp
-    bias,         // a bias of q's dtype in whole vectors (matrix_vectors.hpp), without other options of the scores
+    bias,         // a bias of q's dtype, without other options of the scores
     bias_lse,     // and the log-sum-exp
     options,      // every option of the scores (scores.cuh)
     options_lse   // and the log-sum-exp
@@ -112,11 +112,11 @@ inline constexpr ForwardTileEntry kForwardTiles[kTileCount] = {
     //  d, d_v, consumers, takes_turns, shares_rows, sums_in_product, keys, stages, query_buffers, staged_panels,
     //  first_ksteps, early_ksteps, registers, dense_only
     {{ 64,  64, 4, false, false, true,  64, 6, 2, 1, 1, 1, 32, 112},
-     kPlain | kLse | kSoftcap | kSoftcapLse | kBias | kBiasLse,
+     kPlain | kLse | kSoftcap | kSoftcapLse,
      "registers: 4 * 128 * 112 + 128 * 32 = 640 * 96"},
     {{ 64,  64, 3, true,  false, true, 128, 4, 2, 1, 1, 2, 32, 160, true}, kPlain,
      "registers: 3 * 128 * 160 + 128 * 32 = 65536"},
-    {{ 64,  64, 2, true,  false, false, 128, 5, 2, 2, 1, 3, 40, 232}, kOptions | kOptionsLse,
+    {{ 64,  64, 2, true,  false, false, 128, 5, 2, 2, 1, 3, 40, 232}, kBias | kBiasLse | kOptions | kOptionsLse,
      "registers: options need more than 160"},
     {{128, 128, 2, true,  false, false, 128, 2, 2, 2, 1, 3, 40, 232},
      kPlain | kLse | kSoftcap | kSoftcapLse | kBias | kBiasLse | kOptions | kOptionsLse,
@@ -159,6 +159,8 @@ struct ForwardConfig {
     }
     FOVEAL_HOST_DEVICE constexpr bool has_bias() const { return is_bias(variant); }  // alone
     FOVEAL_HOST_DEVICE constexpr bool modifies_scores() const { return has_options() || has_softcap() || has_bias(); }
+    // May a score be anywhere in fp32's range? (Softcap alone bounds it; else it is as large as q.k.)
+    FOVEAL_HOST_DEVICE constexpr bool has_wide_scores() const { return has_options() || has_bias(); }
     FOVEAL_HOST_DEVICE constexpr bool has_lse() const {
         return variant == ForwardVariant::lse || variant == ForwardVariant::softcap_lse ||
                variant == ForwardVariant::bias_lse || variant == ForwardVariant::options_lse;

@@ -13,7 +13,7 @@ namespace foveal::sm90 {
 struct WorkTraits {
     int32_t rows, keys;  // of a tile, and of a K/V block
     bool varlen;         // the kernel serves varlen batches too
-    bool options;        // the kernel serves attention chunks, and K/V blocks in descending order
+    bool options;        // the kernel serves attention chunks, K/V blocks in descending order, and shared values
 };
 
 // One tile: query rows of one sequence, and the K/V blocks that they need. The rows belong to one head or, if the tile
@@ -50,13 +50,16 @@ struct alignas(16) Segment {
     float slope;  // ALiBi's
 };
 
+template <WorkTraits kTraits>
 __device__ __forceinline__ Segment segment_of(const ForwardParams& params, const Work& work, int32_t g) {
     Segment segment{work.query_of(g), work.head_of(g), -INFINITY, 0.0f};
     if (!work.has_head(g)) return segment;
-    if (params.sinks != nullptr) segment.sink = params.sinks[segment.head];
     const ScoreOptions& scores = params.scores;
+    const auto of_head = [&](int32_t stride) { return segment.head * (kTraits.options ? stride : 1); };
+    if (params.sinks != nullptr) segment.sink = params.sinks[of_head(scores.sinks_head_stride)];
     if (scores.alibi_slopes != nullptr)
-        segment.slope = scores.alibi_slopes[work.sequence * scores.alibi_batch_stride + segment.head];
+        segment.slope =
+            scores.alibi_slopes[work.sequence * scores.alibi_batch_stride + of_head(scores.alibi_head_stride)];
     return segment;
 }
 
@@ -81,11 +84,13 @@ __device__ __forceinline__ bool is_varlen(const ForwardParams& params) {
     return kTraits.varlen && params.cu_seqlens_q != nullptr;
 }
 
+template <WorkTraits kTraits>
 __device__ __forceinline__ Lengths lengths_q(const ForwardParams& params) {
-    return {params.rows_q, params.cu_seqlens_q, params.seqused_q};
+    return {params.rows_q, params.cu_seqlens_q, params.seqused_q, kTraits.options ? params.scores.seqused_q_stride : 1};
 }
+template <WorkTraits kTraits>
 __device__ __forceinline__ Lengths lengths_k(const ForwardParams& params) {
-    return {params.rows_k, params.cu_seqlens_k, params.seqused_k};
+    return {params.rows_k, params.cu_seqlens_k, params.seqused_k, kTraits.options ? params.scores.seqused_k_stride : 1};
 }
 
 // Work::computed of a tile that there is.
@@ -143,7 +148,8 @@ template <WorkTraits kTraits>
 __device__ __forceinline__ Work work_in_sequence(const ForwardParams& params, int32_t sequence, int32_t t) {
     Work work{};
     work.sequence = sequence;
-    const SequenceRows q = lengths_q(params).of_varlen(sequence), k = lengths_k(params).of_varlen(sequence);
+    const SequenceRows q = lengths_q<kTraits>(params).of_varlen(sequence),
+                       k = lengths_k<kTraits>(params).of_varlen(sequence);
     work.first_q = q.first;
     work.first_k = k.first;
     const int32_t len_q = q.length, len_k = k.length;
@@ -204,8 +210,8 @@ class SequenceWindow {
         const int32_t sequence = sequences_before_ + lane;
         len_q_ = len_k_ = 0;
         if (sequence < params_.batch) {
-            len_q_ = lengths_q(params_).of_varlen(sequence).length;
-            len_k_ = lengths_k(params_).of_varlen(sequence).length;
+            len_q_ = lengths_q<kTraits>(params_).of_varlen(sequence).length;
+            len_k_ = lengths_k<kTraits>(params_).of_varlen(sequence).length;
         }
         const SequenceTiles of_sequence = tiles_of_sequence<kTraits>(params_, len_q_, len_k_);
         int32_t tiles = of_sequence.row_blocks * of_sequence.heads_per_kv * params_.heads_k;

@@ -7,6 +7,10 @@
 
 namespace foveal::sm90 {
 
+// Larger slopes do not take alibi_exponents(): its two terms, slope times a distance of up to a block each, would be
+// rounded by more than an exponent may be off (2^-14 here, of 8 * log2(e) * 128).
+inline constexpr float kLargestLinearSlope = 8.0f;
+
 // s = factor * s - slope * distance. distance: i + off - j of the thread's first row and column.
 template <int32_t kScores>
 __device__ __forceinline__ void subtract_distances(float (&s)[kScores], float factor, float slope, int32_t distance) {

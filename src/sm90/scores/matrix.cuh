@@ -1,4 +1,4 @@
-// What a bias or a boolean mask, [b|1, h_q|1, s_q, s_k], says of a thread's scores: two neighbouring columns of
+// What a bias or a boolean mask, [b|1, h_q|1, s_q|1, s_k|1], says of a thread's scores: two neighbouring columns of
 // every eight, in two rows (tile/fragment.hpp).
 //
 // Read one by one, a line of the cache is asked for up to sixteen times, and that takes longer than both products
@@ -106,6 +106,7 @@ class ScoreElements {
                                              int32_t lane)
         : data_(data),
           row_stride_(matrix.row_stride),
+          is_shared_(matrix.key_stride == 0),
           in_vectors_(matrix.in_vectors),
           rows_(rows),
           columns_(columns),
@@ -114,7 +115,9 @@ class ScoreElements {
     // s[i] = combine(s[i], its element); past the end, `neutral` in place of one.
     template <class Combine>
     __device__ __forceinline__ void apply(float (&s)[kScores], T neutral, Combine combine) const {
-        if (!in_vectors_)
+        if (is_shared_)
+            apply_shared(s, neutral, combine);
+        else if (!in_vectors_)
             apply_few<false>(s, neutral, combine);
         else if constexpr (sizeof(T) == 4)
             apply_few<true>(s, neutral, combine);
@@ -145,6 +148,19 @@ class ScoreElements {
                     score[1] = combine(score[1], elements.y);
                 }
             }
+    }
+
+    // One element for all keys of a row.
+    template <class Combine>
+    __device__ __forceinline__ void apply_shared(float (&s)[kScores], T neutral, Combine combine) const {
+#pragma unroll
+        for (int32_t r = 0; r < Fragment::kRows; ++r) {
+            const T element =
+                Fragment::kRowDistance * r < rows_ ? data_[Fragment::kRowDistance * r * row_stride_] : neutral;
+#pragma unroll
+            for (int32_t i = 0; i < kScores; ++i)
+                if (Fragment::row(i) == r) s[i] = combine(s[i], static_cast<float>(element));
+        }
     }
 
     // Of fp32 in pairs, which are vectors of their own, and of what is not in vectors. A branch for every 32 columns:
@@ -179,7 +195,7 @@ class ScoreElements {
 
     const T* data_;
     const int64_t row_stride_;
-    const bool in_vectors_;
+    const bool is_shared_, in_vectors_;
     const int32_t rows_, columns_, quarter_;
 };
 

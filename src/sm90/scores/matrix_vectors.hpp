@@ -14,8 +14,9 @@ FOVEAL_HOST_DEVICE constexpr int32_t vector_elements(size_t element_bytes) {
 }
 
 // Whether every row of a matrix of so many columns consists of whole vectors, if the first element is aligned to one.
-inline bool has_whole_vectors(const Strides& strides, int64_t columns, size_t element_bytes) {
-    return (strides.batch | strides.row | strides.head | columns) % vector_elements(element_bytes) == 0;
+inline bool has_whole_vectors(const ScoreStrides& strides, int64_t columns, size_t element_bytes) {
+    return strides.key == 1 &&
+           (strides.batch | strides.row | strides.head | columns) % vector_elements(element_bytes) == 0;
 }
 
 }  // namespace foveal::sm90

@@ -42,26 +42,38 @@ class Scores {
         const auto strays = [this] { return has_strays(); };
         if constexpr (kOnlySoftcap) return cap(options_, s, strays);
         bool exactly = false;
+        float factor = options_.scale;  // by which the scores are still to be multiplied
         if (options_.softcap > 0) {
-            exactly = cap(options_, s, strays);
-            if (options_.alibi_slopes != nullptr) subtract_distances(s, 1.0f, slope_, distance());
-        } else if (options_.alibi_slopes != nullptr) {
-            subtract_distances(s, options_.scale, slope_, distance());
-        } else {
-#pragma unroll
-            for (int32_t i = 0; i < kScores; ++i) s[i] *= options_.scale;
-        }
-        if (options_.bias.data != nullptr) {
-            if (options_.bias_is_f32)
-                add_bias<float>(s);
+            if (options_.inverse_softcap > 0)
+                cap_widely(options_, s);
             else
-                add_bias<typename Format<kType>::Element>(s);
+                exactly = cap(options_, s, strays);
+            factor = 1.0f;
+        }
+        if (options_.alibi_slopes != nullptr) {
+            subtract_distances(s, factor, finite_slope(), distance());
+            factor = 1.0f;
+        }
+        if (options_.bias.data == nullptr) {
+#pragma unroll
+            for (int32_t i = 0; i < kScores; ++i) s[i] *= factor;
+        } else if (options_.bias_is_f32) {
+            add_bias<float>(s, factor);
+        } else {
+            add_bias<typename Format<kType>::Element>(s, factor);
         }
         if (options_.mask.data != nullptr) hide(s);
         return exactly;
     }
 
    private:
+    // ALiBi's slope, as large as it may be: the distances' order is kept, and no product with one of them is infinite.
+    __device__ __forceinline__ float finite_slope() const {
+        const float most =
+            __fdividef(0x1.fp127f, static_cast<float>(work_.len_q) + static_cast<float>(work_.band.len_k));
+        return fabsf(slope_) > most ? copysignf(most, slope_) : slope_;
+    }
+
     // i + off - j of the thread's first row and column.
     __device__ __forceinline__ int32_t distance() const { return row_ + work_.band.off - first_key_; }
 
@@ -75,10 +87,11 @@ class Scores {
         return min_i32(min_i32(rows_left, keys_left), keys_before) <= 0;
     }
 
+    // The fma is spelled out: however the bias is read, the same values give the same bits.
     template <class T>
-    __device__ __forceinline__ void add_bias(float (&s)[kScores]) const {
-        combine<T>(s, options_.bias, T{}, [](float score, float b) {
-            return b == -INFINITY ? b : score + b;  // hides the key, whatever its score
+    __device__ __forceinline__ void add_bias(float (&s)[kScores], float factor) const {
+        combine<T>(s, options_.bias, T{}, [factor](float score, float b) {
+            return b == -INFINITY ? b : fmaf(score, factor, b);  // hides the key, whatever its score
         });
     }
 
@@ -93,7 +106,7 @@ class Scores {
                                             Combine combine) const {
         const int32_t block = first_key_ - Fragment::first_column(ptx::lane_id());
         const T* elements = static_cast<const T*>(matrix.data) + work_.batch * matrix.batch_stride +
-                            head_ * matrix.head_stride + row_ * matrix.row_stride + block;
+                            head_ * matrix.head_stride + row_ * matrix.row_stride + block * matrix.key_stride;
         ScoreElements<T, kScores>(elements, matrix, work_.len_q - row_, work_.band.len_k - block, ptx::lane_id())
             .apply(s, neutral, combine);
     }

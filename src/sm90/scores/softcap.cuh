@@ -20,6 +20,14 @@ __device__ __forceinline__ void cap_exactly(const ScoreOptions& options, float (
         s[i] = options.softcap - twice * __fdividef(1.0f, 1.0f + ptx::ex2(s[i] * to_exponent));
 }
 
+// From q.k, whatever it is and however large the cap.
+template <int32_t kScores>
+__device__ __forceinline__ void cap_widely(const ScoreOptions& options, float (&s)[kScores]) {
+#pragma unroll
+    for (int32_t i = 0; i < kScores; ++i)
+        s[i] = options.softcap * tanhf(s[i] * options.scale * options.inverse_softcap);
+}
+
 // From q.k. Small |x / c|, where the scores of a trained model mostly lie, by a polynomial on the FMA pipe; a block
 // that reaches beyond takes two more MUFU operations a score. Rows past the sequence's end and keys that none of its
 // queries sees must not decide; so a block with such (strays()) always takes the second way. true: so it did.

@@ -15,6 +15,10 @@
 
 namespace foveal::sm90 {
 
+// Up to there softcap has two fast forms (softcap.cuh). Both are off by a part of the cap, the one where scores are
+// near 0, by 4e-7 of it, the other near the polynomial's end, by 6e-6 of it: with larger caps that shows.
+inline constexpr float kLargestFastSoftcap = 64.0F;
+
 struct SoftcapPolynomial {
     float factor, offset, constant;
     float last;            // |q.k| up to which it holds; -1: never

@@ -21,8 +21,9 @@ struct FormatOfElement {
     static constexpr int32_t kKstepColumns = kKstepBytes / kBytes;  // ... its K
 };
 
-// widen(), round(): one element to fp32 and from it. Of the types that are multiplied also the bits of 1 and of -inf
-// and, for as many neighbours as fit into 32 bits, pack(), unpack() and add(). A type is added by one specialisation.
+// widen(), round(): one element to fp32 and from it. Of the types that are multiplied also the bits of 1 and of the
+// least number that makes a score wide (scores/base_2.hpp) and, for as many neighbours as fit into 32 bits, pack(),
+// unpack(), add() and larger_magnitude(). A type is added by one specialisation.
 template <DType kType>
 struct Format;
 
@@ -34,7 +35,8 @@ struct Format<DType::f32> : FormatOfElement<float> {
 
 template <>
 struct Format<DType::bf16> : FormatOfElement<__nv_bfloat16> {
-    static constexpr uint16_t kOneBits = 0x3F80, kMinusInfinityBits = 0xFF80;
+    static constexpr uint16_t kOneBits = 0x3F80;
+    static constexpr uint32_t kWideBits = 0x7E00;  // of 2^125, from which on scores are wide
 
     static __device__ __forceinline__ float widen(Element x) { return __bfloat162float(x); }
     static __device__ __forceinline__ Element round(float x) { return __float2bfloat16_rn(x); }
@@ -52,11 +54,18 @@ struct Format<DType::bf16> : FormatOfElement<__nv_bfloat16> {
             __hadd2(reinterpret_cast<const __nv_bfloat162&>(a), reinterpret_cast<const __nv_bfloat162&>(b));
         return reinterpret_cast<const uint32_t&>(sum);
     }
+    // The larger of |a| and b of both neighbours.
+    static __device__ __forceinline__ uint32_t larger_magnitude(uint32_t a, uint32_t b) {
+        const __nv_bfloat162 larger =
+            __hmax2(__habs2(reinterpret_cast<const __nv_bfloat162&>(a)), reinterpret_cast<const __nv_bfloat162&>(b));
+        return reinterpret_cast<const uint32_t&>(larger);
+    }
 };
 
 template <>
 struct Format<DType::f16> : FormatOfElement<__half> {
-    static constexpr uint16_t kOneBits = 0x3C00, kMinusInfinityBits = 0xFC00;
+    static constexpr uint16_t kOneBits = 0x3C00;
+    static constexpr uint32_t kWideBits = 0x7C00;  // of infinity: no other number is wide
 
     static __device__ __forceinline__ float widen(Element x) { return __half2float(x); }
     static __device__ __forceinline__ Element round(float x) { return __float2half_rn(x); }
@@ -71,6 +80,11 @@ struct Format<DType::f16> : FormatOfElement<__half> {
     static __device__ __forceinline__ uint32_t add(uint32_t a, uint32_t b) {
         const __half2 sum = __hadd2(reinterpret_cast<const __half2&>(a), reinterpret_cast<const __half2&>(b));
         return reinterpret_cast<const uint32_t&>(sum);
+    }
+    static __device__ __forceinline__ uint32_t larger_magnitude(uint32_t a, uint32_t b) {
+        const __half2 larger =
+            __hmax2(__habs2(reinterpret_cast<const __half2&>(a)), reinterpret_cast<const __half2&>(b));
+        return reinterpret_cast<const uint32_t&>(larger);
     }
 };
 

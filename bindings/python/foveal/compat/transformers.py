@@ -215,17 +215,14 @@ def attention_mask_for(
 
 
 def _scores_of(tensor, name, query, keys):
-    """A mask or a bias as foveal takes it: [b or 1, h or 1, rows, keys]."""
+    """A mask or a bias as foveal takes it: [b or 1, h or 1, rows or 1, keys or 1]."""
     batch, heads, rows = query.shape[:3]
     shape = (1,) * (4 - tensor.dim()) + tuple(tensor.shape)
     wanted = (batch, heads, rows, keys)
     if len(shape) != 4 or any(size not in (1, most) for size, most in zip(shape, wanted, strict=True)):
         raise InvalidArgument(f"{name}.shape is {list(tensor.shape)}; it has to fit the scores' {list(wanted)}")
-    scores = tensor.reshape(shape).expand(-1, -1, rows, keys)
-    # foveal shares a mask between batches and heads, of which it then has one; not between rows or keys.
-    for dimension in (0, 1):
-        scores = scores[(slice(None),) * dimension + (slice(0, 1),)] if scores.stride(dimension) == 0 else scores
-    return scores.contiguous() if scores.stride(2) == 0 or scores.stride(3) != 1 else scores
+    scores = tensor.reshape(shape)
+    return scores if shape[-1] == 1 or scores.stride(3) in (0, 1) else scores.contiguous()
 
 
 def _mask_and_bias(attention_mask, position_bias, query, keys):

@@ -2,7 +2,7 @@
 
 namespace foveal::sm90 {
 
-template const void* forward_kernel<ForwardInstance<DType::f16, kTileD64, ForwardVariant::bias>>();
-template const void* forward_kernel<ForwardInstance<DType::f16, kTileD64, ForwardVariant::bias_lse>>();
+template const void* forward_kernel<ForwardInstance<DType::f16, kTileD64Options, ForwardVariant::bias>>();
+template const void* forward_kernel<ForwardInstance<DType::f16, kTileD64Options, ForwardVariant::bias_lse>>();
 
 }  // namespace foveal::sm90
