@@ -15,6 +15,7 @@
 #include "cpu/thread_count.hpp"
 #include "foveal/foveal.h"
 #include "foveal/types.hpp"
+#include "problem/append.hpp"
 #include "problem/forward.hpp"
 #include "problem/merge.hpp"
 
@@ -72,11 +73,16 @@ constexpr size_t kFirstSize<foveal_forward_args> = offsetof(foveal_forward_args,
                                                    sizeof(foveal_forward_args::mask);
 template <>
 constexpr size_t kFirstSize<foveal_merge_args> = offsetof(foveal_merge_args, lse) + sizeof(foveal_merge_args::lse);
+template <>
+constexpr size_t kFirstSize<foveal_append_args> = offsetof(foveal_append_args, v_scale) +
+                                                  sizeof(foveal_append_args::v_scale);
 
 // Part of the ABI: a later field comes behind these, neither among them nor into padding that an older caller's sizeof
 // counts.
 static_assert(sizeof(void*) != 8 || kFirstSize<foveal_forward_args> == 1088);
 static_assert(sizeof(void*) != 8 || kFirstSize<foveal_merge_args> == 192);
+static_assert(sizeof(void*) != 8 || kFirstSize<foveal_append_args> == 1216);
+static_assert(kFirstSize<foveal_append_args> % alignof(foveal_append_args) == 0);
 static_assert(kFirstSize<foveal_forward_args> % alignof(foveal_forward_args) == 0);
 static_assert(kFirstSize<foveal_merge_args> % alignof(foveal_merge_args) == 0);
 
@@ -127,6 +133,10 @@ Known<foveal_forward_args> known(const foveal_forward_args* args) {
 
 Known<foveal_merge_args> known(const foveal_merge_args* args) {
     return {args, "foveal_merge_args_init", foveal_merge_args_init_sized};
+}
+
+Known<foveal_append_args> known(const foveal_append_args* args) {
+    return {args, "foveal_append_args_init", foveal_append_args_init_sized};
 }
 
 // The last plans of this thread, so that a repeated call does not plan again.
@@ -187,22 +197,27 @@ void launch(const ForwardPlan& plan, const foveal_forward_args& args, void* stre
     plan.launch(pointers, stream);
 }
 
+// The caller's structure, `size` bytes as it knows it; behind what this version knows, zeros.
+template <class Args>
+void initialise(Args* args, size_t size, Args defaults = {}) {
+    static_assert(FOVEAL_BACKEND_AUTO == 0, "the default backend");
+    if (args == nullptr) return;
+    defaults.struct_size = static_cast<uint32_t>(size);
+    std::memset(static_cast<void*>(args), 0, size);
+    std::memcpy(static_cast<void*>(args), &defaults, size < sizeof defaults ? size : sizeof defaults);
+}
+
 }  // namespace
 
 extern "C" {
 
 void foveal_forward_args_init_sized(foveal_forward_args* args, size_t size) {
-    if (args == nullptr) return;
-    foveal_forward_args defaults;
-    std::memset(&defaults, 0, sizeof defaults);
-    defaults.struct_size = static_cast<uint32_t>(size);
-    defaults.backend = FOVEAL_BACKEND_AUTO;
+    foveal_forward_args defaults{};
     defaults.scale = std::numeric_limits<float>::quiet_NaN();
     defaults.alignment = FOVEAL_BOTTOM_RIGHT;
     defaults.window_left = FOVEAL_UNLIMITED;
     defaults.window_right = FOVEAL_UNLIMITED;
-    std::memset(args, 0, size);
-    std::memcpy(args, &defaults, size < sizeof defaults ? size : sizeof defaults);
+    initialise(args, size, defaults);
 }
 
 foveal_status foveal_forward(const foveal_forward_args* args, void* stream) {
@@ -253,15 +268,7 @@ foveal_status foveal_plan_launch(const foveal_plan* plan, const foveal_forward_a
     return guarded([&] { launch(*required(plan, "plan").plan, *known(args), stream); });
 }
 
-void foveal_merge_args_init_sized(foveal_merge_args* args, size_t size) {
-    if (args == nullptr) return;
-    foveal_merge_args defaults;
-    std::memset(&defaults, 0, sizeof defaults);
-    defaults.struct_size = static_cast<uint32_t>(size);
-    defaults.backend = FOVEAL_BACKEND_AUTO;
-    std::memset(args, 0, size);
-    std::memcpy(args, &defaults, size < sizeof defaults ? size : sizeof defaults);
-}
+void foveal_merge_args_init_sized(foveal_merge_args* args, size_t size) { initialise(args, size); }
 
 foveal_status foveal_merge(const foveal_merge_args* args, void* stream) {
     return guarded([&] {
@@ -269,6 +276,18 @@ foveal_status foveal_merge(const foveal_merge_args* args, void* stream) {
         const foveal::Merge merge = foveal::validate(*given);
         naming_the_environment(
             given->backend, [&] { foveal::resolve_backend(given->backend, given->outs[0].data).merge(merge, stream); });
+    });
+}
+
+void foveal_append_args_init_sized(foveal_append_args* args, size_t size) { initialise(args, size); }
+
+foveal_status foveal_append(const foveal_append_args* args, void* stream) {
+    return guarded([&] {
+        const auto given = known(args);
+        const foveal::Append append = foveal::validate(*given);
+        const foveal_tensor& rows = given->k.rank != 0 ? given->k : given->v.rank != 0 ? given->v : given->q;
+        naming_the_environment(given->backend,
+                               [&] { foveal::resolve_backend(given->backend, rows.data).append(append, stream); });
     });
 }
 

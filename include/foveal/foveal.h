@@ -66,7 +66,9 @@ enum {
     FOVEAL_BF16 = 2, /* bfloat16: the upper half of a binary32 */
     FOVEAL_F16 = 3,  /* IEEE 754 binary16 */
     FOVEAL_I32 = 4,  /* sequence offsets and lengths */
-    FOVEAL_BOOL = 5  /* one byte an element: 0 is false, any other value true */
+    FOVEAL_BOOL = 5, /* one byte an element: 0 is false, any other value true */
+    FOVEAL_I64 = 6,  /* slots and positions */
+    FOVEAL_U32 = 7   /* page numbers */
 };
 
 /* Who computes. */
@@ -101,8 +103,8 @@ typedef struct foveal_tensor {
 } foveal_tensor;
 
 /* How the structures grow. A library of the same SONAME takes callers that were compiled against any of its headers:
- *   - foveal_forward_args and foveal_merge_args grow at their ends alone, without padding; no field moves, changes its
- *     meaning or goes. foveal_tensor, FOVEAL_MAX_RANK and the values of enumerations never change.
+ *   - foveal_forward_args, foveal_merge_args and foveal_append_args grow at their ends alone, without padding; no field
+ * moves, changes its meaning or goes. foveal_tensor, FOVEAL_MAX_RANK and the values of enumerations never change.
  *   - A new field's default is all zero bytes, and means what was before that field.
  *   - The caller says how long its structure is: once at ..._args_init_sized(), and in struct_size at every call.
  *   - An older caller's structure is shorter: nothing behind its end is read or written, and the fields that it lacks
@@ -229,6 +231,66 @@ static inline void foveal_merge_args_init(foveal_merge_args* args) { foveal_merg
  *
  * Also returns FOVEAL_UNSUPPORTED, FOVEAL_NO_DEVICE, FOVEAL_CUDA_ERROR. */
 FOVEAL_API foveal_status foveal_merge(const foveal_merge_args* args, void* stream);
+
+/* Which elements of a row turn together. */
+typedef int32_t foveal_rotary_layout;
+enum {
+    FOVEAL_ROTARY_HALF_SPLIT = 0, /* element i with element i + rot/2 */
+    FOVEAL_ROTARY_INTERLEAVED = 1 /* element 2i with element 2i + 1 */
+};
+
+/* Append: new rows of k and v go into a cache of pages, turned by a rotary embedding on the way if cos and sin are
+ * present, and rows of q are turned alike. A pair (x, y) of elements turned by angle i of a row's position becomes
+ *   (x * cos[position, i] - y * sin[position, i],  y * cos[position, i] + x * sin[position, i])
+ * in fp32, each operation rounded for itself; then, in the cache, divided by the scale; then rounded once to the type
+ * that is written. v does not turn. Elements behind the first rot of a row are only converted. (The rotary embedding:
+ * Su et al., RoFormer, 2021.)
+ *
+ * New rows are dense, [b, s_new, heads, d], or ragged, [total_new, heads, d]. Each of the pairs k and k_cache, v and
+ * v_cache, q and q_out may be absent; at least one is there. Call foveal_append_args_init() first. */
+typedef struct foveal_append_args {
+    uint32_t struct_size;   /* sizeof(foveal_append_args) as the caller knows it */
+    foveal_backend backend; /* AUTO: where the first of k, v and q that is present lies */
+
+    foveal_tensor k;       /* [b, s_new, h_k, d] or [total_new, h_k, d]: f32, bf16 or f16 */
+    foveal_tensor v;       /* [b, s_new, h_k, d_v] or [total_new, h_k, d_v], k's dtype */
+    foveal_tensor k_cache; /* [pages, page_size, h_k, d]: f32, bf16 or f16. Only the new rows are written */
+    foveal_tensor v_cache; /* [pages, page_size, h_k, d_v], k_cache's dtype */
+
+    /* Where the rows go: either to slots ... */
+    foveal_tensor slot_mapping; /* i64 [b, s_new] or [total_new]: page * page_size + row of the page; negative: the row
+                                 * is not written. No two rows have the same slot */
+    /* ... or behind what the cache holds: row n of sequence i becomes its key number cache_lengths[i] + n. */
+    foveal_tensor cache_lengths; /* i32 [b] */
+    foveal_tensor cu_seqlens;    /* i32 [b + 1]: ragged rows' sequences, ascending from 0 to total_new */
+    foveal_tensor
+        block_table; /* i32 or u32 [b, max_pages]: the sequences' pages. Absent: page i is all of sequence i */
+
+    /* Rotary embedding of k and q; cos and sin both or neither. */
+    foveal_tensor cos, sin;  /* [positions, rot/2], f32 or k's dtype; rot is even and at most d */
+    foveal_tensor positions; /* i32 or i64 [b, s_new] or [total_new]. Absent: the number that a row gets as a key */
+    foveal_rotary_layout rotary_layout;
+    int32_t reserved;    /* 0 */
+    foveal_tensor q;     /* [b, s_new, h_q, d] or [total_new, h_q, d], k's dtype */
+    foveal_tensor q_out; /* shape and dtype of q; may be q */
+
+    /* f32 [1] or [h_k]: the cache holds x / scale. Absent: 1. */
+    foveal_tensor k_scale, v_scale;
+} foveal_append_args;
+
+/* As foveal_forward_args_init_sized() and foveal_forward_args_init(). */
+FOVEAL_API void foveal_append_args_init_sized(foveal_append_args* args, size_t size);
+static inline void foveal_append_args_init(foveal_append_args* args) {
+    foveal_append_args_init_sized(args, sizeof *args);
+}
+
+/* Asynchronous on `stream` for sm90, which needs no alignment beyond the elements' own. No byte of the caches or of
+ * q_out belongs to another tensor of the call, but that q_out may lie exactly over q, and that the caches may
+ * interleave. The CPU backend refuses slots, lengths, pages and positions that are out of range, naming the entry,
+ * before it writes anything; on sm90 they are device memory, which the host does not read and the kernel trusts.
+ *
+ * Also returns FOVEAL_UNSUPPORTED, FOVEAL_NO_DEVICE, FOVEAL_CUDA_ERROR. */
+FOVEAL_API foveal_status foveal_append(const foveal_append_args* args, void* stream);
 
 /* The message of the last call of this thread that failed; "" if none has. Valid until this thread's next call. */
 FOVEAL_API const char* foveal_last_error(void);

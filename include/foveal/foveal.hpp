@@ -23,7 +23,8 @@
 #include "foveal/foveal.h"
 #include "foveal/types.hpp"
 
-static_assert(sizeof(void*) != 8 || (sizeof(foveal_forward_args) == 1088 && sizeof(foveal_merge_args) == 192),
+static_assert(sizeof(void*) != 8 || (sizeof(foveal_forward_args) == 1088 && sizeof(foveal_merge_args) == 192 &&
+                                     sizeof(foveal_append_args) == 1216),
               "a structure has grown: the inline namespace of this file gets another number");
 
 namespace foveal {
@@ -34,6 +35,11 @@ enum class Backend : foveal_backend {
     automatic = FOVEAL_BACKEND_AUTO,  // where q's memory lies
     cpu = FOVEAL_BACKEND_CPU,
     sm90 = FOVEAL_BACKEND_SM90
+};
+// Which elements of a row turn together, as foveal_rotary_layout.
+enum class RotaryLayout : foveal_rotary_layout {
+    half_split = FOVEAL_ROTARY_HALF_SPLIT,
+    interleaved = FOVEAL_ROTARY_INTERLEAVED
 };
 // off of the window: s_k - s_q for bottom_right, 0 for top_left.
 enum class Alignment : foveal_alignment { bottom_right = FOVEAL_BOTTOM_RIGHT, top_left = FOVEAL_TOP_LEFT };
@@ -190,6 +196,46 @@ inline void merge(const Part& a, const Part& b, const Tensor& out, const MergeOp
                   void* stream = nullptr) {
     const Part parts[] = {a, b};
     merge(parts, out, options, stream);
+}
+
+// What append() is given; each tensor is that of foveal_append_args.
+struct AppendOptions {
+    Tensor k = {}, v = {};              // [b, s_new, h_k, ·] or [total_new, h_k, ·]
+    Tensor k_cache = {}, v_cache = {};  // [pages, page_size, h_k, ·]
+    Tensor slot_mapping = {};           // i64, a number for each new row: rows go to slots, or ...
+    Tensor cache_lengths = {};          // ... i32 [b]: behind what the cache holds
+    Tensor cu_seqlens = {};             // i32 [b + 1], of ragged rows
+    Tensor block_table = {};            // i32 or u32 [b, max_pages]; absent: page i is all of sequence i
+    Tensor cos = {}, sin = {};          // [positions, rot/2]
+    Tensor positions = {};              // i32 or i64, a number for each new row; absent: the row's number as a key
+    RotaryLayout rotary_layout = RotaryLayout::half_split;
+    Tensor q = {}, q_out = {};          // [b, s_new, h_q, d] or [total_new, h_q, d]
+    Tensor k_scale = {}, v_scale = {};  // f32 [1] or [h_k]; absent: 1
+    Backend backend = Backend::automatic;
+};
+
+// Writes new rows of k and v to a cache, turned by a rotary embedding, and rows of q turned alike to q_out.
+inline void append(const AppendOptions& options, void* stream = nullptr) {
+    foveal_append_args args;
+    foveal_append_args_init_sized(&args, sizeof args);
+    args.backend = static_cast<foveal_backend>(options.backend);
+    args.k = options.k;
+    args.v = options.v;
+    args.k_cache = options.k_cache;
+    args.v_cache = options.v_cache;
+    args.slot_mapping = options.slot_mapping;
+    args.cache_lengths = options.cache_lengths;
+    args.cu_seqlens = options.cu_seqlens;
+    args.block_table = options.block_table;
+    args.cos = options.cos;
+    args.sin = options.sin;
+    args.positions = options.positions;
+    args.rotary_layout = static_cast<foveal_rotary_layout>(options.rotary_layout);
+    args.q = options.q;
+    args.q_out = options.q_out;
+    args.k_scale = options.k_scale;
+    args.v_scale = options.v_scale;
+    check(foveal_append(&args, stream));
 }
 
 // Threads that a call on the CPU may use at most, for all threads of the process; 0: the default. foveal.h has the

@@ -28,7 +28,9 @@ enum class DType : foveal_dtype {
     bf16 = FOVEAL_BF16,
     f16 = FOVEAL_F16,
     i32 = FOVEAL_I32,
-    boolean = FOVEAL_BOOL
+    boolean = FOVEAL_BOOL,
+    i64 = FOVEAL_I64,
+    u32 = FOVEAL_U32
 };
 
 }  // namespace v0

@@ -6,6 +6,7 @@
 
 #include "backend/plan.hpp"
 #include "foveal/foveal.h"
+#include "problem/append.hpp"
 #include "problem/forward.hpp"
 #include "problem/merge.hpp"
 
@@ -25,8 +26,9 @@ struct Backend {
     void (*check_supported)(const ForwardProblem& problem);
     // device -1: a generic device of the backend. Throws as check_supported() does.
     std::unique_ptr<ForwardPlan> (*plan_forward)(const ForwardProblem& problem, int32_t device);
-    // Computes.
+    // Compute.
     void (*merge)(const Merge& merge, void* stream);
+    void (*append)(const Append& append, void* stream);
 };
 
 }  // namespace foveal

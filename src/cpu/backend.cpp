@@ -1,5 +1,6 @@
 #include "cpu/backend.hpp"
 
+#include "cpu/append.hpp"
 #include "cpu/forward.hpp"
 #include "cpu/merge.hpp"
 
@@ -45,7 +46,19 @@ void run_merge(const Merge& parts, void* stream) {
 
 }  // namespace
 
-constinit const Backend kBackend{FOVEAL_BACKEND_CPU, "cpu",           true,         holds,
-                                 device_of,          check_supported, plan_forward, run_merge};
+void run_append(const Append& rows, void* stream) {
+    device_of(stream);
+    append(rows);
+}
+
+constinit const Backend kBackend{.id = FOVEAL_BACKEND_CPU,
+                                 .name = "cpu",
+                                 .is_built = true,
+                                 .holds = holds,
+                                 .device_of = device_of,
+                                 .check_supported = check_supported,
+                                 .plan_forward = plan_forward,
+                                 .merge = run_merge,
+                                 .append = run_append};
 
 }  // namespace foveal::cpu

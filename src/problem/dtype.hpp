@@ -9,7 +9,20 @@
 namespace foveal {
 
 constexpr int64_t bytes_of(DType dtype) {
-    return dtype == DType::boolean ? 1 : dtype == DType::f32 || dtype == DType::i32 ? 4 : 2;
+    switch (dtype) {
+        case DType::boolean:
+            return 1;
+        case DType::bf16:
+        case DType::f16:
+            return 2;
+        case DType::f32:
+        case DType::i32:
+        case DType::u32:
+            return 4;
+        case DType::i64:
+            return 8;
+    }
+    return 1;  // no type that validate() lets through
 }
 
 inline std::string name_of(DType dtype) {
@@ -24,6 +37,10 @@ inline std::string name_of(DType dtype) {
             return "i32";
         case DType::boolean:
             return "bool";
+        case DType::i64:
+            return "i64";
+        case DType::u32:
+            return "u32";
     }
     return "unknown dtype " + std::to_string(static_cast<foveal_dtype>(dtype));
 }

@@ -6,7 +6,14 @@
 
 namespace foveal::sm90 {
 
-constinit const Backend kBackend{FOVEAL_BACKEND_SM90, "sm90",          FOVEAL_HAS_CUDA != 0, holds,
-                                 device_of,           check_supported, plan_forward,         launch_merge};
+constinit const Backend kBackend{.id = FOVEAL_BACKEND_SM90,
+                                 .name = "sm90",
+                                 .is_built = FOVEAL_HAS_CUDA != 0,
+                                 .holds = holds,
+                                 .device_of = device_of,
+                                 .check_supported = check_supported,
+                                 .plan_forward = plan_forward,
+                                 .merge = launch_merge,
+                                 .append = launch_append};
 
 }  // namespace foveal::sm90

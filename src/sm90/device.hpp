@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cuda/traits.hpp"
+#include "problem/append.hpp"
 #include "problem/forward.hpp"
 #include "problem/merge.hpp"
 
@@ -23,6 +24,9 @@ cuda::DeviceTraits traits_of(int32_t device);
 // Enqueues the kernel on `stream`, whose device must be `device`. The grid is not empty.
 void launch_forward(const ForwardProblem& problem, const PreparedForward& kernel, int32_t device,
                     const ForwardPointers& pointers, void* stream);
+
+// Enqueues the append on `stream`, on the stream's device.
+void launch_append(const Append& append, void* stream);
 
 // Enqueues the merge on `stream`, on the stream's device.
 void launch_merge(const Merge& merge, void* stream);

@@ -15,6 +15,7 @@ enum { kCallerIsLater = 0 };
 /* later_library.cpp: what the library takes the fields for that this caller's structures lack. */
 int64_t foveal_later_forward_field(const foveal_forward_args* args);
 int64_t foveal_later_merge_field(const foveal_merge_args* args);
+int64_t foveal_later_append_field(const foveal_append_args* args);
 #endif
 
 static int failures = 0;
@@ -98,9 +99,31 @@ static void test_merge(void) {
 #endif
 }
 
+static void test_append(void) {
+    foveal_append_args* const args = before_the_end_of_memory(sizeof *args);
+    int64_t slot[2] = {1, 0};
+    const foveal_tensor slots = {slot, FOVEAL_I64, 2, {1, 2, 0, 0}, {2, 1, 0, 0}};
+    foveal_append_args_init(args);
+    check(args->struct_size == sizeof *args, "struct_size is the caller's, append");
+    check(args->k.rank == 0 && args->v_scale.rank == 0, "defaults, append");
+    args->backend = FOVEAL_BACKEND_CPU;
+    args->k = rows(k), args->k_cache = rows(out);
+    args->slot_mapping = slots;
+    check(foveal_append(args, NULL) == FOVEAL_OK, "append");
+    check(out[0] == 0 && out[1] == 1 && out[2] == 1 && out[3] == 0, "append's result");
+#ifdef FOVEAL_LATER_CALLER
+    check(args->later_option == 0, "the library zeroes what it does not know, append");
+    args->later_option = 1;
+    check(foveal_append(args, NULL) == FOVEAL_UNSUPPORTED, "an option that the library does not know, append");
+#else
+    check(foveal_later_append_field(args) == 0, "the default of what the caller does not know, append");
+#endif
+}
+
 int main(void) {
     test_forward();
     test_merge();
+    test_append();
     printf("%s caller: %d failed\n", kCallerIsLater ? "later" : "older", failures);
     return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -90,24 +90,27 @@ static void test_init_of_any_size(void) {
     union {
         foveal_forward_args forward;
         foveal_merge_args merge;
+        foveal_append_args append;
         unsigned char bytes[4096];
     } memory;
-    size_t sizes[5], i, n;
-    sizes[0] = 0, sizes[1] = 4, sizes[2] = sizeof memory.merge, sizes[3] = sizeof memory.forward, sizes[4] = 2048;
-    for (n = 0; n < 10; ++n) {
-        const size_t size = sizes[n / 2];
+    size_t sizes[6], i, n;
+    const size_t known[] = {sizeof memory.forward, sizeof memory.merge, sizeof memory.append};
+    sizes[0] = 0, sizes[1] = 4, sizes[2] = known[0], sizes[3] = known[1], sizes[4] = known[2], sizes[5] = 2048;
+    for (n = 0; n < 18; ++n) {
+        const size_t size = sizes[n / 3];
         memset(&memory, kUntouched, sizeof memory);
-        if (n % 2 == 0) foveal_forward_args_init_sized(&memory.forward, size);
-        if (n % 2 == 1) foveal_merge_args_init_sized(&memory.merge, size);
+        if (n % 3 == 0) foveal_forward_args_init_sized(&memory.forward, size);
+        if (n % 3 == 1) foveal_merge_args_init_sized(&memory.merge, size);
+        if (n % 3 == 2) foveal_append_args_init_sized(&memory.append, size);
         for (i = size; i < sizeof memory && memory.bytes[i] == kUntouched; ++i) continue;
         check(i == sizeof memory, "an initialiser", "writes behind the caller's structure");
-        for (i = n % 2 == 0 ? sizeof memory.forward : sizeof memory.merge; i < size && memory.bytes[i] == 0; ++i)
-            continue;
+        for (i = known[n % 3]; i < size && memory.bytes[i] == 0; ++i) continue;
         check(i >= size, "an initialiser", "leaves a later version's fields as they were");
         check(size < 4 || memory.merge.struct_size == size, "an initialiser", "does not set struct_size");
     }
     foveal_forward_args_init_sized(NULL, sizeof memory);
     foveal_merge_args_init_sized(NULL, sizeof memory);
+    foveal_append_args_init_sized(NULL, sizeof memory);
 }
 
 int main(void) {

@@ -30,12 +30,12 @@ inline float f16_to_float(uint16_t bits) {
     return std::bit_cast<float>(sign | (exponent + 112) << 23 | fraction << 13);
 }
 
-// Round to nearest, ties to even; overflow to infinity; NaN stays NaN.
+// Round to nearest, ties to even; overflow to infinity; NaN stays NaN, with the upper bits of its payload.
 inline uint16_t float_to_f16(float x) {
     const auto bits = std::bit_cast<uint32_t>(x);
     const auto sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
     const uint32_t magnitude = bits & 0x7FFFFFFF;
-    if (magnitude > 0x7F800000) return static_cast<uint16_t>(sign | 0x7E00);
+    if (magnitude > 0x7F800000) return static_cast<uint16_t>(sign | 0x7E00 | (magnitude >> 13 & 0x3FF));
     if (magnitude >= 0x477FF000) return static_cast<uint16_t>(sign | 0x7C00);  // 65520 and above
     if (magnitude < 0x38800000) {                                              // subnormal: a multiple of 2^-24
         const float units = std::nearbyint(std::bit_cast<float>(magnitude) * 0x1p24f);

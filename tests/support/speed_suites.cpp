@@ -117,12 +117,14 @@ Texts seed_cpu_texts() {
 Texts decode_cpu_texts() {
     Texts texts;
     for (const Text type : {" f32", " bf16", " f16"})
-        for (const Text shape :
-             {"b1 sq1 sk4096 h32 d128", "b1 sq1 sk4096 h12 d64", "b1 sq1 sk4096 h1 d128", "b1 sq1 sk4096 hq32 hk8 d128",
-              "b1 sq1 sk4096 hq8 hk1 d128", "b1 sq1 sk4096 hq32 hk1 d128", "b1 sq1 sk4096 h8 d256",
-              "b1 sq4 sk4096 hq32 hk8 d128", "b1 sq8 sk4096 h12 d64", "b8 sq1 sk4096 hq32 hk8 d128",
-              "b1 sq1 sk4096 h32 d128 bhsd", "b1 sq1 sk4096 hq32 hk8 d128 bhsd", "b1 sq1 sk512 h12 d64 bhsd"})
+        for (const Text shape : {"b1 sq1 sk4096 h32 d128", "b1 sq1 sk4096 h12 d64", "b1 sq1 sk4096 h1 d128",
+                                 "b1 sq1 sk4096 hq32 hk8 d128", "b1 sq1 sk4096 hq8 hk1 d128",
+                                 "b1 sq1 sk4096 hq32 hk1 d128", "b1 sq1 sk4096 h8 d256", "b1 sq4 sk4096 hq32 hk8 d128",
+                                 "b1 sq8 sk4096 h12 d64", "b8 sq1 sk4096 hq32 hk8 d128", "b1 sq1 sk512 h12 d64"})
             texts.push_back(shape + type + " full");
+    for (const Text type : {" f32", " bf16", " f16"})
+        for (const Text shape : {"b1 sq1 sk4096 h32 d128", "b1 sq1 sk4096 hq32 hk8 d128", "b1 sq1 sk512 h12 d64"})
+            texts.push_back(shape + type + " full bhsd");
     for (const Text type : {" f32", " bf16"})
         for (const Text shape : {"b1 sq1 sk32768 hq32 hk8 d128", "b8 sq1 sk32768 hq8 hk2 d128"})
             texts.push_back(shape + type + " full");

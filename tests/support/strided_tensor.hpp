@@ -132,7 +132,10 @@ class StridedTensor {
     std::vector<std::byte> bytes() { return memory_.read(); }
 
    private:
-    int64_t element_bytes() const { return dtype_ == FOVEAL_F32 || dtype_ == FOVEAL_I32 ? 4 : 2; }
+    int64_t element_bytes() const {
+        if (dtype_ == FOVEAL_I64) return 8;
+        return dtype_ == FOVEAL_F32 || dtype_ == FOVEAL_I32 || dtype_ == FOVEAL_U32 ? 4 : 2;
+    }
 
     int64_t span_bytes() const {
         int64_t last = 0;
@@ -157,9 +160,9 @@ class StridedTensor {
         std::byte* to = bytes.data() + index * element_bytes();
         if (dtype_ == FOVEAL_F32) {
             std::memcpy(to, &value, 4);
-        } else if (dtype_ == FOVEAL_I32) {
-            const auto integer = static_cast<int32_t>(value);
-            std::memcpy(to, &integer, 4);
+        } else if (dtype_ == FOVEAL_I32 || dtype_ == FOVEAL_U32 || dtype_ == FOVEAL_I64) {
+            const auto integer = static_cast<int64_t>(value);
+            std::memcpy(to, &integer, static_cast<size_t>(element_bytes()));  // little-endian
         } else {
             const uint16_t bits = dtype_ == FOVEAL_BF16 ? float_to_bf16(value) : float_to_f16(value);
             std::memcpy(to, &bits, 2);

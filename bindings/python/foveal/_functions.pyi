@@ -109,6 +109,46 @@ def attention_varlen(
     return_lse: Literal[True],
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]: ...
+@overload
+def append(
+    k: Tensor | None,
+    v: Tensor | None,
+    k_cache: Tensor | None,
+    v_cache: Tensor | None,
+    *,
+    slot_mapping: Tensor | None = None,
+    cache_lengths: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    block_table: Tensor | None = None,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
+    positions: Tensor | None = None,
+    interleaved: bool = False,
+    q: None = None,
+    q_out: None = None,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
+) -> None: ...
+@overload
+def append(
+    k: Tensor | None,
+    v: Tensor | None,
+    k_cache: Tensor | None,
+    v_cache: Tensor | None,
+    *,
+    slot_mapping: Tensor | None = None,
+    cache_lengths: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    block_table: Tensor | None = None,
+    cos: Tensor,
+    sin: Tensor,
+    positions: Tensor | None = None,
+    interleaved: bool = False,
+    q: Tensor,
+    q_out: Tensor | None = None,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
+) -> Tensor: ...
 def merge(
     outs: Sequence[Tensor], lses: Sequence[Tensor], *, out: Tensor | None = None, lse: Tensor | None = None
 ) -> tuple[Tensor, Tensor]: ...

@@ -6,12 +6,14 @@ tensors. Importing this module registers
     torch.ops.foveal.attention_varlen             (q, k, v, cu_seqlens_q, cu_seqlens_k, *, ...) -> out
     torch.ops.foveal.attention_varlen_lse         (q, k, v, cu_seqlens_q, cu_seqlens_k, *, ...) -> (out, lse)
     torch.ops.foveal.merge              (outs, lses) -> (out, lse)
+    torch.ops.foveal.append             (k, v, k_cache, v_cache, *, ...) -> (), writes the caches
+    torch.ops.foveal.append_q           (k, v, k_cache, v_cache, q, *, ...) -> q_out, writes the caches
 
-with the options of foveal.attention, the window as window_left and window_right. attention(), attention_varlen() and
-merge() here take the arguments of foveal's functions of these names, and torch.compile can trace them: they are these
-operators then, otherwise foveal's own functions, which cost less host time and go to the operators by themselves where
-PyTorch watches (a trace, a TorchDispatchMode, tensors without memory of their own). No backward yet: a tensor that
-requires a gradient or has a tangent raises foveal.UnsupportedError.
+with the options of foveal.attention, the window as window_left and window_right. attention(), attention_varlen(),
+merge() and append() here take the arguments of foveal's functions of these names, and torch.compile can trace them:
+they are these operators then, otherwise foveal's own functions, which cost less host time and go to the operators by
+themselves where PyTorch watches (a trace, a TorchDispatchMode, tensors without memory of their own). No backward yet:
+a tensor that requires a gradient or has a tangent raises foveal.UnsupportedError.
 """
 
 import inspect
@@ -23,7 +25,7 @@ import torch
 from foveal import _foveal
 from torch.autograd import forward_ad
 
-__all__ = ["attention", "attention_varlen", "merge"]
+__all__ = ["append", "attention", "attention_varlen", "merge"]
 
 _library = torch.library.Library("foveal", "DEF")
 
@@ -67,6 +69,18 @@ def _varlen_lse(q, k, v, cu_seqlens_q, cu_seqlens_k, **options):
 
 def _merge_parts(outs, lses):
     return _foveal.merge_dispatched(outs, lses, None, None, True)
+
+
+def _append_rows(
+    k, v, k_cache, v_cache, q=None, *, slot_mapping=None, cache_lengths=None, cu_seqlens=None, block_table=None,
+    cos=None, sin=None, positions=None, interleaved=False, k_scale=None, v_scale=None,
+):  # fmt: skip
+    where = (slot_mapping, cache_lengths, cu_seqlens, block_table, cos, sin, positions, interleaved)
+    return _foveal.append_dispatched(k, v, k_cache, v_cache, *where, q, None, k_scale, v_scale, True)
+
+
+def _fake_append(k, v, k_cache, v_cache, q=None, **options):
+    return None if q is None else q.new_empty(q.shape)
 
 
 def _fake_out(q, v):
@@ -134,6 +148,15 @@ _register_form("attention", f"{_TENSORS}, *, {_OPTIONS}{_SCORE_OPTIONS}", _dense
 _register_form("attention_varlen", f"{_TENSORS}{_LENGTHS}, *, {_OPTIONS}", _varlen, _varlen_lse)
 _register("merge", "Tensor[] outs, Tensor[] lses", "(Tensor, Tensor)", _merge_parts, _fake_merge)
 
+_CACHES = "Tensor? k, Tensor? v, Tensor(a!)? k_cache, Tensor(b!)? v_cache"
+_APPEND_OPTIONS = (
+    "*, Tensor? slot_mapping=None, Tensor? cache_lengths=None, Tensor? cu_seqlens=None, Tensor? block_table=None, "
+    "Tensor? cos=None, Tensor? sin=None, Tensor? positions=None, bool interleaved=False, Tensor? k_scale=None, "
+    "Tensor? v_scale=None"
+)
+_register("append", f"{_CACHES}, {_APPEND_OPTIONS}", "()", _append_rows, _fake_append)
+_register("append_q", f"{_CACHES}, Tensor q, {_APPEND_OPTIONS}", "Tensor", _append_rows, _fake_append)
+
 
 def _operator_options(window=(None, None), **options):
     left, right = (None, None) if window is None else window
@@ -143,6 +166,8 @@ def _operator_options(window=(None, None), **options):
 _TENSOR_NAMES = (
     *("q", "k", "v", "cu_seqlens_q", "cu_seqlens_k"),
     *("alibi_slopes", "sinks", "seqused_q", "seqused_k", "bias", "mask"),
+    *("k_cache", "v_cache", "slot_mapping", "cache_lengths", "cu_seqlens", "block_table", "cos", "sin", "positions"),
+    *("k_scale", "v_scale"),
 )
 
 
@@ -196,6 +221,15 @@ def _forward(operator, operator_lse, tensors, function, values):
 def _merge(outs, lses, out, lse):
     arguments = {"outs": list(outs), "lses": list(lses)}
     return _through_dispatcher(torch.ops.foveal.merge, {"out": out, "lse": lse}, arguments, {})
+
+
+def _append(*values):
+    given = dict(zip(inspect.signature(foveal.append).parameters, values, strict=True))
+    q, q_out = given.pop("q"), given.pop("q_out")
+    arguments = {name: given.pop(name) for name in ("k", "v", "k_cache", "v_cache")}
+    if q is None:
+        return _through_dispatcher(torch.ops.foveal.append, {"q_out": q_out}, arguments, given)
+    return _through_dispatcher(torch.ops.foveal.append_q, {"q_out": q_out}, {**arguments, "q": q}, given)
 
 
 @overload
@@ -271,3 +305,41 @@ def attention_varlen(
 def merge(outs: Sequence[torch.Tensor], lses: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """foveal.merge(), but for `out` and `lse`, in a form that torch.compile can trace."""
     return torch.ops.foveal.merge(outs, lses) if torch.compiler.is_compiling() else foveal.merge(outs, lses)
+
+
+@overload
+def append(
+    k: torch.Tensor | None,
+    v: torch.Tensor | None,
+    k_cache: torch.Tensor | None,
+    v_cache: torch.Tensor | None,
+    *,
+    q: None = None,
+    **options: Any,
+) -> None: ...
+@overload
+def append(
+    k: torch.Tensor | None,
+    v: torch.Tensor | None,
+    k_cache: torch.Tensor | None,
+    v_cache: torch.Tensor | None,
+    *,
+    q: torch.Tensor,
+    **options: Any,
+) -> torch.Tensor: ...
+def append(
+    k: torch.Tensor | None,
+    v: torch.Tensor | None,
+    k_cache: torch.Tensor | None,
+    v_cache: torch.Tensor | None,
+    *,
+    q: torch.Tensor | None = None,
+    **options: Any,
+) -> torch.Tensor | None:
+    """foveal.append(), but for `q_out`, in a form that torch.compile can trace: it writes the caches."""
+    if not torch.compiler.is_compiling():
+        options["q"] = q
+        return foveal.append(k, v, k_cache, v_cache, **options)
+    if q is None:
+        return torch.ops.foveal.append(k, v, k_cache, v_cache, **options)
+    return torch.ops.foveal.append_q(k, v, k_cache, v_cache, q, **options)

@@ -77,6 +77,8 @@ void launch_for(const Borrowed& q, Call&& call) {
     check(status);
 }
 
+// foveal.append, its arguments by position; behind them whether PyTorch's dispatcher has brought the call.
+nb::object append(PyObject* const* arguments);
 // foveal.merge
 nb::object merge(nb::handle outs, nb::handle lses, nb::handle out, nb::handle lse, bool dispatched);
 

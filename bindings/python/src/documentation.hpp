@@ -91,4 +91,38 @@ Raises:
     As attention().
 )";
 
+inline constexpr char kAppendDoc[] =
+    "append(k, v, k_cache, v_cache, *, slot_mapping=None, cache_lengths=None, cu_seqlens=None, block_table=None, "
+    "cos=None, sin=None, positions=None, interleaved=False, q=None, q_out=None, k_scale=None, v_scale=None)\n--\n\n"
+    R"(Writes new rows of k and v to a cache of pages, turned by a rotary embedding on the way; turns rows of q alike.
+
+    A pair (x, y) becomes (x cos - y sin, y cos + x sin), the rotary embedding of arXiv:2104.09864, in fp32 with each
+    operation rounded for itself; then, in the cache, it is divided by the scale; then rounded once.
+
+Args:
+    k, v: [b, s_new, h_k, d] and [b, s_new, h_k, d_v], or ragged [total_new, h_k, d] and [total_new, h_k, d_v]; float32,
+        bfloat16 or float16. None, with its cache: not appended.
+    k_cache, v_cache: [pages, page_size, h_k, d] and [pages, page_size, h_k, d_v], of any float type; written, nothing in
+        them but the new rows. Any strides but the last: heads before rows, or both in one pool.
+    slot_mapping: int64 [b, s_new] or [total_new]: row i goes to row slot % page_size of page slot // page_size;
+        negative: nowhere. Or:
+    cache_lengths: int32 [b]: row n of a sequence becomes its key number cache_lengths + n.
+    cu_seqlens: int32 [b + 1], with cache_lengths and ragged rows: rows cu_seqlens[i] to cu_seqlens[i + 1] - 1 are
+        sequence i's.
+    block_table: int32 or uint32 [b, max_pages], with cache_lengths: the pages of each sequence. None: page i is all of
+        sequence i.
+    cos, sin: [positions, rot / 2], float32 or k's dtype; the first rot <= d elements of rows of k and q turn.
+    positions: int32 or int64 [b, s_new] or [total_new]. None, with cache_lengths: the number of the row as a key.
+    interleaved: pairs are elements 2 i and 2 i + 1; else i and i + rot / 2.
+    q: [b, s_new, h_q, d] or [total_new, h_q, d], k's dtype.
+    q_out: where q goes, of its shape and dtype; may be q. None: a new tensor.
+    k_scale, v_scale: float32 [1] or [h_k]: the cache holds x / scale. None: 1.
+
+Returns:
+    q_out; None without q.
+
+Raises:
+    As attention(). Slots, lengths, pages and positions out of range: checked on the CPU, trusted on a GPU.
+)";
+
 }  // namespace foveal::python

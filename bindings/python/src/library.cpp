@@ -20,6 +20,8 @@ Library beside() {
             foveal_plan_workspace_bytes,
             foveal_merge_args_init_sized,
             foveal_merge,
+            foveal_append_args_init_sized,
+            foveal_append,
             foveal_last_error,
             foveal_version,
             foveal_backend_built,
@@ -47,6 +49,8 @@ Library load(const std::string& path) {
     find(loaded.merge_args_init_sized, "foveal_merge_args_init_sized", false);
     if (loaded.merge != nullptr && loaded.merge_args_init_sized == nullptr)
         find(loaded.merge_args_init, "foveal_merge_args_init");
+    find(loaded.append, "foveal_append", false);  // nor those before 2026-11-29 append
+    find(loaded.append_args_init_sized, "foveal_append_args_init_sized", loaded.append != nullptr);
     find(loaded.last_error, "foveal_last_error");
     find(loaded.version, "foveal_version");
     find(loaded.backend_built, "foveal_backend_built");
@@ -69,6 +73,8 @@ Library library = beside();
 void Library::init(foveal_forward_args& args) const { init_args(args, forward_args_init_sized, forward_args_init); }
 
 void Library::init(foveal_merge_args& args) const { init_args(args, merge_args_init_sized, merge_args_init); }
+
+void Library::init(foveal_append_args& args) const { append_args_init_sized(&args, sizeof args); }
 
 std::string use_library(const std::string& path) {
     static std::map<std::string, Library> builds{{"", beside()}};

@@ -19,6 +19,8 @@ struct Library {
     decltype(&foveal_plan_workspace_bytes) plan_workspace_bytes = nullptr;
     decltype(&foveal_merge_args_init_sized) merge_args_init_sized = nullptr;
     decltype(&foveal_merge) merge = nullptr;
+    decltype(&foveal_append_args_init_sized) append_args_init_sized = nullptr;
+    decltype(&foveal_append) append = nullptr;
     decltype(&foveal_last_error) last_error = nullptr;
     decltype(&foveal_version) version = nullptr;
     decltype(&foveal_backend_built) backend_built = nullptr;
@@ -30,6 +32,7 @@ struct Library {
 
     void init(foveal_forward_args& args) const;
     void init(foveal_merge_args& args) const;
+    void init(foveal_append_args& args) const;
 };
 
 extern Library library;

@@ -70,6 +70,8 @@ nb::object attention_varlen(Arguments arguments) {
     return forward(arguments, 17, arguments[3], arguments[4], varlen_options(arguments + 5), "_attention_varlen");
 }
 
+nb::object append(Arguments arguments) { return python::append(arguments); }
+
 nb::object merge(Arguments arguments) {
     return python::merge(arguments[0], arguments[1], arguments[2], arguments[3], arguments[4] == Py_True);
 }
@@ -196,6 +198,7 @@ struct Parameters {
 const Parameters* attention_parameters;
 const Parameters* varlen_parameters;
 const Parameters* merge_parameters;
+const Parameters* append_parameters;
 
 // A function with keywords, which `function` gets as arguments by position; behind them False: not dispatched yet.
 template <nb::object (*function)(Arguments), const Parameters** parameters>
@@ -222,7 +225,7 @@ void define(nb::module_& module, const char* name, const char* doc) {
 }
 
 void define_functions(nb::module_& module) {
-    nb::dict options, varlen_options, merge_options;
+    nb::dict options, varlen_options, merge_options, append_options;
     for (const char* const name : {"scale", "causal", "window", "align", "softcap", "chunk", "alibi_slopes", "sinks",
                                    "bias", "mask", "seqused_q", "seqused_k", "return_lse", "out"})
         options[name] = nb::none();
@@ -235,13 +238,19 @@ void define_functions(nb::module_& module) {
         if (string_of(name) != "bias" && string_of(name) != "mask") varlen_options[name] = value;
     merge_options["out"] = nb::none();
     merge_options["lse"] = nb::none();
+    for (const char* const name : {"slot_mapping", "cache_lengths", "cu_seqlens", "block_table", "cos", "sin",
+                                   "positions", "interleaved", "q", "q_out", "k_scale", "v_scale"})
+        append_options[name] = nb::none();
+    append_options["interleaved"] = nb::bool_(false);
     attention_parameters = new Parameters("attention", {"q", "k", "v"}, options);
     varlen_parameters =
         new Parameters("attention_varlen", {"q", "k", "v", "cu_seqlens_q", "cu_seqlens_k"}, varlen_options);
     merge_parameters = new Parameters("merge", {"outs", "lses"}, merge_options);
     define<attention, &attention_parameters>(module, "attention", kAttentionDoc);
     define<attention_varlen, &varlen_parameters>(module, "attention_varlen", kVarlenDoc);
+    append_parameters = new Parameters("append", {"k", "v", "k_cache", "v_cache"}, append_options);
     define<merge, &merge_parameters>(module, "merge", kMergeDoc);
+    define<append, &append_parameters>(module, "append", kAppendDoc);
 }
 
 NB_MODULE(_foveal, module) {
@@ -252,6 +261,7 @@ NB_MODULE(_foveal, module) {
     static PyMethodDef functions[]{positional<attention, 18>("attention_dispatched"),
                                    positional<attention_varlen, 18>("attention_varlen_dispatched"),
                                    positional<merge, 5>("merge_dispatched"),
+                                   positional<append, 17>("append_dispatched"),
                                    positional<supports, 19>("supports"),
                                    positional<plan, 19>("plan"),
                                    {}};

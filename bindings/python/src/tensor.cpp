@@ -18,13 +18,18 @@ constexpr struct {
 } kDtypes[] = {
     {{dlpack::kBfloat, 16, 1}, FOVEAL_BF16, "bfloat16"}, {{dlpack::kFloat, 16, 1}, FOVEAL_F16, "float16"},
     {{dlpack::kFloat, 32, 1}, FOVEAL_F32, "float32"},    {{dlpack::kInt, 32, 1}, FOVEAL_I32, "int32"},
-    {{dlpack::kBool, 8, 1}, FOVEAL_BOOL, "bool"},
+    {{dlpack::kBool, 8, 1}, FOVEAL_BOOL, "bool"},        {{dlpack::kInt, 64, 1}, FOVEAL_I64, "int64"},
+    {{dlpack::kUInt, 32, 1}, FOVEAL_U32, "uint32"},
 };
 
 // What an argument's elements may be. What goes together with which, the library says.
 const char* dtypes_of(std::string_view name) {
-    if (name.starts_with("seqused_") || name.starts_with("cu_seqlens_")) return "int32";
-    if (name.starts_with("lse") || name == "sinks" || name == "alibi_slopes") return "float32";
+    if (name.starts_with("seqused_") || name.starts_with("cu_seqlens") || name == "cache_lengths") return "int32";
+    if (name == "slot_mapping") return "int64";
+    if (name == "positions") return "int32 and int64";
+    if (name == "block_table") return "int32 and uint32";
+    if (name.starts_with("lse") || name == "sinks" || name == "alibi_slopes" || name.ends_with("_scale"))
+        return "float32";
     return name == "mask" ? "bool" : "bfloat16, float16 and float32";
 }
 

@@ -1,0 +1,215 @@
+// Built without contraction of a product and a sum into one operation (CMakeLists.txt): foveal.h rounds each for
+// itself, so that both backends write the same bits.
+#include "cpu/append.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <string>
+
+#include "cpu/simd_targets.hpp"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/append.cpp"
+#include <hwy/aligned_allocator.h>
+#include <hwy/foreach_target.h>
+
+#include "cpu/convert.hpp"
+#include "cpu/threads.hpp"
+#include "problem/mask.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace foveal::cpu::HWY_NAMESPACE {
+namespace {
+
+// Memory for one row as fp32, and for its angles.
+struct Scratch {
+    hwy::AlignedFreeUniquePtr<float[]> row, cos, sin;
+
+    Scratch(int64_t head_dim, int64_t angles)
+        : row(hwy::AllocateAligned<float>(whole_vectors(head_dim))),
+          cos(hwy::AllocateAligned<float>(whole_vectors(angles))),
+          sin(hwy::AllocateAligned<float>(whole_vectors(angles))) {
+        if (!row || !cos || !sin) throw std::bad_alloc();
+    }
+
+   private:
+    static size_t whole_vectors(int64_t n) { return static_cast<size_t>((n / lanes() + 1) * lanes()); }
+};
+
+const std::byte* at(const void* tensor, int64_t elements, DType dtype) {
+    return static_cast<const std::byte*>(tensor) + elements * bytes_of(dtype);
+}
+
+// Pairs (row[i * step], row[i * step + distance]) turn by angle i.
+void turn(float* row, int64_t pairs, int64_t step, int64_t distance, const float* cos, const float* sin) {
+    for (int64_t i = 0; i < pairs; ++i) {
+        const float x = row[i * step], y = row[i * step + distance];
+        row[i * step] = x * cos[i] - y * sin[i];
+        row[i * step + distance] = y * cos[i] + x * sin[i];
+    }
+}
+
+class RowWriter {
+   public:
+    RowWriter(const Append& append, const AppendedRows& rows)
+        : append_(append),
+          rows_(rows),
+          scratch_(rows.head_dim, append.rotary.dim / 2),
+          load_(row_loader(append.dtype)),
+          load_angles_(row_loader(append.rotary.dtype)),
+          store_(row_storer(rows.to_dtype)) {}
+
+    // Row `row` of [b, rows] at `outer`.
+    void write(int64_t outer, int64_t row) {
+        const AppendPlace place = append_.places.of(outer, row);
+        if (rows_.in_cache && place.page < 0) return;
+        if (rows_.turns) load_angles(place.position);
+        const Strides &from = rows_.from_stride, &to = rows_.to_stride;
+        const int64_t first = outer * from.batch + row * from.row;
+        const int64_t target =
+            rows_.in_cache ? place.page * to.batch + place.row * to.row : outer * to.batch + row * to.row;
+        for (int64_t head = 0; head < rows_.heads; ++head) {
+            load_(at(rows_.from, first + head * from.head, append_.dtype), rows_.head_dim, scratch_.row.get());
+            change(head);
+            store_(scratch_.row.get(), rows_.head_dim,
+                   const_cast<std::byte*>(at(rows_.to, target + head * to.head, rows_.to_dtype)));
+        }
+    }
+
+   private:
+    void load_angles(int64_t position) {
+        const Rotary& rotary = append_.rotary;
+        load_angles_(at(rotary.cos, position * rotary.cos_stride, rotary.dtype), rotary.dim / 2, scratch_.cos.get());
+        load_angles_(at(rotary.sin, position * rotary.sin_stride, rotary.dtype), rotary.dim / 2, scratch_.sin.get());
+    }
+
+    void change(int64_t head) {
+        float* const row = scratch_.row.get();
+        const int64_t pairs = append_.rotary.dim / 2;
+        const bool interleaved = append_.rotary.interleaved;
+        if (rows_.turns)
+            turn(row, pairs, interleaved ? 2 : 1, interleaved ? 1 : pairs, scratch_.cos.get(), scratch_.sin.get());
+        if (rows_.scale == nullptr) return;
+        const float scale = rows_.scale[head * rows_.scale_stride];
+        for (int64_t i = 0; i < rows_.head_dim; ++i) row[i] /= scale;
+    }
+
+    const Append& append_;
+    const AppendedRows& rows_;
+    Scratch scratch_;
+    LoadRow load_, load_angles_;
+    StoreRow store_;
+};
+
+// Rows [begin, end), numbered through.
+void AppendRows(const Append& append, int64_t begin, int64_t end) {
+    for (const AppendedRows& rows : append.rows) {
+        if (!rows.present()) continue;
+        RowWriter writer(append, rows);
+        for (int64_t i = begin; i < end; ++i) writer.write(i / append.places.rows, i % append.places.rows);
+    }
+}
+
+}  // namespace
+}  // namespace foveal::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace foveal::cpu {
+namespace {
+
+HWY_EXPORT(AppendRows);
+
+// Elements below which waking another thread costs more than it helps, as in merge.cpp.
+constexpr int64_t kSerialElements = 1 << 17;
+// ... and how many a thread takes at once.
+constexpr int64_t kElementsATime = 1 << 16;
+
+[[noreturn]] void refuse(const std::string& entry, int64_t value, const std::string& why) {
+    throw Error(FOVEAL_INVALID_ARGUMENT, entry + " is " + std::to_string(value) + "; " + why);
+}
+
+std::string below(int64_t end) { return "it must be 0 to " + std::to_string(end - 1); }
+
+void check_ends(const AppendPlaces& places) {
+    const int32_t* const ends = places.cu_seqlens;
+    if (ends == nullptr) return;
+    const auto name = [](int64_t i) { return "cu_seqlens[" + std::to_string(i) + "]"; };
+    if (ends[0] != 0) refuse(name(0), ends[0], "it must be 0");
+    for (int64_t i = 1; i <= places.batch; ++i)
+        if (ends[i] < ends[i - 1] || ends[i] > places.rows)
+            refuse(name(i), ends[i],
+                   "it must be " + std::to_string(ends[i - 1]) + " to " + std::to_string(places.rows));
+    if (ends[places.batch] != places.rows)
+        refuse(name(places.batch), ends[places.batch],
+               "the last must be the number of new rows, " + std::to_string(places.rows));
+}
+
+// What lies behind cache_lengths must have pages for the new rows.
+void check_sequences(const Append& append) {
+    const AppendPlaces& places = append.places;
+    if (places.cache_lengths == nullptr) return;
+    const bool in_cache = append.rows[0].present() || append.rows[1].present();
+    for (int64_t i = 0; i < places.batch; ++i) {
+        const int64_t length = places.cache_lengths[i], rows = places.cu_seqlens == nullptr
+                                                                   ? places.rows
+                                                                   : places.cu_seqlens[i + 1] - places.cu_seqlens[i];
+        const std::string name = "cache_lengths[" + std::to_string(i) + "]";
+        if (length < 0) refuse(name, length, "a length is not negative");
+        const int64_t room = append.max_pages < kMaxSequenceLength / places.page_size
+                                 ? append.max_pages * places.page_size
+                                 : kMaxSequenceLength;
+        if (!in_cache || rows == 0) continue;
+        if (length + rows > room)
+            refuse(name, length,
+                   "with " + std::to_string(rows) + " new rows the sequence has no room in " +
+                       std::to_string(append.max_pages) + " pages of " + std::to_string(places.page_size) + " rows");
+        if (places.block_table == nullptr) continue;
+        for (int64_t page = length / places.page_size; page <= (length + rows - 1) / places.page_size; ++page) {
+            const int64_t entry = places.block_table[i * places.table_stride + page];
+            if (entry >= append.pages)
+                refuse("block_table[" + std::to_string(i) + ", " + std::to_string(page) + "]", entry,
+                       below(append.pages));
+        }
+    }
+}
+
+void check_rows(const Append& append) {
+    const AppendPlaces& places = append.places;
+    const bool turns = append.rotary.dim > 0, has_q = append.rows[2].present();
+    if (places.slot_mapping == nullptr && !turns) return;
+    for (int64_t i = 0; i < append.all_rows(); ++i) {
+        const int64_t outer = i / places.rows, row = i % places.rows;
+        const AppendPlace place = places.of(outer, row);
+        const std::string entry = "[" + std::to_string(i) + "]";
+        if (places.slot_mapping != nullptr && place.page >= append.pages)
+            refuse("slot_mapping" + entry, places.slot_mapping[outer * places.slot_batch_stride + row],
+                   below(append.pages * places.page_size));
+        const bool is_used = has_q || place.page >= 0;
+        if (turns && is_used && (place.position < 0 || place.position >= append.rotary.positions))
+            refuse((places.positions != nullptr ? "positions" : "the position of row ") + entry, place.position,
+                   below(append.rotary.positions) + ", as cos.shape[0] is " + std::to_string(append.rotary.positions));
+    }
+}
+
+}  // namespace
+
+void append(const Append& append) {
+    const int threads = thread_count();
+    const int64_t all_rows = append.all_rows();
+    if (all_rows == 0) return;
+    check_ends(append.places);
+    check_sequences(append);
+    check_rows(append);
+    int64_t row_elements = 0;
+    for (const AppendedRows& rows : append.rows) row_elements += rows.heads * rows.head_dim;
+    if (row_elements == 0) return;
+    const int64_t rows_a_time = std::max<int64_t>(kElementsATime / row_elements, 1);
+    const bool serial = static_cast<double>(all_rows) * static_cast<double>(row_elements) < kSerialElements;
+    parallel_for((all_rows + rows_a_time - 1) / rows_a_time, serial ? 1 : threads, [&](int64_t i) {
+        HWY_DYNAMIC_DISPATCH(AppendRows)(append, i * rows_a_time, std::min((i + 1) * rows_a_time, all_rows));
+    });
+}
+
+}  // namespace foveal::cpu
+#endif
