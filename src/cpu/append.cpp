@@ -14,6 +14,7 @@
 #include <hwy/foreach_target.h>
 
 #include "cpu/convert.hpp"
+#include "cpu/thread_count.hpp"
 #include "cpu/threads.hpp"
 #include "problem/mask.hpp"
 

@@ -25,18 +25,11 @@ struct DeviceTensor {
     void* data;
     foveal_dtype dtype;
     int64_t batch_stride, row_stride, head_stride;
-<<<<<<< HEAD
-    int64_t batch, heads, channels;
+    int64_t batch, heads, channels, channel_stride;
     const int64_t* first_row;               // [b] of each sequence; NULL: 0
     const int64_t* used;                    // [b] used rows
     const int64_t* used_k;                  // [b] used keys
     const int64_t *seen_first, *seen_last;  // [b] of k and v, the keys that some row sees; else NULL
-=======
-    int64_t batch, heads, channels, channel_stride;
-    const int64_t* first_row;  // [b] of each sequence; NULL: 0
-    const int64_t* used;       // [b] used rows
-    const int64_t* used_k;     // [b] used keys
->>>>>>> ee3da5a (WIP scores)
 };
 
 __device__ void store(void* data, foveal_dtype dtype, int64_t index, float value) {
@@ -276,13 +269,8 @@ class DeviceData final : public CaseData {
         first_k_ = DeviceBuffer(first_k);
         used_q_ = DeviceBuffer(used_q);
         used_k_ = DeviceBuffer(used_k);
-<<<<<<< HEAD
         seen_first_ = DeviceBuffer(seen_first);
         seen_last_ = DeviceBuffer(seen_last);
-        const ScoreExtent longest = score_extent(case_, {}, 0);
-        longest_q_ = DeviceBuffer(std::vector<int64_t>{longest.queries});
-        longest_k_ = DeviceBuffer(std::vector<int64_t>{longest.keys});
-=======
         for (const TensorId id : {TensorId::kBias, TensorId::kMask})
             if (has_tensor(case_, id)) upload_extents(id);
     }
@@ -297,7 +285,6 @@ class DeviceData final : public CaseData {
             keys.push_back(extent.keys);
         }
         extents_[id == TensorId::kBias ? 0 : 1] = {DeviceBuffer(queries), DeviceBuffer(keys)};
->>>>>>> ee3da5a (WIP scores)
     }
 
     // The tensor with rows and heads where kernels expect them; lse as rows of one channel.
@@ -322,13 +309,9 @@ class DeviceData final : public CaseData {
                  : of_k    ? used_k_
                            : used_q_)
                     .as<int64_t>(),
-<<<<<<< HEAD
-                (shared ? longest_k_ : used_k_).as<int64_t>(),
+                (of_scores ? extents.keys : used_k_).as<int64_t>(),
                 of_k ? seen_first_.as<int64_t>() : nullptr,
                 of_k ? seen_last_.as<int64_t>() : nullptr};
-=======
-                (of_scores ? extents.keys : used_k_).as<int64_t>()};
->>>>>>> ee3da5a (WIP scores)
     }
 
     void gather(TensorId id, int64_t sequence, int64_t head, int64_t first, int64_t count, float* to) {
@@ -344,15 +327,11 @@ class DeviceData final : public CaseData {
     std::array<Tensor, kTensors> tensors_;
     DeviceBuffer cu_q_, cu_k_, seqused_q_, seqused_k_;  // i32, what the library reads
     DeviceBuffer first_q_, first_k_, used_q_, used_k_;  // i64 [b], what the kernels here read
-<<<<<<< HEAD
-    DeviceBuffer seen_first_, seen_last_;               // i64 [b]
-    DeviceBuffer longest_q_, longest_k_;                // i64 [1]
-=======
+    DeviceBuffer seen_first_, seen_last_;  // i64 [b]
     struct Extents {
         DeviceBuffer queries, keys;  // i64 [b or 1]
     };
     std::array<Extents, 2> extents_;  // of bias and mask
->>>>>>> ee3da5a (WIP scores)
     std::mutex mutex_;
 };
 
