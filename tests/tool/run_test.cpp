@@ -194,7 +194,7 @@ TEST_F(Cpu, RunHonoursLengths) {
     EXPECT_STATUS(foveal("run " + file("in") + " -o " + file("out") + " --lse --backend cpu"), 0);
     Expected expected = attend(p, 1 / std::sqrt(8.0), 100);
     std::fill(expected.out.begin() + 4 * 16, expected.out.end(), 0.0);
-    for (const size_t head : {0, 1}) expected.lse[head * 5 + 4] = -std::numeric_limits<double>::infinity();
+    for (const size_t head : {0u, 1u}) expected.lse[head * 5 + 4] = -std::numeric_limits<double>::infinity();
     const ReadBack output(file("out"));
     expect_close(values_of(output["out"]), expected.out, kF32Tolerance);
     expect_close(values_of(output["lse"]), expected.lse, kF32Tolerance);

@@ -154,7 +154,7 @@ void AttentionInputs::require_all_used(const Safetensors& file, const ForwardOpt
     if (options.ignores_others) return;
     for (const auto& [name, tensor] : file.tensors) {
         const bool used = std::any_of(inputs_.begin(), inputs_.end(),
-                                      [&name = name](const Input& input) { return input.name == name; });
+                                      [&wanted = name](const Input& input) { return input.name == wanted; });
         if (used || contains(options.ignored, name)) continue;
         throw Failure(
             fmt::format("the tensor {} has no meaning here; known are {} (--ignore {} leaves it out, "
