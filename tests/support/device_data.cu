@@ -327,7 +327,7 @@ class DeviceData final : public CaseData {
     std::array<Tensor, kTensors> tensors_;
     DeviceBuffer cu_q_, cu_k_, seqused_q_, seqused_k_;  // i32, what the library reads
     DeviceBuffer first_q_, first_k_, used_q_, used_k_;  // i64 [b], what the kernels here read
-    DeviceBuffer seen_first_, seen_last_;  // i64 [b]
+    DeviceBuffer seen_first_, seen_last_;               // i64 [b]
     struct Extents {
         DeviceBuffer queries, keys;  // i64 [b or 1]
     };

@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 import functools
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -27,6 +28,15 @@ def _register() -> None:
             "this foveal was built without jaxlib, whose headers foveal.jax needs: build it where jaxlib is installed"
         )
     library = ctypes.CDLL(str(path))
+    header = pathlib.Path(jax.ffi.include_dir()) / "xla/ffi/api/c_api.h"
+    known = re.search(r"#define XLA_FFI_API_MINOR (\d+)", header.read_text())
+    built = ctypes.c_int32.in_dll(library, "foveal_xla_api_minor").value
+    # A jaxlib refuses handlers of a later interface than its own, and with them every computation.
+    if known is None or int(known[1]) < built:
+        raise ImportError(
+            f"this foveal was built for version 0.{built} of XLA's foreign function interface, and jaxlib "
+            f"{jax.lib.__version__} has an earlier one: take the jaxlib that foveal was built with, or a later one"
+        )
     jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(library.foveal_xla_cpu), platform="cpu")
     jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(library.foveal_xla_cuda), platform="CUDA")
 

@@ -168,6 +168,9 @@ ffi::Error forward_on_cuda(ffi::RemainingArgs operands, ffi::RemainingRets resul
 }  // namespace
 
 #pragma GCC visibility push(default)
+// Of the interface that the handlers were built for: an earlier jaxlib would refuse them, and itself, when it starts.
+extern "C" const int32_t foveal_xla_api_minor;
+const int32_t foveal_xla_api_minor = XLA_FFI_API_MINOR;
 XLA_FFI_DEFINE_HANDLER_SYMBOL(foveal_xla_cpu, forward_on_cpu, with_attributes());
 // A launch may be part of a CUDA graph: foveal allocates nothing and never synchronises (contract, 1.8).
 XLA_FFI_DEFINE_HANDLER_SYMBOL(foveal_xla_cuda, forward_on_cuda, with_attributes().Ctx<ffi::PlatformStream<void*>>(),
