@@ -65,9 +65,12 @@ std::string text_of(dlpack::DataType form) {
 }
 
 foveal_dtype dtype_of(dlpack::DataType form, const char* name) {
-    for (const auto& known : kDtypes)
-        if (known.form.code == form.code && known.form.bits == form.bits && known.form.lanes == form.lanes)
+    for (const auto& known : kDtypes) {
+        if (known.form.code != form.code || known.form.bits != form.bits || known.form.lanes != form.lanes) continue;
+        const bool is_of_few = known.dtype == FOVEAL_I64 || known.dtype == FOVEAL_U32;  // arguments
+        if (!is_of_few || std::string_view(dtypes_of(name)).find(known.name) != std::string_view::npos)
             return known.dtype;
+    }
     refuse_dtype(name, text_of(form));
 }
 

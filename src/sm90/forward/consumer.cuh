@@ -283,8 +283,7 @@ class Consumer : public Walk<Consumer<kConfig>, kConfig.tile> {
         const float sink = rows_in(slot).sink;
         const float sink_log2 = kConfig.has_wide_scores() ? to_base_2(sink) : sink * static_cast<float>(kLog2E);
         const RowScale scale{
-            {softmax_.normaliser(totals, o_, 0, sink_log2), softmax_.normaliser(totals, o_, 1, sink_log2)},
-            shared_.work[slot].has_empty_rows};
+            {softmax_.normaliser(totals, o_, 0, sink_log2), softmax_.normaliser(totals, o_, 1, sink_log2)}};
         if constexpr (kConfig.has_lse()) {
             // Of warpgroups that share rows, one writes.
             if (params_.lse != nullptr && (!kTile.shares_rows || warpgroup_ == 0)) {
@@ -307,8 +306,7 @@ class Consumer : public Walk<Consumer<kConfig>, kConfig.tile> {
     // Panels of O from kFirst on to shared memory, as many as fit ...
     template <int32_t kFirst = 0>
     __device__ __forceinline__ void stage(RowScale scale) {
-        if constexpr (kFirst == 0)
-            if (scale.has_empty_rows) clear_empty_rows(o_, scale);
+        if constexpr (kFirst == 0) clear_empty_rows(o_, scale);
         stage_panels<kConfig.dtype, kFirst, kTile.staged_out_panels()>(shared_.out[warpgroup_], warp_, ptx::lane_id(),
                                                                        o_, scale);
     }

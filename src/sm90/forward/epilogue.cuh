@@ -15,12 +15,12 @@ namespace foveal::sm90 {
 // Factors of a thread's two rows.
 struct RowScale {
     float of[2];
-    bool has_empty_rows;  // the tile: of the whole warp alike
 };
 
 // Rows that saw no key have the factor 0, and become zeros, whatever their P V is: 0 * NaN is NaN.
 template <int32_t kOut>
 __device__ __forceinline__ void clear_empty_rows(float (&o)[kOut], RowScale scale) {
+    if (!__any_sync(~0u, scale.of[0] == 0.0f || scale.of[1] == 0.0f)) return;
 #pragma unroll
     for (int32_t i = 0; i < kOut; ++i)
         if (scale.of[Fragment::row(i)] == 0.0f) o[i] = 0.0f;

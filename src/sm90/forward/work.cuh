@@ -31,8 +31,7 @@ struct Work {
     int32_t len_q;
     int32_t heads_log2;
     Band band;
-    Range seen;           // keys that some query of the sequence sees
-    bool has_empty_rows;  // that see no key
+    Range seen;  // keys that some query of the sequence sees
     BlockRange blocks;
 
     // Of the tile's g-th segment: the head, if there is one, and the first query; without a head, past the end.
@@ -118,11 +117,7 @@ __device__ __forceinline__ void fill(Work& work, const ForwardParams& params, Ti
     work.heads_log2 = heads_log2;
     work.band = known_band<kTraits>(band_of(params.window, len_q, len_k));
     work.seen = seen_keys(work.band, len_q);
-    const Range rows{work.row, min_i32(work.row + queries, len_q)};
-    // Ends of what rows see ascend: a row between two that see keys sees some.
-    work.has_empty_rows =
-        visible_keys(work.band, rows.begin).size() <= 0 || visible_keys(work.band, rows.end - 1).size() <= 0;
-    work.blocks = blocks_of_rows(work.band, rows, kTraits.keys);
+    work.blocks = blocks_of_rows(work.band, {work.row, min_i32(work.row + queries, len_q)}, kTraits.keys);
     // A tile whose rows see no key visits one block, all of it masked, and so writes its zeros.
     if (work.blocks.visit.size() == 0) work.blocks = {{0, 1}, {0, 0}};
     work.computed = computed_rows<kTraits>(params, work);
