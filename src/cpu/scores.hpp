@@ -7,6 +7,7 @@
 #endif
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "cpu/exp.hpp"
@@ -38,9 +39,12 @@ inline HWY_NOINLINE void cap_scores(float* s, int64_t count, float scale, float 
 }
 
 // ALiBi's slope, as large as it may be where queries and keys are no further apart than so: the distances' order is
-// kept, and no product with one of them is infinite.
+// kept, and no product with one of them is infinite. A power of two, whose products are exact, so that keys at the same
+// distance stay equal whether or not a product and a sum are one operation.
 inline float finite_slope(float slope, int64_t most_distance) {
-    const float most = std::numeric_limits<float>::max() / static_cast<float>(most_distance + 1);
+    int exponent = 0;
+    std::frexp(std::numeric_limits<float>::max() / static_cast<float>(most_distance + 1), &exponent);
+    const float most = std::ldexp(1.0f, exponent - 1);
     return slope > most ? most : slope < -most ? -most : slope;  // NaN stays
 }
 
