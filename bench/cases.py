@@ -48,7 +48,7 @@ class Case:
             raise NotMeasured(f"{who} cannot do {asked} ({self.text})")
 
     def tensors(self, device, logit_sd=1.0):
-        """q, k, v, standard normal, in the case's order in memory; q scaled so that the logits have the standard deviation
+        """q, k, v, standard normal, in the case's order in memory; q scaled so that logits have the standard deviation
         logit_sd."""
 
         def draw(lengths, heads, channels):
