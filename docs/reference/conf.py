@@ -33,7 +33,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"c:identifier", r"(int32_t|int64_t|uint32_t|size_t)"),
     (r"cpp:identifier", r"(std|std::.*|int32_t|int64_t|uint32_t|size_t|foveal_.*)"),
-    (r"py:.*", r"(torch\..*|.*Error|ValueError|optional|object|int|str|bool)"),
+    (r"py:.*", r"(torch\..*|collections\.abc\..*|.*Error|ValueError|optional|object|int|str|bool)"),
 ]
 
 

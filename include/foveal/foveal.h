@@ -267,19 +267,21 @@ typedef struct foveal_append_args {
         block_table; /* i32 or u32 [b, max_pages]: the sequences' pages. Absent: page i is all of sequence i */
 
     /* Rotary embedding of k and q; cos and sin both or neither. */
-    foveal_tensor cos, sin;  /* [positions, rot/2], f32 or k's dtype; rot is even and at most d */
+    foveal_tensor cos;       /* [positions, rot/2], f32 or k's dtype; rot is even and at most d */
+    foveal_tensor sin;       /* as cos */
     foveal_tensor positions; /* i32 or i64 [b, s_new] or [total_new]. Absent: the number that a row gets as a key */
-    foveal_rotary_layout rotary_layout;
-    int32_t reserved;    /* 0 */
-    foveal_tensor q;     /* [b, s_new, h_q, d] or [total_new, h_q, d], k's dtype */
-    foveal_tensor q_out; /* shape and dtype of q; may be q */
+    foveal_rotary_layout rotary_layout; /* default FOVEAL_ROTARY_HALF_SPLIT */
+    int32_t reserved;                   /* 0 */
+    foveal_tensor q;                    /* [b, s_new, h_q, d] or [total_new, h_q, d], k's dtype */
+    foveal_tensor q_out;                /* shape and dtype of q; may be q */
 
-    /* f32 [1] or [h_k]: the cache holds x / scale. Absent: 1. */
-    foveal_tensor k_scale, v_scale;
+    foveal_tensor k_scale; /* f32 [1] or [h_k]: k_cache holds x / scale. Absent: 1 */
+    foveal_tensor v_scale; /* the same of v_cache */
 } foveal_append_args;
 
 /* As foveal_forward_args_init_sized() and foveal_forward_args_init(). */
 FOVEAL_API void foveal_append_args_init_sized(foveal_append_args* args, size_t size);
+/* The same with the size that this header knows. */
 static inline void foveal_append_args_init(foveal_append_args* args) {
     foveal_append_args_init_sized(args, sizeof *args);
 }

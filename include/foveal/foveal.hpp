@@ -200,18 +200,23 @@ inline void merge(const Part& a, const Part& b, const Tensor& out, const MergeOp
 
 // What append() is given; each tensor is that of foveal_append_args.
 struct AppendOptions {
-    Tensor k = {}, v = {};              // [b, s_new, h_k, ·] or [total_new, h_k, ·]
-    Tensor k_cache = {}, v_cache = {};  // [pages, page_size, h_k, ·]
-    Tensor slot_mapping = {};           // i64, a number for each new row: rows go to slots, or ...
-    Tensor cache_lengths = {};          // ... i32 [b]: behind what the cache holds
-    Tensor cu_seqlens = {};             // i32 [b + 1], of ragged rows
-    Tensor block_table = {};            // i32 or u32 [b, max_pages]; absent: page i is all of sequence i
-    Tensor cos = {}, sin = {};          // [positions, rot/2]
-    Tensor positions = {};              // i32 or i64, a number for each new row; absent: the row's number as a key
-    RotaryLayout rotary_layout = RotaryLayout::half_split;
-    Tensor q = {}, q_out = {};          // [b, s_new, h_q, d] or [total_new, h_q, d]
-    Tensor k_scale = {}, v_scale = {};  // f32 [1] or [h_k]; absent: 1
-    Backend backend = Backend::automatic;
+    Tensor k = {};              // [b, s_new, h_k, d] or [total_new, h_k, d]
+    Tensor v = {};              // [b, s_new, h_k, d_v] or [total_new, h_k, d_v]
+    Tensor k_cache = {};        // [pages, page_size, h_k, d]
+    Tensor v_cache = {};        // [pages, page_size, h_k, d_v]
+    Tensor slot_mapping = {};   // i64, a number for each new row: rows go to slots, or ...
+    Tensor cache_lengths = {};  // ... i32 [b]: behind what the cache holds
+    Tensor cu_seqlens = {};     // i32 [b + 1], of ragged rows
+    Tensor block_table = {};    // i32 or u32 [b, max_pages]; absent: page i is all of sequence i
+    Tensor cos = {};            // [positions, rot/2]
+    Tensor sin = {};            // [positions, rot/2]
+    Tensor positions = {};      // i32 or i64, a number for each new row; absent: the row's number as a key
+    RotaryLayout rotary_layout = RotaryLayout::half_split;  // which elements turn together
+    Tensor q = {};                                          // [b, s_new, h_q, d] or [total_new, h_q, d]
+    Tensor q_out = {};                                      // as q
+    Tensor k_scale = {};                                    // f32 [1] or [h_k]; absent: 1
+    Tensor v_scale = {};                                    // f32 [1] or [h_k]; absent: 1
+    Backend backend = Backend::automatic;                   // who computes
 };
 
 // Writes new rows of k and v to a cache, turned by a rotary embedding, and rows of q turned alike to q_out.
