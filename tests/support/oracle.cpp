@@ -136,7 +136,7 @@ void oracle_row(const Case& c, int64_t i, int64_t len_q, const float* q, const K
 }
 
 void reference_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
-                   const RowOptions& options, ReferenceRow& row) {
+                   const RowOptions& options, ReferenceRow& row, float above) {
     row.out.assign(static_cast<size_t>(c.head_dim_v), 0.0f);
     const KeyInterval seen = keys_seen_by(c, i, len_q, head.len_k);
 
@@ -144,7 +144,7 @@ void reference_row(const Case& c, int64_t i, int64_t len_q, const float* q, cons
     dot_products(q, head, c.head_dim, seen, x);
     finish_scores(c, i + offset_of(c, len_q, head.len_k), seen, options, x);
     if (largest_of(x) == -HUGE_VALF) return;
-    const float largest = largest_of(x, options.sink.value_or(-HUGE_VALF));
+    const float largest = largest_of(x, options.sink.value_or(-HUGE_VALF)) + above;
     float sum = options.sink ? std::exp(*options.sink - largest) : 0;
     for (float& value : x) {
         value = std::exp(value - largest);

@@ -50,8 +50,10 @@ bool may_reach(const Case& c, int64_t i, int64_t len_q, int64_t len_k, int64_t k
 // q: [d]
 void oracle_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
                 const RowOptions& options, OracleRow& row);
+// The textbook takes exp(x - largest x). Any other number in its place is the same softmax, with P rounded elsewhere:
+// `above` the largest x.
 void reference_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
-                   const RowOptions& options, ReferenceRow& row);
+                   const RowOptions& options, ReferenceRow& row, float above = 0);
 
 // A row of the result to be checked, and rows of one sequence and key/value head together.
 struct RowId {

@@ -67,6 +67,13 @@ void ErrorStatistics::add_row(int64_t sequence, int64_t head, int64_t row, int64
     }
 }
 
+void ErrorStatistics::add_reference(int64_t channels, const double* oracle, const float* reference) {
+    for (int64_t c = 0; c < channels; ++c) {
+        const double error = std::abs(reference[c] - oracle[c]);
+        if (std::isfinite(error)) max_reference_error = std::max(max_reference_error, error);
+    }
+}
+
 void ErrorStatistics::add_lse(int64_t sequence, int64_t head, int64_t row, double got, double oracle) {
     ++lse_rows;
     double excess = HUGE_VAL;

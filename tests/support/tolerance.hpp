@@ -22,6 +22,8 @@ class ErrorStatistics {
     // One row of channels. got, reference: values of the output type.
     void add_row(int64_t sequence, int64_t head, int64_t row, int64_t channels, const float* got, const double* oracle,
                  const float* reference);
+    // Another result of the reference for a row that has been added.
+    void add_reference(int64_t channels, const double* oracle, const float* reference);
     void add_lse(int64_t sequence, int64_t head, int64_t row, double got, double oracle);
     void merge(const ErrorStatistics& other);
 

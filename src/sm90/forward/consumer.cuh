@@ -306,7 +306,6 @@ class Consumer : public Walk<Consumer<kConfig>, kConfig.tile> {
     // Panels of O from kFirst on to shared memory, as many as fit ...
     template <int32_t kFirst = 0>
     __device__ __forceinline__ void stage(RowScale scale) {
-        if constexpr (kFirst == 0) clear_empty_rows(o_, scale);
         stage_panels<kConfig.dtype, kFirst, kTile.staged_out_panels()>(shared_.out[warpgroup_], warp_, ptx::lane_id(),
                                                                        o_, scale);
     }

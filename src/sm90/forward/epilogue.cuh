@@ -17,15 +17,6 @@ struct RowScale {
     float of[2];
 };
 
-// Rows that saw no key have the factor 0, and become zeros, whatever their P V is: 0 * NaN is NaN.
-template <int32_t kOut>
-__device__ __forceinline__ void clear_empty_rows(float (&o)[kOut], RowScale scale) {
-    if (!__any_sync(~0u, scale.of[0] == 0.0f || scale.of[1] == 0.0f)) return;
-#pragma unroll
-    for (int32_t i = 0; i < kOut; ++i)
-        if (scale.of[Fragment::row(i)] == 0.0f) o[i] = 0.0f;
-}
-
 // kPanels 64-column panels of O, from kFirst on, to this warp's rows of `staging`, which is laid out as a tile of
 // panels (panel.cuh).
 template <DType kType, int32_t kFirst, int32_t kPanels, int32_t kOut>

@@ -119,18 +119,24 @@ struct Softmax {
     // what it has seen counts nothing beside them; and added to such a reference, they would all be the same number.
     // (A mask of finite numbers, such as -1e9, that hides the first blocks.)
     __device__ __forceinline__ void shift_wide(float (&s)[kScores], float scale_log2) {
-        scale_scores(s, scale_log2);
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
-            const float top = row_max(thread_max(s, r));
+            const float top = scaled(row_max(thread_max(s, r)), scale_log2);
             if (is_unseen(r) || !(top + minus_reference[r] > kRise)) continue;
             const bool is_far = fabsf(top) > kFar;
             minus_reference[r] = never_minus_zero(-top - (is_far ? 0.0f : Range::kShift));
             limit[r] = is_far ? Range::kFarSumLimit : Range::kSumLimit;
             restarts |= 1u << r;
         }
+        // As shift() does but where a row is far, or may have scores that are.
+        const bool scale_first[2] = {is_unseen(0) || fabsf(minus_reference[0]) > kFar,
+                                     is_unseen(1) || fabsf(minus_reference[1]) > kFar};
 #pragma unroll
-        for (int32_t i = 0; i < kScores; ++i) s[i] += minus_reference[Fragment::row(i)];
+        for (int32_t i = 0; i < kScores; ++i) {
+            const int32_t r = Fragment::row(i);
+            s[i] = scale_first[r] ? scaled(s[i], scale_log2) + minus_reference[r]
+                                  : fmaf(s[i], scale_log2, minus_reference[r]);
+        }
     }
 
     // Does a row of the warp rise far above its reference here, or might an exponent be lost to one that has seen no

@@ -31,7 +31,7 @@ struct Work {
     int32_t len_q;
     int32_t heads_log2;
     Band band;
-    Range seen;  // keys that some query of the sequence sees
+    Range seen;  // keys that some query of the sequence sees; none if the tile sees none
     BlockRange blocks;
 
     // Of the tile's g-th segment: the head, if there is one, and the first query; without a head, past the end.
@@ -118,8 +118,11 @@ __device__ __forceinline__ void fill(Work& work, const ForwardParams& params, Ti
     work.band = known_band<kTraits>(band_of(params.window, len_q, len_k));
     work.seen = seen_keys(work.band, len_q);
     work.blocks = blocks_of_rows(work.band, {work.row, min_i32(work.row + queries, len_q)}, kTraits.keys);
-    // A tile whose rows see no key visits one block, all of it masked, and so writes its zeros.
-    if (work.blocks.visit.size() == 0) work.blocks = {{0, 1}, {0, 0}};
+    // A tile whose rows see no key visits one block, all of it masked and its V zeroed, and so writes its zeros.
+    if (work.blocks.visit.size() == 0) {
+        work.blocks = {{0, 1}, {0, 0}};
+        work.seen = {0, 0};
+    }
     work.computed = computed_rows<kTraits>(params, work);
 }
 
