@@ -102,18 +102,14 @@ struct FloatWeights {
 struct PairWeights {
 #if FOVEAL_TARGET_HAS_PAIRS
     HWY_INLINE void store(VecF32 p0, VecF32 p1, int32_t j, int64_t pitch, float* column) const {
-        const auto halves = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(p1.raw, p0.raw));
-        const auto words = _mm512_permutexvar_epi16(interleaved, halves);
+        const auto halves = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(p1.raw, p0.raw));  // all p0, all p1
+        const auto words = _mm512_permutexvar_epi16(_mm512_load_si512(kInTurn), halves);
         hn::Store(VecU32{words}, U32(), reinterpret_cast<uint32_t*>(column + j / 2 * pitch));
     }
 
    private:
-    static __m512i places() {
-        alignas(64) uint16_t place[32];
-        for (int i = 0; i < 32; ++i) place[i] = static_cast<uint16_t>(i / 2 + i % 2 * 16);
-        return _mm512_load_si512(place);
-    }
-    __m512i interleaved = places();
+    alignas(64) static constexpr uint16_t kInTurn[] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
 #endif
 };
 

@@ -339,3 +339,17 @@ def test_jax_nn_refusals():
         foveal_jax.dot_product_attention(q, k, v[..., :8])
     with pytest.raises(foveal.InvalidArgument, match="bias.dtype"):
         foveal_jax.dot_product_attention(q, k, v, bias=np.zeros((1, 1, 33, 49), np.float16))
+
+
+@pytest.mark.parametrize("function", [foveal_jax.attention, foveal_jax.dot_product_attention])
+def test_shared_masks_are_not_copied(function):
+    q, k = np.ones((4, 32, 8, 16), np.float32), np.ones((4, 500, 8, 16), np.float32)
+
+    def bytes_beside_the_results(mask, form=lambda mask: mask):
+        call = jax.jit(lambda q, k, mask: function(q, k, k, mask=form(mask)))
+        return call.lower(q, k, mask).compile().memory_analysis().temp_size_in_bytes
+
+    for shape in ((4, 1, 1, 500), (1, 1, 32, 500), (500,), (32, 1)):
+        assert bytes_beside_the_results(np.ones(shape, bool)) == 0
+    whole = (4, 8, 32, 500)  # what the caller broadcasts, XLA writes out
+    assert bytes_beside_the_results(np.ones((4, 1, 1, 500), bool), lambda x: jnp.broadcast_to(x, whole)) == 512000

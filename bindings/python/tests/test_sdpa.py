@@ -305,3 +305,25 @@ def test_torch_function():
     assert called[0] is compat.sdpa and torch.equal(actual, expected)
     with torch.device("meta"):  # a mode as well
         assert compat.sdpa(*tensors).device.type == "cpu"
+
+
+def allocated(call):
+    """Bytes that PyTorch allocates on the CPU during the call."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profiled:
+        call()
+    return sum(max(event.self_cpu_memory_usage, 0) for event in profiled.events())
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+def test_shared_masks_are_not_copied(dtype):
+    q, k = heads_first((4, 8, 32, 16), (4, 8, 500, 16))
+    of_batches = seen(4, 1, 1, 500).to(dtype)
+    one = of_batches[0, 0, 0]
+    shared = (of_batches, of_batches.expand(4, 8, 32, 500), one.expand(32, 500), one.expand(4, 8, 32, 500))
+    shared += (seen(32, 1).to(dtype).expand(32, 500),)
+    for mask in shared:
+        out = q.numel() * q.element_size()
+        assert allocated(lambda mask=mask: compat.sdpa(q, k, k, mask)) == out
+    whole = shared[1]
+    assert allocated(lambda: compat.sdpa(q, k, k, whole.contiguous())) == out + whole.numel() * whole.element_size()
