@@ -98,8 +98,8 @@ CASES = {
 }
 
 
-def problem(name, dtype, device="cpu"):
-    torch.manual_seed(0)
+def problem(name, dtype, device="cpu", seed=0):
+    torch.manual_seed(seed)
     tensors, options = CASES[name]()
     options = {key: x.to(device) if isinstance(x, torch.Tensor) else x for key, x in options.items()}
     return [x.to(device, dtype) for x in tensors], options
@@ -112,15 +112,19 @@ def in_double(tensors, options):
     return PYTORCHS(*(x.double() for x in tensors), **options)
 
 
-def assert_as_pytorch(actual, tensors, options):
-    expected, plain = in_double(tensors, options), PYTORCHS(*tensors, **options)
-    assert actual.shape == plain.shape and actual.dtype == plain.dtype and actual.device == plain.device
-    rounded = expected.to(plain.dtype).double()
-    assert oracle.same_where_not_finite(actual.double().cpu().numpy(), rounded.cpu().numpy())
-    assert ((actual == 0).all(-1) == (plain == 0).all(-1)).all()
-    error, plain_error = ((x.double() - expected).abs() for x in (actual, plain))
-    rounding = (rounded - expected).abs()
-    assert max_of(error) <= oracle.MAX_FACTOR * max_of(plain_error) + max_of(rounding)
+def assert_as_pytorch(*draws):
+    """draws: (actual, tensors, options) of one case. The largest error of a few elements is chance, PyTorch's as much
+    as foveal's: several draws count as one."""
+    largest = []
+    for actual, tensors, options in draws:
+        expected, plain = in_double(tensors, options), PYTORCHS(*tensors, **options)
+        assert actual.shape == plain.shape and actual.dtype == plain.dtype and actual.device == plain.device
+        rounded = expected.to(plain.dtype).double()
+        assert oracle.same_where_not_finite(actual.double().cpu().numpy(), rounded.cpu().numpy())
+        assert ((actual == 0).all(-1) == (plain == 0).all(-1)).all()
+        largest.append([max_of((x.double() - expected).abs()) for x in (actual, plain, rounded)])
+    error, plain_error, rounding = map(max, zip(*largest, strict=True))
+    assert error <= oracle.MAX_FACTOR * plain_error + rounding
 
 
 def max_of(x):
@@ -130,10 +134,13 @@ def max_of(x):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_meaning(name, dtype):
-    tensors, options = problem(name, dtype)
-    before = copy.deepcopy(tensors)
-    assert_as_pytorch(compat.sdpa(*tensors, **options), tensors, options)
-    assert all(torch.equal(x, y) for x, y in zip(tensors, before, strict=True))
+    draws = []
+    for seed in range(8):
+        tensors, options = problem(name, dtype, seed=seed)
+        before = copy.deepcopy(tensors)
+        draws.append((compat.sdpa(*tensors, **options), tensors, options))
+        assert all(torch.equal(x, y) for x, y in zip(tensors, before, strict=True))
+    assert_as_pytorch(*draws)
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
@@ -141,7 +148,7 @@ def test_float_masks_of_either_type(dtype):
     tensors, options = problem("float mask", dtype)
     for mask_dtype in (torch.float32, dtype):
         given = {"attn_mask": options["attn_mask"].to(mask_dtype)}
-        assert_as_pytorch(compat.sdpa(*tensors, **given), tensors, given)
+        assert_as_pytorch((compat.sdpa(*tensors, **given), tensors, given))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
@@ -184,7 +191,7 @@ def test_autocast(device_type):
     with torch.autocast(device_type, torch.bfloat16):
         actual = compat.sdpa(*given, **options)
     cast = {"attn_mask": options["attn_mask"].bfloat16()}
-    assert_as_pytorch(actual, [x.bfloat16() for x in given], cast)
+    assert_as_pytorch((actual, [x.bfloat16() for x in given], cast))
 
 
 # ---- Refusals --------------------------------------------------------------------------------------------------------
