@@ -29,11 +29,12 @@ breathe_domain_by_extension = {"h": "c", "hpp": "cpp"}
 autodoc_default_options = {"members": True, "undoc-members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
 nitpicky = True
-# Names of the standard libraries, of PyTorch and of Python's built-in types, which have their pages elsewhere.
+# Names of other libraries and of built-in types, which have their pages elsewhere.
 nitpick_ignore_regex = [
     (r"c:identifier", r"(int32_t|int64_t|uint32_t|size_t)"),
     (r"cpp:identifier", r"(std|std::.*|int32_t|int64_t|uint32_t|size_t|foveal_.*)"),
-    (r"py:.*", r"(torch\..*|collections\.abc\..*|.*Error|ValueError|optional|object|int|str|bool)"),
+    (r"py:.*", r"(torch\..*|jax\..*|numpy\..*|ArrayLike|collections\.abc\..*)"),
+    (r"py:.*", r"(.*Error|ValueError|optional|object|int|str|bool)"),
 ]
 
 

@@ -74,9 +74,12 @@ enum {
 /* Who computes. */
 typedef int32_t foveal_backend;
 enum {
-    FOVEAL_BACKEND_AUTO = 0, /* where q's memory lies; the environment variable FOVEAL_BACKEND=cpu|sm90 overrides it */
-    FOVEAL_BACKEND_CPU = 1,  /* host pointers; the call returns when the result is there; stream must be NULL */
-    FOVEAL_BACKEND_SM90 = 2  /* device pointers; asynchronous on the caller's stream */
+    /* Where q's memory lies; the environment variable FOVEAL_BACKEND=cpu|sm90 overrides it. FOVEAL_BACKEND=cpu beside
+     * device memory is FOVEAL_INVALID_ARGUMENT where the build has the sm90 backend; one without cannot know. */
+    FOVEAL_BACKEND_AUTO = 0,
+    /* Host pointers, which the caller vouches for; the call returns when the result is there; stream must be NULL. */
+    FOVEAL_BACKEND_CPU = 1,
+    FOVEAL_BACKEND_SM90 = 2 /* device pointers; asynchronous on the caller's stream */
 };
 
 /* Which key a query stands at where there are more keys than queries, or fewer. */

@@ -62,6 +62,12 @@ std::string environment_note(foveal_backend asked) {
 
 const Backend& resolve_backend(foveal_backend asked, const void* first_input) {
     foveal_backend id = asked != FOVEAL_BACKEND_AUTO ? asked : forced_backend();
+    if (asked == FOVEAL_BACKEND_AUTO && id != FOVEAL_BACKEND_AUTO) {
+        for (const Backend* backend : kBackends)
+            if (backend->id != id && backend->holds(first_input))
+                throw Error(FOVEAL_INVALID_ARGUMENT,
+                            std::string("the first tensor lies where backend ") + backend->name + " computes");
+    }
     if (id == FOVEAL_BACKEND_AUTO) {
         id = FOVEAL_BACKEND_CPU;
         for (const Backend* backend : kBackends)

@@ -14,6 +14,7 @@
 #include <hwy/foreach_target.h>
 
 #include "cpu/convert.hpp"
+#include "cpu/ends.hpp"
 #include "cpu/thread_count.hpp"
 #include "cpu/threads.hpp"
 #include "problem/mask.hpp"
@@ -132,20 +133,6 @@ constexpr int64_t kElementsATime = 1 << 16;
 
 std::string below(int64_t end) { return "it must be 0 to " + std::to_string(end - 1); }
 
-void check_ends(const AppendPlaces& places) {
-    const int32_t* const ends = places.cu_seqlens;
-    if (ends == nullptr) return;
-    const auto name = [](int64_t i) { return "cu_seqlens[" + std::to_string(i) + "]"; };
-    if (ends[0] != 0) refuse(name(0), ends[0], "it must be 0");
-    for (int64_t i = 1; i <= places.batch; ++i)
-        if (ends[i] < ends[i - 1] || ends[i] > places.rows)
-            refuse(name(i), ends[i],
-                   "it must be " + std::to_string(ends[i - 1]) + " to " + std::to_string(places.rows));
-    if (ends[places.batch] != places.rows)
-        refuse(name(places.batch), ends[places.batch],
-               "the last must be the number of new rows, " + std::to_string(places.rows));
-}
-
 // What lies behind cache_lengths must have pages for the new rows.
 void check_sequences(const Append& append) {
     const AppendPlaces& places = append.places;
@@ -196,10 +183,10 @@ void check_rows(const Append& append) {
 }  // namespace
 
 void append(const Append& append) {
-    const int threads = thread_count();
     const int64_t all_rows = append.all_rows();
     if (all_rows == 0) return;
-    check_ends(append.places);
+    const AppendPlaces& places = append.places;
+    check_ends(places.cu_seqlens, places.batch, places.rows, "cu_seqlens", "the number of new rows");
     check_sequences(append);
     check_rows(append);
     int64_t row_elements = 0;
@@ -207,6 +194,7 @@ void append(const Append& append) {
     if (row_elements == 0) return;
     const int64_t rows_a_time = std::max<int64_t>(kElementsATime / row_elements, 1);
     const bool serial = static_cast<double>(all_rows) * static_cast<double>(row_elements) < kSerialElements;
+    const int threads = thread_count_for(serial);
     parallel_for((all_rows + rows_a_time - 1) / rows_a_time, serial ? 1 : threads, [&](int64_t i) {
         HWY_DYNAMIC_DISPATCH(AppendRows)(append, i * rows_a_time, std::min((i + 1) * rows_a_time, all_rows));
     });

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/ends.hpp"
 #include "cpu/part.hpp"
 #include "cpu/schedule.hpp"
 #include "cpu/thread_count.hpp"
@@ -22,15 +23,6 @@ constexpr double kSerialMultiplyAdds = 1e6;
 
 // ---- sequences ------------------------------------------------------------------------------------------------------
 
-[[noreturn]] void refuse(const char* name, int64_t index, int64_t value, const std::string& requirement) {
-    throw Error(FOVEAL_INVALID_ARGUMENT,
-                std::string(name) + "[" + std::to_string(index) + "] is " + std::to_string(value) + "; " + requirement);
-}
-
-std::string range(int64_t least, int64_t most) {
-    return "it must lie in [" + std::to_string(least) + ", " + std::to_string(most) + "]";
-}
-
 // What validated arguments call one side's lengths, and the tensor whose rows they count.
 struct LengthNames {
     const char* cu_seqlens;
@@ -43,20 +35,12 @@ constexpr LengthNames kNamesK{"cu_seqlens_k", "seqused_k", "k.shape[0]"};
 // The kernels trust the lengths; here they can be checked before anything is written.
 void check_lengths(int64_t batch, const Lengths& lengths, const LengthNames& names) {
     const int32_t* const ends = lengths.cu_seqlens;
-    if (ends != nullptr) {
-        if (ends[0] != 0) refuse(names.cu_seqlens, 0, ends[0], "it must be 0");
-        for (int64_t i = 1; i <= batch; ++i)
-            if (ends[i] < ends[i - 1] || ends[i] > lengths.rows)
-                refuse(names.cu_seqlens, i, ends[i], range(ends[i - 1], lengths.rows));
-        if (ends[batch] != lengths.rows)
-            refuse(names.cu_seqlens, batch, ends[batch],
-                   "the last must be " + std::string(names.total) + ", " + std::to_string(lengths.rows));
-    }
+    check_ends(ends, batch, lengths.rows, names.cu_seqlens, names.total);
     if (lengths.seqused == nullptr) return;
     for (int64_t i = 0; i < batch; ++i) {
         const int32_t length = ends != nullptr ? ends[i + 1] - ends[i] : lengths.rows;
         const int32_t used = lengths.seqused[i * lengths.seqused_stride];
-        if (used < 0 || used > length) refuse(names.seqused, i, used, range(0, length));
+        if (used < 0 || used > length) refuse_entry(names.seqused, i, used, range_of(0, length));
     }
 }
 
@@ -213,7 +197,7 @@ class Execution {
 void forward(const ForwardProblem& problem, const ForwardPointers& pointers) {
     const std::vector<Sequence> sequences = sequences_of(problem, pointers);
     if (problem.heads_q == 0) return;
-    const int threads = thread_count();
+    const int threads = thread_count_for(most_cost_of(problem, sequences) < kSerialMultiplyAdds);
     const Schedule schedule = schedule_of(problem, sequences, threads);
     if (schedule.tasks.empty()) return;
     Execution execution(problem, pointers, sequences, schedule);

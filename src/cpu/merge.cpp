@@ -142,12 +142,12 @@ constexpr int64_t kElementsATime = 1 << 16;
 }  // namespace
 
 void merge(const Merge& merge) {
-    const int threads = thread_count();
     const int64_t all_rows = merge.all_rows();
     if (all_rows == 0) return;
     const int64_t row_elements = (merge.head_dim + 1) * merge.parts;
     const int64_t rows_a_time = std::max<int64_t>(kElementsATime / row_elements, 1);
     const bool serial = static_cast<double>(all_rows) * static_cast<double>(row_elements) < kSerialElements;
+    const int threads = thread_count_for(serial);
     parallel_for((all_rows + rows_a_time - 1) / rows_a_time, serial ? 1 : threads, [&](int64_t i) {
         HWY_DYNAMIC_DISPATCH(MergeRows)(merge, i * rows_a_time, std::min((i + 1) * rows_a_time, all_rows));
     });

@@ -23,6 +23,11 @@ struct BlockOfRows {
     int32_t len_k;
     Range seen;  // those that some query of the sequence sees
     int32_t count() const { return std::min(kBlockKeys, len_k - first); }
+    // Those of them that are packed: the others are zeros.
+    Range filled() const {
+        const int32_t begin = std::clamp(seen.begin - first, 0, count());
+        return {begin, std::clamp(seen.end - first, begin, count())};
+    }
 };
 
 // Rows beyond the sequence's end, up to a whole register block, are zeros, and so are those that no query of the
@@ -30,8 +35,7 @@ struct BlockOfRows {
 // from: [len_k, columns]; to: [kBlockKeys, columns] with pitch_of(columns)
 inline void pack_rows(LoadRow load_row, const KeyRows& from, int64_t columns, const BlockOfRows& rows, float* to) {
     const int64_t pitch = pitch_of(columns);
-    const int32_t begin = std::clamp(rows.seen.begin - rows.first, 0, rows.count());
-    const int32_t end = std::clamp(rows.seen.end - rows.first, begin, rows.count());
+    const auto [begin, end] = rows.filled();
     std::fill(to, to + begin * pitch, 0.0f);
     for (int64_t j = begin; j < end; ++j) load_row(from.row(rows.first + j), columns, to + j * pitch);
     std::fill(to + end * pitch, to + round_up(rows.count(), kRows) * pitch, 0.0f);

@@ -99,10 +99,23 @@ Range Split::keys_of(int32_t part) const {
     return {std::max(begin, seen.begin), std::min(begin + part_keys, seen.end)};
 }
 
+double most_cost_of(const ForwardProblem& problem, const std::vector<Sequence>& sequences) {
+    double pairs = 0, read = 0;
+    for (const Sequence& s : sequences) {
+        pairs += static_cast<double>(s.len_q) * (s.len_k + 1.0);
+        read += s.len_k;
+    }
+    const double products = pairs * static_cast<double>(problem.heads_q);
+    const double elements = read * static_cast<double>(problem.heads_k);
+    return (products + kMultiplyAddsAnElement * elements) * static_cast<double>(problem.head_dim + problem.head_dim_v);
+}
+
 Schedule schedule_of(const ForwardProblem& problem, const std::vector<Sequence>& sequences, int threads) {
     Schedule schedule;
     schedule.tile_queries = tile_queries_of(problem, sequences, threads);
     schedule.part_tasks.resize(sequences.size());
+    schedule.splits.reserve(sequences.size());
+    schedule.tasks.reserve(sequences.size());
     for (size_t i = 0; i < sequences.size(); ++i) {
         Split split = split_of(problem, sequences[i]);
         split.first_float = schedule.part_floats;
@@ -111,8 +124,9 @@ Schedule schedule_of(const ForwardProblem& problem, const std::vector<Sequence>&
         add_tasks(problem, sequences, static_cast<int64_t>(i), schedule);
     }
     // The last tile to start is a short one.
-    std::stable_sort(schedule.tasks.begin(), schedule.tasks.end(),
-                     [](const Task& a, const Task& b) { return a.cost > b.cost; });
+    if (schedule.tasks.size() > 1)
+        std::stable_sort(schedule.tasks.begin(), schedule.tasks.end(),
+                         [](const Task& a, const Task& b) { return a.cost > b.cost; });
     return schedule;
 }
 

@@ -51,6 +51,9 @@ struct Schedule {
     double cost = 0;                  // of all tasks and K/V heads
 };
 
+// No schedule's cost is more.
+double most_cost_of(const ForwardProblem& problem, const std::vector<Sequence>& sequences);
+
 Schedule schedule_of(const ForwardProblem& problem, const std::vector<Sequence>& sequences, int threads);
 
 }  // namespace foveal::cpu

@@ -14,6 +14,21 @@
 
 #include <cstdint>
 
+// AVX-512's products of bf16 (VDPBF16PS), two at a time, are no part of any target of Highway 1.0.3. What stands
+// between FOVEAL_BEFORE_PAIRS() and FOVEAL_AFTER_PAIRS() may use them, and does so only where has_bf16_pairs();
+// compilers make no such instruction of other code.
+#undef FOVEAL_TARGET_HAS_PAIRS
+#undef FOVEAL_BEFORE_PAIRS
+#undef FOVEAL_AFTER_PAIRS
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+#define FOVEAL_TARGET_HAS_PAIRS 1
+#define FOVEAL_BEFORE_PAIRS() HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512bf16")
+#else
+#define FOVEAL_TARGET_HAS_PAIRS 0
+#define FOVEAL_BEFORE_PAIRS() HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR)
+#endif
+#define FOVEAL_AFTER_PAIRS() HWY_POP_ATTRIBUTES
+
 HWY_BEFORE_NAMESPACE();
 namespace foveal::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
@@ -24,6 +39,15 @@ using U32 = hn::RebindToUnsigned<F32>;
 using VecF32 = hn::Vec<F32>;
 using VecU32 = hn::Vec<U32>;
 using MaskF32 = hn::Mask<F32>;
+
+// Are there products of bf16, summed in f32?
+inline bool has_bf16_pairs() {
+#if FOVEAL_TARGET_HAS_PAIRS
+    return __builtin_cpu_supports("avx512bf16") != 0;
+#else
+    return false;
+#endif
+}
 
 HWY_INLINE int64_t lanes() { return static_cast<int64_t>(hn::Lanes(F32())); }
 

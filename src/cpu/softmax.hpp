@@ -82,11 +82,42 @@ HWY_INLINE VecF32 column_max(const float* s, int64_t pitch, int32_t keys, VecF32
     return hn::Max(hn::Max(m0, m1), hn::Max(m2, m3));
 }
 
-// s becomes exp(scale * (s - max)) * 2^-bias, rounded as the second product wants it; the running state takes the block
-// in. The sum is that of the unrounded values. NaN scores, and +inf ones, make the query's sum NaN for good. s: [keys,
-// kVectors * lanes()], keys a multiple of 4.
-template <int kVectors, class Round>
-HWY_NOINLINE void softmax_block(float* s, int32_t keys, float positive_scale, int bias, Round round,
+}  // namespace foveal::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+FOVEAL_BEFORE_PAIRS();
+namespace foveal::cpu::HWY_NAMESPACE {
+
+// How the second product wants the probabilities of keys j and j + 1 of a column of vectors: two floats, each where its
+// score was ...
+template <class Round>
+struct FloatWeights {
+    Round round;
+    HWY_INLINE void store(VecF32 p0, VecF32 p1, int32_t j, int64_t pitch, float* column) const {
+        hn::Store(round(p0), F32(), column + j * pitch);
+        hn::Store(round(p1), F32(), column + (j + 1) * pitch);
+    }
+};
+
+// ... or a word of two numbers in bf16, in half the rows.
+struct PairWeights {
+#if FOVEAL_TARGET_HAS_PAIRS
+    HWY_INLINE void store(VecF32 p0, VecF32 p1, int32_t j, int64_t pitch, float* column) const {
+        const auto halves = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(p1.raw, p0.raw));  // all p0, all p1
+        const auto words = _mm512_permutexvar_epi16(_mm512_load_si512(kInTurn), halves);
+        hn::Store(VecU32{words}, U32(), reinterpret_cast<uint32_t*>(column + j / 2 * pitch));
+    }
+
+   private:
+    alignas(64) static constexpr uint16_t kInTurn[] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+#endif
+};
+
+// s becomes exp(scale * (s - max)) * 2^-bias, as the second product wants it; the running state takes the block in. The
+// sum is that of the unrounded values. NaN scores, and +inf ones, make the query's sum NaN for good. s: [keys, kVectors
+// * lanes()], keys a multiple of 4.
+template <int kVectors, class Weights>
+HWY_NOINLINE void softmax_block(float* s, int32_t keys, float positive_scale, int bias, const Weights weights,
                                 RunningSoftmax state) {
     const F32 d;
     const ScaledExp biased_exp(positive_scale, bias);
@@ -102,16 +133,22 @@ HWY_NOINLINE void softmax_block(float* s, int32_t keys, float positive_scale, in
         const VecF32 anchor = hn::IfThenZeroElse(hn::Eq(max, minus_infinity), max);
         const VecF32 rescale = plain_exp(hn::Sub(old_max, anchor));
         VecF32 sum = hn::Mul(hn::Load(d, state.sum + v * n), rescale);
-        for (int32_t j = 0; j < keys; ++j) {
-            const VecF32 p = biased_exp(hn::Sub(hn::Load(d, column + j * pitch), anchor));
-            sum = hn::Add(sum, p);
-            hn::Store(round(p), d, column + j * pitch);
+        for (int32_t j = 0; j < keys; j += 2) {
+            const VecF32 p0 = biased_exp(hn::Sub(hn::Load(d, column + j * pitch), anchor));
+            const VecF32 p1 = biased_exp(hn::Sub(hn::Load(d, column + (j + 1) * pitch), anchor));
+            sum = hn::Add(hn::Add(sum, p0), p1);
+            weights.store(p0, p1, j, pitch, column);
         }
         hn::Store(max, d, state.max + v * n);
         hn::Store(sum, d, state.sum + v * n);
         hn::Store(rescale, d, state.rescale + v * n);
     }
 }
+
+}  // namespace foveal::cpu::HWY_NAMESPACE
+FOVEAL_AFTER_PAIRS();
+HWY_BEFORE_NAMESPACE();
+namespace foveal::cpu::HWY_NAMESPACE {
 
 // The same for one query, keys along the lanes; returns the rescale. s: [keys], keys a multiple of lanes().
 template <class Round>

@@ -31,6 +31,9 @@ inline int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1)
 // the same cache set.
 inline int64_t pitch_of(int64_t columns) { return round_up(columns, kAlignment) + kAlignment; }
 
+// Of rows in words of two.
+inline int64_t pairs_pitch_of(int64_t columns) { return pitch_of((columns + 1) / 2); }
+
 inline int64_t queries_per_subtile() { return kMaxVectors * lanes(); }
 
 inline size_t element_offset_bytes(DType dtype, int64_t elements) {
@@ -55,6 +58,7 @@ class Workspace {
         return piece;
     }
     int32_t* take_i32(int64_t count) { return reinterpret_cast<int32_t*>(take(count)); }
+    uint32_t* take_u32(int64_t count) { return reinterpret_cast<uint32_t*>(take(count)); }
     int64_t used() const { return used_; }
 
    private:
@@ -70,7 +74,10 @@ struct Subtile {
     Range keys;         // that any of them sees
     BlockRange blocks;  // of kBlockKeys
     float* q;           // [d, vectors * lanes()], times the scaling's query_factor
-    float* o;           // [d_v rounded up to kRows, vectors * lanes()]: sum of p * v
+    uint32_t* q_pairs;  // the same in bf16, words of two
+    bool has_q;         // are they there? both forms are made when first needed
+    bool has_q_pairs;
+    float* o;  // [d_v rounded up to kRows, vectors * lanes()]: sum of p * v
     RunningSoftmax softmax;
     int32_t* key_begin;  // [vectors * lanes()]: the keys that each query sees
     int32_t* key_end;
@@ -80,17 +87,21 @@ struct Subtile {
 
 // What the subtiles of a tile share.
 struct Shared {
-    float* k;        // [kBlockKeys, d] with pitch_of(d)
-    float* v;        // [kBlockKeys, d_v] with pitch_of(d_v)
-    float* scores;   // [kBlockKeys, queries_per_subtile()]
-    float* rescale;  // [queries_per_subtile()]
-    float* rows;     // [lanes(), max(d, d_v, kBlockKeys)] with pitch_of(it)
+    float* k;           // [kBlockKeys, d] with pitch_of(d)
+    float* v;           // [kBlockKeys, d_v] with pitch_of(d_v)
+    uint32_t* k_pairs;  // in bf16: [kBlockKeys, d / 2] with pairs_pitch_of(d), each word two neighbours of a row
+    uint32_t* v_pairs;  // in bf16: [kBlockKeys / 2, d_v] with pitch_of(d_v), each word of two rows
+    float* scores;      // [kBlockKeys, queries_per_subtile()]
+    float* rescale;     // [queries_per_subtile()]
+    float* rows;        // [lanes(), max(d, d_v, kBlockKeys)] with pitch_of(it)
 };
 
 inline Shared take_shared(Workspace& workspace, int64_t head_dim, int64_t head_dim_v) {
     Shared shared;
     shared.k = workspace.take(kBlockKeys * pitch_of(head_dim));
     shared.v = workspace.take(kBlockKeys * pitch_of(head_dim_v));
+    shared.k_pairs = workspace.take_u32(FOVEAL_TARGET_HAS_PAIRS ? kBlockKeys * pairs_pitch_of(head_dim) : 0);
+    shared.v_pairs = workspace.take_u32(FOVEAL_TARGET_HAS_PAIRS ? kBlockKeys / 2 * pitch_of(head_dim_v) : 0);
     shared.scores = workspace.take(kBlockKeys * queries_per_subtile());
     shared.rescale = workspace.take(queries_per_subtile());
     shared.rows = workspace.take(lanes() * pitch_of(std::max({head_dim, head_dim_v, int64_t{kBlockKeys}})));
@@ -100,6 +111,8 @@ inline Shared take_shared(Workspace& workspace, int64_t head_dim, int64_t head_d
 inline Subtile take_subtile(Workspace& workspace, int64_t head_dim, int64_t head_dim_v) {
     Subtile subtile{};
     subtile.q = workspace.take(round_up(head_dim, kTransposeColumns) * queries_per_subtile());
+    subtile.q_pairs = workspace.take_u32(
+        FOVEAL_TARGET_HAS_PAIRS ? round_up(head_dim, kTransposeColumns) / 2 * queries_per_subtile() : 0);
     subtile.o = workspace.take(round_up(head_dim_v, kRows) * queries_per_subtile());
     subtile.softmax.max = workspace.take(queries_per_subtile());
     subtile.softmax.sum = workspace.take(queries_per_subtile());

@@ -56,10 +56,13 @@ int omp_num_threads() {
 
 }  // namespace
 
-int thread_count() {
+int thread_count() { return thread_count_for(false); }
+
+int thread_count_for(bool small_work) {
     if (const int count = count_set.load(std::memory_order_relaxed)) return count;
     const char* const text = std::getenv("FOVEAL_NUM_THREADS");
     if (text == nullptr) {
+        if (small_work) return 1;
         static const int granted = granted_by_cgroups();
         return std::min({cpus_of_this_thread(), granted, omp_num_threads()});
     }

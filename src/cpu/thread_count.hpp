@@ -10,6 +10,10 @@ namespace foveal::cpu {
 // number. Throws Error(INVALID_ARGUMENT) if FOVEAL_NUM_THREADS is asked and is not an integer in [1, 4096].
 int thread_count();
 
+// The same for work that may be too small to share: then 1, unless a count was set, without asking the system, which
+// takes half a microsecond. FOVEAL_NUM_THREADS is looked at all the same.
+int thread_count_for(bool small_work);
+
 // For all threads of the process, from their next call on; 0 takes it back. Throws Error(INVALID_ARGUMENT) outside
 // [0, 4096].
 void set_thread_count(int32_t count);

@@ -14,8 +14,10 @@
 #include "cpu/bias_row.hpp"
 #include "cpu/convert.hpp"
 #include "cpu/microkernel.hpp"
-#include "cpu/pack.hpp"
+#include "cpu/packed_block.hpp"
+#include "cpu/pairs.hpp"
 #include "cpu/part.hpp"
+#include "cpu/queries.hpp"
 #include "cpu/scaling.hpp"
 #include "cpu/scores.hpp"
 #include "cpu/softmax.hpp"
@@ -30,13 +32,13 @@ class Tile {
    public:
     Tile(const HeadGroup& group, float* memory)
         : group_(group),
-          seen_(seen_keys(group.band, group.len_q)),
           workspace_(memory),
           shared_(take_shared(workspace_, group.head_dim, group.head_dim_v)),
           scaling_(scaling_of(group)),
           load_row_(row_loader(group.dtype)),
           store_row_(row_storer(group.dtype)),
-          load_bias_row_(row_loader(group.bias_dtype)) {}
+          load_bias_row_(row_loader(group.bias_dtype)),
+          packed_(group, shared_) {}
 
     void compute(int64_t begin, int64_t end) {
         for (const Subtile& subtile : attended(begin, end)) finish(subtile);
@@ -56,7 +58,7 @@ class Tile {
         }
         const Range blocks = blocks_of(subtiles);
         for (int32_t block = blocks.begin; block < blocks.end; ++block) {
-            pack(block);
+            packed_.begin(block);
             for (Subtile& subtile : subtiles) {
                 if (subtile.blocks.visit.contains(block)) attend(subtile, block);
             }
@@ -87,7 +89,8 @@ class Tile {
         subtile.softmax.rescale = shared_.rescale;
         find_keys(subtile);
         if (group_.alibi_slopes != nullptr) find_slopes(subtile);
-        load_queries(subtile);
+        if (packed_.may_be_pairs())
+            subtile.has_q_pairs = load_query_pairs(group_, subtile, load_row_, scaling_.query_factor, shared_.rows);
         return subtile;
     }
 
@@ -121,46 +124,6 @@ class Tile {
         }
     }
 
-    void load_queries(const Subtile& subtile) const {
-        const int64_t pitch = pitch_of(group_.head_dim);
-        const VecF32 factor = hn::Set(F32(), scaling_.query_factor);
-        Query query(subtile.first_query, group_.heads);
-        for (int v = 0; v < subtile.vectors; ++v) {
-            for (int64_t lane = 0; lane < lanes(); ++lane) {
-                float* const row = shared_.rows + lane * pitch;
-                if (v * lanes() + lane < subtile.queries) {
-                    load_row_(advance(group_.q, group_.dtype, query.offset(group_.q_stride)), group_.head_dim, row);
-                    query.next();
-                } else {
-                    std::fill_n(row, pitch, 0.0f);
-                }
-            }
-            for (int64_t i = 0; i < group_.head_dim; i += kTransposeColumns) {
-                const FourColumns columns = load_columns(shared_.rows + i, pitch);
-                for (int64_t c = 0; c < kTransposeColumns; ++c) {
-                    float* const to = subtile.q + ((i + c) * subtile.vectors + v) * lanes();
-                    hn::Store(hn::Mul(columns.column[c], factor), F32(), to);
-                }
-            }
-        }
-    }
-
-    // Keys and values of a block, as floats.
-    void pack(int32_t block) {
-        const BlockOfRows rows{block * kBlockKeys, group_.len_k, seen_};
-        pack_rows(load_row_, group_.k, group_.head_dim, rows, shared_.k);
-        pack_rows(load_row_, group_.v, group_.head_dim_v, rows, shared_.v);
-        values_are_finite_.reset();
-    }
-
-    // Of that block, asked for where some queries do not see all of it.
-    bool values_are_finite(int32_t block) {
-        if (!values_are_finite_)
-            values_are_finite_ =
-                all_finite(shared_.v, BlockOfRows{block * kBlockKeys, group_.len_k, seen_}.count(), group_.head_dim_v);
-        return *values_are_finite_;
-    }
-
     void attend(Subtile& subtile, int32_t block) {
         switch (subtile.vectors) {
             case 1:
@@ -179,26 +142,56 @@ class Tile {
         const int32_t begin = std::max(subtile.keys.begin - first, 0) / kRows * kRows;
         const int32_t end = std::min(subtile.keys.end - first, kBlockKeys);
         const int32_t keys = (end - begin + kRows - 1) / kRows * kRows;
-        const int64_t width = kVectors * lanes();
 
-        const int64_t k_pitch = pitch_of(group_.head_dim);
-        score_keys<kVectors>(subtile.q, shared_.k + begin * k_pitch, k_pitch, group_.head_dim, keys, shared_.scores);
-        if (scaling_.scales_scores) modify_scores<kVectors>(subtile, first + begin, keys);
-        if (group_.bias != nullptr || group_.mask != nullptr) add_bias_rows<kVectors>(subtile, first + begin, keys);
         const bool masked = !subtile.blocks.unmasked.contains(block);
-        if (masked) mask_scores<kVectors>(shared_.scores, first + begin, keys, subtile.key_begin, subtile.key_end);
-        normalise<kVectors>(subtile, keys);
+#if FOVEAL_TARGET_HAS_PAIRS
+        if (subtile.has_q_pairs && packed_.has_pairs())
+            return attend_pairs<kVectors>(subtile, first, {begin, begin + keys}, masked);
+#endif
+        if (!subtile.has_q) load_queries(group_, subtile, load_row_, scaling_.query_factor, shared_.rows);
+        subtile.has_q = true;
+        const int64_t k_pitch = pitch_of(group_.head_dim);
+        score_keys<Floats, kVectors>(subtile.q, packed_.k() + begin * k_pitch, k_pitch, group_.head_dim, keys,
+                                     shared_.scores);
+        change_scores<kVectors>(subtile, first + begin, keys, masked);
+        with_rounding(group_.dtype,
+                      [&](auto round) { normalise<kVectors>(subtile, keys, FloatWeights<decltype(round)>{round}); });
         const SeenKeys seen{first + begin, subtile.key_begin, subtile.key_end};
-        const bool all_count = !masked || values_are_finite(block);
+        const bool all_count = !masked || packed_.values_are_finite();
         const int64_t v_pitch = pitch_of(group_.head_dim_v);
         for (int64_t c = 0; c < group_.head_dim_v; c += kRows) {
-            const float* values = shared_.v + begin * v_pitch + c;
-            float* const o = subtile.o + c * width;
+            const float* values = packed_.v() + begin * v_pitch + c;
+            float* const o = subtile.o + c * kVectors * lanes();
             if (all_count)
-                accumulate_values<kVectors>(shared_.scores, values, v_pitch, keys, shared_.rescale, o);
+                accumulate_values<Floats, kVectors>(shared_.scores, values, v_pitch, keys, shared_.rescale, o);
             else
                 accumulate_seen_values<kVectors>(shared_.scores, values, v_pitch, keys, seen, shared_.rescale, o);
         }
+    }
+
+#if FOVEAL_TARGET_HAS_PAIRS
+    // Keys `keys` of the block from key `first` on, in bf16. What is packed so is finite: 0 * v is 0.
+    template <int kVectors>
+    void attend_pairs(Subtile& subtile, int32_t first, Range keys, bool masked) {
+        const int64_t k_pitch = pairs_pitch_of(group_.head_dim);
+        score_keys<Pairs, kVectors>(subtile.q_pairs, shared_.k_pairs + keys.begin * k_pitch, k_pitch,
+                                    (group_.head_dim + 1) / 2, keys.size(), shared_.scores);
+        change_scores<kVectors>(subtile, first + keys.begin, keys.size(), masked);
+        normalise<kVectors>(subtile, keys.size(), PairWeights());
+        const auto* const weights = reinterpret_cast<const uint32_t*>(shared_.scores);
+        const int64_t v_pitch = pitch_of(group_.head_dim_v);
+        for (int64_t c = 0; c < group_.head_dim_v; c += kRows)
+            accumulate_values<Pairs, kVectors>(weights, shared_.v_pairs + keys.begin / 2 * v_pitch + c, v_pitch,
+                                               keys.size() / 2, shared_.rescale, subtile.o + c * kVectors * lanes());
+    }
+#endif
+
+    // From q.k to what the softmax takes.
+    template <int kVectors>
+    void change_scores(const Subtile& subtile, int32_t first_key, int32_t keys, bool masked) const {
+        if (scaling_.scales_scores) modify_scores<kVectors>(subtile, first_key, keys);
+        if (group_.bias != nullptr || group_.mask != nullptr) add_bias_rows<kVectors>(subtile, first_key, keys);
+        if (masked) mask_scores<kVectors>(shared_.scores, first_key, keys, subtile.key_begin, subtile.key_end);
     }
 
     template <int kVectors>
@@ -237,12 +230,10 @@ class Tile {
         }
     }
 
-    template <int kVectors>
-    void normalise(Subtile& subtile, int32_t keys) const {
-        with_rounding(group_.dtype, [&](auto round) {
-            softmax_block<kVectors>(shared_.scores, keys, scaling_.positive_scale, scaling_.bias_log2, round,
-                                    subtile.softmax);
-        });
+    template <int kVectors, class Weights>
+    void normalise(Subtile& subtile, int32_t keys, const Weights& weights) const {
+        softmax_block<kVectors>(shared_.scores, keys, scaling_.positive_scale, scaling_.bias_log2, weights,
+                                subtile.softmax);
     }
 
     // As rows, which is how parts are merged.
@@ -322,7 +313,6 @@ class Tile {
     }
 
     const HeadGroup& group_;
-    const Range seen_;  // keys that some query of the sequence sees
     Workspace workspace_;
     Shared shared_;
     Scaling scaling_;
@@ -330,7 +320,7 @@ class Tile {
     LoadRow load_row_;
     StoreRow store_row_;
     LoadRow load_bias_row_;
-    std::optional<bool> values_are_finite_;  // of the packed block, once it is known
+    PackedBlock packed_;
 };
 
 int64_t CountWorkspace(int64_t head_dim, int64_t head_dim_v, int64_t queries) {

@@ -27,6 +27,10 @@ def _register() -> None:
         raise ImportError(
             "this foveal was built without jaxlib, whose headers foveal.jax needs: build it where jaxlib is installed"
         )
+    if not hasattr(jax, "ffi"):
+        raise ImportError(
+            f"foveal.jax needs JAX 0.5 or later, whose foreign function interface it uses; here is {jax.__version__}"
+        )
     library = ctypes.CDLL(str(path))
     header = pathlib.Path(jax.ffi.include_dir()) / "xla/ffi/api/c_api.h"
     known = re.search(r"#define XLA_FFI_API_MINOR (\d+)", header.read_text())

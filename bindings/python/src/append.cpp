@@ -138,13 +138,14 @@ nb::object append(PyObject* const* arguments) {
     tensors.require_one_device();
 
     if (library.append == nullptr) raise(FOVEAL_UNSUPPORTED, "this build of libfoveal has no append");
+    const foveal_backend backend = backend_on(tensors[first].device, kParameters[first].name);
     const CurrentDevice guard(tensors[first].type, tensors[first].device);
     tensors.make_q_out(form);
     tensors.prepare_to_write(dispatched || is_familiar);
     if (main.count() != 0 && !is_familiar) torch::make_familiar(main);
     foveal_append_args args;
     library.init(args);
-    args.backend = backend_on(tensors[first].device);
+    args.backend = backend;
     args.rotary_layout = interleaved ? FOVEAL_ROTARY_INTERLEAVED : FOVEAL_ROTARY_HALF_SPLIT;
     tensors.fill(args);
     launch_for(tensors[first], [&](void* stream) { return library.append(&args, stream); });

@@ -2,8 +2,10 @@
 
 #include <array>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <string>
+#include <string_view>
 
 #include "errors.hpp"
 #include "library.hpp"
@@ -51,8 +53,17 @@ void shape_view(foveal_tensor& view, foveal_dtype dtype, std::initializer_list<i
 
 }  // namespace
 
-foveal_backend backend_on(dlpack::Device device) {
-    return device.type == dlpack::kCpu ? FOVEAL_BACKEND_CPU : FOVEAL_BACKEND_SM90;
+foveal_backend backend_on(dlpack::Device device, const char* tensor) {
+    const bool on_cpu = device.type == dlpack::kCpu;
+    const char* const forced = std::getenv("FOVEAL_BACKEND");
+    if (forced != nullptr) {
+        const std::string_view name(forced);
+        if (!name.empty() && name != "auto" && name != (on_cpu ? "cpu" : "sm90"))
+            refuse("the environment variable FOVEAL_BACKEND is \"" + std::string(name) + "\" but " + tensor +
+                   " is on " + text_of(device) + "; from Python, foveal computes where tensors lie: " +
+                   (on_cpu ? "cpu" : "sm90") + " or auto is possible here");
+    }
+    return on_cpu ? FOVEAL_BACKEND_CPU : FOVEAL_BACKEND_SM90;
 }
 
 void require_same_device(const Borrowed& tensor, const char* name, const Borrowed& q, const char* q_name) {
@@ -156,7 +167,7 @@ void ForwardArguments::set_backend(nb::handle backend) {
         if (name != "cpu" && name != "sm90") refuse("backend is \"" + name + "\"; known are \"cpu\" and \"sm90\"");
         args_.backend = name == "cpu" ? FOVEAL_BACKEND_CPU : FOVEAL_BACKEND_SM90;
     } else if (!q_.is_description()) {
-        args_.backend = backend_on(q_.device);
+        args_.backend = backend_on(q_.device, "q");
     }
 }
 

@@ -63,7 +63,8 @@ bool boolean(nb::handle value, const char* name);
 void require_writable(const Borrowed& tensor, nb::handle object, const char* name, bool is_familiar);
 void require_same_device(const Borrowed& tensor, const char* name, const Borrowed& q, const char* q_name);
 
-foveal_backend backend_on(dlpack::Device device);
+// That of `device`, where `tensor` lies; raises if FOVEAL_BACKEND names another.
+foveal_backend backend_on(dlpack::Device device, const char* tensor);
 
 // Runs `call` on the current stream of the library that `q` comes from; q's device is current.
 template <typename Call>

@@ -139,6 +139,7 @@ nb::object merge(nb::handle outs_given, nb::handle lses_given, nb::handle out, n
     lses.require_device_of(first);
 
     if (library.merge == nullptr) raise(FOVEAL_UNSUPPORTED, "this build of libfoveal has no merge");
+    const foveal_backend backend = backend_on(first.device, "outs[0]");
     const CurrentDevice guard(first.type, first.device);
     const Result merged(out, "out", outs, first.view, true, is_familiar),
         merged_lse(lse, "lse", outs, lses[0].view, false, is_familiar);
@@ -149,7 +150,7 @@ nb::object merge(nb::handle outs_given, nb::handle lses_given, nb::handle out, n
     if (main.count() != 0 && !is_familiar) torch::make_familiar(main);
     foveal_merge_args args;
     library.init(args);
-    args.backend = backend_on(first.device);
+    args.backend = backend;
     args.parts = static_cast<int32_t>(outs.size());
     args.outs = outs.views();
     args.lses = lses.views();

@@ -123,7 +123,7 @@ ffi::Error forward(foveal_backend backend, void* stream, const ffi::RemainingArg
     args.backend = backend;
     if (ffi::Error error = set_operands(args, operands, attributes); error.failure()) return error;
     for (size_t i = 0; i < results.size(); ++i) {
-        const auto result = results.get<ffi::AnyBuffer>(i);
+        auto result = results.get<ffi::AnyBuffer>(i);  // jaxlib 0.5 reads no constant one
         if (result.has_error()) return result.error();
         const bool is_out = i == 0;
         if (ffi::Error error = view_of(**result, is_out ? "out" : "lse", is_out ? args.out : args.lse); error.failure())

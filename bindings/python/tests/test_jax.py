@@ -1,5 +1,6 @@
 """foveal.jax on the CPU: jit, vmap, sharding, derivatives, lowering for CUDA; jax.nn.dot_product_attention."""
 
+import inspect
 import os
 
 import pytest
@@ -22,6 +23,10 @@ except ImportError as error:
 
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16]
 cpu = jax.devices("cpu")[0]
+beside_jax_nn = pytest.mark.skipif(
+    "return_residual" not in inspect.signature(jax.nn.dot_product_attention).parameters,
+    reason="SKIPPED: this JAX's own function gives no residual",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -184,6 +189,8 @@ def test_sharded_operands():
     for spec in (PartitionSpec("x"), PartitionSpec(None, None, "x"), PartitionSpec()):
         sharded = [jax.device_put(x, NamedSharding(mesh, spec)) for x in (q, k, v)]
         assert np.array_equal(compiled(causal=True)(*sharded), expected)
+    if not hasattr(jax, "shard_map"):
+        pytest.skip("SKIPPED: this JAX has no jax.shard_map")
     each = jax.shard_map(
         lambda *x: foveal_jax.attention(*x, causal=True), mesh=mesh, in_specs=PartitionSpec("x"),
         out_specs=PartitionSpec("x"), check_vma=False,
@@ -286,6 +293,7 @@ def nn_cases():
     }
 
 
+@beside_jax_nn
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
 @pytest.mark.parametrize("name", nn_cases())
 def test_meaning_of_jax_nn(name, dtype):
@@ -314,6 +322,7 @@ def test_meaning_of_jax_nn(name, dtype):
     assert np.isneginf(np.asarray(lse).astype(np.float64)[~has_keys]).all()
 
 
+@beside_jax_nn
 def test_jax_nn_without_a_batch():
     q, k, v = (x[0] for x in inputs())
     out, lse = foveal_jax.dot_product_attention(q, k, v, is_causal=True, return_residual=True)
@@ -339,3 +348,17 @@ def test_jax_nn_refusals():
         foveal_jax.dot_product_attention(q, k, v[..., :8])
     with pytest.raises(foveal.InvalidArgument, match="bias.dtype"):
         foveal_jax.dot_product_attention(q, k, v, bias=np.zeros((1, 1, 33, 49), np.float16))
+
+
+@pytest.mark.parametrize("function", [foveal_jax.attention, foveal_jax.dot_product_attention])
+def test_shared_masks_are_not_copied(function):
+    q, k = np.ones((4, 32, 8, 16), np.float32), np.ones((4, 500, 8, 16), np.float32)
+
+    def bytes_beside_the_results(mask, form=lambda mask: mask):
+        call = jax.jit(lambda q, k, mask: function(q, k, k, mask=form(mask)))
+        return call.lower(q, k, mask).compile().memory_analysis().temp_size_in_bytes
+
+    for shape in ((4, 1, 1, 500), (1, 1, 32, 500), (500,), (32, 1)):
+        assert bytes_beside_the_results(np.ones(shape, bool)) == 0
+    whole = (4, 8, 32, 500)  # what the caller broadcasts, XLA writes out
+    assert bytes_beside_the_results(np.ones((4, 1, 1, 500), bool), lambda x: jnp.broadcast_to(x, whole)) == 512000

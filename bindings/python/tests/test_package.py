@@ -180,3 +180,25 @@ def test_number_of_threads_follows_openmps_variable():
     env = {key: value for key, value in os.environ.items() if key != "FOVEAL_NUM_THREADS"} | {"OMP_NUM_THREADS": "1"}
     told = subprocess.run([sys.executable, "-c", code], env=env, text=True, check=True, stdout=subprocess.PIPE).stdout
     assert told == "1\n"
+
+
+@pytest.mark.parametrize("forced", ["sm90", "tpu"])
+def test_a_backend_in_the_environment_that_is_not_where_tensors_lie(monkeypatch, forced):
+    np = pytest.importorskip("numpy", reason="SKIPPED: no NumPy")
+    x, cache = np.ones((1, 4, 2, 8), np.float32), np.ones((4, 8, 2, 8), np.float32)
+    lse, slots = np.zeros((1, 2, 4), np.float32), np.arange(4)
+    calls = {
+        "q": lambda: foveal.attention(x, x, x),
+        r"outs\[0\]": lambda: foveal.merge([x], [lse]),
+        "k": lambda: foveal.append(x[0], x[0], cache, cache.copy(), slot_mapping=slots),
+    }
+    for value in ("cpu", "auto", ""):
+        monkeypatch.setenv("FOVEAL_BACKEND", value)
+        for call in calls.values():
+            call()
+    monkeypatch.setenv("FOVEAL_BACKEND", forced)
+    cache[:] = 3
+    for tensor, call in calls.items():
+        with pytest.raises(foveal.InvalidArgument, match=f'FOVEAL_BACKEND is "{forced}" but {tensor} is on the CPU'):
+            call()
+    assert (cache == 3).all()

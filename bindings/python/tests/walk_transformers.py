@@ -40,6 +40,7 @@ REFERENCES = {
     "gemma4_audio": "sdpa",
     "gemma4_unified_audio": "sdpa",
     "moshi": "sdpa",
+    "nemotron3_5_asr": "sdpa",
     "nemotron_asr_streaming_encoder": "sdpa",
     "nemotron_asr_streaming": "sdpa",
 }

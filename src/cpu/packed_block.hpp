@@ -1,0 +1,80 @@
+// A block of keys and values, packed once for all subtiles of a tile, in the forms that they ask for.
+#if defined(FOVEAL_CPU_PACKED_BLOCK_HPP) == defined(HWY_TARGET_TOGGLE)
+#ifdef FOVEAL_CPU_PACKED_BLOCK_HPP
+#undef FOVEAL_CPU_PACKED_BLOCK_HPP
+#else
+#define FOVEAL_CPU_PACKED_BLOCK_HPP
+#endif
+
+#include <optional>
+
+#include "cpu/convert.hpp"
+#include "cpu/pack.hpp"
+#include "cpu/pairs.hpp"
+#include "cpu/simd.hpp"
+#include "cpu/subtile.hpp"
+#include "cpu/tile.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace foveal::cpu::HWY_NAMESPACE {
+
+class PackedBlock {
+   public:
+    // shared: where the forms lie.
+    PackedBlock(const HeadGroup& group, const Shared& shared)
+        : group_(group),
+          shared_(shared),
+          seen_(seen_keys(group.band, group.len_q)),
+          load_row_(row_loader(group.dtype)),
+          may_be_pairs_(group.dtype == DType::bf16 && has_bf16_pairs()) {}
+
+    // Forgets the block before.
+    void begin(int32_t block) {
+        rows_ = {block * kBlockKeys, group_.len_k, seen_};
+        has_k_ = has_v_ = false;
+        has_pairs_.reset();
+        values_are_finite_.reset();
+    }
+
+    // Are products of bf16 pairs possible, if the data allow them?
+    bool may_be_pairs() const { return may_be_pairs_; }
+
+    // Do the data of this block allow them? If so they are in the shared k_pairs and v_pairs.
+    bool has_pairs() {
+        if (!has_pairs_)
+            has_pairs_ = may_be_pairs_ && pack_key_pairs(group_.k, group_.head_dim, rows_, shared_.k_pairs) &&
+                         pack_value_pairs(group_.v, group_.head_dim_v, rows_, shared_.v_pairs);
+        return *has_pairs_;
+    }
+
+    const float* k() {
+        if (!has_k_) pack_rows(load_row_, group_.k, group_.head_dim, rows_, shared_.k);
+        has_k_ = true;
+        return shared_.k;
+    }
+    const float* v() {
+        if (!has_v_) pack_rows(load_row_, group_.v, group_.head_dim_v, rows_, shared_.v);
+        has_v_ = true;
+        return shared_.v;
+    }
+
+    // Asked for where some queries do not see all of the block.
+    bool values_are_finite() {
+        if (!values_are_finite_) values_are_finite_ = all_finite(v(), rows_.count(), group_.head_dim_v);
+        return *values_are_finite_;
+    }
+
+   private:
+    const HeadGroup& group_;
+    const Shared shared_;
+    const Range seen_;  // keys that some query of the sequence sees
+    const LoadRow load_row_;
+    const bool may_be_pairs_;
+    BlockOfRows rows_{};
+    bool has_k_ = false, has_v_ = false;
+    std::optional<bool> has_pairs_, values_are_finite_;  // once it is known
+};
+
+}  // namespace foveal::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif

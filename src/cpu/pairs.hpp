@@ -1,0 +1,116 @@
+// Queries, keys and values in bf16 as the products that take two at a time read them (microkernel.hpp, Pairs): words of
+// two numbers, the first in the lower half.
+#if defined(FOVEAL_CPU_PAIRS_HPP) == defined(HWY_TARGET_TOGGLE)
+#ifdef FOVEAL_CPU_PAIRS_HPP
+#undef FOVEAL_CPU_PAIRS_HPP
+#else
+#define FOVEAL_CPU_PAIRS_HPP
+#endif
+
+#include <algorithm>
+
+#include "cpu/key_rows.hpp"
+#include "cpu/pack.hpp"
+#include "cpu/queries.hpp"
+#include "cpu/simd.hpp"
+#include "cpu/subtile.hpp"
+#include "cpu/tile.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace foveal::cpu::HWY_NAMESPACE {
+#if FOVEAL_TARGET_HAS_PAIRS
+
+// Whether all numbers are zero, or finite and 2^-60 at least. The products of such with each other, and with
+// probabilities of 2^-60 and more, are no subnormal numbers, which the instruction takes, and makes, for zero.
+class OrdinaryPairs {
+   public:
+    HWY_INLINE OrdinaryPairs() : all_(hn::Eq(hn::Zero(D16()), hn::Zero(D16()))) {}  // written out: see FourColumns
+    HWY_INLINE void look_at(VecU32 pairs) {
+        const D16 d;
+        const auto magnitude = hn::And(hn::BitCast(d, pairs), hn::Set(d, 0x7FFF));
+        const auto above_least = hn::Sub(magnitude, hn::Set(d, kLeast));  // below it: more than any
+        const auto in_range = hn::Lt(above_least, hn::Set(d, kInfinity - kLeast));
+        all_ = hn::And(all_, hn::Or(in_range, hn::Eq(magnitude, hn::Zero(d))));
+    }
+    HWY_INLINE bool all() const { return hn::AllTrue(D16(), all_); }
+
+   private:
+    using D16 = hn::Repartition<uint16_t, U32>;
+    static constexpr uint16_t kLeast = (127 - 60) << 7;
+    static constexpr uint16_t kInfinity = 0x7F80;
+    hn::Mask<D16> all_;
+};
+
+// Of queries in bf16, for a factor of 1, 0 or -1. Are all of them ordinary?
+inline bool load_query_pairs(const HeadGroup& group, const Subtile& subtile, LoadRow load_row, float factor,
+                             float* rows) {
+    OrdinaryPairs ordinary;
+    transpose_queries(group, subtile, load_row, factor, rows, [&](int64_t i, int v, const FourColumns& columns) {
+        for (int64_t c = 0; c < kTransposeColumns; c += 2) {
+            const VecU32 first = hn::BitCast(U32(), columns.column[c]);
+            const VecU32 second = hn::BitCast(U32(), columns.column[c + 1]);
+            const VecU32 pairs = hn::Or(hn::ShiftRight<16>(first), hn::And(second, hn::Set(U32(), 0xFFFF0000)));
+            ordinary.look_at(pairs);
+            hn::Store(pairs, U32(), subtile.q_pairs + ((i + c) / 2 * subtile.vectors + v) * lanes());
+        }
+    });
+    return ordinary.all();
+}
+
+// Rows of K, each word two neighbours; which rows are zeros: as in pack_rows(). Are all numbers ordinary?
+// to: [kBlockKeys, columns / 2] with pairs_pitch_of(columns)
+inline bool pack_key_pairs(const KeyRows& from, int64_t columns, const BlockOfRows& rows, uint32_t* to) {
+    const hn::Repartition<uint16_t, U32> d;
+    const int64_t pitch = pairs_pitch_of(columns);
+    const Range filled = rows.filled();
+    OrdinaryPairs ordinary;
+    std::fill(to, to + filled.begin * pitch, 0u);
+    for (int64_t j = filled.begin; j < filled.end; ++j) {
+        const auto* const row = reinterpret_cast<const uint16_t*>(from.row(rows.first + static_cast<int32_t>(j)));
+        for (int64_t c = 0; c < columns; c += 2 * lanes()) {
+            const auto there = hn::FirstN(d, static_cast<size_t>(columns - c));
+            const VecU32 pairs = hn::BitCast(U32(), hn::MaskedLoad(there, d, row + c));
+            ordinary.look_at(pairs);
+            hn::Store(pairs, U32(), to + j * pitch + c / 2);
+        }
+    }
+    std::fill(to + filled.end * pitch, to + round_up(rows.count(), kRows) * pitch, 0u);
+    return ordinary.all();
+}
+
+// Rows of V, each word two numbers of a column, from row 2 i and row 2 i + 1.
+// to: [kBlockKeys / 2, columns] with pitch_of(columns)
+inline bool pack_value_pairs(const KeyRows& from, int64_t columns, const BlockOfRows& rows, uint32_t* to) {
+    const hn::Rebind<uint16_t, U32> d;
+    const int64_t pitch = pitch_of(columns);
+    const Range filled = rows.filled();
+    OrdinaryPairs ordinary;
+    for (int64_t j = 0; j < round_up(rows.count(), kRows); j += 2) {
+        const auto row = [&](int64_t i) {
+            const bool is_filled = i >= filled.begin && i < filled.end;
+            return is_filled ? reinterpret_cast<const uint16_t*>(from.row(rows.first + static_cast<int32_t>(i)))
+                             : nullptr;
+        };
+        const uint16_t *const first = row(j), *const second = row(j + 1);
+        const auto load = [&](const uint16_t* of, int64_t c) {
+            if (of == nullptr) return hn::Zero(U32());
+            const auto there = hn::FirstN(d, static_cast<size_t>(columns - c));
+            return hn::PromoteTo(U32(), hn::MaskedLoad(there, d, of + c));
+        };
+        for (int64_t c = 0; c < columns; c += lanes()) {
+            const VecU32 pairs = hn::Or(load(first, c), hn::ShiftLeft<16>(load(second, c)));
+            ordinary.look_at(pairs);
+            hn::Store(pairs, U32(), to + j / 2 * pitch + c);
+        }
+    }
+    return ordinary.all();
+}
+
+#else
+inline bool load_query_pairs(const HeadGroup&, const Subtile&, LoadRow, float, float*) { return false; }
+inline bool pack_key_pairs(const KeyRows&, int64_t, const BlockOfRows&, uint32_t*) { return false; }
+inline bool pack_value_pairs(const KeyRows&, int64_t, const BlockOfRows&, uint32_t*) { return false; }
+#endif
+}  // namespace foveal::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif
