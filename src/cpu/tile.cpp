@@ -115,8 +115,8 @@ class Tile {
         Query query(subtile.first_query, group_.heads);
         for (int64_t i = 0; i < subtile.vectors * lanes(); ++i) {
             subtile.position[i] = query.row + group_.band.off;
-            subtile.slope[i] = finite_slope(group_.alibi_slopes[query.head * group_.alibi_stride],
-                                            int64_t{group_.len_q} + group_.len_k);
+            subtile.slope[i] =
+                finite_slope(group_.alibi_slopes[query.head * group_.alibi_stride], group_.most_distance());
             if (i + 1 < subtile.queries) query.next();
         }
     }
@@ -184,7 +184,7 @@ class Tile {
         const int64_t k_pitch = pitch_of(group_.head_dim);
         score_keys<kVectors>(subtile.q, shared_.k + begin * k_pitch, k_pitch, group_.head_dim, keys, shared_.scores);
         if (scaling_.scales_scores) modify_scores<kVectors>(subtile, first + begin, keys);
-        if (group_.bias != nullptr || group_.mask != nullptr) add_bias_rows<kVectors>(subtile, first + begin, keys);
+        if (group_.has_bias_row(first + begin, keys)) add_bias_rows<kVectors>(subtile, first + begin, keys);
         const bool masked = !subtile.blocks.unmasked.contains(block);
         if (masked) mask_scores<kVectors>(shared_.scores, first + begin, keys, subtile.key_begin, subtile.key_end);
         normalise<kVectors>(subtile, keys);
