@@ -27,7 +27,7 @@
 #include "foveal/foveal.hpp"
 
 namespace foveal::candle_v3 {
-inline namespace v0 {
+inline namespace v1 {
 namespace detail {
 
 struct Window {
@@ -145,7 +145,7 @@ inline void flash_attn_varlen_alibi_windowed(const Tensor& q, const Tensor& k, c
                     stream);
 }
 
-}  // namespace v0
+}  // namespace v1
 }  // namespace foveal::candle_v3
 
 #endif

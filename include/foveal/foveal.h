@@ -10,6 +10,9 @@
  * Dense   q [b, s_q, h_q, d]    k [b, s_k, h_k, d]    v [b, s_k, h_k, d_v]    out [b, s_q, h_q, d_v]
  * Varlen  q [total_q, h_q, d]   k [total_k, h_k, d]   v [total_k, h_k, d_v]   out [total_q, h_q, d_v]
  *         with cu_seqlens_q and cu_seqlens_k, int32 [b + 1] each.
+ * Paged                         k [pages, page_size, h_k, d]   v [pages, page_size, h_k, d_v]
+ *         with block_table, or page_indptr and page_indices, and seqused_k.
+ * q (with out and lse) has either of two forms, k and v one of three, and any two go together.
  *
  * A call is validated, planned and launched; it allocates no device memory, never synchronises and uses only the
  * caller's stream. What cannot be honoured exactly is refused: the status says how, foveal_last_error() says which
@@ -95,7 +98,7 @@ enum {
 /* A strided view of the caller's memory. rank == 0 says that the tensor is absent (optional tensors only).
  * Strides are in elements, and not followed where the dimension has size 1. The last dimension's is 1, the others are
  * not negative. 0 says that a dimension is shared: of tensors that are read, any of those others, and also the last of
- * bias, mask, alibi_slopes, sinks and seqused_*. A tensor without elements may have data == NULL.
+ * bias, mask, alibi_slopes, sinks, query_offset and seqused_*. A tensor without elements may have data == NULL.
  * sm90: data and every stride except the last must be multiples of 16 bytes. */
 typedef struct foveal_tensor {
     void* data;                      /* the first element, on the host or on the device; the caller's */
@@ -127,10 +130,11 @@ typedef struct foveal_forward_args {
     foveal_tensor lse; /* optional: f32 [b, h_q, s_q], varlen [h_q, total_q]; natural logarithm of the sum of exp */
 
     /* Values of cu_seqlens ascend from 0 to total, those of seqused lie between 0 and their sequence's length. The CPU
-     * backend refuses others, naming the entry; on sm90 they are device memory, which the host does not read and the
-     * kernel trusts: what others do there is undefined. */
-    foveal_tensor cu_seqlens_q; /* i32 [b + 1]; both present: varlen; both absent: dense */
-    foveal_tensor cu_seqlens_k; /* i32 [b + 1], as cu_seqlens_q */
+     * backend refuses others, and page numbers out of range, naming the entry; on sm90 they are device memory, which
+     * the host does not read and the kernel trusts: what others do there is undefined. */
+    foveal_tensor cu_seqlens_q; /* i32 [b + 1]; present: q, out and lse are varlen; absent: dense */
+    foveal_tensor cu_seqlens_k; /* i32 [b + 1]; present: k and v are varlen. Beside a varlen q dense ones need
+                                 * seqused_k */
     foveal_tensor seqused_q; /* optional i32 [b]: only the first seqused_q[i] rows of sequence i take part; the rows of
                               * out and lse behind them are not written */
     foveal_tensor seqused_k; /* optional i32 [b] */
@@ -151,9 +155,34 @@ typedef struct foveal_forward_args {
     foveal_tensor alibi_slopes; /* optional f32 [h_q] or [b, h_q] */
     foveal_tensor sinks;        /* optional f32 [h_q]: a logit without a value, in natural units (not scaled) */
     /* Optional, dense only, of a shape that broadcasts to [b, h_q, s_q, s_k] as in NumPy: rank 1 to 4, right-aligned; a
-     * dimension of size 1, one of stride 0 and one that is missing on the left is shared. */
+     * dimension of size 1, one of stride 0 and one that is missing on the left is shared. Beside pages s_k is any
+     * number, and no sequence uses more keys. */
     foveal_tensor bias; /* q's dtype or f32; added to the score. A key whose bias is -inf is not seen */
     foveal_tensor mask; /* FOVEAL_BOOL: where it is false, the key is not seen */
+
+    /* Pages: key j of sequence i is row j % page_size of a page of k and v, the page that entry j / page_size of the
+     * sequence's own names. Entries of pages that hold a sequence's keys lie in [0, pages); those behind are not read
+     * and may hold anything. seqused_k, which pages need, is at most what the sequence has entries for. Either ... */
+    foveal_tensor block_table; /* i32 or u32 [b, max_pages] */
+    /* ... or both of these: a sequence's entries are page_indices[page_indptr[i]] to [page_indptr[i + 1] - 1]. */
+    foveal_tensor page_indptr;  /* i32 [b + 1], ascending from 0 */
+    foveal_tensor page_indices; /* i32 or u32 [n] */
+
+    /* Optional i32 [b]: off of each sequence, in place of what alignment says, which is then the default. Any sign; at
+     * most 2^29 - 1 in size. */
+    foveal_tensor query_offset;
+
+    /* Optional u32 [b, s_q, words], varlen [total_q, words]: which of a sequence's last keys a query sees, as the nodes
+     * of a speculative tree do. Of a sequence with n queries and s_k keys, bit m % 32 of a query's word m / 32 is for
+     * key s_k - n + m, 0 <= m < n: where it is 0, the key is not seen. Keys before those, and those for which there are
+     * no words, are seen as window and chunks say, which apply to all keys. All heads share it. */
+    foveal_tensor tree_mask;
+
+    /* Memory for a launch's intermediate results: foveal_plan_workspace_bytes() says how much makes the call fast.
+     * Filled with zeros once, by who allocates it; calls that may run at the same time have one each. On the device for
+     * sm90. Without it a call computes all the same. */
+    void* workspace;          /* aligned to 16 bytes; NULL: none */
+    uint64_t workspace_bytes; /* 0 if and only if workspace is NULL */
 } foveal_forward_args;
 
 /* Sets struct_size and all defaults; every tensor becomes absent. size: sizeof(foveal_forward_args) as the caller knows

@@ -23,12 +23,12 @@
 #include "foveal/foveal.h"
 #include "foveal/types.hpp"
 
-static_assert(sizeof(void*) != 8 || (sizeof(foveal_forward_args) == 1088 && sizeof(foveal_merge_args) == 192 &&
+static_assert(sizeof(void*) != 8 || (sizeof(foveal_forward_args) == 1504 && sizeof(foveal_merge_args) == 192 &&
                                      sizeof(foveal_append_args) == 1216),
               "a structure has grown: the inline namespace of this file gets another number");
 
 namespace foveal {
-inline namespace v0 {
+inline namespace v1 {
 
 // Who computes.
 enum class Backend : foveal_backend {
@@ -110,6 +110,12 @@ struct ForwardOptions {
     Tensor bias = {};                               // dense: broadcasts to [b, h_q, s_q, s_k]; q's type or f32
     Tensor mask = {};                               // dense: DType::boolean, shaped likewise; false hides
     Backend backend = Backend::automatic;           // who computes
+    Tensor block_table = {};                        // i32 or u32 [b, max_pages]: k and v are pages; or ...
+    Tensor page_indptr = {};                        // ... i32 [b + 1], with page_indices
+    Tensor page_indices = {};                       // i32 or u32 [n]
+    Tensor query_offset = {};                       // i32 [b]: off of each sequence, in place of alignment
+    Tensor tree_mask = {};                          // u32 [b, s_q, words], varlen [total_q, words]
+    std::span<std::byte> workspace = {};            // Plan::workspace_bytes() of zeros make a call fast
 };
 
 // The C structure of a call.
@@ -135,6 +141,13 @@ inline foveal_forward_args forward_args(const Tensor& q, const Tensor& k, const 
     args.sinks = options.sinks;
     args.bias = options.bias;
     args.mask = options.mask;
+    args.block_table = options.block_table;
+    args.page_indptr = options.page_indptr;
+    args.page_indices = options.page_indices;
+    args.query_offset = options.query_offset;
+    args.tree_mask = options.tree_mask;
+    args.workspace = options.workspace.data();
+    args.workspace_bytes = options.workspace.size();
     args.backend = static_cast<foveal_backend>(options.backend);
     args.alignment = static_cast<foveal_alignment>(options.alignment);
     args.scale = options.scale.value_or(std::numeric_limits<float>::quiet_NaN());
@@ -293,7 +306,7 @@ class Plan {
     std::shared_ptr<foveal_plan> plan_;
 };
 
-}  // namespace v0
+}  // namespace v1
 }  // namespace foveal
 
 #endif

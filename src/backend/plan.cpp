@@ -7,10 +7,22 @@ namespace {
 
 std::string side_text(int64_t width) { return width == FOVEAL_UNLIMITED ? "unlimited" : std::to_string(width); }
 
+// Where they lie, unless as q does.
+void describe_keys(std::ostream& out, const ForwardProblem& p) {
+    if (p.keys == KeyForm::paged)
+        out << "keys       in " << p.pages << " pages of " << p.page_size << " rows, named by "
+            << (p.lists_pages ? "page_indptr and page_indices" : "block_table") << '\n';
+    else if (p.varlen != (p.keys == KeyForm::varlen))
+        out << "keys       " << (p.varlen ? "dense\n" : "varlen\n");
+}
+
 void describe_mask(std::ostream& out, const ForwardProblem& p) {
     out << "mask       left " << side_text(p.window_left) << ", right " << side_text(p.window_right) << ", "
-        << (p.alignment == FOVEAL_TOP_LEFT ? "top-left" : "bottom-right");
+        << (p.has_query_offset               ? "query_offset"
+            : p.alignment == FOVEAL_TOP_LEFT ? "top-left"
+                                             : "bottom-right");
     if (p.chunk > 0) out << ", chunks of " << p.chunk;
+    if (p.has_tree) out << ", tree mask";
     out << (p.has_mask ? ", boolean mask\n" : "\n");
 }
 
@@ -31,6 +43,7 @@ std::string describe(const ForwardProblem& p) {
     out << "problem    " << (p.varlen ? "varlen" : "dense") << ' ' << name_of(p.dtype) << ", batch " << p.batch
         << ", rows " << p.rows_q << " x " << p.rows_k << (p.varlen ? " in total" : "") << ", heads " << p.heads_q
         << " / " << p.heads_k << ", d " << p.head_dim << ", d_v " << p.head_dim_v << ", scale " << p.scale << '\n';
+    describe_keys(out, p);
     describe_mask(out, p);
     describe_scores(out, p);
     return out.str();

@@ -5,12 +5,11 @@
 #include <cstddef>
 #include <memory>
 #include <new>
-#include <string>
 #include <vector>
 
-#include "cpu/ends.hpp"
 #include "cpu/part.hpp"
 #include "cpu/schedule.hpp"
+#include "cpu/sequences.hpp"
 #include "cpu/thread_count.hpp"
 #include "cpu/threads.hpp"
 #include "cpu/tile.hpp"
@@ -20,42 +19,6 @@ namespace {
 
 // Multiply-adds below which waking another thread costs more than it helps: about 20 us of one core.
 constexpr double kSerialMultiplyAdds = 1e6;
-
-// ---- sequences ------------------------------------------------------------------------------------------------------
-
-// What validated arguments call one side's lengths, and the tensor whose rows they count.
-struct LengthNames {
-    const char* cu_seqlens;
-    const char* seqused;
-    const char* total;
-};
-constexpr LengthNames kNamesQ{"cu_seqlens_q", "seqused_q", "q.shape[0]"};
-constexpr LengthNames kNamesK{"cu_seqlens_k", "seqused_k", "k.shape[0]"};
-
-// The kernels trust the lengths; here they can be checked before anything is written.
-void check_lengths(int64_t batch, const Lengths& lengths, const LengthNames& names) {
-    const int32_t* const ends = lengths.cu_seqlens;
-    check_ends(ends, batch, lengths.rows, names.cu_seqlens, names.total);
-    if (lengths.seqused == nullptr) return;
-    for (int64_t i = 0; i < batch; ++i) {
-        const int32_t length = ends != nullptr ? ends[i + 1] - ends[i] : lengths.rows;
-        const int32_t used = lengths.seqused[i * lengths.seqused_stride];
-        if (used < 0 || used > length) refuse_entry(names.seqused, i, used, range_of(0, length));
-    }
-}
-
-std::vector<Sequence> sequences_of(const ForwardProblem& problem, const ForwardPointers& pointers) {
-    const Lengths of_q = problem.lengths_q(pointers), of_k = problem.lengths_k(pointers);
-    check_lengths(problem.batch, of_q, kNamesQ);
-    check_lengths(problem.batch, of_k, kNamesK);
-    std::vector<Sequence> sequences;
-    sequences.reserve(static_cast<size_t>(problem.batch));
-    for (int32_t i = 0; i < problem.batch; ++i) {
-        const SequenceRows q = of_q.of(i), k = of_k.of(i);
-        sequences.push_back({q.first, k.first, q.length, k.length});
-    }
-    return sequences;
-}
 
 // ---- execution ------------------------------------------------------------------------------------------------------
 
@@ -71,9 +34,28 @@ int64_t offset_of(const Strides& stride, int64_t batch, int64_t row, int64_t hea
     return batch * stride.batch + row * stride.row + head * stride.head;
 }
 
-KeyRows key_rows(DType dtype, const void* tensor, const Strides& stride, int64_t batch, int64_t first, int64_t head) {
-    return {static_cast<const std::byte*>(advance(dtype, tensor, offset_of(stride, batch, first, head))),
-            stride.row * bytes_of(dtype)};
+// Of one head. The batch strides are those of pages, if the keys are in pages.
+KeyRows key_rows(const ForwardProblem& problem, const void* tensor, const Strides& stride, const Sequence& sequence,
+                 int64_t batch, int64_t head) {
+    const bool in_pages = sequence.pages != nullptr;
+    const int64_t element = bytes_of(problem.dtype);
+    const int64_t first = offset_of(stride, in_pages ? 0 : batch, sequence.first_k, head);
+    KeyRows rows{static_cast<const std::byte*>(tensor) + first * element, stride.row * element};
+    if (in_pages) {
+        rows.pages = sequence.pages;
+        rows.page_size = problem.page_size;
+        rows.page_stride_bytes = stride.batch * element;
+    }
+    return rows;
+}
+
+void set_tree(HeadGroup& group, const ForwardProblem& problem, const ForwardPointers& pointers,
+              const Sequence& sequence, int64_t batch) {
+    constexpr int64_t kBitsOfWord = 32;
+    group.tree = problem.has_tree ? pointers.tree_mask + offset_of(problem.tree, batch, sequence.first_q, 0) : nullptr;
+    group.tree_row_stride = problem.tree.row;
+    group.tree_first_key = sequence.len_k - sequence.len_q;
+    group.tree_keys = static_cast<int32_t>(std::min<int64_t>(sequence.len_q, problem.tree_words * kBitsOfWord));
 }
 
 void set_score_options(HeadGroup& group, const ForwardProblem& problem, const ForwardPointers& pointers, int64_t batch,
@@ -99,8 +81,8 @@ HeadGroup head_group(const ForwardProblem& problem, const ForwardPointers& point
     HeadGroup group;
     group.dtype = problem.dtype;
     group.q = advance(problem.dtype, pointers.q, offset_of(problem.q, batch, sequence.first_q, head_q));
-    group.k = key_rows(problem.dtype, pointers.k, problem.k, batch, sequence.first_k, head_k);
-    group.v = key_rows(problem.dtype, pointers.v, problem.v, batch, sequence.first_k, head_k);
+    group.k = key_rows(problem, pointers.k, problem.k, sequence, batch, head_k);
+    group.v = key_rows(problem, pointers.v, problem.v, sequence, batch, head_k);
     group.out = advance(problem.dtype, pointers.out, offset_of(problem.out, batch, sequence.first_q, head_q));
     group.lse = problem.wants_lse ? pointers.lse + offset_of(problem.lse, batch, sequence.first_q, head_q) : nullptr;
     group.q_stride = problem.q;
@@ -112,7 +94,8 @@ HeadGroup head_group(const ForwardProblem& problem, const ForwardPointers& point
     group.head_dim = problem.head_dim;
     group.head_dim_v = problem.head_dim_v;
     group.scale = problem.scale;
-    group.band = band_of(problem.window(), sequence.len_q, sequence.len_k);
+    group.band = sequence.band(problem);
+    set_tree(group, problem, pointers, sequence, batch);
     set_score_options(group, problem, pointers, batch, head_q);
     return group;
 }

@@ -32,10 +32,8 @@ struct BlockRows {
 
     void find(const HeadGroup& group, Range keys) {
         count = keys.size();
-        for (int32_t j = 0; j < count; ++j) {
-            k[j] = group.k.row(keys.begin + j);
-            v[j] = group.v.row(keys.begin + j);
-        }
+        group.k.find(keys, k);
+        group.v.find(keys, v);
         for (int32_t j = count; j % kKeysATime != 0; ++j) k[j] = k[count - 1];
     }
 };
@@ -154,7 +152,7 @@ class FewQueries {
             if (group_.alibi_slopes != nullptr)
                 add_alibi_to_row(s, first, count, query.row + group_.band.off, slope_of(query));
         }
-        if (group_.bias != nullptr || group_.mask != nullptr) {
+        if (group_.has_bias_row(first, count)) {
             load_bias_row(group_, load_bias_, query, first, count, bias_);
             add_bias_to_row(s, count, bias_);
         }
@@ -167,8 +165,7 @@ class FewQueries {
     }
 
     float slope_of(const Query& query) const {
-        return finite_slope(group_.alibi_slopes[query.head * group_.alibi_stride],
-                            int64_t{group_.len_q} + group_.len_k);
+        return finite_slope(group_.alibi_slopes[query.head * group_.alibi_stride], group_.most_distance());
     }
 
     template <int kQueries>

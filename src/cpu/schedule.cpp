@@ -28,7 +28,7 @@ int32_t round_up(int32_t x, int32_t multiple) { return (x + multiple - 1) / mult
 Split split_of(const ForwardProblem& problem, const Sequence& sequence) {
     Split split{};
     if (sequence.len_q == 0 || sequence.len_q > kMostSplitRows) return split;
-    const Band band = band_of(problem.window(), sequence.len_q, sequence.len_k);
+    const Band band = sequence.band(problem);
     split.seen = seen_keys(band, sequence.len_q);
     const int32_t keys = split.seen.size();
     split.part_keys = std::max(kLeastPartKeys, round_up((keys + kMostParts - 1) / kMostParts, kBlockKeys));
@@ -44,7 +44,7 @@ Split split_of(const ForwardProblem& problem, const Sequence& sequence) {
 
 double multiply_adds_of(const ForwardProblem& problem, const Sequence& sequence, int64_t begin, int64_t end,
                         Range keys) {
-    const Band band = band_of(problem.window(), sequence.len_q, sequence.len_k);
+    const Band band = sequence.band(problem);
     const int64_t step = subtile_queries();
     double pairs = 0;
     for (int64_t first = begin; first < end; first += step) {

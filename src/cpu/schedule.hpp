@@ -6,18 +6,11 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu/sequences.hpp"
 #include "problem/forward.hpp"
 #include "problem/mask.hpp"
 
 namespace foveal::cpu {
-
-// One sequence of the batch: where its rows begin and how many take part.
-struct Sequence {
-    int64_t first_q;
-    int64_t first_k;
-    int32_t len_q;
-    int32_t len_k;
-};
 
 // How the keys that a sequence's queries see are cut.
 struct Split {

@@ -118,8 +118,8 @@ class Tile {
         Query query(subtile.first_query, group_.heads);
         for (int64_t i = 0; i < subtile.vectors * lanes(); ++i) {
             subtile.position[i] = query.row + group_.band.off;
-            subtile.slope[i] = finite_slope(group_.alibi_slopes[query.head * group_.alibi_stride],
-                                            int64_t{group_.len_q} + group_.len_k);
+            subtile.slope[i] =
+                finite_slope(group_.alibi_slopes[query.head * group_.alibi_stride], group_.most_distance());
             if (i + 1 < subtile.queries) query.next();
         }
     }
@@ -190,7 +190,7 @@ class Tile {
     template <int kVectors>
     void change_scores(const Subtile& subtile, int32_t first_key, int32_t keys, bool masked) const {
         if (scaling_.scales_scores) modify_scores<kVectors>(subtile, first_key, keys);
-        if (group_.bias != nullptr || group_.mask != nullptr) add_bias_rows<kVectors>(subtile, first_key, keys);
+        if (group_.has_bias_row(first_key, keys)) add_bias_rows<kVectors>(subtile, first_key, keys);
         if (masked) mask_scores<kVectors>(shared_.scores, first_key, keys, subtile.key_begin, subtile.key_end);
     }
 

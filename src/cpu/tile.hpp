@@ -39,6 +39,11 @@ struct HeadGroup {
     const uint8_t* mask;  // [len_q, heads, len_k] or null
     DType bias_dtype;
     ScoreStrides bias_stride, mask_stride;
+    // Bits that say which of tree_keys keys from tree_first_key on a query sees; null: none. Those keys may lie before
+    // 0.
+    const uint32_t* tree;     // [len_q, words]
+    int64_t tree_row_stride;  // in words
+    int32_t tree_first_key, tree_keys;
 
     int64_t queries() const { return len_q * heads; }
     double sink_of(int64_t head) const { return sinks[head * sinks_stride]; }
@@ -47,7 +52,19 @@ struct HeadGroup {
         const auto is_shared = [this](const ScoreStrides& stride) {
             return (stride.row == 0 || len_q <= 1) && (stride.head == 0 || heads <= 1);
         };
-        return (bias == nullptr || is_shared(bias_stride)) && (mask == nullptr || is_shared(mask_stride));
+        return (bias == nullptr || is_shared(bias_stride)) && (mask == nullptr || is_shared(mask_stride)) &&
+               (tree == nullptr || len_q <= 1);
+    }
+    // Is there anything to be added to the scores of keys [first, first + count), or to hide them by?
+    bool has_bias_row(int32_t first, int64_t count) const {
+        const bool reaches_tree =
+            tree != nullptr && first < tree_first_key + tree_keys && first + count > tree_first_key;
+        return bias != nullptr || mask != nullptr || reaches_tree;
+    }
+    // Between a query and a key, for ALiBi: no two are further apart.
+    int64_t most_distance() const {
+        const int64_t lengths = int64_t{len_q} + len_k, off = band.off;
+        return off >= -len_q && off <= len_k ? lengths : lengths + (off < 0 ? -off : off);
     }
 };
 

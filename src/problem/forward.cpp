@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <sstream>
 #include <utility>
 
@@ -10,6 +11,8 @@
 
 namespace foveal {
 namespace {
+
+constexpr uintptr_t kWorkspaceAlignment = 16;
 
 void check_lengths_vector(const Argument& a, int64_t entries, const char* meaning, LastStride last_stride) {
     require_rank(a, 1, "a vector of lengths");
@@ -39,16 +42,20 @@ void check_options(const foveal_forward_args& args) {
 }
 
 // Ranks and dtypes first: what follows reads shapes by position.
-void check_forms(const foveal_forward_args& args, bool varlen) {
-    const Argument q{"q", args.q};
+void check_forms(const foveal_forward_args& args, bool varlen, KeyForm keys) {
+    const Argument q{"q", args.q}, out{"out", args.out};
     if (!is_float(q.dtype())) refuse("q.dtype is " + name_of(q.dtype()) + "; supported are f32, bf16 and f16");
-    const char* layout = varlen ? "varlen (cu_seqlens are present)" : "dense (cu_seqlens are absent)";
-    for (const Argument& a : {q, Argument{"k", args.k}, Argument{"v", args.v}, Argument{"out", args.out}}) {
-        require_rank(a, varlen ? 3 : 4, layout);
+    const char* layout = varlen ? "varlen (cu_seqlens_q is present)" : "dense (cu_seqlens_q is absent)";
+    const auto check = [&](const Argument& a, int rank, const char* form) {
+        require_rank(a, rank, form);
         require_dtype(a, q.dtype(), "q's dtype");
         check_strided(a);
-    }
-    require_no_overlap({"out", args.out});
+    };
+    check(q, varlen ? 3 : 4, layout);
+    for (const Argument& a : {Argument{"k", args.k}, Argument{"v", args.v}})
+        check(a, keys == KeyForm::varlen ? 3 : 4, layout_of_keys(args, keys));
+    check(out, varlen ? 3 : 4, layout);
+    require_no_overlap(out);
     const Argument lse{"lse", args.lse};
     if (!lse.present()) return;
     require_rank(lse, varlen ? 2 : 3, layout);
@@ -73,13 +80,15 @@ void check_head_values(const Argument& a, const foveal_forward_args& args, int64
 
 // A value for each score, of a shape that broadcasts to theirs: [b or 1, h_q or 1, s_q or 1, s_k or 1], the first of
 // which may be missing.
-void check_score_matrix(const Argument& a, const foveal_forward_args& args, bool varlen) {
+void check_score_matrix(const Argument& a, const foveal_forward_args& args, bool varlen, KeyForm keys) {
     if (!a.present()) return;
     if (varlen)
         refuse(a.text() +
                " is present; it needs the dense form, and cu_seqlens are present (pad the sequences to [b, s, h, d], "
                "with seqused_q and seqused_k for their lengths, and " +
                a.text() + " to [b, h_q, s_q, s_k]; or call for each sequence)");
+    if (keys == KeyForm::varlen)
+        refuse(a.text() + " is present beside cu_seqlens_k; it needs k and v dense or in pages");
     const struct {
         int64_t size;
         const char* or_one;
@@ -89,51 +98,80 @@ void check_score_matrix(const Argument& a, const foveal_forward_args& args, bool
                   {args.k.shape[1], "k.shape[1] (or 1)"}};
     for (int i = 0; i < a.tensor.rank; ++i) {
         const auto& dimension = scores[FOVEAL_MAX_RANK - a.tensor.rank + i];
+        if (keys == KeyForm::paged && i + 1 == a.tensor.rank) continue;  // any number of keys
         if (a.tensor.shape[i] != 1) require_dim(a, i, dimension.size, dimension.or_one);
     }
     check_strided(a, LastStride::one_or_shared);
 }
 
-void check_score_options(const foveal_forward_args& args, bool varlen, int64_t batch) {
+// [b, s_q, words] or [total_q, words].
+void check_tree(const foveal_forward_args& args, bool varlen) {
+    const Argument tree{"tree_mask", args.tree_mask};
+    if (!tree.present()) return;
+    require_rank(tree, varlen ? 2 : 3, varlen ? "varlen ([total_q, words])" : "dense ([b, s_q, words])");
+    require_dtype(tree, DType::u32, "bits of keys");
+    require_dim(tree, 0, args.q.shape[0], "q.shape[0]");
+    if (!varlen) require_dim(tree, 1, args.q.shape[1], "q.shape[1]");
+    check_strided(tree);
+}
+
+void check_score_options(const foveal_forward_args& args, bool varlen, KeyForm keys, int64_t batch) {
     check_head_values({"alibi_slopes", args.alibi_slopes}, args, batch, true);
     check_head_values({"sinks", args.sinks}, args, batch, false);
     const Argument bias{"bias", args.bias}, mask{"mask", args.mask};
-    check_score_matrix(bias, args, varlen);
+    check_score_matrix(bias, args, varlen, keys);
     if (bias.present() && bias.dtype() != DType::f32) require_dtype(bias, dtype_of(args.q), "q's dtype (or f32)");
-    check_score_matrix(mask, args, varlen);
+    check_score_matrix(mask, args, varlen, keys);
     if (mask.present()) require_dtype(mask, DType::boolean, "a mask");
+    if (bias.present() && mask.present()) {
+        const int last = bias.tensor.rank - 1;
+        const int64_t keys_of_mask = mask.tensor.shape[mask.tensor.rank - 1];
+        if (bias.tensor.shape[last] != 1 && keys_of_mask != 1)
+            require_dim(bias, last, keys_of_mask, "the mask's last dimension");
+    }
+    check_tree(args, varlen);
 }
 
-void check_lengths(const foveal_forward_args& args, bool varlen, int64_t batch) {
+void check_lengths(const foveal_forward_args& args, bool varlen, KeyForm keys, int64_t batch) {
+    const Argument cu_q{"cu_seqlens_q", args.cu_seqlens_q}, cu_k{"cu_seqlens_k", args.cu_seqlens_k};
     if (varlen) {
-        check_lengths_vector({"cu_seqlens_q", args.cu_seqlens_q}, args.cu_seqlens_k.shape[0], "cu_seqlens_k.shape[0]",
-                             LastStride::one);
-        check_lengths_vector({"cu_seqlens_k", args.cu_seqlens_k}, args.cu_seqlens_q.shape[0], "cu_seqlens_q.shape[0]",
+        const bool both = keys == KeyForm::varlen;
+        check_lengths_vector(cu_q, both ? cu_k.tensor.shape[0] : cu_q.tensor.shape[0], "cu_seqlens_k.shape[0]",
                              LastStride::one);
         if (batch < 0) refuse("cu_seqlens_q.shape[0] is 0; it has b + 1 entries");
     }
-    for (const Argument& a : {Argument{"seqused_q", args.seqused_q}, Argument{"seqused_k", args.seqused_k}})
-        if (a.present()) check_lengths_vector(a, batch, "the batch size", LastStride::one_or_shared);
     if (batch > kMaxSequenceLength)
         refuse("the batch has " + std::to_string(batch) + " sequences; at most " + std::to_string(kMaxSequenceLength) +
                " are supported");
+    if (keys == KeyForm::varlen)
+        check_lengths_vector(cu_k, batch + 1, varlen ? "cu_seqlens_q.shape[0]" : "q.shape[0] plus 1", LastStride::one);
+    for (const Argument& a : {Argument{"seqused_q", args.seqused_q}, Argument{"seqused_k", args.seqused_k},
+                              Argument{"query_offset", args.query_offset}})
+        if (a.present()) check_lengths_vector(a, batch, "the batch size", LastStride::one_or_shared);
+    if (args.query_offset.rank != 0 && args.alignment != FOVEAL_BOTTOM_RIGHT)
+        refuse("alignment is " + std::to_string(args.alignment) +
+               " beside query_offset, which replaces it; it must be 0, the default");
+    if (keys == KeyForm::paged) check_pages(args, batch);
 }
 
-void check_agreement(const foveal_forward_args& args, bool varlen) {
+void check_agreement(const foveal_forward_args& args, bool varlen, KeyForm keys, int64_t batch) {
     const Argument k{"k", args.k}, v{"v", args.v}, out{"out", args.out}, lse{"lse", args.lse};
     const int row = varlen ? 0 : 1, head = row + 1, dim = row + 2;
+    const int row_k = keys == KeyForm::varlen ? 0 : 1, head_k = row_k + 1, dim_k = row_k + 2;
     const int64_t* q = args.q.shape;
-    if (!varlen) {
-        require_dim(k, 0, q[0], "q.shape[0]");
-        require_dim(v, 0, q[0], "q.shape[0]");
-        require_dim(out, 0, q[0], "q.shape[0]");
+    const char* const batch_name = varlen ? "the batch size" : "q.shape[0]";
+    if (keys == KeyForm::dense) {
+        require_dim(k, 0, batch, batch_name);
+        require_dim(v, 0, batch, batch_name);
     }
-    require_dim(v, row, k.tensor.shape[row], varlen ? "k.shape[0]" : "k.shape[1]");
+    if (keys == KeyForm::paged) require_dim(v, 0, k.tensor.shape[0], "k.shape[0]");
+    if (!varlen) require_dim(out, 0, q[0], "q.shape[0]");
+    require_dim(v, row_k, k.tensor.shape[row_k], row_k == 0 ? "k.shape[0]" : "k.shape[1]");
     require_dim(out, row, q[row], varlen ? "q.shape[0]" : "q.shape[1]");
-    require_dim(v, head, k.tensor.shape[head], varlen ? "k.shape[1]" : "k.shape[2]");
+    require_dim(v, head_k, k.tensor.shape[head_k], row_k == 0 ? "k.shape[1]" : "k.shape[2]");
     require_dim(out, head, q[head], varlen ? "q.shape[1]" : "q.shape[2]");
-    require_dim(k, dim, q[dim], varlen ? "q.shape[2]" : "q.shape[3]");
-    require_dim(out, dim, v.tensor.shape[dim], varlen ? "v.shape[2]" : "v.shape[3]");
+    require_dim(k, dim_k, q[dim], varlen ? "q.shape[2]" : "q.shape[3]");
+    require_dim(out, dim, v.tensor.shape[dim_k], row_k == 0 ? "v.shape[2]" : "v.shape[3]");
     if (!lse.present()) return;
     if (!varlen) require_dim(lse, 0, q[0], "q.shape[0]");
     require_dim(lse, varlen ? 0 : 1, q[head], "the number of q heads");
@@ -149,7 +187,7 @@ void check_sizes(const ForwardProblem& p) {
     if (p.head_dim < 1) refuse("q's head dimension is " + std::to_string(p.head_dim) + "; at least 1 is needed");
     if (p.head_dim_v < 1) refuse("v's head dimension is " + std::to_string(p.head_dim_v) + "; at least 1 is needed");
     check_row_count(p.varlen ? "q.shape[0]" : "q.shape[1]", p.rows_q);
-    check_row_count(p.varlen ? "k.shape[0]" : "k.shape[1]", p.rows_k);
+    if (p.keys != KeyForm::paged) check_row_count(p.keys == KeyForm::varlen ? "k.shape[0]" : "k.shape[1]", p.rows_k);
 }
 
 // The arguments that are read.
@@ -167,7 +205,12 @@ constexpr Input kInputs[] = {{"q", &foveal_forward_args::q},
                              {"alibi_slopes", &foveal_forward_args::alibi_slopes},
                              {"sinks", &foveal_forward_args::sinks},
                              {"bias", &foveal_forward_args::bias},
-                             {"mask", &foveal_forward_args::mask}};
+                             {"mask", &foveal_forward_args::mask},
+                             {"block_table", &foveal_forward_args::block_table},
+                             {"page_indptr", &foveal_forward_args::page_indptr},
+                             {"page_indices", &foveal_forward_args::page_indices},
+                             {"query_offset", &foveal_forward_args::query_offset},
+                             {"tree_mask", &foveal_forward_args::tree_mask}};
 
 void require_known_ranks(const foveal_forward_args& args) {
     for (const Input& input : kInputs) require_known_rank({input.name, args.*input.tensor});
@@ -192,17 +235,72 @@ void take_options(const foveal_forward_args& args, ForwardProblem& p) {
     if (p.has_bias) p.bias_dtype = dtype_of(args.bias), p.bias = score_strides_of(args.bias);
     p.has_mask = args.mask.rank != 0;
     if (p.has_mask) p.mask = score_strides_of(args.mask);
+    p.has_query_offset = args.query_offset.rank != 0;
+    if (p.has_query_offset) p.query_offset_stride = static_cast<int32_t>(unit_stride_of(args.query_offset));
+    p.has_tree = args.tree_mask.rank != 0;
+    if (!p.has_tree) return;
+    p.tree_words = args.tree_mask.shape[args.tree_mask.rank - 1];
+    if (!has_elements(args.tree_mask)) return;
+    const int row = p.varlen ? 0 : 1;
+    p.tree = {p.varlen ? 0 : stride_or_zero(args.tree_mask, 0), stride_or_zero(args.tree_mask, row), 0};
+}
+
+void take_pages(const foveal_forward_args& args, ForwardProblem& p) {
+    p.pages = args.k.shape[0];
+    p.page_size = static_cast<int32_t>(args.k.shape[1]);
+    p.rows_k = most_keys_in_pages(args);
+    p.lists_pages = args.block_table.rank == 0;
+    p.page_entries = p.lists_pages ? args.page_indices.shape[0] : args.block_table.shape[1];
+    if (!p.lists_pages && has_elements(args.block_table)) p.page_table_stride = stride_or_zero(args.block_table, 0);
+}
+
+// Rows and heads; who reads shapes by position has checked ranks.
+void take_sizes(const foveal_forward_args& args, ForwardProblem& p) {
+    const int row = p.varlen ? 0 : 1, row_k = p.keys == KeyForm::varlen ? 0 : 1;
+    p.rows_q = args.q.shape[row];
+    p.rows_k = args.k.shape[row_k];
+    p.heads_q = args.q.shape[row + 1];
+    p.heads_k = args.k.shape[row_k + 1];
+    p.head_dim = args.q.shape[row + 2];
+    p.head_dim_v = args.v.shape[row_k + 2];
+    if (p.keys == KeyForm::paged) take_pages(args, p);
+}
+
+// Its bytes as a tensor, to be held against the others.
+foveal_tensor bytes_of_workspace(const foveal_forward_args& args) {
+    foveal_tensor bytes{};
+    bytes.data = args.workspace;
+    bytes.dtype = FOVEAL_BOOL;
+    bytes.rank = args.workspace != nullptr ? 1 : 0;
+    bytes.shape[0] = static_cast<int64_t>(args.workspace_bytes);
+    bytes.stride[0] = 1;
+    return bytes;
+}
+
+void check_workspace(const foveal_forward_args& args) {
+    const std::string bytes = std::to_string(args.workspace_bytes);
+    if ((args.workspace == nullptr) != (args.workspace_bytes == 0))
+        refuse(std::string("workspace is ") + (args.workspace == nullptr ? "NULL" : "present") +
+               " and workspace_bytes is " + bytes + "; there are both or neither");
+    if (reinterpret_cast<uintptr_t>(args.workspace) % kWorkspaceAlignment != 0)
+        refuse("workspace is not aligned to " + std::to_string(kWorkspaceAlignment) + " bytes");
+    if (args.workspace_bytes > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
+        refuse("workspace_bytes is " + bytes + "; no memory is that large");
 }
 
 // Rows are computed in no particular order, so what one of them writes must not be what another one reads.
 void check_overlaps(const foveal_forward_args& args) {
-    const Placed out{{"out", args.out}}, lse{{"lse", args.lse}};
+    const foveal_tensor workspace_tensor = bytes_of_workspace(args);
+    const Placed out{{"out", args.out}}, lse{{"lse", args.lse}}, workspace{{"workspace", workspace_tensor}};
     require_apart(out, lse);
+    require_apart(workspace, out);
+    require_apart(workspace, lse);
     for (const Input& input : kInputs) {
         if ((args.*input.tensor).rank == 0) continue;
         const Placed read{{input.name, args.*input.tensor}};
         require_apart(out, read);
         require_apart(lse, read);
+        require_apart(workspace, read);
     }
 }
 
@@ -220,30 +318,23 @@ ForwardProblem validate(const foveal_forward_args& args) {
     require_known_ranks(args);
     check_options(args);
     const bool varlen = args.cu_seqlens_q.rank != 0;
-    if (varlen != (args.cu_seqlens_k.rank != 0))
-        refuse(varlen ? "cu_seqlens_q is present but cu_seqlens_k is absent; varlen needs both"
-                      : "cu_seqlens_k is present but cu_seqlens_q is absent; varlen needs both");
-    check_forms(args, varlen);
+    const KeyForm keys = key_form_of(args);
+    check_forms(args, varlen, keys);
 
     ForwardProblem p;
     p.dtype = dtype_of(args.q);
     p.varlen = varlen;
+    p.keys = keys;
     p.has_seqused_q = args.seqused_q.rank != 0;
     p.has_seqused_k = args.seqused_k.rank != 0;
     if (p.has_seqused_q) p.seqused_q_stride = static_cast<int32_t>(unit_stride_of(args.seqused_q));
     if (p.has_seqused_k) p.seqused_k_stride = static_cast<int32_t>(unit_stride_of(args.seqused_k));
     p.wants_lse = args.lse.rank != 0;
     p.batch = varlen ? std::max<int64_t>(args.cu_seqlens_q.shape[0], 0) - 1 : args.q.shape[0];
-    check_lengths(args, varlen, p.batch);
-    check_agreement(args, varlen);
-    check_score_options(args, varlen, p.batch);
-    const int row = varlen ? 0 : 1;
-    p.rows_q = args.q.shape[row];
-    p.rows_k = args.k.shape[row];
-    p.heads_q = args.q.shape[row + 1];
-    p.heads_k = args.k.shape[row + 1];
-    p.head_dim = args.q.shape[row + 2];
-    p.head_dim_v = args.v.shape[row + 2];
+    check_lengths(args, varlen, keys, p.batch);
+    check_agreement(args, varlen, keys, p.batch);
+    check_score_options(args, varlen, keys, p.batch);
+    take_sizes(args, p);
     check_sizes(p);
     p.q = strides_of(args.q);
     p.k = strides_of(args.k);
@@ -272,6 +363,15 @@ ForwardPointers pointers_of(const foveal_forward_args& args) {
     p.sinks = static_cast<const float*>(data_of({"sinks", args.sinks}));
     p.bias = data_of({"bias", args.bias});
     p.mask = static_cast<const uint8_t*>(data_of({"mask", args.mask}));
+    const bool lists_pages = args.block_table.rank == 0;
+    p.page_entries = static_cast<const uint32_t*>(lists_pages ? data_of({"page_indices", args.page_indices})
+                                                              : data_of({"block_table", args.block_table}));
+    p.page_indptr = i32("page_indptr", args.page_indptr);
+    p.query_offset = i32("query_offset", args.query_offset);
+    p.tree_mask = static_cast<const uint32_t*>(data_of({"tree_mask", args.tree_mask}));
+    check_workspace(args);
+    p.workspace = args.workspace;
+    p.workspace_bytes = args.workspace_bytes;
     check_overlaps(args);
     return p;
 }

@@ -39,12 +39,16 @@ struct Band {
     int32_t chunk;
 };
 
-FOVEAL_HOST_DEVICE Band band_of(Window window, int32_t len_q, int32_t len_k) {
-    const int32_t off = window.top_left ? 0 : len_k - len_q;
+// off: where query 0 stands among the keys; at most kMaxSequenceLength in size.
+FOVEAL_HOST_DEVICE Band band_at(Window window, int32_t off, int32_t len_k) {
     // An unlimited side stays unlimited whatever the offset.
     const int32_t low = window.left == kUnlimitedWidth ? -kUnlimitedWidth : off - window.left;
     const int32_t high = window.right == kUnlimitedWidth ? kUnlimitedWidth : off + window.right;
     return {low, high, len_k, off, window.chunk};
+}
+
+FOVEAL_HOST_DEVICE Band band_of(Window window, int32_t len_q, int32_t len_k) {
+    return band_at(window, window.top_left ? 0 : len_k - len_q, len_k);
 }
 
 // The keys that query i sees. Empty ranges have begin >= end. Both ends ascend with i.

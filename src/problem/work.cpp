@@ -7,7 +7,9 @@ namespace {
 
 double visible_pairs(Window window, const SequenceLengths& lengths) {
     const auto rows = static_cast<int32_t>(lengths.q);
-    const Band band = band_of(window, rows, static_cast<int32_t>(lengths.k));
+    const auto keys = static_cast<int32_t>(lengths.k);
+    const Band band = lengths.query_offset ? band_at(window, static_cast<int32_t>(*lengths.query_offset), keys)
+                                           : band_of(window, rows, keys);
     double pairs = 0;
     for (int32_t i = 0; i < rows; ++i) pairs += visible_keys(band, i).size();
     return pairs;

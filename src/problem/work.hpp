@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "problem/forward.hpp"
@@ -11,6 +12,7 @@ namespace foveal {
 
 struct SequenceLengths {
     int64_t q, k;
+    std::optional<int64_t> query_offset = {};  // absent: what the problem's alignment says
 };
 
 struct UsefulWork {

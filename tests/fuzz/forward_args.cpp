@@ -14,12 +14,21 @@ using namespace foveal_fuzz;
 struct Dimensions {
     int64_t batch, rows_q, rows_k, heads_q, heads_k, head_dim, head_dim_v;
     bool varlen;
+    enum class Keys { dense, varlen, table, list, kMaxValue = list } keys;
+    int64_t pages, page_size;
     foveal_dtype dtype;
+
+    bool in_pages() const { return keys == Keys::table || keys == Keys::list; }
 };
 
 Dimensions draw_dimensions(FuzzedDataProvider& bytes) {
     Dimensions d{};
     d.varlen = bytes.ConsumeBool();
+    const bool alike = bytes.ConsumeBool();
+    d.keys =
+        alike ? d.varlen ? Dimensions::Keys::varlen : Dimensions::Keys::dense : bytes.ConsumeEnum<Dimensions::Keys>();
+    d.pages = draw_size(bytes);
+    d.page_size = bytes.ConsumeBool() ? bytes.ConsumeIntegralInRange<int64_t>(0, 20) : draw_size(bytes);
     d.dtype = bytes.PickValueInArray<foveal_dtype>({FOVEAL_F32, FOVEAL_BF16, FOVEAL_F16});
     d.batch = draw_size(bytes);
     d.rows_q = draw_size(bytes);
@@ -36,8 +45,13 @@ void draw_tensors(FuzzedDataProvider& bytes, const Dimensions& d, foveal_forward
         return d.varlen ? std::vector{n, heads, channels} : std::vector{d.batch, n, heads, channels};
     };
     args.q = draw_tensor(bytes, d.dtype, rows(d.rows_q, d.heads_q, d.head_dim));
-    args.k = draw_tensor(bytes, d.dtype, rows(d.rows_k, d.heads_k, d.head_dim));
-    args.v = draw_tensor(bytes, d.dtype, rows(d.rows_k, d.heads_k, d.head_dim_v));
+    const auto key_rows = [&](int64_t channels) {
+        if (d.in_pages()) return std::vector{d.pages, d.page_size, d.heads_k, channels};
+        return d.keys == Dimensions::Keys::varlen ? std::vector{d.rows_k, d.heads_k, channels}
+                                                  : std::vector{d.batch, d.rows_k, d.heads_k, channels};
+    };
+    args.k = draw_tensor(bytes, d.dtype, key_rows(d.head_dim));
+    args.v = draw_tensor(bytes, d.dtype, key_rows(d.head_dim_v));
     args.out = draw_tensor(bytes, d.dtype, rows(d.rows_q, d.heads_q, d.head_dim_v));
     if (bytes.ConsumeBool())
         args.lse = draw_tensor(bytes, FOVEAL_F32,
@@ -45,9 +59,21 @@ void draw_tensors(FuzzedDataProvider& bytes, const Dimensions& d, foveal_forward
     int64_t ends = 0;
     if (__builtin_add_overflow(d.batch, 1, &ends)) ends = d.batch;
     if (d.varlen) args.cu_seqlens_q = draw_tensor(bytes, FOVEAL_I32, {ends});
-    if (d.varlen) args.cu_seqlens_k = draw_tensor(bytes, FOVEAL_I32, {ends});
+    if (d.keys == Dimensions::Keys::varlen) args.cu_seqlens_k = draw_tensor(bytes, FOVEAL_I32, {ends});
     if (bytes.ConsumeBool()) args.seqused_q = draw_tensor(bytes, FOVEAL_I32, {d.batch});
-    if (bytes.ConsumeBool()) args.seqused_k = draw_tensor(bytes, FOVEAL_I32, {d.batch});
+    if (d.in_pages() || bytes.ConsumeBool()) args.seqused_k = draw_tensor(bytes, FOVEAL_I32, {d.batch});
+    const foveal_dtype pages = bytes.ConsumeBool() ? FOVEAL_I32 : FOVEAL_U32;
+    if (d.keys == Dimensions::Keys::table)
+        args.block_table = draw_tensor(bytes, pages, {d.batch, bytes.ConsumeIntegralInRange<int64_t>(0, 9)});
+    if (d.keys == Dimensions::Keys::list) {
+        args.page_indptr = draw_tensor(bytes, FOVEAL_I32, {ends});
+        args.page_indices = draw_tensor(bytes, pages, {draw_size(bytes)});
+    }
+    if (bytes.ConsumeIntegralInRange<int>(0, 3) == 0) args.query_offset = draw_tensor(bytes, FOVEAL_I32, {d.batch});
+    const int64_t words = bytes.ConsumeIntegralInRange<int64_t>(0, 3);
+    if (bytes.ConsumeIntegralInRange<int>(0, 3) == 0)
+        args.tree_mask = draw_tensor(bytes, FOVEAL_U32,
+                                     d.varlen ? std::vector{d.rows_q, words} : std::vector{d.batch, d.rows_q, words});
 }
 
 void draw_scores(FuzzedDataProvider& bytes, const Dimensions& d, foveal_forward_args& args) {
@@ -92,10 +118,15 @@ foveal_tensor* tensors_of(foveal_forward_args& args, size_t i) {
                             &args.alibi_slopes,
                             &args.sinks,
                             &args.bias,
-                            &args.mask};
+                            &args.mask,
+                            &args.block_table,
+                            &args.page_indptr,
+                            &args.page_indices,
+                            &args.query_offset,
+                            &args.tree_mask};
     return i < std::size(all) ? all[i] : nullptr;
 }
-constexpr size_t kTensors = 13;
+constexpr size_t kTensors = 18;
 
 // The plan's text walks over all rows; many take long without showing anything new.
 constexpr int64_t kMaxDescribedRows = 1 << 16;
@@ -116,7 +147,9 @@ constexpr double kMaxWork = 1e6;
 bool small(foveal_forward_args& args) {
     double work = 1;
     for (const int i : {0, 1, 2, 3}) work *= args.q.rank > i ? static_cast<double>(args.q.shape[i]) + 1 : 1;
-    work *= static_cast<double>(args.k.shape[args.k.rank == 4 ? 1 : 0]) + 1;
+    for (const int i : {0, 1}) work *= args.k.rank > i ? static_cast<double>(args.k.shape[i]) + 1 : 1;
+    if (args.block_table.rank != 0) work *= static_cast<double>(args.block_table.shape[1]) + 1;
+    if (args.page_indices.rank != 0) work *= static_cast<double>(args.page_indices.shape[0]) + 1;
     work *= 1 + static_cast<double>(args.v.shape[args.v.rank - 1]) / static_cast<double>(args.q.shape[args.q.rank - 1]);
     bool fits = work <= kMaxWork;
     for (size_t i = 0; i < kTensors; ++i) fits = fits && Memory::fits(*tensors_of(args, i));
@@ -135,12 +168,29 @@ void ascend(foveal_tensor& offsets, int64_t rows) {
     values[0] = 0;
 }
 
+// Likewise: numbers in [0, most].
+void bound(foveal_tensor& numbers, int64_t most) {
+    if (numbers.rank == 0 || numbers.data == nullptr) return;
+    auto* const values = static_cast<uint32_t*>(numbers.data);
+    const int64_t rows = numbers.rank == 2 ? numbers.shape[0] : 1, columns = numbers.shape[numbers.rank - 1];
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t i = 0; i < columns; ++i) {
+            uint32_t& value = values[(numbers.rank == 2 ? row * numbers.stride[0] : 0) + (columns > 1 ? i : 0)];
+            value = static_cast<uint32_t>(value % (static_cast<uint64_t>(most) + 1));
+        }
+}
+
 void run(FuzzedDataProvider& bytes, foveal_forward_args args) {
     Memory memory;
     for (size_t i = 0; i < kTensors; ++i) memory.attach(bytes, *tensors_of(args, i));
     if (bytes.ConsumeIntegralInRange<int>(0, 7) != 0) {
         ascend(args.cu_seqlens_q, args.q.shape[0]);
         ascend(args.cu_seqlens_k, args.k.shape[0]);
+        ascend(args.page_indptr, args.page_indices.shape[0]);
+        bound(args.block_table, args.k.shape[0]);
+        bound(args.page_indices, args.k.shape[0]);
+        if (args.seqused_k.rank != 0 && args.seqused_k.stride[0] == 1)
+            bound(args.seqused_k, args.k.shape[args.k.rank == 4 ? 1 : 0]);
     }
     args.backend = FOVEAL_BACKEND_CPU;
     foveal_forward(&args, nullptr);

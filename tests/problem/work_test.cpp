@@ -48,6 +48,13 @@ TEST(UsefulWork, SequencesHaveLengthsOfTheirOwn) {
     EXPECT_EQ(work.bytes, 2.0 * (16 + 8) * (13 * 6 + 29 * 2));
 }
 
+TEST(UsefulWork, SequencesHaveOffsetsOfTheirOwn) {
+    ForwardProblem p = problem_of(2, 4, 9);
+    p.window_right = 0;
+    const SequenceLengths lengths[] = {{4, 9, 2}, {4, 9, -2}};
+    EXPECT_EQ(useful_work(p, lengths).visible_pairs, (3 + 4 + 5 + 6) + (0 + 0 + 1 + 2));
+}
+
 TEST(UsefulWork, OptionalTensorsCountWhereTheyAreThere) {
     ForwardProblem p = problem_of(2, 10, 20);
     const double plain = useful_work_of_dense(p).bytes;

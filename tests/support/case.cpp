@@ -14,6 +14,7 @@ foveal::ForwardProblem problem_of(const Case& c) {
     foveal::ForwardProblem p;
     p.dtype = static_cast<foveal::DType>(c.dtype);
     p.varlen = c.varlen;
+    p.keys = c.page_size > 0 ? foveal::KeyForm::paged : c.varlen_k ? foveal::KeyForm::varlen : foveal::KeyForm::dense;
     p.wants_lse = c.lse;
     p.batch = c.batch;
     p.rows_q = c.rows_q;
@@ -38,9 +39,10 @@ foveal::ForwardProblem problem_of(const Case& c) {
 }
 
 foveal::UsefulWork work_of(const Case& c) {
-    if (!c.varlen && !c.seqused_q && !c.seqused_k) return foveal::useful_work_of_dense(problem_of(c));
+    if (!c.varlen && !c.varlen_k && !c.seqused_q && !c.seqused_k && !c.query_offset)
+        return foveal::useful_work_of_dense(problem_of(c));
     std::vector<foveal::SequenceLengths> lengths;
-    for (int64_t i = 0; i < c.batch; ++i) lengths.push_back({c.used_q(i), c.used_k(i)});
+    for (int64_t i = 0; i < c.batch; ++i) lengths.push_back({c.used_q(i), c.used_k(i), c.offset_of(i)});
     return foveal::useful_work(problem_of(c), lengths);
 }
 
@@ -48,7 +50,7 @@ foveal::UsefulWork work_of(const Case& c) {
 
 int64_t Case::length_q(int64_t sequence) const { return varlen ? lengths_q[static_cast<size_t>(sequence)] : rows_q; }
 
-int64_t Case::length_k(int64_t sequence) const { return varlen ? lengths_k[static_cast<size_t>(sequence)] : rows_k; }
+int64_t Case::length_k(int64_t sequence) const { return varlen_k ? lengths_k[static_cast<size_t>(sequence)] : rows_k; }
 
 int64_t Case::used_q(int64_t sequence) const {
     return seqused_q ? (*seqused_q)[static_cast<size_t>(sequence)] : length_q(sequence);
@@ -63,7 +65,11 @@ int64_t Case::first_row_q(int64_t sequence) const {
 }
 
 int64_t Case::first_row_k(int64_t sequence) const {
-    return std::accumulate(lengths_k.begin(), lengths_k.begin() + (varlen ? sequence : 0), int64_t{0});
+    return std::accumulate(lengths_k.begin(), lengths_k.begin() + (varlen_k ? sequence : 0), int64_t{0});
+}
+
+std::optional<int64_t> Case::offset_of(int64_t sequence) const {
+    return query_offset ? std::optional((*query_offset)[static_cast<size_t>(sequence)]) : std::nullopt;
 }
 
 double Case::effective_scale() const {

@@ -21,7 +21,14 @@
 //   lse                          the log-sum-exp is asked for
 //   scale0.1                     factor on q.k                                                       1/sqrt(d)
 //   varlen qlens=3,0 klens=5,2   packed sequences of these lengths (b, sq, sk follow)                dense
+//   varlen qlens=3,0 sk100       packed queries, keys [b, sk, ...]; without varlen, klens=5,2: packed keys alone
 //   used_q=2,0 used_k=4,1        shortened sequences (seqused)
+//   page16                       sk keys of each sequence lie in pages of 16, named by a block_table    no pages
+//   csr                          by page_indptr and page_indices instead
+//   pool                         k and v share the pages: [pages, 16, 2 h_k, d]
+//   order7                       in which the sequences have the pages                               order0
+//   qoff=5,-3                    query_offset: positions of the sequences' first queries             bottom right
+//   tree                         tree_mask: a query sees its ancestors of the sequence's last keys   none
 //   seed7                        of the random inputs                                                seed1
 //   sd10                         standard deviation of the logits: q is scaled to give it            that of normal q,
 //   k sink60@0                     key 0 (@mid, @last) of every sequence 60 nats above the mean logit; may be repeated
@@ -75,7 +82,7 @@ enum class Alibi { kNone, kByHead, kBySequenceAndHead };
 struct Case {
     int64_t batch = 1;
     int64_t rows_q = 0;  // dense: length of every sequence; varlen: total_q
-    int64_t rows_k = 0;
+    int64_t rows_k = 0;  // likewise; in pages: of every sequence at most
     int64_t heads_q = 1;
     int64_t heads_k = 1;
     int64_t head_dim = 128;
@@ -96,9 +103,17 @@ struct Case {
     bool bias_inf = false;
     std::optional<ScoreMatrix> mask;  // dense only
 
-    bool varlen = false;
-    std::vector<int64_t> lengths_q, lengths_k;                 // varlen only, [batch]
+    bool varlen = false;                                       // q
+    bool varlen_k = false;                                     // k and v
+    std::vector<int64_t> lengths_q, lengths_k;                 // varlen, varlen_k only, [batch]
     std::optional<std::vector<int64_t>> seqused_q, seqused_k;  // [batch]
+
+    int64_t page_size = 0;  // 0: k and v are not in pages
+    bool lists_pages = false;
+    bool pool = false;
+    int64_t page_order = 0;
+    std::optional<std::vector<int64_t>> query_offset;  // [batch]
+    bool tree = false;
 
     uint64_t seed = 1;
     std::optional<double> logit_sd;
@@ -120,6 +135,7 @@ struct Case {
     int64_t used_k(int64_t sequence) const;
     int64_t first_row_q(int64_t sequence) const;  // varlen: its first token; dense: 0
     int64_t first_row_k(int64_t sequence) const;
+    std::optional<int64_t> offset_of(int64_t sequence) const;  // absent: what the alignment says
 
     int64_t group() const { return heads_q / heads_k; }
     double effective_scale() const;

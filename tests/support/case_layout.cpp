@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 
+#include "tests/support/case_pages.hpp"
 #include "tests/support/device_data.hpp"
 
 namespace foveal_testing {
@@ -37,28 +38,50 @@ TensorLayout lay_out(foveal_dtype dtype, const std::vector<MemoryDimension>& dim
     return layout;
 }
 
-TensorLayout lay_out_rows(const Case& c, int64_t rows, int64_t heads, int64_t channels, bool guarded) {
+// Rows as they lie: [batch, rows, heads, channels], or without the first if packed.
+struct RowShape {
+    bool packed;
+    int64_t batch, rows;
+};
+RowShape shape_of_q(const Case& c) { return {c.varlen, c.batch, c.rows_q}; }
+RowShape shape_of_k(const Case& c) {
+    return c.page_size > 0 ? RowShape{false, page_count(c), c.page_size} : RowShape{c.varlen_k, c.batch, c.rows_k};
+}
+
+TensorLayout lay_out_rows(const Case& c, const RowShape& shape, int64_t heads, int64_t channels, bool guarded) {
     const bool pad = c.padded;
-    const int first = c.varlen ? 0 : 1;  // index of the row in the shape
-    const MemoryDimension row{first, rows, pad ? 3 : 0};
+    const int first = shape.packed ? 0 : 1;  // index of the row in the shape
+    const MemoryDimension row{first, shape.rows, pad ? 3 : 0};
     const MemoryDimension head{first + 1, heads, pad ? 1 : 0};
     const MemoryDimension channel{first + 2, channels, pad ? 8 : 0};  // 16 bytes or a multiple
     std::vector<MemoryDimension> dimensions;
-    if (!c.varlen) dimensions.push_back({0, c.batch, pad ? 1 : 0});
+    if (!shape.packed) dimensions.push_back({0, shape.batch, pad ? 1 : 0});
     dimensions.push_back(c.bhsd ? head : row);
     dimensions.push_back(c.bhsd ? row : head);
     dimensions.push_back(channel);
     return lay_out(c.dtype, dimensions, guarded);
 }
 
-// q, k or v; with qkv, heads [first_head, first_head + heads) of the buffer that they share.
-TensorLayout lay_out_input(const Case& c, int64_t rows, int64_t heads, int64_t channels, int64_t first_head) {
-    if (!c.qkv) return lay_out_rows(c, rows, heads, channels, false);
-    TensorLayout layout = lay_out_rows(c, rows, c.heads_q + 2 * c.heads_k, channels, false);
-    const int head = c.varlen ? 1 : 2;
+// q, k or v, of which several may lie in one buffer of `heads_in_all`: heads [first_head, first_head + heads) of it.
+TensorLayout lay_out_shared(const Case& c, const RowShape& shape, int64_t heads_in_all, int64_t heads, int64_t channels,
+                            int64_t first_head) {
+    TensorLayout layout = lay_out_rows(c, shape, heads_in_all, channels, false);
+    const int head = shape.packed ? 1 : 2;
     layout.view.shape[head] = heads;
     if (layout.buffer_elements > 0) layout.offset += first_head * layout.view.stride[head];
     return layout;
+}
+
+TensorLayout lay_out_q(const Case& c) {
+    return lay_out_shared(c, shape_of_q(c), c.heads_q + (c.qkv ? 2 * c.heads_k : 0), c.heads_q, c.head_dim, 0);
+}
+
+TensorLayout lay_out_k(const Case& c, bool of_v) {
+    const int64_t channels = of_v ? c.head_dim_v : c.head_dim;
+    const int64_t before = c.qkv ? c.heads_q : 0;  // heads of q
+    if (!c.qkv && !c.pool) return lay_out_rows(c, shape_of_k(c), c.heads_k, channels, false);
+    return lay_out_shared(c, shape_of_k(c), before + 2 * c.heads_k, c.heads_k, channels,
+                          before + (of_v ? c.heads_k : 0));
 }
 
 TensorLayout lay_out_lse(const Case& c) {
@@ -88,13 +111,36 @@ TensorLayout lay_out_scores(const Case& c, const ScoreMatrix& matrix, foveal_dty
                    false);
 }
 
-foveal_tensor lengths_tensor(int64_t entries) {
+foveal_tensor packed_tensor(foveal_dtype dtype, const std::vector<int64_t>& shape) {
     foveal_tensor tensor{};
-    tensor.dtype = FOVEAL_I32;
-    tensor.rank = 1;
-    tensor.shape[0] = entries;
-    tensor.stride[0] = 1;
+    tensor.dtype = dtype;
+    tensor.rank = static_cast<int32_t>(shape.size());
+    int64_t stride = 1;
+    for (size_t n = shape.size(); n-- > 0; stride *= std::max<int64_t>(shape[n], 1)) {
+        tensor.shape[n] = shape[n];
+        tensor.stride[n] = stride;
+    }
     return tensor;
+}
+
+foveal_tensor lengths_tensor(int64_t entries) { return packed_tensor(FOVEAL_I32, {entries}); }
+
+void set_pages(const Case& c, foveal_forward_args& args) {
+    if (c.page_size == 0) return;
+    if (c.lists_pages) {
+        args.page_indptr = lengths_tensor(c.batch + 1);
+        args.page_indices = lengths_tensor(static_cast<int64_t>(page_indices(c).size()));
+    } else {
+        // Both types are tried.
+        args.block_table = packed_tensor(c.page_order % 2 == 0 ? FOVEAL_I32 : FOVEAL_U32, {c.batch, table_columns(c)});
+    }
+}
+
+void set_tree(const Case& c, foveal_forward_args& args) {
+    if (!c.tree) return;
+    const int64_t words = tree_words(c);
+    args.tree_mask =
+        c.varlen ? packed_tensor(FOVEAL_U32, {c.rows_q, words}) : packed_tensor(FOVEAL_U32, {c.batch, c.rows_q, words});
 }
 
 }  // namespace
@@ -123,6 +169,7 @@ bool has_tensor(const Case& c, TensorId id) {
 }
 
 TensorId buffer_of(const Case& c, TensorId id) {
+    if (c.pool && id == TensorId::kV) return TensorId::kK;
     return c.qkv && (id == TensorId::kK || id == TensorId::kV) ? TensorId::kQ : id;
 }
 
@@ -151,8 +198,9 @@ foveal_tensor& tensor_of(foveal_forward_args& args, TensorId id) {
 }
 
 Axes axes_of(const Case& c, TensorId id) {
-    const int first = c.varlen ? 0 : 1;
-    const int sequence = c.varlen ? -1 : 0;
+    const bool packed = id == TensorId::kK || id == TensorId::kV ? c.varlen_k : c.varlen;
+    const int first = packed ? 0 : 1;
+    const int sequence = packed ? -1 : 0;
     switch (id) {
         case TensorId::kLse:
             return {sequence, first + 1, first};
@@ -195,13 +243,13 @@ int64_t channel_stride(const foveal_tensor& view, TensorId id) {
 TensorLayout layout_of(const Case& c, TensorId id) {
     switch (id) {
         case TensorId::kQ:
-            return lay_out_input(c, c.rows_q, c.heads_q, c.head_dim, 0);
+            return lay_out_q(c);
         case TensorId::kK:
-            return lay_out_input(c, c.rows_k, c.heads_k, c.head_dim, c.heads_q);
+            return lay_out_k(c, false);
         case TensorId::kV:
-            return lay_out_input(c, c.rows_k, c.heads_k, c.head_dim_v, c.heads_q + c.heads_k);
+            return lay_out_k(c, true);
         case TensorId::kOut:
-            return lay_out_rows(c, c.rows_q, c.heads_q, c.head_dim_v, true);
+            return lay_out_rows(c, shape_of_q(c), c.heads_q, c.head_dim_v, true);
         case TensorId::kLse:
             return lay_out_lse(c);
         case TensorId::kAlibi:
@@ -224,9 +272,13 @@ foveal_forward_args shape_args(const Case& c, foveal_backend backend) {
         const auto id = static_cast<TensorId>(i);
         if (has_tensor(c, id)) tensor_of(args, id) = layout_of(c, id).view;
     }
-    if (c.varlen) args.cu_seqlens_q = args.cu_seqlens_k = lengths_tensor(c.batch + 1);
+    if (c.varlen) args.cu_seqlens_q = lengths_tensor(c.batch + 1);
+    if (c.varlen_k) args.cu_seqlens_k = lengths_tensor(c.batch + 1);
     if (c.seqused_q) args.seqused_q = lengths_tensor(c.batch);
-    if (c.seqused_k) args.seqused_k = lengths_tensor(c.batch);
+    if (lengths_to_give(c)) args.seqused_k = lengths_tensor(c.batch);
+    if (c.query_offset) args.query_offset = lengths_tensor(c.batch);
+    set_pages(c, args);
+    set_tree(c, args);
     if (c.scale) args.scale = *c.scale;
     args.alignment = c.top_left ? FOVEAL_TOP_LEFT : FOVEAL_BOTTOM_RIGHT;
     args.window_left = c.window_left;

@@ -58,6 +58,27 @@ TEST(Case, ReadsEveryScoreOption) {
     }
 }
 
+TEST(Case, ReadsWhereKeysLieAndWhereQueriesStand) {
+    const Case c = parse_case("b2 sq5 sk70 hq4 hk2 d8 page16 csr pool order7 qoff=5,-3 tree used_k=70,0");
+    EXPECT_EQ(c.page_size, 16);
+    EXPECT_TRUE(c.lists_pages && c.pool && c.tree);
+    EXPECT_EQ(c.page_order, 7);
+    EXPECT_EQ(c.offset_of(1), -3);
+    EXPECT_FALSE(parse_case("b2 s5 h1").offset_of(0).has_value());
+    const Case varlen = parse_case("varlen qlens=3,0 sk100 h1 d8"), packed_keys = parse_case("b2 sq3 klens=5,2 h1 d8");
+    EXPECT_TRUE(varlen.varlen && !varlen.varlen_k && packed_keys.varlen_k && !packed_keys.varlen);
+    EXPECT_EQ(varlen.length_k(1), 100);
+    EXPECT_EQ(packed_keys.rows_k, 7);
+    for (const char* text : {"b2 sq5 sk70 hq4 hk2 d8 bf16 full used_k=70,0 page16 csr pool order7 qoff=5,-3 tree",
+                             "varlen qlens=3,0 sk100 h1 d8 bf16 full used_k=5,6 page1",
+                             "varlen qlens=3,0 sk100 h1 d8 bf16 full", "b2 sq3 klens=5,2 h1 d8 bf16 causal tree"})
+        EXPECT_EQ(to_text(parse_case(text)), text);
+    for (const char* text : {"b2 s5 h1 csr", "b2 s5 h1 page0", "b2 s5 h1 page4 qkv", "b2 s5 h1 qoff=1",
+                             "b2 sq5 klens=3,4 h1 page4", "b2 s5 h1 d8 dv16 page4 pool", "b2 s5 h1 qoff=1,2 topleft",
+                             "b2 s5 klens=5,5 h1", "varlen qlens=3 h1", "b2 sq5 klens=3,4 h1 mask=bh"})
+        EXPECT_THROW(parse_case(text), CaseError) << text;
+}
+
 TEST(Case, Defaults) {
     const Case c = parse_case("s1024 h16");
     EXPECT_EQ(c.batch, 1);

@@ -12,13 +12,14 @@
 namespace foveal_testing {
 namespace {
 
-std::vector<int64_t> parse_list(std::string_view token, std::string_view rest) {
+std::vector<int64_t> parse_list(std::string_view token, std::string_view rest, bool any_sign = false) {
     if (rest.empty() || rest.front() != '=') fail_token(token, "expected name=number,number,...");
     rest.remove_prefix(1);
     std::vector<int64_t> values;
     while (!rest.empty()) {
         const size_t comma = std::min(rest.find(','), rest.size());
-        values.push_back(parse_count(token, rest.substr(0, comma)));
+        const std::string_view number = rest.substr(0, comma);
+        values.push_back(any_sign ? parse_number<int64_t>(token, number) : parse_count(token, number));
         rest.remove_prefix(std::min(comma + 1, rest.size()));
     }
     return values;
@@ -110,6 +111,8 @@ class Parser {
             case_.seqused_q = parse_list(token, rest);
         } else if (name == "used_k") {
             case_.seqused_k = parse_list(token, rest);
+        } else if (name == "qoff") {
+            case_.query_offset = parse_list(token, rest, true);
         } else if (name == "scale") {
             case_.scale = parse_number<float>(token, rest);
         } else if (!read_score_option(token, name, rest)) {
@@ -162,6 +165,9 @@ class Parser {
             {"alibi_b", [](Case& c) { c.alibi = Alibi::kBySequenceAndHead; }},
             {"bias_inf", [](Case& c) { c.bias_inf = true; }},
             {"varlen", [](Case& c) { c.varlen = true; }},
+            {"csr", [](Case& c) { c.lists_pages = true; }},
+            {"pool", [](Case& c) { c.pool = true; }},
+            {"tree", [](Case& c) { c.tree = true; }},
             {"flat", [](Case& c) { c.flat = true; }},
             {"vmax", [](Case& c) { c.vmax = true; }},
             {"pad", [](Case& c) { c.padded = true; }},
@@ -189,6 +195,8 @@ class Parser {
             {"left", {&Case::window_left}},
             {"right", {&Case::window_right}},
             {"chunk", {&Case::chunk}},
+            {"page", {&Case::page_size}},
+            {"order", {&Case::page_order}},
         };
         const auto found = counts.find(name);
         if (found == counts.end()) fail_token(token, "unknown; `foveal check --help` lists the tokens");
@@ -209,36 +217,59 @@ class Parser {
         if (!has("h") && !has("hk")) case_.heads_k = case_.heads_q;
         if (case_.heads_k == 0) fail_token(text_, "hk is 0");
         if (!has("dv")) case_.head_dim_v = case_.head_dim;
+        case_.varlen_k = has("klens");
         case_.varlen ? finish_varlen() : finish_dense();
+        finish_keys();
         check_used("used_q", case_.seqused_q);
         check_used("used_k", case_.seqused_k);
+        check_used("qoff", case_.query_offset);
+        check_pages();
         check_score_options();
+        if (case_.qkv && (case_.varlen != case_.varlen_k || case_.page_size > 0))
+            fail_token("qkv", "queries and keys must have the same form");
         if (case_.qkv && (case_.rows_q != case_.rows_k || case_.lengths_q != case_.lengths_k))
             fail_token("qkv", "queries and keys must be equally many");
         if (case_.qkv && case_.head_dim != case_.head_dim_v) fail_token("qkv", "d and dv must be equal");
+        if (case_.pool && case_.head_dim != case_.head_dim_v) fail_token("pool", "d and dv must be equal");
+        if (case_.query_offset && case_.top_left) fail_token("topleft", "qoff takes its place");
     }
 
     void check_score_options() const {
         if (has_word("alibi") && has_word("alibi_b")) fail_token(text_, "alibi and alibi_b");
         if (has("bias") && has("bias_f")) fail_token(text_, "bias and bias_f32");
         if (case_.bias_inf && !case_.bias) fail_token("bias_inf", "only with bias= or bias_f32=");
-        if (case_.varlen && case_.bias) fail_token("bias", "only in the dense form");
-        if (case_.varlen && case_.mask) fail_token("mask", "only in the dense form");
+        const bool varlen = case_.varlen || case_.varlen_k;
+        if (varlen && case_.bias) fail_token("bias", "only in the dense form");
+        if (varlen && case_.mask) fail_token("mask", "only in the dense form");
     }
 
     void finish_varlen() {
-        if (!has("qlens") || !has("klens")) fail_token("varlen", "needs qlens= and klens=");
-        if (has("b") || has("s") || has("sq") || has("sk"))
-            fail_token("varlen", "b, s, sq, sk follow from the lengths");
-        if (case_.lengths_q.size() != case_.lengths_k.size()) fail_token("klens", "as many entries as qlens");
+        if (!has("qlens")) fail_token("varlen", "needs qlens=");
+        if (!has("klens") && !has("sk")) fail_token("varlen", "needs klens=, or sk for keys that are not packed");
+        if (has("b") || has("s") || has("sq")) fail_token("varlen", "b, s, sq follow from the lengths");
         case_.batch = static_cast<int64_t>(case_.lengths_q.size());
         case_.rows_q = std::accumulate(case_.lengths_q.begin(), case_.lengths_q.end(), int64_t{0});
-        case_.rows_k = std::accumulate(case_.lengths_k.begin(), case_.lengths_k.end(), int64_t{0});
     }
 
     void finish_dense() {
-        if (has("qlens") || has("klens")) fail_token("qlens", "only with varlen");
-        if (!has("s") && !(has("sq") && has("sk"))) fail_token(text_, "s, or both sq and sk, are missing");
+        if (has("qlens")) fail_token("qlens", "only with varlen");
+        if (!has("s") && !(has("sq") && (has("sk") || has("klens"))))
+            fail_token(text_, "s, or both sq and sk, are missing");
+    }
+
+    void finish_keys() {
+        if (!has("klens")) return;
+        if (has("s") || has("sk")) fail_token("klens", "s, sk follow from the lengths");
+        if (static_cast<int64_t>(case_.lengths_k.size()) != case_.batch)
+            fail_token("klens", case_.varlen ? "as many entries as qlens" : "one entry a sequence");
+        case_.rows_k = std::accumulate(case_.lengths_k.begin(), case_.lengths_k.end(), int64_t{0});
+    }
+
+    void check_pages() const {
+        if (has("page") && case_.page_size == 0) fail_token("page0", "a page has at least one row");
+        if (case_.page_size > 0 && case_.varlen_k) fail_token("klens", "keys in pages have sk, and used_k");
+        if (case_.page_size > 0) return;
+        if (case_.lists_pages || case_.pool || has("order")) fail_token(text_, "csr, pool and order go with page");
     }
 
     void check_used(const char* name, const std::optional<std::vector<int64_t>>& used) const {
@@ -263,9 +294,15 @@ std::string to_text(const Case& c) {
     if (c.varlen) {
         add("varlen");
         add("qlens=" + list_text(c.lengths_q));
-        add("klens=" + list_text(c.lengths_k));
     } else {
         add_number("b", c.batch);
+    }
+    if (c.varlen_k) {
+        if (!c.varlen) add_number("sq", c.rows_q);
+        add("klens=" + list_text(c.lengths_k));
+    } else if (c.varlen) {
+        add_number("sk", c.rows_k);
+    } else {
         if (c.rows_q == c.rows_k) add_number("s", c.rows_q);
         if (c.rows_q != c.rows_k) add_number("sq", c.rows_q), add_number("sk", c.rows_k);
     }
@@ -291,6 +328,13 @@ std::string to_text(const Case& c) {
     if (c.mask) add("mask" + score_matrix_text(*c.mask));
     if (c.seqused_q) add("used_q=" + list_text(*c.seqused_q));
     if (c.seqused_k) add("used_k=" + list_text(*c.seqused_k));
+
+    if (c.page_size > 0) add_number("page", c.page_size);
+    if (c.lists_pages) add("csr");
+    if (c.pool) add("pool");
+    if (c.page_order > 0) add_number("order", c.page_order);
+    if (c.query_offset) add("qoff=" + list_text(*c.query_offset));
+    if (c.tree) add("tree");
 
     if (c.seed != 1) add_number("seed", c.seed);
     if (c.logit_sd) add_number("sd", *c.logit_sd);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "tests/support/case_pages.hpp"
 #include "tests/support/oracle.hpp"
 #include "tests/support/parallel.hpp"
 
@@ -43,13 +44,18 @@ RowOptions read_options(CaseData& data, int64_t sequence, const RowId& id) {
     // Of these the first len_k are read.
     if (c.bias) options.bias.resize(static_cast<size_t>(c.rows_k)), read(TensorId::kBias, options.bias.data());
     if (c.mask) options.visible.resize(static_cast<size_t>(c.rows_k)), read(TensorId::kMask, options.visible.data());
+    options.query_offset = c.offset_of(sequence);
+    if (!c.tree) return options;
+    options.visible.resize(static_cast<size_t>(c.rows_k), 1.0f);
+    for (int64_t key = 0; key < c.used_k(sequence); ++key)
+        if (tree_hides(c, sequence, id.row, key)) options.visible[static_cast<size_t>(key)] = 0;
     return options;
 }
 
 // NaN is right too, in every channel, where a NaN in V at a key that the row does not see, or that a mask or a bias
 // hides from it, may reach it (contract 1.6).
-bool may_be_nan(const Case& c, int64_t row, int64_t len_q, int64_t len_k) {
-    return c.nan_value && *c.nan_value < len_k && may_reach(c, row, len_q, len_k, *c.nan_value);
+bool may_be_nan(const Case& c, int64_t row, int64_t len_q, int64_t len_k, const RowOptions& options) {
+    return c.nan_value && *c.nan_value < len_k && may_reach(c, row, len_q, len_k, *c.nan_value, options.query_offset);
 }
 
 void check_group(CaseData& data, const RowGroup& group, bool few_elements, ErrorStatistics& statistics) {
@@ -66,7 +72,7 @@ void check_group(CaseData& data, const RowGroup& group, bool few_elements, Error
         const RowOptions options = read_options(data, group.sequence, id);
         oracle_row(c, id.row, len_q, q.data(), head, options, oracle);
         reference_row(c, id.row, len_q, q.data(), head, options, reference);
-        if (may_be_nan(c, id.row, len_q, head.len_k) && std::isnan(out[0]))
+        if (may_be_nan(c, id.row, len_q, head.len_k, options) && std::isnan(out[0]))
             std::ranges::fill(oracle.out, static_cast<double>(NAN));
         statistics.add_row(group.sequence, id.head_q, id.row, c.head_dim_v, out.data(), oracle.out.data(),
                            reference.out.data());

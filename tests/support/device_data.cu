@@ -152,7 +152,7 @@ class DeviceData final : public CaseData {
         case_.seed = seed;
         const InputRecipe recipe = recipe_of(case_);
         for (const TensorId id : {TensorId::kQ, TensorId::kK, TensorId::kV, TensorId::kBias, TensorId::kMask}) {
-            if (!has_tensor(case_, id) || buffer(id).bytes() == 0) continue;
+            if (!has_tensor(case_, id) || buffer(id).bytes() == 0 || in_pages(id)) continue;
             const DeviceTensor t = kernel_view(id);
             if (t.batch == 0) continue;
             const auto sequences = static_cast<unsigned>(std::min<int64_t>(t.batch, 65535));
@@ -165,6 +165,7 @@ class DeviceData final : public CaseData {
             }
             require_cuda(cudaGetLastError(), "fill");
         }
+        if (case_.page_size > 0) upload_pages();
         for (const TensorId id : {TensorId::kAlibi, TensorId::kSinks}) {
             if (!has_tensor(case_, id)) continue;
             std::vector<std::byte> values(buffer(id).bytes(), std::byte{0xFF});
@@ -184,7 +185,8 @@ class DeviceData final : public CaseData {
         Tensor& tensor = at(id);
         {
             const std::scoped_lock lock(mutex_);
-            if (tensor.layout.buffer_bytes() > kMirrorBytes) return gather(id, sequence, head, first, count, to);
+            if (tensor.layout.buffer_bytes() > kMirrorBytes && !in_pages(id))
+                return gather(id, sequence, head, first, count, to);
             std::vector<std::byte>& mirror = at(buffer_of(case_, id)).mirror;
             if (mirror.empty()) mirror = bytes(id);
         }
@@ -229,6 +231,15 @@ class DeviceData final : public CaseData {
         for (Tensor& tensor : tensors_) tensor.mirror.clear();
     }
 
+    bool in_pages(TensorId id) const { return case_.page_size > 0 && (id == TensorId::kK || id == TensorId::kV); }
+
+    // The host knows where pages lie.
+    void upload_pages() {
+        const std::unique_ptr<CaseData> on_host = make_case_data(case_, FOVEAL_BACKEND_CPU);
+        for (const TensorId id : {TensorId::kK, TensorId::kV})
+            if (buffer_of(case_, id) == id && buffer(id).bytes() > 0) buffer(id).upload(on_host->bytes(id).data());
+    }
+
     void allocate(TensorId id) {
         if (!has_tensor(case_, id)) return;
         Tensor& tensor = at(id);
@@ -241,16 +252,10 @@ class DeviceData final : public CaseData {
     }
 
     void upload_lengths() {
-        const auto set = [](foveal_tensor& view, DeviceBuffer& buffer, const std::vector<int32_t>& values) {
-            buffer = DeviceBuffer(values);
-            if (view.rank != 0) view.data = buffer.as();
-        };
-        if (case_.varlen) {
-            set(args_.cu_seqlens_q, cu_q_, cumulated(case_.lengths_q));
-            set(args_.cu_seqlens_k, cu_k_, cumulated(case_.lengths_k));
+        for (const NumbersArgument& numbers : numbers_of(case_)) {
+            numbers_.emplace_back(numbers.values);
+            (args_.*numbers.tensor).data = numbers_.back().as();
         }
-        set(args_.seqused_q, seqused_q_, narrowed(case_.seqused_q));
-        set(args_.seqused_k, seqused_k_, narrowed(case_.seqused_k));
 
         std::vector<int64_t> first_q, first_k, used_q, used_k, seen_first, seen_last;
         int64_t sum_q = 0, sum_k = 0;
@@ -263,7 +268,7 @@ class DeviceData final : public CaseData {
             seen_first.push_back(seen.first);
             seen_last.push_back(seen.last);
             sum_q += case_.varlen ? case_.length_q(i) : 0;
-            sum_k += case_.varlen ? case_.length_k(i) : 0;
+            sum_k += case_.varlen_k ? case_.length_k(i) : 0;
         }
         first_q_ = DeviceBuffer(first_q);
         first_k_ = DeviceBuffer(first_k);
@@ -325,7 +330,7 @@ class DeviceData final : public CaseData {
     }
 
     std::array<Tensor, kTensors> tensors_;
-    DeviceBuffer cu_q_, cu_k_, seqused_q_, seqused_k_;  // i32, what the library reads
+    std::vector<DeviceBuffer> numbers_;                 // i32, what the library reads
     DeviceBuffer first_q_, first_k_, used_q_, used_k_;  // i64 [b], what the kernels here read
     DeviceBuffer seen_first_, seen_last_;               // i64 [b]
     struct Extents {

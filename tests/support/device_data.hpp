@@ -34,6 +34,13 @@ void fill_head_values(const Case& c, TensorId id, const TensorLayout& layout, st
 std::vector<int32_t> cumulated(const std::vector<int64_t>& lengths);  // [b] -> [b + 1]
 std::vector<int32_t> narrowed(const std::optional<std::vector<int64_t>>& lengths);
 
+// The arguments of 32-bit numbers (lengths, pages, bits) that the case has, row-major.
+struct NumbersArgument {
+    foveal_tensor foveal_forward_args::*tensor;
+    std::vector<int32_t> values;
+};
+std::vector<NumbersArgument> numbers_of(const Case& c);
+
 // CaseData::read and scan over a buffer in host memory.
 void read_host(const Case& c, const TensorLayout& layout, TensorId id, const std::byte* buffer, int64_t sequence,
                int64_t head, int64_t first, int64_t count, float* to);

@@ -5,6 +5,7 @@
 #include <new>
 #include <numeric>
 
+#include "tests/support/case_pages.hpp"
 #include "tests/support/device_data.hpp"
 #include "tests/support/input_values.hpp"
 #include "tests/support/number_formats.hpp"
@@ -19,13 +20,12 @@ int64_t element_index(const Case& c, const TensorLayout& layout, TensorId id, in
                       int64_t row) {
     const Axes axes = axes_of(c, id);
     const bool of_k = id == TensorId::kK || id == TensorId::kV;
+    if (of_k && c.page_size > 0)
+        return layout.offset + page_at(c, sequence, row / c.page_size) * stride_along(layout.view, axes.sequence) +
+               row % c.page_size * stride_along(layout.view, axes.row) + head * stride_along(layout.view, axes.head);
     const int64_t first_row = of_k ? c.first_row_k(sequence) : c.first_row_q(sequence);
     return layout.offset + sequence * stride_along(layout.view, axes.sequence) +
            (first_row + row) * stride_along(layout.view, axes.row) + head * stride_along(layout.view, axes.head);
-}
-
-int64_t row_stride(const Case& c, const TensorLayout& layout, TensorId id) {
-    return stride_along(layout.view, axes_of(c, id).row);
 }
 
 float load(const std::byte* buffer, foveal_dtype dtype, int64_t index) {
@@ -54,10 +54,10 @@ class HostData final : public CaseData {
     explicit HostData(const Case& c) : CaseData(c) {
         args_ = shape_args(c, FOVEAL_BACKEND_CPU);
         for (int i = 0; i < kTensors; ++i) allocate(static_cast<TensorId>(i));
-        set_lengths(args_.cu_seqlens_q, cu_q_, c.varlen ? cumulated(c.lengths_q) : std::vector<int32_t>{});
-        set_lengths(args_.cu_seqlens_k, cu_k_, c.varlen ? cumulated(c.lengths_k) : std::vector<int32_t>{});
-        set_lengths(args_.seqused_q, used_q_, narrowed(c.seqused_q));
-        set_lengths(args_.seqused_k, used_k_, narrowed(c.seqused_k));
+        for (const NumbersArgument& numbers : numbers_of(c)) {
+            numbers_.push_back(numbers.values);
+            (args_.*numbers.tensor).data = numbers_.back().data();
+        }
         refill(c.seed);
         poison_outputs();
     }
@@ -112,11 +112,6 @@ class HostData final : public CaseData {
         if (!buffer(id).empty()) view.data = buffer(id).data() + tensor.layout.offset * tensor.layout.element_bytes();
     }
 
-    static void set_lengths(foveal_tensor& tensor, std::vector<int32_t>& owner, std::vector<int32_t> values) {
-        owner = std::move(values);
-        if (tensor.rank != 0) tensor.data = owner.data();
-    }
-
     void fill(TensorId id) {
         const bool of_q = id == TensorId::kQ;
         const int64_t heads = of_q ? case_.heads_q : case_.heads_k;
@@ -130,12 +125,11 @@ class HostData final : public CaseData {
         const int64_t rows = id == TensorId::kQ ? case_.used_q(sequence) : case_.used_k(sequence);
         const KeyInterval filled = id == TensorId::kQ ? KeyInterval{0, rows} : keys_seen_by_any(case_, sequence);
         Place place{id, sequence, head, 0, 0, case_.used_k(sequence)};
-        const int64_t begin = element_index(case_, layout, id, sequence, head, 0);
-        const int64_t stride = row_stride(case_, layout, id);
         for (place.row = 0; place.row < rows; ++place.row) {
             const bool seen = filled.first <= place.row && place.row < filled.last;
+            const int64_t begin = element_index(case_, layout, id, sequence, head, place.row);
             for (place.channel = 0; place.channel < channels_of(case_, id); ++place.channel) {
-                store(buffer(id).data(), case_.dtype, begin + place.row * stride + place.channel,
+                store(buffer(id).data(), case_.dtype, begin + place.channel,
                       seen ? input_value(recipe, place) : unseen_value(place));
             }
         }
@@ -168,7 +162,7 @@ class HostData final : public CaseData {
     }
 
     std::array<Tensor, kTensors> tensors_;
-    std::vector<int32_t> cu_q_, cu_k_, used_q_, used_k_;
+    std::vector<std::vector<int32_t>> numbers_;  // of numbers_of()
 };
 
 // The slopes of the ALiBi paper: the powers of 2^(-8/n), n the power of two at or below the number of heads, and then
@@ -228,14 +222,31 @@ std::vector<int32_t> narrowed(const std::optional<std::vector<int64_t>>& lengths
     return narrow;
 }
 
+std::vector<NumbersArgument> numbers_of(const Case& c) {
+    using Args = foveal_forward_args;
+    std::vector<NumbersArgument> numbers;
+    if (c.varlen) numbers.push_back({&Args::cu_seqlens_q, cumulated(c.lengths_q)});
+    if (c.varlen_k) numbers.push_back({&Args::cu_seqlens_k, cumulated(c.lengths_k)});
+    if (c.seqused_q) numbers.push_back({&Args::seqused_q, narrowed(c.seqused_q)});
+    if (lengths_to_give(c)) numbers.push_back({&Args::seqused_k, narrowed(lengths_to_give(c))});
+    if (c.query_offset) numbers.push_back({&Args::query_offset, narrowed(c.query_offset)});
+    if (c.page_size > 0 && c.lists_pages) {
+        numbers.push_back({&Args::page_indptr, page_indptr(c)});
+        numbers.push_back({&Args::page_indices, page_indices(c)});
+    } else if (c.page_size > 0) {
+        numbers.push_back({&Args::block_table, block_table(c)});
+    }
+    if (c.tree) numbers.push_back({&Args::tree_mask, tree_mask(c)});
+    return numbers;
+}
+
 void read_host(const Case& c, const TensorLayout& layout, TensorId id, const std::byte* buffer, int64_t sequence,
                int64_t head, int64_t first, int64_t count, float* to) {
     const int64_t channels = channels_of(c, id);
-    const int64_t begin = element_index(c, layout, id, sequence, head, first);
-    const int64_t stride = row_stride(c, layout, id), to_next = channel_stride(layout.view, id);
-    for (int64_t row = 0; row < count; ++row) {
-        for (int64_t i = 0; i < channels; ++i)
-            *to++ = load(buffer, layout.view.dtype, begin + row * stride + i * to_next);
+    const int64_t to_next = channel_stride(layout.view, id);
+    for (int64_t row = first; row < first + count; ++row) {
+        const int64_t begin = element_index(c, layout, id, sequence, head, row);
+        for (int64_t i = 0; i < channels; ++i) *to++ = load(buffer, layout.view.dtype, begin + i * to_next);
     }
 }
 

@@ -75,14 +75,16 @@ Real largest_of(const std::vector<Real>& x, Real largest = -std::numeric_limits<
     return largest;
 }
 
-int64_t offset_of(const Case& c, int64_t len_q, int64_t len_k) { return c.top_left ? 0 : len_k - len_q; }
+int64_t offset_of(const Case& c, int64_t len_q, int64_t len_k, std::optional<int64_t> query_offset) {
+    return query_offset ? *query_offset : c.top_left ? 0 : len_k - len_q;
+}
 
 int64_t floor_divide(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
 
 }  // namespace
 
-KeyInterval keys_seen_by(const Case& c, int64_t i, int64_t len_q, int64_t len_k) {
-    const int64_t position = i + offset_of(c, len_q, len_k);
+KeyInterval keys_seen_by(const Case& c, int64_t i, int64_t len_q, int64_t len_k, std::optional<int64_t> query_offset) {
+    const int64_t position = i + offset_of(c, len_q, len_k, query_offset);
     KeyInterval seen{0, len_k};
     if (c.window_left != FOVEAL_UNLIMITED) seen.first = std::max(seen.first, position - c.window_left);
     if (c.window_right != FOVEAL_UNLIMITED) seen.last = std::min(seen.last, position + c.window_right + 1);
@@ -98,7 +100,7 @@ KeyInterval keys_seen_by_any(const Case& c, int64_t sequence) {
     const int64_t len_q = c.used_q(sequence), len_k = c.used_k(sequence);
     KeyInterval all{0, 0};
     for (int64_t i = 0; i < len_q; ++i) {
-        const KeyInterval seen = keys_seen_by(c, i, len_q, len_k);
+        const KeyInterval seen = keys_seen_by(c, i, len_q, len_k, c.offset_of(sequence));
         if (seen.first == seen.last) continue;
         all =
             all.first == all.last ? seen : KeyInterval{std::min(all.first, seen.first), std::max(all.last, seen.last)};
@@ -106,11 +108,12 @@ KeyInterval keys_seen_by_any(const Case& c, int64_t sequence) {
     return all;
 }
 
-bool may_reach(const Case& c, int64_t i, int64_t len_q, int64_t len_k, int64_t key) {
+bool may_reach(const Case& c, int64_t i, int64_t len_q, int64_t len_k, int64_t key,
+               std::optional<int64_t> query_offset) {
     constexpr int64_t kRows = 128, kKeys = 128;
     const int64_t first_row = i / kRows * kRows, first_key = key / kKeys * kKeys;
     for (int64_t row = first_row; row < std::min(first_row + kRows, len_q); ++row) {
-        const KeyInterval seen = keys_seen_by(c, row, len_q, len_k);
+        const KeyInterval seen = keys_seen_by(c, row, len_q, len_k, query_offset);
         if (seen.first < seen.last && seen.first < first_key + kKeys && seen.last > first_key) return true;
     }
     return false;
@@ -119,11 +122,11 @@ bool may_reach(const Case& c, int64_t i, int64_t len_q, int64_t len_k, int64_t k
 void oracle_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
                 const RowOptions& options, OracleRow& row) {
     row.out.assign(static_cast<size_t>(c.head_dim_v), 0.0);
-    const KeyInterval seen = keys_seen_by(c, i, len_q, head.len_k);
+    const KeyInterval seen = keys_seen_by(c, i, len_q, head.len_k, options.query_offset);
 
     thread_local std::vector<double> x;
     dot_products(q, head, c.head_dim, seen, x);
-    finish_scores(c, i + offset_of(c, len_q, head.len_k), seen, options, x);
+    finish_scores(c, i + offset_of(c, len_q, head.len_k, options.query_offset), seen, options, x);
     row.empty = largest_of(x) == -kInfinity;  // no key is seen, or every score is -inf: the same
     const double largest = largest_of(x, options.sink ? static_cast<double>(*options.sink) : -kInfinity);
     row.lse = largest;
@@ -138,11 +141,11 @@ void oracle_row(const Case& c, int64_t i, int64_t len_q, const float* q, const K
 void reference_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
                    const RowOptions& options, ReferenceRow& row, float above) {
     row.out.assign(static_cast<size_t>(c.head_dim_v), 0.0f);
-    const KeyInterval seen = keys_seen_by(c, i, len_q, head.len_k);
+    const KeyInterval seen = keys_seen_by(c, i, len_q, head.len_k, options.query_offset);
 
     thread_local std::vector<float> x;
     dot_products(q, head, c.head_dim, seen, x);
-    finish_scores(c, i + offset_of(c, len_q, head.len_k), seen, options, x);
+    finish_scores(c, i + offset_of(c, len_q, head.len_k, options.query_offset), seen, options, x);
     if (largest_of(x) == -HUGE_VALF) return;
     const float largest = largest_of(x, options.sink.value_or(-HUGE_VALF)) + above;
     float sum = options.sink ? std::exp(*options.sink - largest) : 0;

@@ -30,22 +30,25 @@ struct ReferenceRow {
 
 // What else a row's scores depend on, besides the case's own numbers.
 struct RowOptions {
-    float slope = 0;                  // of ALiBi
-    std::optional<float> sink = {};   // logit
-    std::vector<float> bias = {};     // [len_k], or empty
-    std::vector<float> visible = {};  // [len_k] of the boolean mask, or empty: 0 hides the key
+    float slope = 0;                           // of ALiBi
+    std::optional<float> sink = {};            // logit
+    std::vector<float> bias = {};              // [len_k], or empty
+    std::vector<float> visible = {};           // [len_k] of the boolean and the tree mask, or empty: 0 hides the key
+    std::optional<int64_t> query_offset = {};  // off; absent: what the case's alignment says
 };
 
 // The keys that window and chunks let row i of len_q queries see, first and one past the last (contract 1.3).
 struct KeyInterval {
     int64_t first, last;
 };
-KeyInterval keys_seen_by(const Case& c, int64_t i, int64_t len_q, int64_t len_k);
+KeyInterval keys_seen_by(const Case& c, int64_t i, int64_t len_q, int64_t len_k,
+                         std::optional<int64_t> query_offset = {});
 // Those that some row of the sequence sees. The others never reach a result (contract 1.6).
 KeyInterval keys_seen_by_any(const Case& c, int64_t sequence);
 // May a NaN in V at `key`, which row i does not see, reach it? Only if another of its 128 rows sees one of the key's
 // 128 keys (contract 1.6).
-bool may_reach(const Case& c, int64_t i, int64_t len_q, int64_t len_k, int64_t key);
+bool may_reach(const Case& c, int64_t i, int64_t len_q, int64_t len_k, int64_t key,
+               std::optional<int64_t> query_offset = {});
 
 // q: [d]
 void oracle_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,

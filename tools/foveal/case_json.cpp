@@ -55,12 +55,20 @@ Json lengths_json(const Case& c, int64_t (Case::*length)(int64_t) const) {
     return list;
 }
 
+// The form of k and v, unless it is q's.
+Json keys_json(const Case& c) {
+    if (c.page_size > 0) return "pages";
+    if (c.varlen == c.varlen_k) return {};
+    return c.varlen_k ? "varlen" : "dense";
+}
+
 // A field that Case gains does not compile here until it has a name in the JSON too.
 Json fields_of(const Case& c) {
     const auto& [batch, rows_q, rows_k, heads_q, heads_k, head_dim, head_dim_v, dtype, window_left, window_right,
                  top_left, chunk, lse, scale, softcap, alibi, sink_logit, bias, bias_f32, bias_inf, mask, varlen,
-                 lengths_q, lengths_k, seqused_q, seqused_k, seed, logit_sd, sink_keys, grow_nats, flat, vmax,
-                 nan_value, padded, bhsd, qkv] = c;
+                 varlen_k, lengths_q, lengths_k, seqused_q, seqused_k, page_size, lists_pages, pool, page_order,
+                 query_offset, tree, seed, logit_sd, sink_keys, grow_nats, flat, vmax, nan_value, padded, bhsd, qkv] =
+        c;
     Json json;
     json["batch"] = batch;
     json["lengths_q"] = lengths_json(c, &Case::length_q);
@@ -73,6 +81,13 @@ Json fields_of(const Case& c) {
     json["varlen"] = varlen;
     json["used_q"] = or_null(seqused_q);
     json["used_k"] = or_null(seqused_k);
+    json["keys"] = keys_json(c);
+    json["page_size"] = page_size > 0 ? Json(page_size) : Json();
+    json["csr"] = lists_pages;
+    json["pool"] = pool;
+    json["page_order"] = page_order;
+    json["query_offset"] = or_null(query_offset);
+    json["tree"] = tree;
     json["window_left"] = width_json(window_left);
     json["window_right"] = width_json(window_right);
     json["alignment"] = top_left ? "top_left" : "bottom_right";

@@ -119,7 +119,8 @@ def as_textbook(q, k, v, attn_mask=None, is_causal=False, scale=None, enable_gqa
         k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], -3) for x in (k, v))
     x = sum((q[..., c, None] * k[..., None, :, c] for c in range(q.shape[-1])), torch.zeros(()))
     x = x * (q.shape[-1] ** -0.5 if scale is None else scale)
-    seen = torch.ones(x.shape[-2:], dtype=torch.bool).tril() if is_causal else torch.ones(x.shape[-2:], dtype=torch.bool)
+    seen = torch.ones(x.shape[-2:], dtype=torch.bool)
+    seen = seen.tril() if is_causal else seen
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         seen = seen & attn_mask
     elif attn_mask is not None:

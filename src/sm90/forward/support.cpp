@@ -44,6 +44,21 @@ void check_alignment(const char* tensor, const void* data) {
         refuse(std::string(tensor) + ".data is not aligned to 16 bytes, which the sm90 backend needs");
 }
 
+// What the CPU backend alone has so far.
+void check_forms(const ForwardProblem& p) {
+    const auto refuse_present = [](const char* name, const char* what) {
+        refuse(std::string(name) + " is present: " + what + ", which the cpu backend supports and sm90 does not yet");
+    };
+    if (p.keys == KeyForm::paged) refuse_present(p.lists_pages ? "page_indices" : "block_table", "k and v in pages");
+    if (p.varlen && p.keys == KeyForm::dense)
+        refuse(
+            "cu_seqlens_k is absent beside cu_seqlens_q; dense k and v beside a varlen q are supported by the cpu "
+            "backend, and not yet by sm90");
+    if (!p.varlen && p.keys == KeyForm::varlen) refuse_present("cu_seqlens_k", "varlen k and v beside a dense q");
+    if (p.has_query_offset) refuse_present("query_offset", "an offset of each sequence");
+    if (p.has_tree) refuse_present("tree_mask", "a mask over a sequence's last keys");
+}
+
 // Tiles are counted in 32 bits.
 void check_tile_count(const ForwardProblem& p, const ForwardTile& tile) {
     const double row_blocks =
@@ -128,6 +143,7 @@ const char* name_of(ForwardVariant variant) {
 ForwardChoice choice_of(const ForwardProblem& p) { return choice_of(p, variant_of(p)); }
 
 void check_supported(const ForwardProblem& p) {
+    check_forms(p);
     require_scale(p, "the sm90 backend");
     if (p.dtype == DType::f32) refuse("q.dtype is f32; the sm90 backend supports bf16 and f16");
     const ForwardTile& widest = kForwardTiles[std::size(kForwardTiles) - 1].tile;
