@@ -75,6 +75,15 @@ impl<'a> Tensor<'a> {
         Ok(Self { raw, memory: Memory::Host, life: PhantomData })
     }
 
+    /// A strided view of bytes as a mask: 0 is false, any other value true.
+    ///
+    /// Errors: as [`Tensor::strided`].
+    pub fn mask(data: &'a [u8], shape: &[usize], strides: &[usize]) -> Result<Self> {
+        check_bounds(shape, strides, data.len())?;
+        let raw = raw_tensor(data.as_ptr().cast_mut().cast(), DType::Bool, shape, strides)?;
+        Ok(Self { raw, memory: Memory::Host, life: PhantomData })
+    }
+
     /// Shape, strides and type without memory, for `supports()` and `plan()`. A call that computes refuses it.
     ///
     /// Errors: ranks differ or are not 1 to 4; a number is beyond 2⁶³.
