@@ -1,0 +1,33 @@
+//! Attention for [candle](https://docs.rs/candle-core) by [foveal]: on NVIDIA Hopper GPUs, and with the same meaning on
+//! any CPU.
+//!
+//! Coming from `candle-flash-attn-v3` or `candle-flash-attn`: one line of `Cargo.toml` and one `use`,
+//!
+//! ```
+//! use candle_foveal::candle_flash_attn_v3; // and the calls stay as they are
+//! # use candle_core::{Device, Tensor};
+//! # let q = Tensor::zeros((1, 3, 2, 64), candle_core::DType::F16, &Device::Cpu)?;
+//! # let (k, v) = (q.clone(), q.clone());
+//! let out = candle_flash_attn_v3::flash_attn(&q, &k, &v, 0.125, true, false)?; // [b, s_q, h_q, d]
+//! # assert_eq!(out.dims(), q.dims());
+//! # Ok::<(), candle_core::Error>(())
+//! ```
+//!
+//! Each argument does what it says, or is refused by an error that names it. Windows and ALiBi slopes work, any head
+//! dimension that foveal supports will do, tensors on the CPU are taken, and views are taken without a copy. Beyond
+//! those crates: [`Attention`] has every option of foveal's and the log-sum-exp, [`merge`] puts parts together, and
+//! [`Append`] and [`reshape_and_cache`] write caches. There is no backward yet: a backward pass is refused.
+//!
+//! Results are allocated by candle; nothing else is allocated on a GPU, and its work goes to the device's own stream.
+
+mod attention;
+mod cache;
+pub mod candle_flash_attn;
+pub mod candle_flash_attn_v3;
+mod merge;
+mod storage;
+
+pub use attention::Attention;
+pub use cache::{reshape_and_cache, Append, CacheLayout};
+pub use foveal::RotaryLayout;
+pub use merge::merge;

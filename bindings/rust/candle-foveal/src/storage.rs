@@ -1,0 +1,278 @@
+//! Views of candle's storages, without copies.
+
+use candle_core::{bail, CpuStorage, DType, Error, Layout, Result, Storage, Tensor};
+use half::slice::HalfFloatSliceExt;
+
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::{
+    cudarc::driver::{CudaStream, DevicePtr, SyncOnDrop},
+    CudaStorage,
+};
+
+/// An argument's memory.
+#[derive(Clone, Copy)]
+pub(crate) enum Operand<'a> {
+    Cpu(&'a CpuStorage),
+    #[cfg(feature = "cuda")]
+    Cuda(&'a CudaStorage),
+}
+
+/// Where a call runs, and what has to live until it has been issued.
+pub(crate) enum Place<'a> {
+    Cpu,
+    #[cfg(feature = "cuda")]
+    Cuda {
+        stream: &'a CudaStream,
+        reads: Vec<SyncOnDrop<'a>>,
+    },
+    #[cfg(not(feature = "cuda"))]
+    #[allow(dead_code)] // the lifetime's only use without `cuda`
+    Never(&'a std::convert::Infallible),
+}
+
+impl Place<'_> {
+    pub(crate) fn stream(&self) -> foveal::Stream {
+        match self {
+            Place::Cpu => foveal::Stream::none(),
+            #[cfg(feature = "cuda")]
+            // SAFETY: the stream lives as long as this place, which calls do not outlive.
+            Place::Cuda { stream, .. } => unsafe { foveal::Stream::from_raw(stream.cu_stream().cast()) },
+            #[cfg(not(feature = "cuda"))]
+            Place::Never(never) => match **never {},
+        }
+    }
+}
+
+/// An error of foveal's as one of candle's; `Error::wrap` keeps it whole.
+pub(crate) fn wrap(error: foveal::Error) -> Error {
+    Error::wrap(error)
+}
+
+/// What the library calls candle's type. Its unsigned integers are what the argument takes: candle's flash-attention
+/// crates have lengths as u32, the library as i32, with the same bits.
+pub(crate) fn dtype_of(name: &str, dtype: DType, unsigned: foveal::DType) -> Result<foveal::DType> {
+    Ok(match dtype {
+        DType::F32 => foveal::DType::F32,
+        DType::BF16 => foveal::DType::Bf16,
+        DType::F16 => foveal::DType::F16,
+        DType::I32 => foveal::DType::I32,
+        DType::I64 => foveal::DType::I64,
+        DType::U32 => unsigned,
+        DType::U8 => foveal::DType::Bool,
+        other => bail!("{name} has the type {other:?}, which foveal does not compute with"),
+    })
+}
+
+/// `u32` as `i32`: numbers from 2³¹ on become negative ones, which the library refuses.
+fn signed(values: &[u32]) -> &[i32] {
+    // SAFETY: both types have the same size and alignment, and every value is valid.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
+}
+
+fn from<'a, T>(values: &'a [T], layout: &Layout) -> &'a [T] {
+    values.get(layout.start_offset()..).unwrap_or(&[])
+}
+
+/// A view of an argument.
+pub(crate) fn view<'a>(
+    name: &str,
+    operand: Operand<'a>,
+    layout: &Layout,
+    unsigned: foveal::DType,
+    place: &mut Place<'a>,
+) -> Result<foveal::Tensor<'a>> {
+    let (dims, strides) = (layout.dims(), layout.stride());
+    match (operand, place) {
+        (Operand::Cpu(storage), Place::Cpu) => match storage {
+            CpuStorage::F32(data) => foveal::Tensor::strided(from(data, layout), dims, strides),
+            CpuStorage::BF16(data) => {
+                foveal::Tensor::strided(foveal::Bf16::slice(from(data, layout).reinterpret_cast()), dims, strides)
+            }
+            CpuStorage::F16(data) => {
+                foveal::Tensor::strided(foveal::F16::slice(from(data, layout).reinterpret_cast()), dims, strides)
+            }
+            CpuStorage::I32(data) => foveal::Tensor::strided(from(data, layout), dims, strides),
+            CpuStorage::I64(data) => foveal::Tensor::strided(from(data, layout), dims, strides),
+            CpuStorage::U32(data) if unsigned == foveal::DType::U32 => {
+                foveal::Tensor::strided(from(data, layout), dims, strides)
+            }
+            CpuStorage::U32(data) => foveal::Tensor::strided(signed(from(data, layout)), dims, strides),
+            CpuStorage::U8(data) => foveal::Tensor::mask(from(data, layout), dims, strides),
+            other => {
+                use candle_core::backend::BackendStorage;
+                dtype_of(name, other.dtype(), unsigned)?;
+                bail!("{name} has a type that foveal does not compute with")
+            }
+        }
+        .map_err(|error| Error::msg(format!("{name}: {error}"))),
+        #[cfg(feature = "cuda")]
+        (Operand::Cuda(storage), Place::Cuda { stream, reads }) => {
+            cuda::view(name, storage, layout, unsigned, stream, reads)
+        }
+        #[allow(unreachable_patterns)] // without `cuda` the first arm is all there is
+        _ => bail!("{name} is on another device than the first argument"),
+    }
+}
+
+/// A tensor argument beside those that candle hands over, locked for reading.
+pub(crate) struct Held<'a, Set> {
+    name: &'static str,
+    storage: Box<dyn std::ops::Deref<Target = Storage> + 'a>,
+    layout: &'a Layout,
+    unsigned: foveal::DType,
+    set: Set,
+}
+
+impl<'a, Set: Copy> Held<'a, Set> {
+    pub(crate) fn new(name: &'static str, tensor: &'a Tensor, unsigned: foveal::DType, set: Set) -> Self {
+        let (storage, layout) = tensor.storage_and_layout();
+        Held { name, storage: Box::new(storage), layout, unsigned, set }
+    }
+
+    /// The view, and the option that it is for.
+    pub(crate) fn view<'b>(&'b self, place: &mut Place<'b>) -> Result<(Set, foveal::Tensor<'b>)> {
+        let operand = match &**self.storage {
+            Storage::Cpu(storage) => Operand::Cpu(storage),
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(storage) => Operand::Cuda(storage),
+            _ => bail!("{} is on a device that candle-foveal does not compute with", self.name),
+        };
+        Ok((self.set, view(self.name, operand, self.layout, self.unsigned, place)?))
+    }
+}
+
+/// Row-major strides, which have no 0 where a size is 0.
+pub(crate) fn packed(dims: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; dims.len()];
+    for i in (1..dims.len()).rev() {
+        strides[i - 1] = strides[i] * dims[i].max(1);
+    }
+    strides
+}
+
+/// A result on the CPU, of zeros.
+pub(crate) fn new_cpu_storage(name: &str, dtype: DType, elements: usize) -> Result<CpuStorage> {
+    Ok(match dtype {
+        DType::F32 => CpuStorage::F32(vec![0.0; elements]),
+        DType::BF16 => CpuStorage::BF16(vec![half::bf16::ZERO; elements]),
+        DType::F16 => CpuStorage::F16(vec![half::f16::ZERO; elements]),
+        other => bail!("{name} has the type {other:?}; foveal computes in f32, bf16 and f16"),
+    })
+}
+
+/// A view of what is written on the CPU.
+pub(crate) fn view_mut<'a>(
+    name: &str,
+    storage: &'a mut CpuStorage,
+    offset: usize,
+    dims: &[usize],
+    strides: &[usize],
+) -> Result<foveal::TensorMut<'a>> {
+    fn from<T>(values: &mut [T], offset: usize) -> &mut [T] {
+        values.get_mut(offset..).unwrap_or_default()
+    }
+    match storage {
+        CpuStorage::F32(data) => foveal::TensorMut::strided(from(data, offset), dims, strides),
+        CpuStorage::BF16(data) => foveal::TensorMut::strided(
+            foveal::Bf16::slice_mut(from(data, offset).reinterpret_cast_mut()),
+            dims,
+            strides,
+        ),
+        CpuStorage::F16(data) => {
+            foveal::TensorMut::strided(foveal::F16::slice_mut(from(data, offset).reinterpret_cast_mut()), dims, strides)
+        }
+        other => {
+            use candle_core::backend::BackendStorage;
+            bail!("{name} has the type {:?}; foveal writes f32, bf16 and f16", other.dtype())
+        }
+    }
+    .map_err(|error| Error::msg(format!("{name}: {error}")))
+}
+
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda {
+    //! The same on a GPU.
+
+    use super::*;
+    use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtrMut};
+    use candle_core::cuda_backend::CudaDevice;
+    use half::{bf16, f16};
+    use std::ffi::c_void;
+
+    fn address<'a, T>(data: &'a CudaSlice<T>, stream: &'a CudaStream, reads: &mut Vec<SyncOnDrop<'a>>) -> (u64, usize) {
+        let (pointer, guard) = data.device_ptr(stream);
+        reads.push(guard);
+        (pointer, size_of::<T>())
+    }
+
+    pub(crate) fn view<'a>(
+        name: &str,
+        storage: &'a CudaStorage,
+        layout: &Layout,
+        unsigned: foveal::DType,
+        stream: &'a CudaStream,
+        reads: &mut Vec<SyncOnDrop<'a>>,
+    ) -> Result<foveal::Tensor<'a>> {
+        use candle_core::backend::BackendStorage;
+        let dtype = dtype_of(name, storage.dtype(), unsigned)?;
+        let (pointer, size) = match storage.dtype() {
+            DType::F32 => address(storage.as_cuda_slice::<f32>()?, stream, reads),
+            DType::BF16 => address(storage.as_cuda_slice::<bf16>()?, stream, reads),
+            DType::F16 => address(storage.as_cuda_slice::<f16>()?, stream, reads),
+            DType::I32 => address(storage.as_cuda_slice::<i32>()?, stream, reads),
+            DType::I64 => address(storage.as_cuda_slice::<i64>()?, stream, reads),
+            DType::U32 => address(storage.as_cuda_slice::<u32>()?, stream, reads),
+            DType::U8 => address(storage.as_cuda_slice::<u8>()?, stream, reads),
+            other => bail!("{name} has the type {other:?}, which foveal does not compute with"),
+        };
+        let pointer = (pointer as usize + layout.start_offset() * size) as *const c_void;
+        // SAFETY: candle's layouts lie within their storage, whose guard in `reads` lives until the call has been issued
+        // on the stream that candle's own work on the storage is ordered by. Values of lengths are the user's promise.
+        unsafe { foveal::Tensor::from_raw(pointer, foveal::Memory::Device, dtype, layout.dims(), layout.stride()) }
+            .map_err(|error| Error::msg(format!("{name}: {error}")))
+    }
+
+    /// Writes to `storage` by `write`, which gets a view of it.
+    pub(crate) fn with_view_mut<R>(
+        name: &str,
+        storage: &mut CudaStorage,
+        layout: (usize, &[usize], &[usize]), // offset, dims, strides
+        stream: &CudaStream,
+        write: impl FnOnce(foveal::TensorMut<'_>) -> Result<R>,
+    ) -> Result<R> {
+        use candle_core::backend::BackendStorage;
+        let dtype = dtype_of(name, storage.dtype(), foveal::DType::U32)?;
+        macro_rules! written {
+            ($type:ty) => {{
+                let (pointer, guard) = storage.as_cuda_slice_mut::<$type>()?.device_ptr_mut(stream);
+                let pointer = (pointer as usize + layout.0 * size_of::<$type>()) as *mut c_void;
+                // SAFETY: as in view(), and the storage is borrowed mutably.
+                let view =
+                    unsafe { foveal::TensorMut::from_raw(pointer, foveal::Memory::Device, dtype, layout.1, layout.2) }
+                        .map_err(|error| Error::msg(format!("{name}: {error}")))?;
+                let result = write(view);
+                drop(guard);
+                result
+            }};
+        }
+        match storage.dtype() {
+            DType::F32 => written!(f32),
+            DType::BF16 => written!(bf16),
+            DType::F16 => written!(f16),
+            other => bail!("{name} has the type {other:?}; foveal writes f32, bf16 and f16"),
+        }
+    }
+
+    /// Room for a result that is written whole.
+    pub(crate) fn new_storage(name: &str, dtype: DType, elements: usize, device: &CudaDevice) -> Result<CudaStorage> {
+        // SAFETY: a call that succeeds writes every element; after one that fails the storage is dropped.
+        unsafe {
+            Ok(match dtype {
+                DType::F32 => CudaStorage::wrap_cuda_slice(device.alloc::<f32>(elements)?, device.clone()),
+                DType::BF16 => CudaStorage::wrap_cuda_slice(device.alloc::<bf16>(elements)?, device.clone()),
+                DType::F16 => CudaStorage::wrap_cuda_slice(device.alloc::<f16>(elements)?, device.clone()),
+                other => bail!("{name} has the type {other:?}; foveal computes in bf16 and f16 on a GPU"),
+            })
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Problems of the contract's reference as tensors of candle's.
+
+#![allow(dead_code)] // each test takes what it needs
+
+use candle_core::{DType, Device, Result, Tensor, D};
+
+use crate::support::{judge, Data, Format, Problem};
+
+/// The CPU, or with FOVEAL_TEST_CUDA=1 and the feature `cuda` the first GPU.
+pub fn device() -> Result<Device> {
+    if cfg!(feature = "cuda") && std::env::var_os("FOVEAL_TEST_CUDA").is_some() {
+        return Device::new_cuda(0);
+    }
+    Ok(Device::Cpu)
+}
+
+/// 0, 1, 2, ... in f16 and of this shape, divided by each of the three.
+pub fn counted(shape: &[usize], divisors: [f64; 3]) -> Result<[Tensor; 3]> {
+    let count = shape.iter().product::<usize>() as u32;
+    let numbers = Tensor::arange(0u32, count, &device()?)?.to_dtype(DType::F16)?.reshape(shape)?;
+    Ok([(&numbers / divisors[0])?, (&numbers / divisors[1])?, (&numbers / divisors[2])?])
+}
+
+/// Attention by candle's own operations in f32: q, k, v [.., s, d] of as many heads each.
+pub fn textbook(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
+    let [q, k, v] = [q.to_dtype(DType::F32)?, k.to_dtype(DType::F32)?, v.to_dtype(DType::F32)?];
+    let scores = (q.contiguous()?.matmul(&k.transpose(D::Minus1, D::Minus2)?.contiguous()?)? * scale)?;
+    candle_nn::ops::softmax_last_dim(&scores)?.matmul(&v.contiguous()?)
+}
+
+/// Equal up to the rounding of four digits and one unit in the last place of f16.
+pub fn expect_literals(out: &Tensor, shape: &[usize], literals: &[f32]) -> Result<()> {
+    assert_eq!(out.dims(), shape);
+    let out = out.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    assert_eq!(out.len(), literals.len());
+    for (n, (&got, &literal)) in out.iter().zip(literals).enumerate() {
+        let unit = 2f32.powi(got.log2().floor() as i32 - 10);
+        assert!((got - literal).abs() <= 0.5e-4 + unit, "element {n}: {got}, expected {literal}");
+    }
+    Ok(())
+}
+
+fn dtype(format: Format) -> DType {
+    match format {
+        Format::F32 => DType::F32,
+        Format::Bf16 => DType::BF16,
+        Format::F16 => DType::F16,
+    }
+}
+
+/// q, k, v of a problem: varlen `[total, h, d]`, else `[b, s, h, d]` as a view of `[b, h, s, d]`.
+pub fn tensors(p: &Problem, data: &Data, varlen: bool) -> Result<[Tensor; 3]> {
+    let tensor = |values: &[f32], rows: usize, heads: usize, channels: usize| -> Result<Tensor> {
+        if varlen {
+            return Tensor::from_slice(values, (rows, heads, channels), &device()?)?.to_dtype(dtype(p.format));
+        }
+        let batch = p.lengths.len();
+        Tensor::from_slice(values, (batch, rows / batch, heads, channels), &device()?)?
+            .to_dtype(dtype(p.format))?
+            .transpose(1, 2)?
+            .contiguous()?
+            .transpose(1, 2)
+    };
+    Ok([
+        tensor(&data.q, p.total_q(), p.heads_q, p.d)?,
+        tensor(&data.k, p.total_k(), p.heads_k, p.d)?,
+        tensor(&data.v, p.total_k(), p.heads_k, p.d_v)?,
+    ])
+}
+
+/// The offsets of a problem's sequences.
+pub fn seqlens(p: &Problem) -> Result<[Tensor; 2]> {
+    let offsets = |lengths: Vec<usize>| {
+        let mut sums = vec![0u32];
+        for length in lengths {
+            sums.push(sums[sums.len() - 1] + length as u32);
+        }
+        Tensor::new(sums, &device()?)
+    };
+    Ok([offsets(p.lengths.iter().map(|l| l.0).collect())?, offsets(p.lengths.iter().map(|l| l.1).collect())?])
+}
+
+/// Judges under the contract's tolerance; lse `[b, h, s]` or `[h, total]`, or none.
+pub fn expect_right(p: &Problem, data: &Data, out: &Tensor, lse: Option<&Tensor>) -> Result<()> {
+    let out = out.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let lse = match lse {
+        Some(lse) if lse.rank() == 3 => lse.transpose(0, 1)?.flatten_all()?.to_vec1::<f32>()?,
+        Some(lse) => lse.flatten_all()?.to_vec1::<f32>()?,
+        None => vec![],
+    };
+    judge(p, data, &out, &lse, crate::support::every).unwrap_or_else(|failure| panic!("{failure}\n{p:?}"));
+    Ok(())
+}
+
+/// The error of a call that has to be refused, which names all of these.
+pub fn expect_refusal<T: std::fmt::Debug>(result: Result<T>, words: &[&str]) {
+    let text = result.expect_err("this has to be refused").to_string();
+    for word in words {
+        assert!(text.contains(word), "'{text}' does not name '{word}'");
+    }
+}

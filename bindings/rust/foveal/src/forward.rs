@@ -1,0 +1,280 @@
+use std::fmt;
+use std::marker::PhantomData;
+
+use foveal_sys as sys;
+
+use crate::error::check;
+use crate::place::Places;
+use crate::{Alignment, Backend, Error, Result, Stream, Tensor, TensorMut};
+
+/// A window without limit on a side, and any so wide that i64 cannot say it.
+fn window_side(width: Option<usize>) -> i64 {
+    width.map_or(i64::from(sys::FOVEAL_UNLIMITED), |width| i64::try_from(width).unwrap_or(i64::MAX))
+}
+
+/// One forward call: `out` (and the log-sum-exp) from q, k and v. Made by [`Forward::new`], refined by its options,
+/// computed by [`Forward::run`] as often as wanted.
+///
+/// The score of query i and key j is, in this order: `x = scale · q_i·k_j`; `x = c · tanh(x / c)` with a softcap;
+/// `x −= slope · |i + off − j|` with ALiBi slopes; plus the bias; then window, chunks and mask hide keys. A sink adds
+/// `exp(sink)` to the denominator alone. A row that sees no key gets `out = 0` and `lse = −∞` (with a sink:
+/// `lse = sink`).
+///
+/// Every tensor may have any strides but the last, which is 1; what the hardware cannot address (on a GPU: bases and
+/// strides that are no multiples of 16 bytes) is refused by name.
+#[derive(Debug)]
+pub struct Forward<'a> {
+    args: sys::foveal_forward_args,
+    places: Places,
+    backend: Backend,
+    causal: bool,
+    right: Option<usize>,
+    refused: Option<Error>,
+    life: PhantomData<&'a mut ()>,
+}
+
+// SAFETY: the pointers are those of Tensor and TensorMut, which are Send and Sync.
+unsafe impl Send for Forward<'_> {}
+// SAFETY: as above; run() takes &mut self.
+unsafe impl Sync for Forward<'_> {}
+
+macro_rules! tensor_options {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[must_use]
+        pub fn $name(mut self, tensor: Tensor<'a>) -> Self {
+            self.places.add(stringify!($name), &tensor.raw, tensor.memory);
+            self.args.$name = tensor.raw;
+            self
+        }
+    )*};
+}
+
+impl<'a> Forward<'a> {
+    /// q `[b, s_q, h_q, d]`, k `[b, s_k, h_k, d]`, v `[b, s_k, h_k, d_v]`, out `[b, s_q, h_q, d_v]`, of one type:
+    /// f32 (CPU), bf16 or f16. Varlen (see [`cu_seqlens`](Forward::cu_seqlens)): q `[total_q, h_q, d]` and so on.
+    /// `out` shares no byte with what is read.
+    #[must_use]
+    pub fn new(q: Tensor<'a>, k: Tensor<'a>, v: Tensor<'a>, out: TensorMut<'a>) -> Self {
+        let mut args = sys::foveal_forward_args::new();
+        let mut places = Places::default();
+        for (name, raw, memory) in
+            [("q", &q.raw, q.memory), ("k", &k.raw, k.memory), ("v", &v.raw, v.memory), ("out", &out.raw, out.memory)]
+        {
+            places.add(name, raw, memory);
+        }
+        (args.q, args.k, args.v, args.out) = (q.raw, k.raw, v.raw, out.raw);
+        Self { args, places, backend: Backend::Auto, causal: false, right: None, refused: None, life: PhantomData }
+    }
+
+    /// Query i sees key j iff `j ≤ i + off`: `right = 0`. May be combined with a left limit of
+    /// [`window`](Forward::window), and with no other right one.
+    #[must_use]
+    pub fn causal(mut self) -> Self {
+        self.causal = true;
+        self
+    }
+
+    /// Query i sees key j iff `i + off − left ≤ j ≤ i + off + right`, both ends included; `None`: no limit on that side.
+    #[must_use]
+    pub fn window(mut self, left: Option<usize>, right: Option<usize>) -> Self {
+        self.args.window_left = window_side(left);
+        self.right = right;
+        self
+    }
+
+    /// What `off` is where s_q and s_k differ. Default: bottom-right.
+    #[must_use]
+    pub fn alignment(mut self, alignment: Alignment) -> Self {
+        self.args.alignment = alignment.raw();
+        self
+    }
+
+    /// Positions are cut into chunks of so many; a query sees keys of its own chunk only. 0 (the default): no chunks.
+    #[must_use]
+    pub fn chunk(mut self, positions: usize) -> Self {
+        self.args.chunk = i64::try_from(positions).unwrap_or(i64::MAX);
+        self
+    }
+
+    /// The factor on Q·Kᵀ. Default: 1/√d. NaN is refused.
+    #[must_use]
+    pub fn scale(mut self, scale: f32) -> Self {
+        if scale.is_nan() {
+            self.refused.get_or_insert_with(|| Error::invalid("scale is NaN"));
+        }
+        self.args.scale = scale;
+        self
+    }
+
+    /// `c > 0`: the score x becomes `c · tanh(x / c)`. 0 (the default): none.
+    #[must_use]
+    pub fn softcap(mut self, softcap: f32) -> Self {
+        self.args.softcap = softcap;
+        self
+    }
+
+    /// Sequences that lie one after the other: offsets i32 `[b + 1]` that ascend from 0 to total_q and total_k.
+    #[must_use]
+    pub fn cu_seqlens(self, q: Tensor<'a>, k: Tensor<'a>) -> Self {
+        self.cu_seqlens_q(q).cu_seqlens_k(k)
+    }
+
+    /// The log-sum-exp is written as well: f32 `[b, h_q, s_q]`, varlen `[h_q, total_q]`; natural logarithm.
+    #[must_use]
+    pub fn lse(mut self, lse: TensorMut<'a>) -> Self {
+        self.places.add("lse", &lse.raw, lse.memory);
+        self.args.lse = lse.raw;
+        self
+    }
+
+    tensor_options! {
+        /// Offsets of the queries' sequences alone; see [`cu_seqlens`](Forward::cu_seqlens).
+        cu_seqlens_q;
+        /// Offsets of the keys' sequences alone; see [`cu_seqlens`](Forward::cu_seqlens).
+        cu_seqlens_k;
+        /// Only the first `seqused_q[i]` rows of sequence i take part; rows of out and lse behind them are not written.
+        /// i32 `[b]`.
+        seqused_q;
+        /// Only the first `seqused_k[i]` keys of sequence i take part. i32 `[b]`.
+        seqused_k;
+        /// f32 `[h_q]` or `[b, h_q]`: the score is lowered by `slope · |i + off − j|`.
+        alibi_slopes;
+        /// f32 `[h_q]`: a logit without a value, in natural units (not scaled).
+        sinks;
+        /// Dense only; of q's type or f32, of a shape that broadcasts to `[b, h_q, s_q, s_k]` as in NumPy. Added to the
+        /// score; a key whose bias is −∞ is not seen.
+        bias;
+        /// Dense only; bool, of a shape that broadcasts to `[b, h_q, s_q, s_k]`. Where it is false, the key is not seen.
+        mask;
+    }
+
+    /// Who computes. Default: where the tensors lie.
+    #[must_use]
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = backend;
+        self
+    }
+
+    /// The C structure, for `backend`.
+    fn args(&self, backend: Backend) -> Result<sys::foveal_forward_args> {
+        if let Some(error) = &self.refused {
+            return Err(error.clone());
+        }
+        let mut args = self.args;
+        args.backend = backend.raw();
+        args.window_right = match (self.causal, self.right) {
+            (true, None | Some(0)) => 0,
+            (true, Some(right)) => {
+                return Err(Error::invalid(format!("causal and right = {right} contradict each other")));
+            }
+            (false, right) => window_side(right),
+        };
+        Ok(args)
+    }
+
+    /// Computes. On a GPU the call returns at once, and the result is there when the work on `stream` is done.
+    ///
+    /// Errors: every kind; the message names the argument.
+    pub fn run(&mut self, stream: Stream) -> Result<()> {
+        let args = self.args(self.places.backend_with_data(self.backend)?)?;
+        // SAFETY: args is initialised, and its tensors view memory that `backend` can reach, within its bounds (or the
+        // caller of from_raw() vouches for it); what is written is borrowed for 'a by nobody else.
+        check(unsafe { sys::foveal_forward(&args, stream.raw()) })
+    }
+
+    /// Would [`run`](Forward::run) accept these shapes, strides, types and options? No GPU is needed, and no data looked
+    /// at; tensors may be `described()`, and then [`Backend::Auto`] asks whether any backend of this build would.
+    ///
+    /// Errors: the reason why not.
+    pub fn supports(&self) -> Result<()> {
+        let args = self.args(self.places.backend(self.backend)?)?;
+        // SAFETY: args is initialised, and no data pointer is followed.
+        check(unsafe { sys::foveal_supports(&args) })
+    }
+
+    /// Which kernel, tile, grid and order of work the problem gets: for CUDA device `device`, or for a generic H200
+    /// (`None`, no GPU needed). Tensors may be `described()`; then a [`backend`](Forward::backend) has to be named.
+    ///
+    /// Errors: those of [`run`](Forward::run).
+    pub fn plan(&self, device: Option<u32>) -> Result<Plan> {
+        let args = self.args(self.places.backend(self.backend)?)?;
+        let device = match device {
+            None => -1,
+            Some(number) => {
+                i32::try_from(number).map_err(|_| Error::invalid(format!("there is no CUDA device {number}")))?
+            }
+        };
+        let mut plan = std::ptr::null_mut();
+        // SAFETY: args is initialised, no data pointer is followed, and `plan` can be written.
+        check(unsafe { sys::foveal_plan_create(&args, device, &mut plan) })?;
+        Ok(Plan(plan))
+    }
+}
+
+/// A kept plan: immutable, usable from several threads. `Display` describes it for people.
+///
+/// ```
+/// use foveal::{Backend, DType, Forward, Tensor, TensorMut};
+///
+/// let (shape, strides) = ([1, 4096, 32, 128], [4096 * 32 * 128, 32 * 128, 128, 1]);
+/// let q = Tensor::described(DType::Bf16, &shape, &strides)?;
+/// let out = TensorMut::described(DType::Bf16, &shape, &strides)?;
+/// let plan = Forward::new(q, q, q, out).causal().backend(Backend::Cpu).plan(None)?;
+/// println!("{plan}");
+/// assert_eq!(plan.workspace_bytes(), 0);
+/// # Ok::<(), foveal::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Plan(*mut sys::foveal_plan);
+
+// SAFETY: the library's plans are immutable; any functions may use one at the same time.
+unsafe impl Send for Plan {}
+// SAFETY: as above.
+unsafe impl Sync for Plan {}
+
+impl Plan {
+    /// [`Forward::run`] with this plan; `forward` describes the problem that the plan was made for, pointers may differ.
+    ///
+    /// Errors: those of [`Forward::run`], and a problem that is another one than the plan's.
+    pub fn run(&self, forward: &mut Forward<'_>, stream: Stream) -> Result<()> {
+        let args = forward.args(forward.places.backend_with_data(forward.backend)?)?;
+        // SAFETY: as Forward::run(); the plan lives as long as self.
+        check(unsafe { sys::foveal_plan_launch(self.0, &args, stream.raw()) })
+    }
+
+    /// Bytes of device workspace that a launch needs: 0 for today's plans.
+    pub fn workspace_bytes(&self) -> usize {
+        // SAFETY: the plan lives as long as self.
+        unsafe { sys::foveal_plan_workspace_bytes(self.0) }
+    }
+
+    fn describe(&self) -> Result<String> {
+        let mut size = 0usize;
+        // SAFETY: the plan lives as long as self; no text is written where its size is 0.
+        check(unsafe { sys::foveal_plan_describe(self.0, std::ptr::null_mut(), 0, &mut size) })?;
+        let mut text = vec![0u8; size];
+        // SAFETY: `text` has `size` bytes.
+        check(unsafe {
+            sys::foveal_plan_describe(self.0, text.as_mut_ptr().cast(), text.len(), std::ptr::null_mut())
+        })?;
+        text.pop(); // the terminating NUL
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.describe() {
+            Ok(text) => f.write_str(&text),
+            Err(error) => write!(f, "a plan that cannot be described: {error}"),
+        }
+    }
+}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        // SAFETY: the plan was made by foveal_plan_create(), and nobody uses it any more.
+        unsafe { sys::foveal_plan_destroy(self.0) }
+    }
+}
