@@ -37,7 +37,7 @@ inline void pack_rows(LoadRow load_row, const KeyRows& from, int64_t columns, co
     const int64_t pitch = pitch_of(columns);
     const auto [begin, end] = rows.filled();
     std::fill(to, to + begin * pitch, 0.0f);
-    for (int64_t j = begin; j < end; ++j) load_row(from.row(rows.first + j), columns, to + j * pitch);
+    for (int32_t j = begin; j < end; ++j) load_row(from.row(rows.first + j), columns, to + j * pitch);
     std::fill(to + end * pitch, to + round_up(rows.count(), kRows) * pitch, 0.0f);
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <random>
 #include <string>
 #include <utility>
@@ -100,6 +101,43 @@ TEST(Contract_1_11, Grid) {
             EXPECT_EQ(reordered->bytes(id), expected->bytes(id)) << paged << " order7";
         }
         if (HasFailure()) return;
+    }
+}
+
+// A library that ignores something.
+struct Mutation {
+    std::string name;
+    std::function<void(foveal_forward_args&)> drop;
+};
+
+// The grid bites: some case fails where an argument is dropped on the way, or one entry stands for all.
+TEST(Contract_1_11, TheGridNoticesWhatIsIgnored) {
+    const Mutation mutations[] = {
+        {"query_offset", [](auto& args) { args.query_offset.rank = 0; }},
+        {"query_offset of each sequence", [](auto& args) { args.query_offset.stride[0] = 0; }},
+        {"tree_mask", [](auto& args) { args.tree_mask.rank = 0; }},
+        {"tree_mask of each query",
+         [](auto& args) {
+             if (args.tree_mask.rank != 0) args.tree_mask.stride[args.tree_mask.rank - 2] = 0;
+         }},
+        {"block_table of each sequence", [](auto& args) { args.block_table.stride[0] = 0; }},
+        {"the page's row",
+         [](auto& args) {
+             args.v.stride[1] = args.page_indptr.rank + args.block_table.rank != 0 ? 0 : args.v.stride[1];
+         }},
+    };
+    for (const Mutation& mutation : mutations) {
+        const Forward mutated = [&](const foveal_forward_args& args) {
+            foveal_forward_args changed = args;
+            mutation.drop(changed);
+            return foveal_forward(&changed, nullptr);
+        };
+        bool noticed = false;
+        for (uint32_t seed = 1; seed <= 100 && !noticed; ++seed) {
+            const PagedCase c = draw_case(seed);
+            noticed = !check_case(parse_case(c.problem + c.pages), kCpu, mutated).passed();
+        }
+        EXPECT_TRUE(noticed) << mutation.name;
     }
 }
 

@@ -32,6 +32,7 @@ from foveal._functions import (
     supports,
     version,
 )
+from foveal._workspace import Workspace
 
 if _os.environ.get("FOVEAL_LIBRARY"):
     use_library(_os.environ["FOVEAL_LIBRARY"])
@@ -46,6 +47,7 @@ __all__ = [
     "Plan",
     "Support",
     "UnsupportedError",
+    "Workspace",
     "append",
     "attention",
     "attention_varlen",

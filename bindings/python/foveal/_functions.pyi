@@ -1,6 +1,8 @@
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol, TypeVar, overload
 
+from foveal._workspace import Workspace
+
 class DLPackTensor(Protocol):
     """A tensor of PyTorch, NumPy, CuPy, JAX or another library with DLPack."""
 
@@ -43,6 +45,12 @@ def attention(
     mask: Tensor | None = None,
     seqused_q: Tensor | None = None,
     seqused_k: Tensor | None = None,
+    block_table: Tensor | None = None,
+    page_indptr: Tensor | None = None,
+    page_indices: Tensor | None = None,
+    query_offset: Tensor | None = None,
+    tree_mask: Tensor | None = None,
+    workspace: Workspace | Any | None = None,
     return_lse: Literal[False] = False,
     out: Tensor | None = None,
 ) -> Tensor: ...
@@ -64,6 +72,12 @@ def attention(
     mask: Tensor | None = None,
     seqused_q: Tensor | None = None,
     seqused_k: Tensor | None = None,
+    block_table: Tensor | None = None,
+    page_indptr: Tensor | None = None,
+    page_indices: Tensor | None = None,
+    query_offset: Tensor | None = None,
+    tree_mask: Tensor | None = None,
+    workspace: Workspace | Any | None = None,
     return_lse: Literal[True],
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]: ...
@@ -73,7 +87,7 @@ def attention_varlen(
     k: Tensor,
     v: Tensor,
     cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
+    cu_seqlens_k: Tensor | None,
     *,
     scale: float | None = None,
     causal: bool = False,
@@ -85,6 +99,12 @@ def attention_varlen(
     sinks: Tensor | None = None,
     seqused_q: Tensor | None = None,
     seqused_k: Tensor | None = None,
+    block_table: Tensor | None = None,
+    page_indptr: Tensor | None = None,
+    page_indices: Tensor | None = None,
+    query_offset: Tensor | None = None,
+    tree_mask: Tensor | None = None,
+    workspace: Workspace | Any | None = None,
     return_lse: Literal[False] = False,
     out: Tensor | None = None,
 ) -> Tensor: ...
@@ -94,7 +114,7 @@ def attention_varlen(
     k: Tensor,
     v: Tensor,
     cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
+    cu_seqlens_k: Tensor | None,
     *,
     scale: float | None = None,
     causal: bool = False,
@@ -106,6 +126,12 @@ def attention_varlen(
     sinks: Tensor | None = None,
     seqused_q: Tensor | None = None,
     seqused_k: Tensor | None = None,
+    block_table: Tensor | None = None,
+    page_indptr: Tensor | None = None,
+    page_indices: Tensor | None = None,
+    query_offset: Tensor | None = None,
+    tree_mask: Tensor | None = None,
+    workspace: Workspace | Any | None = None,
     return_lse: Literal[True],
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]: ...
@@ -171,6 +197,12 @@ def supports(
     mask: DLPackTensor | Description | None = None,
     seqused_q: DLPackTensor | Description | None = None,
     seqused_k: DLPackTensor | Description | None = None,
+    block_table: DLPackTensor | Description | None = None,
+    page_indptr: DLPackTensor | Description | None = None,
+    page_indices: DLPackTensor | Description | None = None,
+    query_offset: DLPackTensor | Description | None = None,
+    tree_mask: DLPackTensor | Description | None = None,
+    workspace: Workspace | Any | None = None,
     return_lse: bool = False,
     backend: Backend | None = None,
 ) -> Support: ...
@@ -193,6 +225,12 @@ def plan(
     mask: DLPackTensor | Description | None = None,
     seqused_q: DLPackTensor | Description | None = None,
     seqused_k: DLPackTensor | Description | None = None,
+    block_table: DLPackTensor | Description | None = None,
+    page_indptr: DLPackTensor | Description | None = None,
+    page_indices: DLPackTensor | Description | None = None,
+    query_offset: DLPackTensor | Description | None = None,
+    tree_mask: DLPackTensor | Description | None = None,
+    workspace: Workspace | Any | None = None,
     return_lse: bool = False,
     backend: Backend | None = None,
 ) -> Plan: ...

@@ -30,11 +30,12 @@ __all__ = ["append", "attention", "attention_varlen", "merge"]
 _library = torch.library.Library("foveal", "DEF")
 
 _TENSORS = "Tensor q, Tensor k, Tensor v"
-_LENGTHS = ", Tensor cu_seqlens_q, Tensor cu_seqlens_k"
+_LENGTHS = ", Tensor cu_seqlens_q, Tensor? cu_seqlens_k"
 _OPTIONS = (
     "float? scale=None, bool causal=False, SymInt? window_left=None, SymInt? window_right=None, "
     'str align="bottom_right", float softcap=0.0, SymInt chunk=0, Tensor? alibi_slopes=None, Tensor? sinks=None, '
-    "Tensor? seqused_q=None, Tensor? seqused_k=None"
+    "Tensor? seqused_q=None, Tensor? seqused_k=None, Tensor? block_table=None, Tensor? page_indptr=None, "
+    "Tensor? page_indices=None, Tensor? query_offset=None, Tensor? tree_mask=None, Tensor? workspace=None"
 )
 _SCORE_OPTIONS = ", Tensor? bias=None, Tensor? mask=None"
 
@@ -43,9 +44,11 @@ _SCORE_OPTIONS = ", Tensor? bias=None, Tensor? mask=None"
 def _run(
     tensors, return_lse, *, scale=None, causal=False, window_left=None, window_right=None, align="bottom_right",
     softcap=0.0, chunk=0, alibi_slopes=None, sinks=None, seqused_q=None, seqused_k=None, bias=None, mask=None,
+    block_table=None, page_indptr=None, page_indices=None, query_offset=None, tree_mask=None, workspace=None,
 ):  # fmt: skip
     first = (*tensors, scale, causal, (window_left, window_right), align, softcap, chunk, alibi_slopes, sinks)
-    last = (seqused_q, seqused_k, return_lse, None, True)
+    pages = (block_table, page_indptr, page_indices, query_offset, tree_mask, workspace)
+    last = (seqused_q, seqused_k, *pages, return_lse, None, True)
     if len(tensors) == 3:
         return _foveal.attention_dispatched(*first, bias, mask, *last)
     return _foveal.attention_varlen_dispatched(*first, *last)
@@ -158,16 +161,17 @@ _register("append", f"{_CACHES}, {_APPEND_OPTIONS}", "()", _append_rows, _fake_a
 _register("append_q", f"{_CACHES}, Tensor q, {_APPEND_OPTIONS}", "Tensor", _append_rows, _fake_append)
 
 
-def _operator_options(window=(None, None), **options):
+def _operator_options(window=(None, None), workspace=None, **options):
     left, right = (None, None) if window is None else window
-    return {"window_left": left, "window_right": right, **options}
+    memory = workspace.tensor if isinstance(workspace, foveal.Workspace) else workspace
+    return {"window_left": left, "window_right": right, "workspace": memory, **options}
 
 
 _TENSOR_NAMES = (
     *("q", "k", "v", "cu_seqlens_q", "cu_seqlens_k"),
     *("alibi_slopes", "sinks", "seqused_q", "seqused_k", "bias", "mask"),
     *("k_cache", "v_cache", "slot_mapping", "cache_lengths", "cu_seqlens", "block_table", "cos", "sin", "positions"),
-    *("k_scale", "v_scale"),
+    *("k_scale", "v_scale", "page_indptr", "page_indices", "query_offset", "tree_mask", "workspace"),
 )
 
 
@@ -257,7 +261,7 @@ def attention_varlen(
     k: torch.Tensor,
     v: torch.Tensor,
     cu_seqlens_q: torch.Tensor,
-    cu_seqlens_k: torch.Tensor,
+    cu_seqlens_k: torch.Tensor | None,
     *,
     return_lse: Literal[False] = False,
     **options: Any,
@@ -268,7 +272,7 @@ def attention_varlen(
     k: torch.Tensor,
     v: torch.Tensor,
     cu_seqlens_q: torch.Tensor,
-    cu_seqlens_k: torch.Tensor,
+    cu_seqlens_k: torch.Tensor | None,
     *,
     return_lse: Literal[True],
     **options: Any,
@@ -279,7 +283,7 @@ def attention_varlen(
     k: torch.Tensor,
     v: torch.Tensor,
     cu_seqlens_q: torch.Tensor,
-    cu_seqlens_k: torch.Tensor,
+    cu_seqlens_k: torch.Tensor | None,
     *,
     return_lse: bool,
     **options: Any,
@@ -289,7 +293,7 @@ def attention_varlen(
     k: torch.Tensor,
     v: torch.Tensor,
     cu_seqlens_q: torch.Tensor,
-    cu_seqlens_k: torch.Tensor,
+    cu_seqlens_k: torch.Tensor | None,
     *,
     return_lse: bool = False,
     **options: Any,

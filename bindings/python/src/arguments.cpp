@@ -103,7 +103,13 @@ ForwardArguments::ForwardArguments(nb::handle q, nb::handle k, nb::handle v, nb:
                options.seqused_q,
                options.seqused_k,
                cu_seqlens_q,
-               cu_seqlens_k},
+               cu_seqlens_k,
+               options.block_table,
+               options.page_indptr,
+               options.page_indices,
+               options.query_offset,
+               options.tree_mask,
+               options.workspace},
       q_(q.ptr(), "q", form),
       k_(k.ptr(), "k", form),
       v_(v.ptr(), "v", form) {
@@ -121,6 +127,12 @@ ForwardArguments::ForwardArguments(nb::handle q, nb::handle k, nb::handle v, nb:
     add(args_.sinks, sinks_, options.sinks, "sinks");
     add(args_.bias, bias_, options.bias, "bias");
     add(args_.mask, mask_, options.mask, "mask");
+    add(args_.block_table, block_table_, options.block_table, "block_table");
+    add(args_.page_indptr, page_indptr_, options.page_indptr, "page_indptr");
+    add(args_.page_indices, page_indices_, options.page_indices, "page_indices");
+    add(args_.query_offset, query_offset_, options.query_offset, "query_offset");
+    set_tree(options.tree_mask);
+    set_workspace(options.workspace);
     set_numbers(options);
 }
 
@@ -130,6 +142,31 @@ void ForwardArguments::add(foveal_tensor& slot, std::optional<Borrowed>& borrowe
     borrowed.emplace(object.ptr(), name, form_);
     require_same_device(*borrowed, name, q_, "q");
     slot = borrowed->view;
+}
+
+// 32 bits are 32 bits: most functions of PyTorch take no uint32.
+void ForwardArguments::set_tree(nb::handle tree_mask) {
+    add(args_.tree_mask, tree_mask_, tree_mask, "tree_mask");
+    if (args_.tree_mask.dtype == FOVEAL_I32) args_.tree_mask.dtype = FOVEAL_U32;
+}
+
+// A foveal.Workspace, of which the tensor counts. A description says nothing of memory.
+void ForwardArguments::set_workspace(nb::handle workspace) {
+    if (!workspace.is_valid() || workspace.is_none() || form_ == Form::description) return;
+    constexpr size_t kPlace = kTensors - 1;
+    if (nb::hasattr(workspace, "tensor")) objects_[kPlace] = workspace_object_ = nb::object(workspace.attr("tensor"));
+    foveal_tensor bytes{};
+    add(bytes, workspace_, objects_[kPlace], "workspace");
+    require_writable(*workspace_, objects_[kPlace], "workspace", true);
+    if (!is_packed(bytes)) refuse("workspace has gaps; it must be packed");
+    int64_t size = bytes.dtype == FOVEAL_BOOL                                ? 1
+                   : bytes.dtype == FOVEAL_I64                               ? 8
+                   : bytes.dtype == FOVEAL_BF16 || bytes.dtype == FOVEAL_F16 ? 2
+                                                                             : 4;
+    for (int32_t i = 0; i < bytes.rank; ++i) size *= bytes.shape[i];
+    if (size == 0) return;
+    args_.workspace = bytes.data;
+    args_.workspace_bytes = static_cast<uint64_t>(size);
 }
 
 void ForwardArguments::set_numbers(const Options& options) {
@@ -171,20 +208,23 @@ void ForwardArguments::set_backend(nb::handle backend) {
     }
 }
 
-// Only as far as q and v have the rank that it takes: what they lack, the library says.
+// Only as far as q and v have the rank that it takes: what they lack, the library says. Keys, and so v, may have
+// another form than q.
 void ForwardArguments::shape_results(bool wants_lse) {
     const foveal_tensor &q = args_.q, &v = args_.v;
     const bool varlen = args_.cu_seqlens_q.rank != 0;
     const int32_t rank = varlen ? 3 : 4;
-    if (q.rank != rank || v.rank != rank)
+    const bool same_form = args_.cu_seqlens_k.rank == args_.cu_seqlens_q.rank && args_.block_table.rank == 0 &&
+                           args_.page_indices.rank == 0;
+    if (q.rank != rank || (same_form ? v.rank != rank : v.rank < 1))
         refuse(std::string(q.rank != rank ? "q" : "v") + " has rank " +
                std::to_string(q.rank != rank ? q.rank : v.rank) + "; " +
                (varlen ? "attention_varlen needs 3: [total, heads, d]" : "attention needs 4: [b, s, heads, d]"));
     if (varlen) {
-        shape_view(args_.out, q.dtype, {q.shape[0], q.shape[1], v.shape[2]});
+        shape_view(args_.out, q.dtype, {q.shape[0], q.shape[1], v.shape[v.rank - 1]});
         if (wants_lse) shape_view(args_.lse, FOVEAL_F32, {q.shape[1], q.shape[0]});
     } else {
-        shape_view(args_.out, q.dtype, {q.shape[0], q.shape[1], q.shape[2], v.shape[3]});
+        shape_view(args_.out, q.dtype, {q.shape[0], q.shape[1], q.shape[2], v.shape[v.rank - 1]});
         if (wants_lse) shape_view(args_.lse, FOVEAL_F32, {q.shape[0], q.shape[2], q.shape[1]});
     }
 }
@@ -214,12 +254,27 @@ void ForwardArguments::set_results(nb::handle out, bool wants_lse) {
 }
 
 bool ForwardArguments::is_plain(nb::handle out) {
-    constexpr std::array<const char*, kTensors> kNames{
-        "q",    "k",         "v",         "bias",         "sinks",       "alibi_slopes",
-        "mask", "seqused_q", "seqused_k", "cu_seqlens_q", "cu_seqlens_k"};
+    constexpr std::array<const char*, kTensors> kNames{"q",
+                                                       "k",
+                                                       "v",
+                                                       "bias",
+                                                       "sinks",
+                                                       "alibi_slopes",
+                                                       "mask",
+                                                       "seqused_q",
+                                                       "seqused_k",
+                                                       "cu_seqlens_q",
+                                                       "cu_seqlens_k",
+                                                       "block_table",
+                                                       "page_indptr",
+                                                       "page_indices",
+                                                       "query_offset",
+                                                       "tree_mask",
+                                                       "workspace"};
     const std::array<const std::optional<Borrowed>*, kTensors> optional{
-        nullptr, nullptr,     nullptr,     &bias_,         &sinks_,       &alibi_slopes_,
-        &mask_,  &seqused_q_, &seqused_k_, &cu_seqlens_q_, &cu_seqlens_k_};
+        nullptr,       nullptr,        nullptr,        &bias_,         &sinks_,        &alibi_slopes_,
+        &mask_,        &seqused_q_,    &seqused_k_,    &cu_seqlens_q_, &cu_seqlens_k_, &block_table_,
+        &page_indptr_, &page_indices_, &query_offset_, &tree_mask_,    &workspace_};
     const std::array main{&q_, &k_, &v_};
     if (q_.is_torch()) {
         main_.begin(q_.view.dtype, q_.device);

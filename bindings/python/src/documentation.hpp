@@ -6,7 +6,8 @@ namespace foveal::python {
 inline constexpr char kAttentionDoc[] =
     "attention(q, k, v, *, scale=None, causal=False, window=(None, None), align='bottom_right', "
     "softcap=0.0, chunk=0, alibi_slopes=None, sinks=None, bias=None, mask=None, seqused_q=None, "
-    "seqused_k=None, return_lse=False, out=None)\n--\n\n"
+    "seqused_k=None, block_table=None, page_indptr=None, page_indices=None, query_offset=None, tree_mask=None, "
+    "workspace=None, return_lse=False, out=None)\n--\n\n"
     R"(softmax(scores, masked) @ v, as one fused kernel, on the device and current stream of q.
 
 Score of query i and key j, in this order (off = s_k - s_q for align="bottom_right", 0 for "top_left"):
@@ -36,6 +37,15 @@ Args:
     mask: bool, of such a shape; where it is False, the key is not seen. [b, 1, 1, s_k] says which keys are padding.
     seqused_q, seqused_k: int32 [b]; only so many rows of each sequence take part. The others of q give out = 0 and
         lse = -inf where foveal allocates the result, and are left as they are in the caller's out.
+    block_table: int32 or uint32 [b, max_pages]: k and v are pages, [pages, page_size, h_k, d] and [pages, page_size,
+        h_k, d_v], and key j of sequence i is row j % page_size of page block_table[i, j // page_size]. Needs seqused_k.
+        Entries behind a sequence's last key may hold anything.
+    page_indptr, page_indices: int32 [b + 1] and int32 or uint32 [n], in place of block_table: the pages of sequence i are
+        page_indices[page_indptr[i]:page_indptr[i + 1]].
+    query_offset: int32 [b]: off of each sequence, in place of align.
+    tree_mask: uint32 (or int32, as bits) [b, s_q, words]: of a sequence with n queries, bit m % 32 of a query's word
+        m // 32 says whether it sees key s_k - n + m, as far as the window lets it.
+    workspace: foveal.Workspace, or a packed tensor of zeros on q's device: memory that plan() says makes a call fast.
     return_lse: return (out, lse).
     out: where to write, [b, s_q, h_q, d_v], apart from all inputs; None: a new tensor of q's library. Not for JAX,
         and not where PyTorch records operators.
@@ -53,14 +63,16 @@ Raises:
 inline constexpr char kVarlenDoc[] =
     "attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, *, scale=None, causal=False, window=(None, "
     "None), align='bottom_right', softcap=0.0, chunk=0, alibi_slopes=None, sinks=None, seqused_q=None, "
-    "seqused_k=None, return_lse=False, out=None)\n--\n\n"
+    "seqused_k=None, block_table=None, page_indptr=None, page_indices=None, query_offset=None, tree_mask=None, "
+    "workspace=None, return_lse=False, out=None)\n--\n\n"
     R"(attention() of sequences of different lengths, one after the other without padding.
 
 Args:
     q: [total_q, h_q, d]. k: [total_k, h_k, d]. v: [total_k, h_k, d_v].
     cu_seqlens_q, cu_seqlens_k: int32 [b + 1] on q's device: sequence i is rows cu_seqlens[i] to
         cu_seqlens[i + 1] - 1. They ascend from 0 to total: checked on the CPU, trusted on a GPU. There is no
-        max_seqlen.
+        max_seqlen. cu_seqlens_k None: k and v are dense, [b, s_k, h_k, d], or pages, with seqused_k.
+    tree_mask: [total_q, words].
     The others are those of attention().
 
 Returns:

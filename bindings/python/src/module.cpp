@@ -26,12 +26,13 @@ using namespace nb::literals;
 using Arguments = PyObject* const*;
 
 Options dense_options(Arguments from) {
-    return {from[0], from[1], from[2], from[3], from[4],  from[5],
-            from[6], from[7], from[8], from[9], from[10], from[11]};
+    return {from[0], from[1],  from[2],  from[3],  from[4],  from[5],  from[6],  from[7],  from[8],
+            from[9], from[10], from[11], from[12], from[13], from[14], from[15], from[16], from[17]};
 }
 
 Options varlen_options(Arguments from) {
-    return {from[0], from[1], from[2], from[3], from[4], from[5], from[6], from[7], {}, {}, from[8], from[9]};
+    return {from[0], from[1], from[2], from[3],  from[4],  from[5],  from[6],  from[7],  {},
+            {},      from[8], from[9], from[10], from[11], from[12], from[13], from[14], from[15]};
 }
 
 // A forward call. `count` arguments as Python gave them, which `dispatcher_function` of foveal.torch takes as well. The
@@ -58,16 +59,18 @@ nb::object forward(Arguments arguments, size_t count, nb::handle cu_seqlens_q, n
 }
 
 // q, k, v, scale, causal, window, align, softcap, chunk, alibi_slopes, sinks, bias, mask, seqused_q, seqused_k,
-// return_lse, out; dispatched
+// block_table, page_indptr, page_indices, query_offset, tree_mask, workspace, return_lse, out; dispatched
 nb::object attention(Arguments arguments) {
-    return forward(arguments, 17, {}, {}, dense_options(arguments + 3), "_attention");
+    return forward(arguments, 23, {}, {}, dense_options(arguments + 3), "_attention");
 }
 
 // q, k, v, cu_seqlens_q, cu_seqlens_k, the options but bias and mask, return_lse, out; dispatched
 nb::object attention_varlen(Arguments arguments) {
-    for (const auto& [name, i] : {std::pair{"cu_seqlens_q", 3}, {"cu_seqlens_k", 4}})
-        if (arguments[i] == Py_None) raise_type_error(std::string(name) + " is None; attention_varlen needs it");
-    return forward(arguments, 17, arguments[3], arguments[4], varlen_options(arguments + 5), "_attention_varlen");
+    constexpr size_t kSequsedK = 14;
+    if (arguments[3] == Py_None) raise_type_error("cu_seqlens_q is None; attention_varlen needs it");
+    if (arguments[4] == Py_None && arguments[kSequsedK] == Py_None)
+        raise_type_error("cu_seqlens_k is None; attention_varlen needs it, or seqused_k for keys that are not packed");
+    return forward(arguments, 23, arguments[3], arguments[4], varlen_options(arguments + 5), "_attention_varlen");
 }
 
 nb::object append(Arguments arguments) { return python::append(arguments); }
@@ -83,8 +86,8 @@ class Described : public ForwardArguments {
     explicit Described(Arguments arguments)
         : ForwardArguments(arguments[0], arguments[1], arguments[2], arguments[3], arguments[4],
                            dense_options(arguments + 5), Form::description) {
-        set_backend(arguments[18]);
-        describe_results(boolean(arguments[17], "return_lse"));
+        set_backend(arguments[24]);
+        describe_results(boolean(arguments[23], "return_lse"));
     }
 };
 
@@ -143,7 +146,7 @@ PyMethodDef positional(const char* name) {
 
 // Names of parameters, interned; defaults; and how many of them, the first, are required and may go by position.
 struct Parameters {
-    static constexpr size_t kMost = 17;
+    static constexpr size_t kMost = 23;
     const char* function;
     size_t count, required;
     std::array<PyObject*, kMost> names, defaults;
@@ -226,8 +229,10 @@ void define(nb::module_& module, const char* name, const char* doc) {
 
 void define_functions(nb::module_& module) {
     nb::dict options, varlen_options, merge_options, append_options;
-    for (const char* const name : {"scale", "causal", "window", "align", "softcap", "chunk", "alibi_slopes", "sinks",
-                                   "bias", "mask", "seqused_q", "seqused_k", "return_lse", "out"})
+    for (const char* const name :
+         {"scale",        "causal",       "window",    "align",     "softcap",    "chunk",       "alibi_slopes",
+          "sinks",        "bias",         "mask",      "seqused_q", "seqused_k",  "block_table", "page_indptr",
+          "page_indices", "query_offset", "tree_mask", "workspace", "return_lse", "out"})
         options[name] = nb::none();
     options["causal"] = options["return_lse"] = nb::bool_(false);
     options["window"] = nb::make_tuple(nb::none(), nb::none());
@@ -258,12 +263,12 @@ NB_MODULE(_foveal, module) {
     define_host_buffer(module);
 
     define_functions(module);
-    static PyMethodDef functions[]{positional<attention, 18>("attention_dispatched"),
-                                   positional<attention_varlen, 18>("attention_varlen_dispatched"),
+    static PyMethodDef functions[]{positional<attention, 24>("attention_dispatched"),
+                                   positional<attention_varlen, 24>("attention_varlen_dispatched"),
                                    positional<merge, 5>("merge_dispatched"),
                                    positional<append, 17>("append_dispatched"),
-                                   positional<supports, 19>("supports"),
-                                   positional<plan, 19>("plan"),
+                                   positional<supports, 25>("supports"),
+                                   positional<plan, 25>("plan"),
                                    {}};
     if (PyModule_AddFunctions(module.ptr(), functions) != 0) rethrow();
 

@@ -24,10 +24,12 @@ constexpr struct {
 
 // What an argument's elements may be. What goes together with which, the library says.
 const char* dtypes_of(std::string_view name) {
-    if (name.starts_with("seqused_") || name.starts_with("cu_seqlens") || name == "cache_lengths") return "int32";
+    if (name.starts_with("seqused_") || name.starts_with("cu_seqlens") || name == "cache_lengths" ||
+        name == "page_indptr" || name == "query_offset")
+        return "int32";
     if (name == "slot_mapping") return "int64";
     if (name == "positions") return "int32 and int64";
-    if (name == "block_table") return "int32 and uint32";
+    if (name == "block_table" || name == "page_indices" || name == "tree_mask") return "int32 and uint32";
     if (name.starts_with("lse") || name == "sinks" || name == "alibi_slopes" || name.ends_with("_scale"))
         return "float32";
     return name == "mask" ? "bool" : "bfloat16, float16 and float32";

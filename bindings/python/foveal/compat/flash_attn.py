@@ -6,7 +6,7 @@ follows is taken by keyword only.
 return_attn_probs=True gives (out, lse), as FlashAttention-3 does.
 
 Arguments that change the result are honoured or raise foveal.UnsupportedError by name: supported are dropout_p 0, and
-None for qv, *_descale and block_table. Accepted are those that only steer FlashAttention's scheduling (pack_gqa;
+None for qv and *_descale. Accepted are those that only steer FlashAttention's scheduling (pack_gqa;
 deterministic, which foveal always is) and max_seqlen*: foveal needs none. No backward yet.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from foveal import InvalidArgument, UnsupportedError
-from foveal.torch import attention, attention_varlen
+from foveal.torch import append, attention, attention_varlen
 
 __all__ = [
     "flash_attn_func",
@@ -24,6 +24,7 @@ __all__ = [
     "flash_attn_varlen_func",
     "flash_attn_varlen_kvpacked_func",
     "flash_attn_varlen_qkvpacked_func",
+    "flash_attn_with_kvcache",
 ]
 
 
@@ -143,17 +144,23 @@ def flash_attn_varlen_func(
     deterministic: bool = False,
     sm_margin: int = 0,
     return_attn_probs: bool = False,
-    block_table: None = None,
+    block_table: torch.Tensor | None = None,
 ) -> Any:
     """q [total_q, h_q, d], k [total_k, h_k, d], v [total_k, h_k, d_v] -> out [total_q, h_q, d_v].
 
     cu_seqlens_q, cu_seqlens_k: int32 [b + 1]. max_seqlen_q and max_seqlen_k are not needed and not looked at.
-    return_attn_probs: (out, lse), lse float32 [h_q, total_q]. Raises as flash_attn_func, and for a block_table.
+    return_attn_probs: (out, lse), lse float32 [h_q, total_q]. block_table: int32 [b, max_pages], k and v are pages,
+    [pages, page_size, h_k, d], and cu_seqlens_k gives their lengths, as seqused_k does where it is given. Raises as
+    flash_attn_func.
     """
     _refuse_positional(positional, "max_seqlen_k", "seqused_q, seqused_k")
     descales = {"q_descale": q_descale, "k_descale": k_descale, "v_descale": v_descale}
-    _refuse(dropout_p, num_splits, sm_margin, qv=qv, block_table=block_table, **descales)
+    _refuse(dropout_p, num_splits, sm_margin, qv=qv, **descales)
     options = _options(softmax_scale, causal, window_size, attention_chunk, softcap, alibi_slopes, return_attn_probs)
+    if block_table is not None:
+        used = cu_seqlens_k.diff() if seqused_k is None else seqused_k
+        options |= {"seqused_q": seqused_q, "seqused_k": used, "block_table": block_table}
+        return attention_varlen(q, k, v, cu_seqlens_q, None, **options)
     return attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, seqused_q=seqused_q, seqused_k=seqused_k, **options)
 
 
@@ -232,3 +239,103 @@ def flash_attn_varlen_kvpacked_func(
     """flash_attn_varlen_func of q [total_q, h_q, d] and kv [total_k, 2, h_k, d]; the others by keyword."""
     _refuse_positional(positional, "max_seqlen_k")
     return flash_attn_varlen_func(q, *_unpack(kv, "kv", 2, 4), cu_seqlens_q, cu_seqlens_k, **options)
+
+
+def _cache_lengths(cache_seqlens, k_cache, page_table, batch, device):
+    if cache_seqlens is None:
+        if page_table is not None:
+            raise InvalidArgument("cache_seqlens is None beside page_table; pages do not say how many keys there are")
+        cache_seqlens = k_cache.shape[1]
+    if _is_integer(cache_seqlens):
+        return torch.full((batch,), cache_seqlens, dtype=torch.int32, device=device)
+    return cache_seqlens
+
+
+def _positions(first, q, cu_seqlens_q, advances):
+    """Of q's rows, for the rotary embedding: they ascend from each sequence's first one, or all stand there."""
+    if cu_seqlens_q is None:
+        return first[:, None] + torch.arange(q.shape[1], device=q.device)[None] * int(advances)
+    row = torch.arange(q.shape[0], device=q.device)
+    sequence = torch.searchsorted(cu_seqlens_q[1:], row, right=True)
+    return first[sequence] + (row - cu_seqlens_q[sequence]) * int(advances)
+
+
+def flash_attn_with_kvcache(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    k: torch.Tensor | None = None,
+    v: torch.Tensor | None = None,
+    *positional: Any,
+    qv: None = None,
+    rotary_cos: torch.Tensor | None = None,
+    rotary_sin: torch.Tensor | None = None,
+    cache_seqlens: int | torch.Tensor | None = None,
+    cache_batch_idx: torch.Tensor | None = None,
+    cache_leftpad: None = None,
+    page_table: torch.Tensor | None = None,
+    cu_seqlens_q: torch.Tensor | None = None,
+    cu_seqlens_k_new: torch.Tensor | None = None,
+    max_seqlen_q: int | None = None,
+    rotary_seqlens: torch.Tensor | None = None,
+    q_descale: None = None,
+    k_descale: None = None,
+    v_descale: None = None,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: Sequence[int | None] | None = (-1, -1),
+    attention_chunk: int = 0,
+    softcap: float = 0.0,
+    rotary_interleaved: bool = True,
+    scheduler_metadata: Any = None,
+    num_splits: int = 0,
+    pack_gqa: bool | None = None,
+    sm_margin: int = 0,
+    return_softmax_lse: bool = False,
+) -> Any:
+    """Appends k and v to a cache, if they are given, and attends to it; as FlashAttention-3 names and means it.
+
+    q: [b, s_q, h_q, d], or [total_q, h_q, d] with cu_seqlens_q. k_cache, v_cache: [b_cache, s_cache, h_k, d] and
+    [b_cache, s_cache, h_k, d_v], with cache_batch_idx int32 [b] where sequence i's row is not row i; or pages, [pages,
+    page_size, h_k, d], with page_table int32 [b, max_pages]. They are written where k and v are given: [b, s_new, h_k,
+    d], or ragged with cu_seqlens_k_new. cache_seqlens: int32 [b], what the cache holds before; an integer: all alike;
+    None: s_cache. rotary_cos, rotary_sin: [positions, rot/2], of the new k and of q, from cache_seqlens on (or
+    rotary_seqlens); without causal and window all rows of q stand at the first new position.
+    return_softmax_lse: (out, lse). Raises TypeError for positional arguments after v, foveal.UnsupportedError for qv,
+    cache_leftpad, *_descale, num_splits > 1 and sm_margin; scheduler_metadata is not needed and not looked at.
+    """
+    _refuse_positional(positional, "v", "qv, rotary_cos")
+    descales = {"q_descale": q_descale, "k_descale": k_descale, "v_descale": v_descale}
+    _refuse(0, num_splits, sm_margin, qv=qv, cache_leftpad=cache_leftpad, **descales)
+    options = _options(softmax_scale, causal, window_size, attention_chunk, softcap, None, False)
+    options["return_lse"] = _flag("return_softmax_lse", return_softmax_lse)
+    batch = q.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1
+    if page_table is not None and cache_batch_idx is not None:
+        raise InvalidArgument("page_table and cache_batch_idx are given; a cache has rows or pages")
+    lengths = _cache_lengths(cache_seqlens, k_cache, page_table, batch, q.device)
+    pages = page_table if cache_batch_idx is None else cache_batch_idx[:, None]
+    turns = rotary_cos is not None or rotary_sin is not None
+    if (k is None) != (v is None):
+        raise InvalidArgument("one of k and v is None; there are new rows of both or of neither")
+    if k is None and turns:
+        raise InvalidArgument(
+            "rotary_cos or rotary_sin is given without new k and v; the cache's rows have been turned"
+        )
+    if k is not None and v is not None:
+        rotary = {"cos": rotary_cos, "sin": rotary_sin, "interleaved": rotary_interleaved}
+        first = lengths if rotary_seqlens is None else rotary_seqlens
+        of_k = (
+            {} if not turns or rotary_seqlens is None else {"positions": _positions(first, k, cu_seqlens_k_new, True)}
+        )
+        where = {"cache_lengths": lengths, "cu_seqlens": cu_seqlens_k_new, "block_table": pages}
+        append(k, v, k_cache, v_cache, **where, **(rotary if turns else {}), **of_k)
+        if turns:
+            advances = causal or any(side is not None for side in options["window"])
+            q = append(None, None, None, None, q=q, **rotary, positions=_positions(first, q, cu_seqlens_q, advances))
+        lengths = lengths + (k.shape[1] if cu_seqlens_k_new is None else cu_seqlens_k_new.diff())
+    options |= {"seqused_k": lengths, "block_table": pages}
+    if pages is None and k_cache.shape[0] != batch:
+        k_cache, v_cache = k_cache[:batch], v_cache[:batch]
+    if cu_seqlens_q is None:
+        return attention(q, k_cache, v_cache, **options)
+    return attention_varlen(q, k_cache, v_cache, cu_seqlens_q, None, **options)
