@@ -2,7 +2,7 @@
 
 python: run on the CPU, the blocks of a document one after the other in one namespace. Skipped where a package that it
 imports is not here. "python gpu", which needs a GPU or a package for one, is only compiled.
-c, cpp: compiled against include/. sh: read by sh without running. cmake and text: not looked at.
+c, cpp: compiled against include/. sh: read by sh without running. cmake, text and rust: not looked at.
 """
 
 import ast
@@ -19,7 +19,7 @@ COMPILERS = {
     "c": ["cc", "-std=c99", "-x", "c"],
     "cpp": ["c++", "-std=c++20", "-x", "c++"],
 }
-NOT_CODE = {"cmake", "text", ""}
+NOT_CODE = {"cmake", "text", "rust", "toml", "diff", ""}  # Rust: bindings/rust/candle-foveal/tests/documents.rs
 
 
 def blocks_of(path):
