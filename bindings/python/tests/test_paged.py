@@ -301,6 +301,13 @@ def test_flashinfer(layout, pool):
     assert torch.allclose(lse, expected_lse.transpose(1, 2).flatten(0, 1) / np.log(2))
     with pytest.raises(foveal.UnsupportedError, match="custom_mask"):
         prefill.plan(cu_q, indptr, indices, last, H_Q, H_K, D, PAGE, custom_mask=torch.ones(4))
+    with pytest.raises(foveal.UnsupportedError, match="prefix_len_ptr"):
+        prefill.plan(cu_q, indptr, indices, last, H_Q, H_K, D, PAGE, prefix_len_ptr=torch.zeros(4))
+    with pytest.raises(foveal.UnsupportedError, match="window_left"):
+        decode.run(q[:, 0], cache, window_left=3)
+    with pytest.raises(foveal.UnsupportedError, match="jit_args"):
+        flashinfer.BatchDecodeWithPagedKVCacheWrapper(torch.empty(8), layout, jit_args=["another variant"])
+    decode.run(q[:, 0], cache, enable_pdl=True)
     with pytest.raises(foveal.UnsupportedError, match="k_scale"):
         decode.run(q[:, 0], cache, k_scale=2.0)
     with pytest.raises(foveal.InvalidArgument, match="page_size"):

@@ -1,8 +1,8 @@
 """FlashInfer's wrappers for paged caches, computed by foveal: its names plan() and run(), without a plan.
 
 plan() only keeps its arguments: foveal reads lengths where they lie, and another plan() costs nothing. The workspace
-buffer and all that steers FlashInfer's scheduling are not needed and not looked at. The log-sum-exp is in base 2, as
-FlashInfer has it. What foveal does not do raises foveal.UnsupportedError by name.
+buffer and all that steers FlashInfer's scheduling (_SCHEDULING) are not needed and not looked at. The log-sum-exp is in
+base 2, as FlashInfer has it. What foveal does not do, any other argument too, raises foveal.UnsupportedError by name.
 """
 
 import math
@@ -13,6 +13,21 @@ from foveal import InvalidArgument, UnsupportedError
 from foveal.torch import attention, attention_varlen
 
 __all__ = ["BatchDecodeWithPagedKVCacheWrapper", "BatchPrefillWithPagedKVCacheWrapper"]
+
+
+# Of FlashInfer's arguments those that change how it computes, and not what.
+_SCHEDULING = frozenset({
+    "backend", "disable_split_kv", "enable_pdl", "fixed_split_size", "max_sequence_kv", "max_token_per_sequence",
+    "non_blocking", "paged_kv_indices_buffer", "paged_kv_indptr_buffer", "paged_kv_last_page_len_buffer",
+    "qo_indptr_buf", "paged_kv_indptr_buf", "paged_kv_indices_buf", "paged_kv_last_page_len_buf", "block_tables",
+    "seq_lens", "seq_lens_q", "use_cuda_graph", "use_tensor_cores",
+})  # fmt: skip
+
+
+def _only_scheduling(arguments):
+    for name, value in arguments.items():
+        if name not in _SCHEDULING and value is not None:
+            raise UnsupportedError(f"{name} is given; foveal supports None")
 
 
 def _refuse(**absent):
@@ -47,6 +62,7 @@ class _Wrapper:
         """kv_layout: "NHD" or "HND". The others steer FlashInfer's scheduling."""
         if kv_layout not in ("NHD", "HND"):
             raise InvalidArgument(f"kv_layout is {kv_layout!r}; known are 'NHD' and 'HND'")
+        _only_scheduling(options)
         self._kv_layout = kv_layout
         self._pages: _Pages | None = None
 
@@ -100,6 +116,7 @@ class BatchDecodeWithPagedKVCacheWrapper(_Wrapper):
         **scheduling: Any,
     ) -> None:
         """indptr int32 [b + 1], indices int32 [n], last_page_len int32 [b]. Heads and types are those of run()."""
+        _only_scheduling(scheduling)
         _refuse(pos_encoding_mode=(pos_encoding_mode, "NONE"))
         self._pages = _Pages(indptr, indices, last_page_len, page_size, logits_soft_cap, sm_scale, window_left)
 
@@ -120,6 +137,7 @@ class BatchDecodeWithPagedKVCacheWrapper(_Wrapper):
         **scheduling: Any,
     ) -> Any:
         """out, with return_lse (out, lse). paged_kv_cache: (k, v), or [pages, 2, ...]."""
+        _only_scheduling(scheduling)
         _refuse(q_scale=(q_scale, None), k_scale=(k_scale, None), v_scale=(v_scale, None))
         k, v, options = self._arguments(paged_kv_cache, q.device)
         result, lse_e = attention(q[:, None], k, v, sinks=sinks, return_lse=True, **options)
@@ -159,6 +177,7 @@ class BatchPrefillWithPagedKVCacheWrapper(_Wrapper):
         **scheduling: Any,
     ) -> None:
         """qo_indptr int32 [b + 1]; the pages as the decode wrapper has them. A tree: foveal's own tree_mask."""
+        _only_scheduling(scheduling)
         _refuse(pos_encoding_mode=(pos_encoding_mode, "NONE"), use_fp16_qk_reduction=(use_fp16_qk_reduction, False))
         for name, mask in (("custom_mask", custom_mask), ("packed_custom_mask", packed_custom_mask)):
             if mask is not None:
@@ -185,6 +204,7 @@ class BatchPrefillWithPagedKVCacheWrapper(_Wrapper):
         **scheduling: Any,
     ) -> Any:
         """out, with return_lse (out, lse). paged_kv_cache: (k, v), or [pages, 2, ...]."""
+        _only_scheduling(scheduling)
         _refuse(q_scale=(q_scale, None), k_scale=(k_scale, None), v_scale=(v_scale, None))
         k, v, options = self._arguments(paged_kv_cache, q.device)
         options |= {"causal": self._causal, "sinks": sinks, "return_lse": True}
