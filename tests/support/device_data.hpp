@@ -35,8 +35,9 @@ std::vector<int32_t> cumulated(const std::vector<int64_t>& lengths);  // [b] -> 
 std::vector<int32_t> narrowed(const std::optional<std::vector<int64_t>>& lengths);
 
 // The arguments of 32-bit numbers (lengths, pages, bits) that the case has, row-major.
+using TensorArgument = foveal_tensor foveal_forward_args::*;  // named: nvcc's own output has a warning otherwise
 struct NumbersArgument {
-    foveal_tensor foveal_forward_args::*tensor;
+    TensorArgument tensor;
     std::vector<int32_t> values;
 };
 std::vector<NumbersArgument> numbers_of(const Case& c);

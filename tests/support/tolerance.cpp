@@ -40,6 +40,7 @@ std::string element_text(const Element& e) {
 void ErrorStatistics::add_row(int64_t sequence, int64_t head, int64_t row, int64_t channels, const float* got,
                               const double* oracle, const float* reference) {
     ++rows;
+    ++references;
     rows_with_keys += std::any_of(oracle, oracle + channels, [](double x) { return x != 0; });
     for (int64_t c = 0; c < channels; ++c) {
         const double expected = round_to(dtype_, oracle[c]);
@@ -70,8 +71,11 @@ void ErrorStatistics::add_row(int64_t sequence, int64_t head, int64_t row, int64
 void ErrorStatistics::add_reference(int64_t channels, const double* oracle, const float* reference) {
     for (int64_t c = 0; c < channels; ++c) {
         const double error = std::abs(reference[c] - oracle[c]);
-        if (std::isfinite(error)) max_reference_error = std::max(max_reference_error, error);
+        if (!std::isfinite(error)) continue;
+        max_reference_error = std::max(max_reference_error, error);
+        squared_reference_error += error * error;
     }
+    ++references;
 }
 
 void ErrorStatistics::add_lse(int64_t sequence, int64_t head, int64_t row, double got, double oracle) {
@@ -91,6 +95,7 @@ void ErrorStatistics::merge(const ErrorStatistics& other) {
     if (mismatched == 0) first_mismatch = other.first_mismatch;
     if (other.lse_excess > lse_excess) lse_worst = other.lse_worst;
     rows += other.rows;
+    references += other.references;
     rows_with_keys += other.rows_with_keys;
     max_error = std::max(max_error, other.max_error);
     max_reference_error = std::max(max_reference_error, other.max_reference_error);
@@ -118,7 +123,8 @@ Verdict judge(const ErrorStatistics& s) {
     verdict.lse_excess = s.lse_excess;
     const double norm = s.squared_oracle > 0 ? std::sqrt(s.squared_oracle) : 1.0;
     verdict.norm_error = std::sqrt(s.squared_error) / norm;
-    verdict.norm_reference_error = std::sqrt(s.squared_reference_error) / norm;
+    const double results = s.rows > 0 ? static_cast<double>(s.references) / static_cast<double>(s.rows) : 1.0;
+    verdict.norm_reference_error = std::sqrt(s.squared_reference_error / results) / norm;
 
     const double limit = kMaxFactor * s.max_reference_error + s.max_rounding;
     if (s.mismatched > 0) {

@@ -22,7 +22,7 @@ class ErrorStatistics {
     // One row of channels. got, reference: values of the output type.
     void add_row(int64_t sequence, int64_t head, int64_t row, int64_t channels, const float* got, const double* oracle,
                  const float* reference);
-    // Another result of the reference for a row that has been added.
+    // Another result of the reference for a row that has been added; every row has as many.
     void add_reference(int64_t channels, const double* oracle, const float* reference);
     void add_lse(int64_t sequence, int64_t head, int64_t row, double got, double oracle);
     void merge(const ErrorStatistics& other);
@@ -34,7 +34,8 @@ class ErrorStatistics {
     double max_reference_error = 0;  // |reference - oracle|
     double max_rounding = 0;         // |oracle rounded to the output type - oracle|
     double squared_error = 0;
-    double squared_reference_error = 0;
+    double squared_reference_error = 0;  // of all results of the reference
+    int64_t references = 0;              // rows, over all results of the reference
     double squared_oracle = 0;
     Element worst;
     int64_t mismatched = 0;  // inf or NaN where the oracle has something else, or the reverse

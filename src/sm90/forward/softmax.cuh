@@ -117,12 +117,13 @@ struct Softmax {
 
     // shift() where a row of the warp is far or is_wide(). A row whose scores rise from far below to here begins anew:
     // what it has seen counts nothing beside them; and added to such a reference, they would all be the same number.
-    // (A mask of finite numbers, such as -1e9, that hides the first blocks.)
+    // (A mask of finite numbers, such as -1e9, that hides the first blocks.) So does one that has seen no key, unless
+    // it is far: rescale() sees to that.
     __device__ __forceinline__ void shift_wide(float (&s)[kScores], float scale_log2) {
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
             const float top = scaled(row_max(thread_max(s, r)), scale_log2);
-            if (is_unseen(r) || !(top + minus_reference[r] > kRise)) continue;
+            if (is_unseen(r) ? !(fabsf(top) <= kFar) : !(top + minus_reference[r] > kRise)) continue;
             const bool is_far = fabsf(top) > kFar;
             minus_reference[r] = never_minus_zero(-top - (is_far ? 0.0f : Range::kShift));
             limit[r] = is_far ? Range::kFarSumLimit : Range::kSumLimit;
