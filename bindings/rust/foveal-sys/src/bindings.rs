@@ -83,12 +83,19 @@ pub struct foveal_forward_args {
     pub sinks: foveal_tensor,
     pub bias: foveal_tensor,
     pub mask: foveal_tensor,
+    pub block_table: foveal_tensor,
+    pub page_indptr: foveal_tensor,
+    pub page_indices: foveal_tensor,
+    pub query_offset: foveal_tensor,
+    pub tree_mask: foveal_tensor,
+    pub workspace: *mut ::core::ffi::c_void,
+    pub workspace_bytes: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of foveal_forward_args",
-    ][::core::mem::size_of::<foveal_forward_args>() - 1088usize];
+    ][::core::mem::size_of::<foveal_forward_args>() - 1504usize];
     [
         "Alignment of foveal_forward_args",
     ][::core::mem::align_of::<foveal_forward_args>() - 8usize];
@@ -158,6 +165,27 @@ const _: () = {
     [
         "Offset of field: foveal_forward_args::mask",
     ][::core::mem::offset_of!(foveal_forward_args, mask) - 1008usize];
+    [
+        "Offset of field: foveal_forward_args::block_table",
+    ][::core::mem::offset_of!(foveal_forward_args, block_table) - 1088usize];
+    [
+        "Offset of field: foveal_forward_args::page_indptr",
+    ][::core::mem::offset_of!(foveal_forward_args, page_indptr) - 1168usize];
+    [
+        "Offset of field: foveal_forward_args::page_indices",
+    ][::core::mem::offset_of!(foveal_forward_args, page_indices) - 1248usize];
+    [
+        "Offset of field: foveal_forward_args::query_offset",
+    ][::core::mem::offset_of!(foveal_forward_args, query_offset) - 1328usize];
+    [
+        "Offset of field: foveal_forward_args::tree_mask",
+    ][::core::mem::offset_of!(foveal_forward_args, tree_mask) - 1408usize];
+    [
+        "Offset of field: foveal_forward_args::workspace",
+    ][::core::mem::offset_of!(foveal_forward_args, workspace) - 1488usize];
+    [
+        "Offset of field: foveal_forward_args::workspace_bytes",
+    ][::core::mem::offset_of!(foveal_forward_args, workspace_bytes) - 1496usize];
 };
 unsafe extern "C" {
     pub fn foveal_forward_args_init_sized(args: *mut foveal_forward_args, size: usize);
