@@ -33,8 +33,12 @@ pub struct Attention {
     sinks: Option<Tensor>,
     bias: Option<Tensor>,
     mask: Option<Tensor>,
-    seqlens: Option<(Tensor, Tensor)>,
+    seqlens_q: Option<Tensor>,
+    seqlens_k: Option<Tensor>,
     seqused_k: Option<Tensor>,
+    block_table: Option<Tensor>,
+    query_offset: Option<Tensor>,
+    tree_mask: Option<Tensor>,
 }
 
 impl Attention {
@@ -117,7 +121,7 @@ impl Attention {
     /// Sequences that lie one after the other: offsets, u32 or i32 `[b + 1]`, that ascend from 0 to the totals.
     #[must_use]
     pub fn seqlens(mut self, q: &Tensor, k: &Tensor) -> Self {
-        self.seqlens = Some((q.clone(), k.clone()));
+        (self.seqlens_q, self.seqlens_k) = (Some(q.clone()), Some(k.clone()));
         self
     }
 
@@ -125,6 +129,38 @@ impl Attention {
     #[must_use]
     pub fn seqused_k(mut self, lengths: &Tensor) -> Self {
         self.seqused_k = Some(lengths.clone());
+        self
+    }
+
+    /// Queries alone lie one after the other: offsets, u32 or i32 `[b + 1]`. For a paged or a dense cache, whose lengths
+    /// are [`seqused_k`](Attention::seqused_k).
+    #[must_use]
+    pub fn seqlens_q(mut self, q: &Tensor) -> Self {
+        self.seqlens_q = Some(q.clone());
+        self
+    }
+
+    /// k and v are caches of pages, `[pages, page_size, h_k, d]` (of `[pages, h_k, page_size, d]` a transposed view), and
+    /// this says which pages are a sequence's: u32 or i32 `[b, max_pages]`. Needs [`seqused_k`](Attention::seqused_k).
+    /// A page number that is out of range is refused on the CPU, and on a GPU the caller's error.
+    #[must_use]
+    pub fn block_table(mut self, pages: &Tensor) -> Self {
+        self.block_table = Some(pages.clone());
+        self
+    }
+
+    /// i32 `[b]`: `off` of each sequence, of any sign, in place of what the alignment says.
+    #[must_use]
+    pub fn query_offset(mut self, offsets: &Tensor) -> Self {
+        self.query_offset = Some(offsets.clone());
+        self
+    }
+
+    /// u32 `[b, s_q, words]` or `[total_q, words]`: which of a sequence's last keys a query sees, as the nodes of a
+    /// speculative tree do; see `foveal::Forward::tree_mask`.
+    #[must_use]
+    pub fn tree_mask(mut self, words: &Tensor) -> Self {
+        self.tree_mask = Some(words.clone());
         self
     }
 
@@ -148,18 +184,17 @@ impl Attention {
     /// The tensors among the options, locked for reading, each with the option that it is for.
     fn held(&self) -> Vec<Held<'_, SetOption>> {
         use foveal::DType::{I32, U32};
-        let (seqlens_q, seqlens_k) = match &self.seqlens {
-            Some((q, k)) => (Some(q), Some(k)),
-            None => (None, None),
-        };
-        let options: [(&str, Option<&Tensor>, foveal::DType, SetOption); 7] = [
+        let options: [(&str, Option<&Tensor>, foveal::DType, SetOption); 10] = [
             ("alibi_slopes", self.alibi_slopes.as_ref(), U32, |f, t| f.alibi_slopes(t)),
             ("sinks", self.sinks.as_ref(), U32, |f, t| f.sinks(t)),
             ("bias", self.bias.as_ref(), U32, |f, t| f.bias(t)),
             ("mask", self.mask.as_ref(), U32, |f, t| f.mask(t)),
-            ("seqlens_q", seqlens_q, I32, |f, t| f.cu_seqlens_q(t)),
-            ("seqlens_k", seqlens_k, I32, |f, t| f.cu_seqlens_k(t)),
+            ("seqlens_q", self.seqlens_q.as_ref(), I32, |f, t| f.cu_seqlens_q(t)),
+            ("seqlens_k", self.seqlens_k.as_ref(), I32, |f, t| f.cu_seqlens_k(t)),
             ("seqused_k", self.seqused_k.as_ref(), I32, |f, t| f.seqused_k(t)),
+            ("block_table", self.block_table.as_ref(), U32, |f, t| f.block_table(t)),
+            ("query_offset", self.query_offset.as_ref(), I32, |f, t| f.query_offset(t)),
+            ("tree_mask", self.tree_mask.as_ref(), U32, |f, t| f.tree_mask(t)),
         ];
         options
             .into_iter()

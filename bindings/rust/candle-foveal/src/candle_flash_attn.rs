@@ -5,7 +5,7 @@
 //! [`candle_flash_attn_v3`](crate::candle_flash_attn_v3):
 //!
 //! - `softcap`: `c > 0`: the score x becomes `c · tanh(x / c)`; 0: none; below 0 or NaN: refused.
-//! - `block_table`: refused. foveal has no paged caches yet.
+//! - `block_table`, `page_block_size`: a paged cache, of any page size. `mm_prefix_ranges`: refused.
 #![allow(clippy::too_many_arguments)] // the crate's own
 
 use candle_core::{bail, Result, Tensor};
@@ -145,29 +145,44 @@ pub fn flash_attn_varlen_windowed(
     )
 }
 
-/// The same over a paged cache: refused, for foveal has no paged caches yet. The error names `block_table`.
+/// The same over a paged cache: k and v `[pages, page_block_size, h_k, d]`, block_table u32 `[b, max_pages]`.
+///
+/// `seqlens_k` is cumulated, as everywhere here; the lengths, its differences, are a tensor of `b` numbers that candle
+/// computes on the device. `mm_prefix_ranges` is refused by name.
 pub fn flash_attn_varlen_paged_windowed(
-    _q: &Tensor,
-    _k: &Tensor,
-    _v: &Tensor,
-    _seqlens_q: &Tensor,
-    _seqlens_k: &Tensor,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    seqlens_q: &Tensor,
+    seqlens_k: &Tensor,
     block_table: &Tensor,
     mm_prefix_ranges: Option<&Tensor>,
     _max_seqlen_q: usize,
     _max_seqlen_k: usize,
-    _softmax_scale: f32,
-    _window_size_left: Option<usize>,
-    _window_size_right: Option<usize>,
+    softmax_scale: f32,
+    window_size_left: Option<usize>,
+    window_size_right: Option<usize>,
     page_block_size: usize,
-    _softcap: Option<f32>,
+    softcap: Option<f32>,
 ) -> Result<Tensor> {
-    let ranges = if mm_prefix_ranges.is_some() { ", mm_prefix_ranges" } else { "" };
-    bail!(
-        "block_table (shape {:?}), page_block_size ({page_block_size}){ranges}: foveal has no paged caches yet; gather \
-         the pages and call flash_attn_varlen_windowed",
-        block_table.dims()
-    )
+    if let Some(ranges) = mm_prefix_ranges {
+        bail!(
+            "mm_prefix_ranges (shape {:?}): foveal does not have ranges whose queries see all of their keys",
+            ranges.dims()
+        )
+    }
+    if k.rank() != 4 || k.dim(1)? != page_block_size {
+        bail!("page_block_size is {page_block_size}, and k has the shape {:?}; its second size is meant", k.dims())
+    }
+    let Some(sequences) = seqlens_k.dims1()?.checked_sub(1) else { bail!("seqlens_k is empty; it has b + 1 entries") };
+    let lengths = (seqlens_k.narrow(0, 1, sequences)? - seqlens_k.narrow(0, 0, sequences)?)?;
+    attention(softmax_scale)?
+        .window(window_size_left, window_size_right)
+        .softcap(softcap.unwrap_or(0.0))
+        .seqlens_q(seqlens_q)
+        .seqused_k(&lengths)
+        .block_table(block_table)
+        .forward(q, k, v)
 }
 
 /// Attention of sequences that lie one after the other, with ALiBi slopes, causal or full.

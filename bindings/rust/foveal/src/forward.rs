@@ -30,10 +30,11 @@ pub struct Forward<'a> {
     causal: bool,
     right: Option<usize>,
     refused: Option<Error>,
+    has_workspace: bool,
     life: PhantomData<&'a mut ()>,
 }
 
-// SAFETY: the pointers are those of Tensor and TensorMut, which are Send and Sync.
+// SAFETY: the pointers are those of Tensor, TensorMut and Workspace, whose memory every thread may use.
 unsafe impl Send for Forward<'_> {}
 // SAFETY: as above; run() takes &mut self.
 unsafe impl Sync for Forward<'_> {}
@@ -64,7 +65,16 @@ impl<'a> Forward<'a> {
             places.add(name, raw, memory);
         }
         (args.q, args.k, args.v, args.out) = (q.raw, k.raw, v.raw, out.raw);
-        Self { args, places, backend: Backend::Auto, causal: false, right: None, refused: None, life: PhantomData }
+        Self {
+            args,
+            places,
+            backend: Backend::Auto,
+            causal: false,
+            right: None,
+            refused: None,
+            has_workspace: false,
+            life: PhantomData,
+        }
     }
 
     /// Query i sees key j iff `j ≤ i + off`: `right = 0`. May be combined with a left limit of
@@ -147,6 +157,36 @@ impl<'a> Forward<'a> {
         bias;
         /// Dense only; bool, of a shape that broadcasts to `[b, h_q, s_q, s_k]`. Where it is false, the key is not seen.
         mask;
+        /// i32 or u32 `[b, max_pages]`: k is `[pages, page_size, h_k, d]`, v `[pages, page_size, h_k, d_v]`, and key j of
+        /// sequence i is row `j % page_size` of page `block_table[i, j / page_size]`. Needs
+        /// [`seqused_k`](Forward::seqused_k). Entries behind those of a sequence's keys are not read.
+        block_table;
+        /// i32 `[b]`: `off` of each sequence, of any sign, in place of what the alignment says, which is then the default.
+        query_offset;
+        /// u32 `[b, s_q, words]`, varlen `[total_q, words]`: which of a sequence's last keys a query sees, as the nodes of
+        /// a speculative tree do. Of a sequence with n queries, bit `m % 32` of a query's word `m / 32` is for key
+        /// `s_k − n + m`.
+        tree_mask;
+    }
+
+    /// Pages as lists, in place of [`block_table`](Forward::block_table): a sequence's are
+    /// `indices[indptr[i]]` to `indices[indptr[i + 1] − 1]`. indptr i32 `[b + 1]`, indices i32 or u32 `[n]`.
+    #[must_use]
+    pub fn pages(mut self, indptr: Tensor<'a>, indices: Tensor<'a>) -> Self {
+        self.places.add("page_indptr", &indptr.raw, indptr.memory);
+        self.places.add("page_indices", &indices.raw, indices.memory);
+        (self.args.page_indptr, self.args.page_indices) = (indptr.raw, indices.raw);
+        self
+    }
+
+    /// Memory for intermediate results on a GPU; [`Plan::workspace_bytes`] says how much makes the call fast. Without
+    /// it a call computes all the same.
+    #[must_use]
+    pub fn workspace(mut self, workspace: Workspace<'a>) -> Self {
+        self.args.workspace = workspace.data;
+        self.args.workspace_bytes = workspace.bytes;
+        self.has_workspace = true;
+        self
     }
 
     /// Who computes. Default: where the tensors lie.
@@ -160,6 +200,9 @@ impl<'a> Forward<'a> {
     fn args(&self, backend: Backend) -> Result<sys::foveal_forward_args> {
         if let Some(error) = &self.refused {
             return Err(error.clone());
+        }
+        if self.has_workspace && backend == Backend::Cpu {
+            return Err(Error::invalid("workspace lies in device memory, which the backend Cpu does not compute with"));
         }
         let mut args = self.args;
         args.backend = backend.raw();
@@ -212,6 +255,27 @@ impl<'a> Forward<'a> {
     }
 }
 
+/// Device memory for the intermediate results of a launch.
+#[derive(Debug)]
+pub struct Workspace<'a> {
+    data: *mut std::ffi::c_void,
+    bytes: u64,
+    life: PhantomData<&'a mut ()>,
+}
+
+impl Workspace<'_> {
+    /// `bytes` of device memory at `data`, which is aligned to 16 bytes.
+    ///
+    /// # Safety
+    ///
+    /// For the workspace's lifetime, and until the work on the stream of the calls that get it is done: the memory is of
+    /// the GPU that the stream belongs to; it was filled with zeros once, when it was allocated, and since then calls
+    /// alone have written it; no two calls that may run at the same time have it.
+    pub unsafe fn from_raw(data: *mut std::ffi::c_void, bytes: usize) -> Self {
+        Workspace { data, bytes: bytes as u64, life: PhantomData } // usize has at most 64 bits
+    }
+}
+
 /// A kept plan: immutable, usable from several threads. `Display` describes it for people.
 ///
 /// ```
@@ -243,7 +307,7 @@ impl Plan {
         check(unsafe { sys::foveal_plan_launch(self.0, &args, stream.raw()) })
     }
 
-    /// Bytes of device workspace that a launch needs: 0 for today's plans.
+    /// Bytes of device workspace that make a launch fast: see [`Workspace`].
     pub fn workspace_bytes(&self) -> usize {
         // SAFETY: the plan lives as long as self.
         unsafe { sys::foveal_plan_workspace_bytes(self.0) }

@@ -22,7 +22,7 @@
 //!
 //! - **Shapes.** Dense: q `[b, s_q, h_q, d]`, k `[b, s_k, h_k, d]`, v `[b, s_k, h_k, d_v]`, out `[b, s_q, h_q, d_v]`.
 //!   Varlen: q `[total_q, h_q, d]`, k and v `[total_k, h_k, ·]`, with offsets `cu_seqlens` of `b + 1` entries.
-//!   `h_q` is a multiple of `h_k`.
+//!   Paged: k `[pages, page_size, h_k, d]`, v likewise, with a block table. `h_q` is a multiple of `h_k`.
 //! - **Refuses, never ignores.** What a backend cannot do exactly is an [`Error`] that names the argument and its value.
 //! - **A guest.** No device memory is allocated, nothing is synchronised, only the caller's stream is used.
 //! - **Safety.** Views of slices are checked against their slice, so that calls on the CPU are safe whatever the
@@ -44,7 +44,7 @@ mod tensor;
 pub use append::Append;
 pub use element::{Bf16, DType, Element, F16};
 pub use error::{Error, Result};
-pub use forward::{Forward, Plan};
+pub use forward::{Forward, Plan, Workspace};
 pub use merge::{Merge, Part, MAX_MERGE_PARTS};
 pub use options::{backend_built, num_threads, set_num_threads, version, Alignment, Backend, RotaryLayout, Stream};
 pub use tensor::{Memory, Tensor, TensorMut};
