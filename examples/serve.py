@@ -14,7 +14,7 @@ import foveal
 import torch
 import transformers
 
-PAGE_SIZE, PAGES, MAX_RUNNING, CHUNK = 8, 96, 12, 24
+PAGE_SIZE, PAGES, MAX_RUNNING, CHUNK = 8, 64, 12, 24
 
 
 class Pages:

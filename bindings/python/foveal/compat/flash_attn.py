@@ -246,9 +246,11 @@ def _cache_lengths(cache_seqlens, k_cache, page_table, batch, device):
         if page_table is not None:
             raise InvalidArgument("cache_seqlens is None beside page_table; pages do not say how many keys there are")
         cache_seqlens = k_cache.shape[1]
-    if _is_integer(cache_seqlens):
-        return torch.full((batch,), cache_seqlens, dtype=torch.int32, device=device)
-    return cache_seqlens
+    if isinstance(cache_seqlens, torch.Tensor):  # which has __index__ too
+        return cache_seqlens
+    if not _is_integer(cache_seqlens):
+        raise TypeError(f"cache_seqlens is {cache_seqlens!r}; it must be a tensor, int32 [b], an integer or None")
+    return torch.full((batch,), cache_seqlens, dtype=torch.int32, device=device)
 
 
 def _positions(first, q, cu_seqlens_q, advances):
