@@ -29,7 +29,7 @@ class ErrorStatistics {
 
     foveal_dtype dtype_;
     int64_t rows = 0;
-    int64_t rows_with_keys = 0;      // whose oracle is not all zero
+    int64_t rows_rounded = 0;        // that the reference does not have exactly, as it has rows of one key or none
     double max_error = 0;            // |got - oracle|
     double max_reference_error = 0;  // |reference - oracle|
     double max_rounding = 0;         // |oracle rounded to the output type - oracle|
