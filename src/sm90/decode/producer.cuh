@@ -114,9 +114,10 @@ __device__ __forceinline__ void copy_keys(DecodeShared<kConfig>& shared, const D
     RingPosition<kTile.slots> ring;
     const auto copy_piece = [&](auto copies, int32_t blocks, uint64_t& nearly_loaded) {
         constexpr int32_t kFew = 3;  // a ticket's way to memory and back
-        if (warp == 0 && lane == 0 && blocks <= kFew) ptx::mbarrier_arrive(nearly_loaded);
+        const int32_t few = min_i32(blocks, kFew);
+#pragma unroll 1
         for (int32_t left = blocks; left > 0; --left) {
-            if (warp == 0 && lane == 0 && left == kFew && blocks > kFew) ptx::mbarrier_arrive(nearly_loaded);
+            if (warp == 0 && lane == 0 && left == few) ptx::mbarrier_arrive(nearly_loaded);
             copies.copy(shared, maps, ring);
         }
     };
@@ -126,11 +127,15 @@ __device__ __forceinline__ void copy_keys(DecodeShared<kConfig>& shared, const D
         if (work.number < 0) break;
         ptx::mbarrier_arrive(shared.work_ring.free[works.slot][0]);
         const int32_t head_k = work.head / params.by_column_parts;
-        const int32_t blocks = max_i32(min_i32(work.piece.end, work.seen.blocks) - work.piece.begin, 0);
-        if (params.box_rows > 0)
-            copy_piece(BoxCopies<kConfig>(params, work, head_k, lane), blocks, shared.nearly_loaded[works.slot]);
-        else
-            copy_piece(RowCopies<kConfig>(params, work, head_k, warp, lane), blocks, shared.nearly_loaded[works.slot]);
+        const int32_t blocks = min_i32(work.piece.end, work.seen.blocks) - work.piece.begin;
+        uint64_t& nearly_loaded = shared.nearly_loaded[works.slot];
+        if (blocks <= 0) {
+            if (warp == 0 && lane == 0) ptx::mbarrier_arrive(nearly_loaded);
+        } else if (params.box_rows > 0) {
+            copy_piece(BoxCopies<kConfig>(params, work, head_k, lane), blocks, nearly_loaded);
+        } else {
+            copy_piece(RowCopies<kConfig>(params, work, head_k, warp, lane), blocks, nearly_loaded);
+        }
     }
     ptx::wait_for_copies();
 }
