@@ -40,7 +40,7 @@ struct Floats {
 
 // ... or two neighbours in bf16, whose products are exact in f32 and summed there: twice the products an instruction.
 // Neither operand may hold numbers that the instruction takes for zero (subnormal ones), nor make products that it
-// makes zero: is_ordinary() says which may.
+// makes zero: OrdinaryPairs (pairs.hpp) says which may.
 struct Pairs {
     using Word = uint32_t;
 #if FOVEAL_TARGET_HAS_PAIRS
