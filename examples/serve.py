@@ -145,7 +145,7 @@ class Server:
         table = torch.full((len(batch), max(len(request.pages) for request, _ in batch)), -1, dtype=torch.int32)
         for row, (request, _) in zip(table, batch, strict=True):
             row[: len(request.pages)] = torch.tensor(request.pages, dtype=torch.int32)
-        where = {"slot_mapping": torch.tensor(slots), "positions": torch.tensor(positions)}
+        where: dict[str, Any] = {"slot_mapping": torch.tensor(slots), "positions": torch.tensor(positions)}
         cu_seqlens, lengths = torch.tensor(ends, dtype=torch.int32), torch.tensor(used, dtype=torch.int32)
 
         x = self.model.model.embed_tokens(torch.tensor(ids))
@@ -165,11 +165,13 @@ class Server:
 
 def small_model() -> Any:
     torch.manual_seed(1)
-    config = transformers.LlamaConfig(
+    new_config: Any = transformers.LlamaConfig  # transformers' own types do not cover these
+    new_model: Any = transformers.LlamaForCausalLM
+    config = new_config(
         vocab_size=199, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, head_dim=16,
         num_key_value_heads=2, max_position_embeddings=256, attn_implementation="eager", initializer_range=0.2,
     )  # fmt: skip
-    return transformers.LlamaForCausalLM(config).eval()
+    return new_model(config).eval()
 
 
 def requests(count: int) -> list[Request]:

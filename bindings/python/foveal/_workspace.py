@@ -21,7 +21,7 @@ class Workspace:
 
             spare = numpy.zeros(words + 15, numpy.int32)  # so that 64 bytes' alignment fits
             first = -spare.ctypes.data % 64 // 4
-            self.tensor = spare[first : first + words]
+            self.tensor: Any = spare[first : first + words]
         else:
             import torch
 

@@ -324,7 +324,7 @@ def flash_attn_with_kvcache(
             "rotary_cos or rotary_sin is given without new k and v; the cache's rows have been turned"
         )
     if k is not None and v is not None:
-        rotary = {"cos": rotary_cos, "sin": rotary_sin, "interleaved": rotary_interleaved}
+        rotary: dict[str, Any] = {"cos": rotary_cos, "sin": rotary_sin, "interleaved": rotary_interleaved}
         first = lengths if rotary_seqlens is None else rotary_seqlens
         of_k = (
             {} if not turns or rotary_seqlens is None else {"positions": _positions(first, k, cu_seqlens_k_new, True)}
