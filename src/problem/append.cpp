@@ -317,9 +317,11 @@ Append validate(const foveal_append_args& args) {
     append.rotary = rotary_of(args);
     for (size_t i = 0; i < streams.size(); ++i) append.rows[i] = rows_of(streams[i]);
     auto& [k, v, q] = append.rows;
+    // Positions of q alone follow from the lengths, for which the table need not have room.
+    if (!k.present() && !v.present()) append.places.block_table = nullptr;
     take_scale(k_scale, k);
     take_scale(v_scale, v);
-    k.turns = q.turns = args.cos.rank != 0;
+    k.turns = q.turns = append.rotary.dim > 0;  // without angles, cos and sin may be null
     q.in_cache = false;
     check_overlaps(args);
     return append;

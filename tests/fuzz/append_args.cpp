@@ -47,7 +47,8 @@ void draw(FuzzedDataProvider& bytes, foveal_append_args& args) {
     args.rotary_layout = bytes.ConsumeIntegralInRange<int32_t>(0, 1);
     if (bytes.ConsumeBool())
         args.positions = draw_tensor(bytes, bytes.ConsumeBool() ? FOVEAL_I32 : FOVEAL_I64, numbers);
-    if (bytes.ConsumeBool()) args.q = rows_of(2 * heads, d), args.q_out = rows_of(2 * heads, d);
+    const int64_t heads_q = heads < 1 << 20 ? 2 * heads : heads;
+    if (bytes.ConsumeBool()) args.q = rows_of(heads_q, d), args.q_out = rows_of(heads_q, d);
 }
 
 constexpr foveal_tensor foveal_append_args::*kTensors[] = {
