@@ -58,10 +58,10 @@ TEST_P(Append, ManyRows) {
     }
 }
 
-// K and V interleaved in one pool [pages, 2, page_size, h_k, d].
+// K and V interleaved in one pool [pages, 2 * page_size, h_k, d].
 TEST_P(Append, OnePool) {
     const int64_t pages = 9, page_size = 8, heads = 2, d = 32, rows = 6;
-    StridedTensor pool(GetParam(), FOVEAL_BF16, {pages, 2, page_size, heads, d});
+    StridedTensor pool(GetParam(), FOVEAL_BF16, {pages, 2 * page_size, heads, d});
     StridedTensor k(GetParam(), FOVEAL_BF16, {rows, heads, d}), v(GetParam(), FOVEAL_BF16, {rows, heads, d}),
         slots(GetParam(), FOVEAL_I64, {rows});
     const size_t n = static_cast<size_t>(rows * heads * d), page = static_cast<size_t>(page_size * heads * d);
