@@ -70,11 +70,10 @@ class Tensors {
         return torch::are_familiar(main);
     }
     void refuse_lazy() const {
-        const bool tangents = torch::tangents_may_be();
         for (size_t i = 0; i < kParameters.size(); ++i) {
             if (!given(i) || !borrowed_[i]->is_torch()) continue;
             torch::refuse_negative(object(i), kParameters[i].name);
-            torch::refuse_derivative(object(i), kParameters[i].name, tangents);
+            torch::refuse_derivative(object(i), kParameters[i].name, torch::tangents_may_be());
         }
     }
     // q's own result, if there is none to write to; of q's device, which is current.
