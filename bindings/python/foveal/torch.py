@@ -236,6 +236,11 @@ def _append(*values):
     return _through_dispatcher(torch.ops.foveal.append_q, {"q_out": q_out}, {**arguments, "q": q}, given)
 
 
+# A graph of torch.compile may hold foveal's own functions: run on its fake tensors, they are the operators.
+for _function in (foveal.append, foveal.attention, foveal.attention_varlen, foveal.merge):
+    torch.compiler.allow_in_graph(_function)
+
+
 @overload
 def attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, return_lse: Literal[False] = False, **options: Any
