@@ -16,6 +16,7 @@
 #include "foveal/foveal.h"
 #include "foveal/types.hpp"
 #include "problem/append.hpp"
+#include "problem/cache_copy.hpp"
 #include "problem/forward.hpp"
 #include "problem/merge.hpp"
 
@@ -76,12 +77,22 @@ constexpr size_t kFirstSize<foveal_merge_args> = offsetof(foveal_merge_args, lse
 template <>
 constexpr size_t kFirstSize<foveal_append_args> = offsetof(foveal_append_args, v_scale) +
                                                   sizeof(foveal_append_args::v_scale);
+template <>
+constexpr size_t kFirstSize<foveal_copy_pages_args> = offsetof(foveal_copy_pages_args, pairs) +
+                                                      sizeof(foveal_copy_pages_args::pairs);
+template <>
+constexpr size_t kFirstSize<foveal_gather_args> = offsetof(foveal_gather_args, page_indices) +
+                                                  sizeof(foveal_gather_args::page_indices);
 
 // Part of the ABI: a later field comes behind these, neither among them nor into padding that an older caller's sizeof
 // counts.
 static_assert(sizeof(void*) != 8 || kFirstSize<foveal_forward_args> == 1088);
 static_assert(sizeof(void*) != 8 || kFirstSize<foveal_merge_args> == 192);
 static_assert(sizeof(void*) != 8 || kFirstSize<foveal_append_args> == 1216);
+static_assert(sizeof(void*) != 8 || kFirstSize<foveal_copy_pages_args> == 248);
+static_assert(sizeof(void*) != 8 || kFirstSize<foveal_gather_args> == 728);
+static_assert(kFirstSize<foveal_copy_pages_args> % alignof(foveal_copy_pages_args) == 0);
+static_assert(kFirstSize<foveal_gather_args> % alignof(foveal_gather_args) == 0);
 static_assert(kFirstSize<foveal_append_args> % alignof(foveal_append_args) == 0);
 static_assert(kFirstSize<foveal_forward_args> % alignof(foveal_forward_args) == 0);
 static_assert(kFirstSize<foveal_merge_args> % alignof(foveal_merge_args) == 0);
@@ -139,6 +150,14 @@ Known<foveal_append_args> known(const foveal_append_args* args) {
     return {args, "foveal_append_args_init", foveal_append_args_init_sized};
 }
 
+Known<foveal_copy_pages_args> known(const foveal_copy_pages_args* args) {
+    return {args, "foveal_copy_pages_args_init", foveal_copy_pages_args_init_sized};
+}
+
+Known<foveal_gather_args> known(const foveal_gather_args* args) {
+    return {args, "foveal_gather_args_init", foveal_gather_args_init_sized};
+}
+
 // The last plans of this thread, so that a repeated call does not plan again.
 class PlanCache {
    public:
@@ -178,6 +197,15 @@ void forward(const foveal_forward_args& args, void* stream) {
         backend.check_supported(problem);
         cache.find_or_make(problem, backend, backend.device_of(stream)).launch(pointers, stream);
     });
+}
+
+// foveal_copy_pages and foveal_gather.
+template <class Args>
+void copy_cache(const Args& args, void* stream) {
+    const foveal::CacheCopy copy = foveal::validate(args);
+    const foveal_tensor& cache = args.k_cache.rank != 0 ? args.k_cache : args.v_cache;
+    naming_the_environment(args.backend,
+                           [&] { foveal::resolve_backend(args.backend, cache.data).copy_cache(copy, stream); });
 }
 
 void launch(const ForwardPlan& plan, const foveal_forward_args& args, void* stream) {
@@ -289,6 +317,18 @@ foveal_status foveal_append(const foveal_append_args* args, void* stream) {
         naming_the_environment(given->backend,
                                [&] { foveal::resolve_backend(given->backend, rows.data).append(append, stream); });
     });
+}
+
+void foveal_copy_pages_args_init_sized(foveal_copy_pages_args* args, size_t size) { initialise(args, size); }
+
+foveal_status foveal_copy_pages(const foveal_copy_pages_args* args, void* stream) {
+    return guarded([&] { copy_cache(*known(args), stream); });
+}
+
+void foveal_gather_args_init_sized(foveal_gather_args* args, size_t size) { initialise(args, size); }
+
+foveal_status foveal_gather(const foveal_gather_args* args, void* stream) {
+    return guarded([&] { copy_cache(*known(args), stream); });
 }
 
 foveal_status foveal_set_num_threads(int32_t threads) {

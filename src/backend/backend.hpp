@@ -7,6 +7,7 @@
 #include "backend/plan.hpp"
 #include "foveal/foveal.h"
 #include "problem/append.hpp"
+#include "problem/cache_copy.hpp"
 #include "problem/forward.hpp"
 #include "problem/merge.hpp"
 
@@ -29,6 +30,7 @@ struct Backend {
     // Compute.
     void (*merge)(const Merge& merge, void* stream);
     void (*append)(const Append& append, void* stream);
+    void (*copy_cache)(const CacheCopy& copy, void* stream);
 };
 
 }  // namespace foveal

@@ -14,6 +14,7 @@ constinit const Backend kBackend{.id = FOVEAL_BACKEND_SM90,
                                  .check_supported = check_supported,
                                  .plan_forward = plan_forward,
                                  .merge = launch_merge,
-                                 .append = launch_append};
+                                 .append = launch_append,
+                                 .copy_cache = launch_cache_copy};
 
 }  // namespace foveal::sm90

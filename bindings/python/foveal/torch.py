@@ -8,12 +8,14 @@ tensors. Importing this module registers
     torch.ops.foveal.merge              (outs, lses) -> (out, lse)
     torch.ops.foveal.append             (k, v, k_cache, v_cache, *, ...) -> (), writes the caches
     torch.ops.foveal.append_q           (k, v, k_cache, v_cache, q, *, ...) -> q_out, writes the caches
+    torch.ops.foveal.copy_pages         (k_cache, v_cache, pairs) -> (), writes the caches
+    torch.ops.foveal.gather             (k_cache, v_cache, cu_seqlens_k, total_k, *, ...) -> (k, v)
 
-with the options of foveal.attention, the window as window_left and window_right. attention(), attention_varlen(),
-merge() and append() here take the arguments of foveal's functions of these names, and torch.compile can trace them:
-they are these operators then, otherwise foveal's own functions, which cost less host time and go to the operators by
-themselves where PyTorch watches (a trace, a TorchDispatchMode, tensors without memory of their own). No backward yet:
-a tensor that requires a gradient or has a tangent raises foveal.UnsupportedError.
+with the options of foveal.attention, the window as window_left and window_right. The functions here take the arguments
+of foveal's of these names, and torch.compile can trace them: they are these operators then, otherwise foveal's
+own functions, which cost less host time and go to the operators by themselves where PyTorch watches (a trace, a
+TorchDispatchMode, tensors without memory of their own). No backward yet: a tensor that requires a gradient or has a
+tangent raises foveal.UnsupportedError.
 """
 
 import inspect
@@ -25,7 +27,7 @@ import torch
 from foveal import _foveal
 from torch.autograd import forward_ad
 
-__all__ = ["append", "attention", "attention_varlen", "merge"]
+__all__ = ["append", "attention", "attention_varlen", "copy_pages", "gather", "merge"]
 
 _library = torch.library.Library("foveal", "DEF")
 
@@ -84,6 +86,18 @@ def _append_rows(
 
 def _fake_append(k, v, k_cache, v_cache, q=None, **options):
     return None if q is None else q.new_empty(q.shape)
+
+
+def _copy_the_pages(k_cache, v_cache, pairs):
+    return _foveal.copy_pages_dispatched(k_cache, v_cache, pairs, True)
+
+
+def _gather_rows(*caches, seqused_k=None, block_table=None, page_indptr=None, page_indices=None):
+    return _foveal.gather_dispatched(*caches, seqused_k, block_table, page_indptr, page_indices, None, None, True)
+
+
+def _fake_gather(k_cache, v_cache, cu_seqlens_k, total_k, **options):
+    return k_cache.new_empty((total_k, *k_cache.shape[2:])), v_cache.new_empty((total_k, *v_cache.shape[2:]))
 
 
 def _fake_out(q, v):
@@ -159,6 +173,13 @@ _APPEND_OPTIONS = (
 )
 _register("append", f"{_CACHES}, {_APPEND_OPTIONS}", "()", _append_rows, _fake_append)
 _register("append_q", f"{_CACHES}, Tensor q, {_APPEND_OPTIONS}", "Tensor", _append_rows, _fake_append)
+_COPIED = "Tensor(a!)? k_cache, Tensor(b!)? v_cache, Tensor pairs"
+_register("copy_pages", _COPIED, "()", _copy_the_pages, lambda *given: None)
+_GATHERED = (
+    "Tensor k_cache, Tensor v_cache, Tensor cu_seqlens_k, SymInt total_k, *, Tensor? seqused_k=None, "
+    "Tensor? block_table=None, Tensor? page_indptr=None, Tensor? page_indices=None"
+)
+_register("gather", _GATHERED, "(Tensor, Tensor)", _gather_rows, _fake_gather)
 
 
 def _operator_options(window=(None, None), workspace=None, **options):
@@ -171,7 +192,7 @@ _TENSOR_NAMES = (
     *("q", "k", "v", "cu_seqlens_q", "cu_seqlens_k"),
     *("alibi_slopes", "sinks", "seqused_q", "seqused_k", "bias", "mask"),
     *("k_cache", "v_cache", "slot_mapping", "cache_lengths", "cu_seqlens", "block_table", "cos", "sin", "positions"),
-    *("k_scale", "v_scale", "page_indptr", "page_indices", "query_offset", "tree_mask", "workspace"),
+    *("pairs", "k_scale", "v_scale", "page_indptr", "page_indices", "query_offset", "tree_mask", "workspace"),
 )
 
 
@@ -236,9 +257,23 @@ def _append(*values):
     return _through_dispatcher(torch.ops.foveal.append_q, {"q_out": q_out}, {**arguments, "q": q}, given)
 
 
+def _copy_pages(k_cache, v_cache, pairs):
+    arguments = {"k_cache": k_cache, "v_cache": v_cache, "pairs": pairs}
+    return _through_dispatcher(torch.ops.foveal.copy_pages, {}, arguments, {})
+
+
+def _gather(*values):
+    given = dict(zip(inspect.signature(foveal.gather).parameters, values, strict=True))
+    results = {name: given.pop(name) for name in ("k", "v")}
+    if given["total_k"] is None and results["k"] is None:
+        raise TypeError("k is None, and total_k, how many rows it gets, as well")
+    arguments = {name: given.pop(name) for name in ("k_cache", "v_cache", "cu_seqlens_k", "total_k")}
+    return _through_dispatcher(torch.ops.foveal.gather, results, arguments, given)
+
+
 # A graph of torch.compile may hold foveal's own functions: run on its fake tensors, they are the operators.
-for _function in (foveal.append, foveal.attention, foveal.attention_varlen, foveal.merge):
-    torch.compiler.allow_in_graph(_function)
+for _name in ("append", "attention", "attention_varlen", "copy_pages", "gather", "merge"):
+    torch.compiler.allow_in_graph(getattr(foveal, _name))
 
 
 @overload
@@ -352,3 +387,19 @@ def append(
     if q is None:
         return torch.ops.foveal.append(k, v, k_cache, v_cache, **options)
     return torch.ops.foveal.append_q(k, v, k_cache, v_cache, q, **options)
+
+
+def copy_pages(k_cache: torch.Tensor | None, v_cache: torch.Tensor | None, pairs: torch.Tensor) -> None:
+    """foveal.copy_pages() in a form that torch.compile can trace: it writes the caches."""
+    function = torch.ops.foveal.copy_pages if torch.compiler.is_compiling() else foveal.copy_pages
+    function(k_cache, v_cache, pairs)
+
+
+def gather(
+    k_cache: torch.Tensor, v_cache: torch.Tensor, cu_seqlens_k: torch.Tensor, *, total_k: int, **options: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """foveal.gather(), but for `k` and `v`, in a form that torch.compile can trace."""
+    if not torch.compiler.is_compiling():
+        options["total_k"] = total_k
+        return foveal.gather(k_cache, v_cache, cu_seqlens_k, **options)
+    return torch.ops.foveal.gather(k_cache, v_cache, cu_seqlens_k, total_k, **options)

@@ -83,6 +83,9 @@ void launch_for(const Borrowed& q, Call&& call) {
 
 // foveal.append, its arguments by position; behind them whether PyTorch's dispatcher has brought the call.
 nb::object append(PyObject* const* arguments);
+// foveal.copy_pages and foveal.gather, likewise.
+nb::object copy_pages(PyObject* const* arguments);
+nb::object gather(PyObject* const* arguments);
 // foveal.merge
 nb::object merge(nb::handle outs, nb::handle lses, nb::handle out, nb::handle lse, bool dispatched);
 

@@ -22,6 +22,10 @@ Library beside() {
             foveal_merge,
             foveal_append_args_init_sized,
             foveal_append,
+            foveal_copy_pages_args_init_sized,
+            foveal_copy_pages,
+            foveal_gather_args_init_sized,
+            foveal_gather,
             foveal_last_error,
             foveal_version,
             foveal_backend_built,
@@ -51,6 +55,10 @@ Library load(const std::string& path) {
         find(loaded.merge_args_init, "foveal_merge_args_init");
     find(loaded.append, "foveal_append", false);  // nor those before 2026-11-29 append
     find(loaded.append_args_init_sized, "foveal_append_args_init_sized", loaded.append != nullptr);
+    find(loaded.copy_pages, "foveal_copy_pages", false);
+    find(loaded.copy_pages_args_init_sized, "foveal_copy_pages_args_init_sized", loaded.copy_pages != nullptr);
+    find(loaded.gather, "foveal_gather", false);
+    find(loaded.gather_args_init_sized, "foveal_gather_args_init_sized", loaded.gather != nullptr);
     find(loaded.last_error, "foveal_last_error");
     find(loaded.version, "foveal_version");
     find(loaded.backend_built, "foveal_backend_built");
@@ -75,6 +83,10 @@ void Library::init(foveal_forward_args& args) const { init_args(args, forward_ar
 void Library::init(foveal_merge_args& args) const { init_args(args, merge_args_init_sized, merge_args_init); }
 
 void Library::init(foveal_append_args& args) const { append_args_init_sized(&args, sizeof args); }
+
+void Library::init(foveal_copy_pages_args& args) const { copy_pages_args_init_sized(&args, sizeof args); }
+
+void Library::init(foveal_gather_args& args) const { gather_args_init_sized(&args, sizeof args); }
 
 std::string use_library(const std::string& path) {
     static std::map<std::string, Library> builds{{"", beside()}};
