@@ -306,6 +306,7 @@ def _packed(q, k, v, cu_seq_lens_q, cu_seq_lens_k, mask, position_bias, options)
 
 # ---- Attention -------------------------------------------------------------------------------------------------------
 
+
 def _visible(module, is_causal, sliding_window, attention_mask, rows, keys):
     """What foveal's own options say of the mask, and the mask that is left to say."""
     if isinstance(attention_mask, PlainMask):
