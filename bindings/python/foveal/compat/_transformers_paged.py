@@ -30,7 +30,7 @@ def _with_rest(ends, rows):
 
 
 def _from_pages(q, k, v, k_cache, v_cache, ends, read, write, options):
-    """Full attention: new rows go to the cache, of which a slot is a page of one row, and keys are read where they lie."""
+    """Full attention: new rows go to the cache, whose slots are pages of one row, and keys are read where they lie."""
     pages = [cache.unsqueeze(1) for cache in (k_cache, v_cache)]
     append(k, v, *pages, slot_mapping=write)
     ends_q, ends_k = ends
@@ -74,9 +74,9 @@ def paged_attention_forward(
 ) -> tuple[torch.Tensor, None]:
     """query [1, h_q, rows, d], key and value [1, h_k, rows, d] -> (out [1, rows, h_q, d], None).
 
-    New keys and values are written to `cache`, transformers' PagedAttentionCache, and each sequence sees its own: causal,
-    and in a sliding layer within the window. The other arguments are those that continuous batching hands to every
-    paged attention. Rows of padding give 0.
+    New keys and values are written to `cache`, transformers' PagedAttentionCache, and each sequence sees its own:
+    causal, and in a sliding layer within the window. The other arguments are those that continuous batching hands to
+    every paged attention. Rows of padding give 0.
     """
     if cache is None or cu_seq_lens_q is None or cu_seq_lens_k is None or read_index is None or write_index is None:
         raise InvalidArgument(
