@@ -88,10 +88,6 @@ def _fake_append(k, v, k_cache, v_cache, q=None, **options):
     return None if q is None else q.new_empty(q.shape)
 
 
-def _copy_the_pages(k_cache, v_cache, pairs):
-    return _foveal.copy_pages_dispatched(k_cache, v_cache, pairs, True)
-
-
 def _gather_rows(*caches, seqused_k=None, block_table=None, page_indptr=None, page_indices=None):
     return _foveal.gather_dispatched(*caches, seqused_k, block_table, page_indptr, page_indices, None, None, True)
 
@@ -174,7 +170,7 @@ _APPEND_OPTIONS = (
 _register("append", f"{_CACHES}, {_APPEND_OPTIONS}", "()", _append_rows, _fake_append)
 _register("append_q", f"{_CACHES}, Tensor q, {_APPEND_OPTIONS}", "Tensor", _append_rows, _fake_append)
 _COPIED = "Tensor(a!)? k_cache, Tensor(b!)? v_cache, Tensor pairs"
-_register("copy_pages", _COPIED, "()", _copy_the_pages, lambda *given: None)
+_register("copy_pages", _COPIED, "()", lambda *given: _foveal.copy_pages_dispatched(*given, True), lambda *given: None)
 _GATHERED = (
     "Tensor k_cache, Tensor v_cache, Tensor cu_seqlens_k, SymInt total_k, *, Tensor? seqused_k=None, "
     "Tensor? block_table=None, Tensor? page_indptr=None, Tensor? page_indices=None"
@@ -258,15 +254,13 @@ def _append(*values):
 
 
 def _copy_pages(k_cache, v_cache, pairs):
-    arguments = {"k_cache": k_cache, "v_cache": v_cache, "pairs": pairs}
-    return _through_dispatcher(torch.ops.foveal.copy_pages, {}, arguments, {})
+    named = {"k_cache": k_cache, "v_cache": v_cache, "pairs": pairs}
+    return _through_dispatcher(torch.ops.foveal.copy_pages, {}, named, {})
 
 
 def _gather(*values):
     given = dict(zip(inspect.signature(foveal.gather).parameters, values, strict=True))
     results = {name: given.pop(name) for name in ("k", "v")}
-    if given["total_k"] is None and results["k"] is None:
-        raise TypeError("k is None, and total_k, how many rows it gets, as well")
     arguments = {name: given.pop(name) for name in ("k_cache", "v_cache", "cu_seqlens_k", "total_k")}
     return _through_dispatcher(torch.ops.foveal.gather, results, arguments, given)
 
@@ -391,8 +385,7 @@ def append(
 
 def copy_pages(k_cache: torch.Tensor | None, v_cache: torch.Tensor | None, pairs: torch.Tensor) -> None:
     """foveal.copy_pages() in a form that torch.compile can trace: it writes the caches."""
-    function = torch.ops.foveal.copy_pages if torch.compiler.is_compiling() else foveal.copy_pages
-    function(k_cache, v_cache, pairs)
+    (torch.ops.foveal if torch.compiler.is_compiling() else foveal).copy_pages(k_cache, v_cache, pairs)
 
 
 def gather(
@@ -400,6 +393,5 @@ def gather(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """foveal.gather(), but for `k` and `v`, in a form that torch.compile can trace."""
     if not torch.compiler.is_compiling():
-        options["total_k"] = total_k
-        return foveal.gather(k_cache, v_cache, cu_seqlens_k, **options)
+        return foveal.gather(k_cache, v_cache, cu_seqlens_k, total_k=total_k, **options)
     return torch.ops.foveal.gather(k_cache, v_cache, cu_seqlens_k, total_k, **options)
