@@ -197,7 +197,11 @@ class Consumer : public Walk<Consumer<kConfig>, kConfig.tile> {
     // From scores to P. What depends on the options of the scores is in consumer_scores.cuh.
     // A bias alone waits in this warp's staging rows when the scores come: from the tile's i-th block on its way ...
     __device__ __forceinline__ void fetch_bias(const BlockRange& blocks, int32_t i);
-    // ... and now there: s = factor * s + (bias_factor * bias + constants of the rows).
+    // ... now there ...
+    __device__ __forceinline__ void wait_bias();
+    // ... with elements so high that exponents in base 2, before a reference follows them, would be rounded too coarsely?
+    __device__ __forceinline__ bool bias_is_high();
+    // s = factor * s + (bias_factor * bias + constants of the rows).
     __device__ __forceinline__ void add_bias(float factor, float bias_factor, const float (&constants)[2],
                                              WideElements wide);
     __device__ __forceinline__ StagedElements<kTile.keys> staged_bias() const {

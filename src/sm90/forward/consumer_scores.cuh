@@ -12,7 +12,7 @@ template <ForwardConfig kConfig>
 __device__ __forceinline__ void Consumer<kConfig>::take_exponents(const BlockRange& blocks, int32_t i) {
     if constexpr (kConfig.has_wide_scores()) softmax_.restarts = 0;
     if (shift_by_distances(blocks, i)) return;
-    if (kConfig.has_bias() && blocks.unmasked.contains(block_of(blocks, i)) && !softmax_.is_low()) {
+    if (kConfig.has_bias() && blocks.unmasked.contains(block_of(blocks, i)) && !softmax_.is_low() && !bias_is_high()) {
         add_bias(params_.scale_log2, scale_log2(), softmax_.minus_reference, kBase2Elements);
         return;
     }
@@ -77,11 +77,23 @@ __device__ __forceinline__ void Consumer<kConfig>::fetch_bias(const BlockRange& 
 }
 
 template <ForwardConfig kConfig>
+__device__ __forceinline__ bool Consumer<kConfig>::bias_is_high() {
+    if constexpr (!kConfig.has_bias()) return false;
+    wait_bias();
+    return staged_bias().reach(Format<kConfig.dtype>::kHighBits);
+}
+
+template <ForwardConfig kConfig>
+__device__ __forceinline__ void Consumer<kConfig>::wait_bias() {
+    ptx::wait_for_copies();
+    __syncwarp();
+}
+
+template <ForwardConfig kConfig>
 __device__ __forceinline__ void Consumer<kConfig>::add_bias(float factor, float bias_factor,
                                                             const float (&constants)[2], WideElements wide) {
     if constexpr (kConfig.has_bias()) {
-        ptx::wait_for_copies();
-        __syncwarp();
+        wait_bias();
         add_staged_bias<kConfig.dtype>(s_, staged_bias(), factor, bias_factor, constants, wide);
     }
 }

@@ -46,6 +46,18 @@ class StagedElements {
                          pairs);
     }
 
+    // Is one of the warp's elements at least the positive 16-bit number of these bits? (Those of positive ones ascend.)
+    __device__ __forceinline__ bool reach(uint32_t bits) const {
+        uint32_t largest = 0;
+#pragma unroll
+        for (int32_t c = 0; c < kKeys / 16; ++c) {
+            uint32_t pairs[4];
+            read(c, pairs);
+            largest = __vimax3_s16x2(__vimax3_s16x2(largest, pairs[0], pairs[1]), pairs[2], pairs[3]);
+        }
+        return __any_sync(~0u, (largest & 0xFFFF) >= bits || largest >> 16 >= bits);
+    }
+
    private:
     __device__ __forceinline__ void fetch_vectors(const uint16_t* data, int64_t row_stride, int32_t rows,
                                                   int32_t columns) const {

@@ -21,9 +21,10 @@ struct FormatOfElement {
     static constexpr int32_t kKstepColumns = kKstepBytes / kBytes;  // ... its K
 };
 
-// widen(), round(): one element to fp32 and from it. Of the types that are multiplied also the bits of 1 and of the
-// least number that makes a score wide (scores/base_2.hpp) and, for as many neighbours as fit into 32 bits, pack(),
-// unpack(), add() and larger_magnitude(). A type is added by one specialisation.
+// widen(), round(): one element to fp32 and from it. Of the types that are multiplied also the bits of 1, of the least
+// number that makes a score wide (scores/base_2.hpp), of the least that makes a bias high (forward/consumer.cuh,
+// bias_is_high()) and, for as many neighbours as fit into 32 bits, pack(), unpack(), add() and larger_magnitude(). A
+// type is added by one specialisation.
 template <DType kType>
 struct Format;
 
@@ -37,6 +38,7 @@ template <>
 struct Format<DType::bf16> : FormatOfElement<__nv_bfloat16> {
     static constexpr uint16_t kOneBits = 0x3F80;
     static constexpr uint32_t kWideBits = 0x7E00;  // of 2^125, from which on scores are wide
+    static constexpr uint32_t kHighBits = 0x4400;  // of 2^9
 
     static __device__ __forceinline__ float widen(Element x) { return __bfloat162float(x); }
     static __device__ __forceinline__ Element round(float x) { return __float2bfloat16_rn(x); }
@@ -66,6 +68,7 @@ template <>
 struct Format<DType::f16> : FormatOfElement<__half> {
     static constexpr uint16_t kOneBits = 0x3C00;
     static constexpr uint32_t kWideBits = 0x7C00;  // of infinity: no other number is wide
+    static constexpr uint32_t kHighBits = 0x6000;  // of 2^9
 
     static __device__ __forceinline__ float widen(Element x) { return __half2float(x); }
     static __device__ __forceinline__ Element round(float x) { return __float2half_rn(x); }
