@@ -199,7 +199,7 @@ class Consumer : public Walk<Consumer<kConfig>, kConfig.tile> {
     __device__ __forceinline__ void fetch_bias(const BlockRange& blocks, int32_t i);
     // ... now there ...
     __device__ __forceinline__ void wait_bias();
-    // ... with elements so high that exponents in base 2, before a reference follows them, would be rounded too coarsely?
+    // ... with elements so high that base 2 would round scores too coarsely, before a reference follows them?
     __device__ __forceinline__ bool bias_is_high();
     // s = factor * s + (bias_factor * bias + constants of the rows).
     __device__ __forceinline__ void add_bias(float factor, float bias_factor, const float (&constants)[2],
