@@ -1,0 +1,186 @@
+// Which pieces are a CTA's: worked out by one warp from the sequences' lengths (split.hpp).
+#pragma once
+
+#include <cstdint>
+
+#include "sm90/decode/params.hpp"
+#include "sm90/decode/sequence.hpp"
+#include "sm90/decode/shared.cuh"
+#include "sm90/decode/split.hpp"
+#include "sm90/decode/tiles.hpp"
+#include "sm90/ptx/warp.cuh"
+
+namespace foveal::sm90 {
+
+// Of 32 lanes: with this one's and all before it.
+__device__ __forceinline__ uint32_t sum_up_to(uint32_t x, int32_t lane) {
+#pragma unroll
+    for (int32_t distance = 1; distance < kWarpThreads; distance *= 2) {
+        const uint32_t other = __shfl_up_sync(~0u, x, distance);
+        if (lane >= distance) x += other;
+    }
+    return x;
+}
+
+// Up to 32 sequences are one a lane. Of more, every lane first counts the blocks of a run of neighbouring ones; then
+// runs that have pieces are looked through, 32 sequences at a time.
+template <DecodeConfig kConfig>
+class Pieces {
+    static constexpr DecodeTile kTile = kConfig.tile;
+
+   public:
+    __device__ __forceinline__ Pieces(const DecodeParams& params, int32_t lane) : params_(params), lane_(lane) {}
+
+    // Reads all lengths; what the shares are.
+    __device__ __forceinline__ void survey() {
+        const auto cta = static_cast<int32_t>(blockIdx.x);
+        const int32_t n = cta / params_.by_heads;
+        head_ = cta - n * params_.heads;
+        number_ = static_cast<uint32_t>(n);
+        if (!params_.splits) {
+            take(n);
+            lanes_ = 1;  // the whole sequence, and nothing else
+            piece_ = {0, own_seen_.counted_blocks()};
+            first_ = n;
+            has_started_ = true;
+            return;
+        }
+        // Where only every second or fourth team has work, the CTAs that have some are then on different SMs.
+        if (params_.teams.log2 > 0) number_ = __brev(number_) >> (32 - params_.teams.log2);
+        count_blocks();
+    }
+
+    // The next one; false: there is no more. The same in all lanes. await_last: called before a ticket is drawn.
+    template <class AwaitLast>
+    __device__ __forceinline__ bool next(DecodeWork& work, AwaitLast await_last) {
+        while (lanes_ == 0) {
+            while (runs_ == 0)
+                if (!next_number(await_last)) return false;
+            next_candidates();
+        }
+        const int32_t from = __ffs(static_cast<int32_t>(lanes_)) - 1;
+        lanes_ &= lanes_ - 1;
+        work.number = first_ + from;
+        work.head = head_;
+        work.piece = {__shfl_sync(~0u, piece_.begin, from), __shfl_sync(~0u, piece_.end, from)};
+        work.sequence = {__shfl_sync(~0u, own_.len_q, from), __shfl_sync(~0u, own_.len_k, from),
+                         __shfl_sync(~0u, own_.first_k, from), __shfl_sync(~0u, own_.off, from)};
+        work.seen = {{__shfl_sync(~0u, own_seen_.keys.begin, from), __shfl_sync(~0u, own_seen_.keys.end, from)},
+                     __shfl_sync(~0u, own_seen_.first_block, from), __shfl_sync(~0u, own_seen_.blocks, from)};
+        work.node_set = params_.sets.set_of(static_cast<int32_t>(number_), head_, work.piece.begin == 0);
+        work.before = __shfl_sync(~0u, own_before_, from);
+        return true;
+    }
+
+    // After the last piece: the last CTA that finds nothing more to draw sets the tickets back.
+    __device__ __forceinline__ void finish() {
+        if (deal_.lots == 0 || lane_ != 0) return;
+        auto* tickets = reinterpret_cast<unsigned*>(params_.tickets);
+        if (atomicInc(tickets + 1, gridDim.x - 1) == gridDim.x - 1) tickets[0] = 0;
+    }
+
+    __device__ __forceinline__ const Deal& deal() const { return deal_; }
+
+   private:
+    __device__ __forceinline__ bool has_runs() const { return params_.batch > kWarpThreads; }
+
+    __device__ __forceinline__ void take(int32_t sequence) {
+        own_ = sequence_of(params_, sequence);
+        own_seen_ = seen_of(own_, params_.window);
+    }
+    __device__ __forceinline__ uint32_t own_blocks() const { return static_cast<uint32_t>(own_seen_.counted_blocks()); }
+
+    __device__ __forceinline__ void count_blocks() {
+        uint32_t least = ~0u, most = 0;
+        run_length_ = (params_.batch + kWarpThreads - 1) / kWarpThreads;
+        const int32_t begin = params_.batch == 1 ? 0 : lane_ * run_length_,
+                      end = min_i32(begin + run_length_, params_.batch);
+#pragma unroll 1
+        for (int32_t i = begin; i < end; ++i) {
+            take(i);
+            const uint32_t blocks = own_blocks();
+            lane_blocks_ += blocks;
+            least = min(least, blocks);
+            most = max(most, blocks);
+        }
+        uint32_t all = lane_blocks_;
+        Evenness evenness = Evenness::alone;
+        if (params_.batch > 1) {
+            const uint32_t up_to = sum_up_to(lane_blocks_, lane_);
+            all = __shfl_sync(~0u, up_to, kWarpThreads - 1);
+            lane_before_ = up_to - lane_blocks_;
+            evenness = __reduce_min_sync(~0u, least) == __reduce_max_sync(~0u, most) ? Evenness::equal
+                                                                                      : Evenness::different;
+        }
+        deal_ = deal_of(all, params_.teams, evenness);
+    }
+
+    // The team's, then one for each ticket.
+    template <class AwaitLast>
+    __device__ __forceinline__ bool next_number(AwaitLast await_last) {
+        if (has_started_) {
+            if (deal_.lots == 0) return false;
+            await_last();
+            int32_t ticket = 0;
+            if (lane_ == 0) ticket = atomicAdd(params_.tickets, 1);
+            ticket = __shfl_sync(~0u, ticket, 0);
+            if (ticket >= static_cast<int32_t>(deal_.lots) * params_.heads) return false;
+            const int32_t lot = ticket / params_.by_heads;
+            number_ = params_.teams.count + static_cast<uint32_t>(lot);
+            head_ = ticket - lot * params_.heads;
+        }
+        has_started_ = true;
+        const uint32_t begin = bound_of(number_, deal_, params_.teams), end = bound_of(number_ + 1, deal_, params_.teams);
+        runs_ = has_runs() ? __ballot_sync(~0u, begin < lane_before_ + lane_blocks_ && end > lane_before_) : 1u;
+        return true;
+    }
+
+    // The next up to 32 sequences, and which lanes have pieces of this number.
+    __device__ __forceinline__ void next_candidates() {
+        bool exists = lane_ < params_.batch;
+        if (has_runs()) {
+            const int32_t run = __ffs(static_cast<int32_t>(runs_)) - 1;
+            if (run_offset_ == 0) before_ = __shfl_sync(~0u, lane_before_, run);
+            first_ = run * run_length_ + run_offset_;
+            exists = run_offset_ + lane_ < run_length_ && first_ + lane_ < params_.batch;
+            if (exists) take(first_ + lane_);
+            const uint32_t blocks = exists ? own_blocks() : 0, up_to = sum_up_to(blocks, lane_);
+            own_before_ = before_ + up_to - blocks;
+            before_ += __shfl_sync(~0u, up_to, kWarpThreads - 1);
+            run_offset_ += kWarpThreads;
+            if (run_offset_ >= run_length_) {
+                run_offset_ = 0;
+                runs_ &= runs_ - 1;
+            }
+        } else {
+            own_before_ = lane_before_;
+            runs_ = 0;
+        }
+        const auto blocks = static_cast<int32_t>(own_blocks());
+        piece_ = piece_of(number_, own_before_, blocks, leaves_of(blocks, kTile.levels), deal_, params_.teams);
+        lanes_ = __ballot_sync(~0u, exists && !piece_.is_empty());
+    }
+
+    const DecodeParams& params_;
+    const int32_t lane_;
+    Deal deal_{};
+
+    // This lane's run, or sequence.
+    uint32_t lane_blocks_ = 0, lane_before_ = 0;
+    int32_t run_length_ = 0;
+
+    // Where the search is: a number, the runs that are left, sequences of the first of them that are done and their
+    // blocks, and of the 32 at hand those that are left.
+    int32_t head_ = 0;
+    uint32_t number_ = 0, runs_ = 0, before_ = 0, lanes_ = 0;
+    int32_t run_offset_ = 0, first_ = 0;
+    bool has_started_ = false;
+
+    // This lane's of them.
+    Sequence own_{};
+    SeenKeys own_seen_{};
+    uint32_t own_before_ = 0;
+    Piece piece_{};
+};
+
+}  // namespace foveal::sm90
