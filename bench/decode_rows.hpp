@@ -62,6 +62,7 @@ inline std::vector<DecodeRow> decode_rows() {
         add(b32, [queries](DecodeRow& row) { row.name += " q_len " + std::to_string(queries), row.queries = queries; });
     add(b32, [](DecodeRow& row) { row.name += " d64", row.head_dim = 64; });
     add(b32, [](DecodeRow& row) { row.name += " d256 16/2", row.head_dim = 256, row.heads_q = 16, row.heads_k = 2; });
+    add(b32, [](DecodeRow& row) { row.name += " d512 8/1", row.head_dim = 512, row.heads_q = 8, row.heads_k = 1; });
     for (const int32_t size : {16, 8, 1})
         add(b32, [size](DecodeRow& row) { row.name += " page " + std::to_string(size), row.page_size = size; });
     for (const int32_t size : {16, 1})

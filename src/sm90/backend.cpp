@@ -11,7 +11,7 @@ namespace {
 
 void check(const ForwardProblem& problem) {
     if (decodes(problem)) return check_decode(problem);
-    if (problem.keys == KeyForm::paged) refuse_pages(problem);
+    check_form(problem);
     check_supported(problem);
 }
 

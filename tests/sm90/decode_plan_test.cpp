@@ -56,15 +56,34 @@ TEST(DecodePlan, TakesFewQueriesOverACache) {
     EXPECT_TRUE(decodes(p));
     EXPECT_EQ(refusal_of(p), "");
     p.keys = KeyForm::dense;
-    EXPECT_TRUE(decodes(p)) << "the lengths are on the device";
+    EXPECT_TRUE(decodes(p)) << "not in pages: the same kernel, so the same bits";
     p.has_seqused_k = false;
-    EXPECT_FALSE(decodes(p)) << "the forward kernel's";
+    EXPECT_TRUE(decodes(p)) << "lengths that the host knows: the same";
+    p.rows_q = 16;
+    EXPECT_TRUE(decodes(p)) << "the most that are few";
+    p.rows_q = 17;
+    EXPECT_FALSE(decodes(p)) << "enough for the forward kernel's tiles";
     p.has_query_offset = true;
     EXPECT_TRUE(decodes(p)) << "the forward kernel has no offsets";
     p.has_query_offset = false;
-    p.has_seqused_k = true;
-    p.rows_q = 5;  // 20 columns
-    EXPECT_FALSE(decodes(p)) << "enough for the forward kernel's tiles";
+    p.has_tree = true;
+    EXPECT_TRUE(decodes(p)) << "nor trees";
+    p.has_tree = false;
+    p.rows_q = 1;
+    p.has_bias = true;
+    EXPECT_FALSE(decodes(p)) << "the decode kernel has no bias";
+}
+
+TEST(DecodePlan, TakesAVarlenQThatTheForwardKernelDoesNot) {
+    ForwardProblem p = problem(4, 32, 8);
+    p.varlen = true;
+    p.rows_q = 700;
+    EXPECT_TRUE(decodes(p));
+    EXPECT_EQ(refusal_of(p), "");
+    p.keys = KeyForm::dense;
+    EXPECT_TRUE(decodes(p));
+    p.keys = KeyForm::varlen;
+    EXPECT_FALSE(decodes(p));
 }
 
 TEST(DecodePlan, RefusesByName) {
@@ -77,9 +96,7 @@ TEST(DecodePlan, RefusesByName) {
     refused([](auto& p) { p.dtype = DType::f32; }, "q.dtype is f32");
     refused([](auto& p) { p.has_bias = true; }, "bias is present");
     refused([](auto& p) { p.has_mask = true; }, "mask is present");
-    refused([](auto& p) { p.has_tree = true; }, "tree_mask is present");
-    refused([](auto& p) { p.varlen = true; }, "cu_seqlens_q is present");
-    refused([](auto& p) { p.head_dim = 512; }, "q's head dimension is 512");
+    refused([](auto& p) { p.head_dim = 520; }, "q's head dimension is 520");
     refused([](auto& p) { p.rows_q = 33; }, "q has 33 rows of 4 heads");
     ForwardProblem p = problem(4, 32, 8);
     p.head_dim = 100;
@@ -97,6 +114,8 @@ TEST(DecodePlan, TheSmallestTileThatHoldsTheColumns) {
     EXPECT_EQ(tile_of(problem(1, 8, 8, 80)).head_dim, 128);
     EXPECT_EQ(tile_of(problem(1, 8, 8, 40)).head_dim, 64);
     EXPECT_EQ(tile_of(problem(1, 8, 8, 256)).head_dim, 256);
+    EXPECT_EQ(tile_of(problem(1, 8, 8, 264)).head_dim, 512);
+    EXPECT_EQ(tile_of(problem(1, 128, 8, 512)).columns, 8) << "the most of d 512";
     ForwardProblem p = problem(1, 32, 8);
     p.softcap = 30;
     EXPECT_EQ(decode_choice_of(p).variant, DecodeVariant::options);
@@ -113,6 +132,19 @@ TEST(DecodePlan, MoreColumnsAreCutIntoParts) {
     EXPECT_EQ(plan.kernel().schedule.choice.column_parts, 3);
     EXPECT_EQ(plan.kernel().schedule.heads, 24);
     EXPECT_EQ(plan.kernel().params.heads, 24);
+}
+
+// Of a varlen q only the device knows how many rows a sequence has: its parts count as sequences.
+TEST(DecodePlan, PartsOfAVarlenQAreCounted) {
+    ForwardProblem p = problem(4, 32, 8);
+    p.varlen = true;
+    p.rows_q = 700;
+    const Sm90DecodePlan plan(p, -1, {});
+    EXPECT_EQ(plan.kernel().tile().columns, 8);
+    EXPECT_EQ(plan.kernel().schedule.choice.column_parts, 1);
+    EXPECT_EQ(plan.kernel().schedule.counts, 4 + 700 * 4 / 8);
+    p.heads_q = 256;
+    EXPECT_EQ(Sm90DecodePlan(p, -1, {}).kernel().schedule.choice.column_parts, 1);
 }
 
 TEST(DecodePlan, FillsTheGpuOnce) {

@@ -144,21 +144,22 @@ struct DrawnCase {
 // Lengths around the ends of pages, blocks and leaves.
 DrawnCase draw_case(uint32_t seed) {
     Draw draw(seed);
-    const auto page = draw.of<int64_t>({0, 1, 8, 16, 17, 32, 48, 64, 64, 80, 128, 256});
+    const auto page = draw.of<int64_t>({0, 1, 8, 16, 17, 32, 48, 64, 64, 80, 128, 256, 257});
     const auto most = draw.of<int64_t>({1, 64, 200, 517, 1100, 3000});
     std::vector<int64_t> keys;
     for (int i = 0; i < 3; ++i)
         keys.push_back(std::min(most, draw.of<int64_t>({0, 1, std::max<int64_t>(page - 1, 0), page, page + 1, 63, 64, 65,
                                                         127, 129, 200, 517, 1024, 2999, 3000})));
-    const auto heads = draw.of<Heads>({{1, 1}, {4, 2}, {8, 1}, {6, 2}, {16, 1}, {8, 2}, {3, 3}, {32, 1}});
-    const int64_t group = heads.q / heads.k, columns = page > 0 && draw.one_in(4) ? 128 : 16;
-    const int64_t rows = std::min<int64_t>(std::max<int64_t>(columns / group, 1), draw.of<int64_t>({1, 1, 2, 3, 5, 8, 16}));
+    const auto heads = draw.of<Heads>({{1, 1}, {4, 2}, {8, 1}, {6, 2}, {16, 1}, {8, 2}, {3, 3}, {32, 1}, {10, 2}});
+    const auto rows = draw.of<int64_t>({1, 1, 1, 2, 3, 4, 5, 8, 16});
     DrawnCase c;
-    const bool varlen_k = page == 0 && draw.one_in(2);
-    c.problem = "b3 sq" + std::to_string(rows) +
-                (varlen_k ? list("klens", keys) : " sk" + std::to_string(most) + list("used_k", keys)) + " hq" +
-                std::to_string(heads.q) + " hk" + std::to_string(heads.k);
-    c.problem += draw.of<std::string>({" d64", " d128", " d128", " d256", " d80", " d24 dv40", " d96 dv128", " d192"});
+    const bool varlen_q = draw.one_in(4), varlen_k = !varlen_q && page == 0 && draw.one_in(2);
+    c.problem = varlen_q ? "varlen" + list("qlens", {rows, draw.of<int64_t>({0, 1, 2, 40}), 1})
+                         : "b3 sq" + std::to_string(rows);
+    c.problem += (varlen_k ? list("klens", keys) : " sk" + std::to_string(most) + list("used_k", keys)) + " hq" +
+                 std::to_string(heads.q) + " hk" + std::to_string(heads.k);
+    c.problem += draw.of<std::string>({" d64", " d128", " d128", " d256", " d512", " d80", " d24 dv40", " d96 dv128",
+                                       " d192", " d320 dv72", " d264 dv512"});
     c.problem += draw.of<std::string>({" bf16", " bf16", " f16"});
     c.problem += draw.of<std::string>({" full", " causal", " causal", " left40 causal", " left9 right3", " left700"});
     c.problem += draw.of<std::string>({"", "", "", "", " topleft", " qoff=0,5,-3", " qoff=60,100,63", " qoff=-20,517,300"});
@@ -166,13 +167,14 @@ DrawnCase draw_case(uint32_t seed) {
     if (draw.one_in(5)) c.problem += draw.of<std::string>({" softcap20", " softcap200"});
     if (draw.one_in(5)) c.problem += draw.of<std::string>({" alibi", " alibi_b"});
     if (draw.one_in(4)) c.problem += draw.of<std::string>({" sinks", " sinks5"});
-    if (rows > 1 && draw.one_in(4)) c.problem += list("used_q", {rows, rows - 1, 0});
+    if (rows > 1 && draw.one_in(3)) c.problem += " tree";
+    if (rows > 1 && !varlen_q && draw.one_in(4)) c.problem += list("used_q", {rows, rows - 1, 0});
     if (!draw.one_in(4)) c.problem += " lse";
     if (draw.one_in(5)) c.problem += draw.of<std::string>({" sd10", " sd30"});
     if (draw.one_in(6)) c.problem += " sink20@0";
     if (draw.one_in(10)) c.problem += " scale-0.2";
     if (!varlen_k && draw.one_in(3)) c.problem += " pad";
-    if (!varlen_k && draw.one_in(3)) c.problem += " bhsd";
+    if (!varlen_k && !varlen_q && draw.one_in(3)) c.problem += " bhsd";
     if (page > 0) c.pages = " page" + std::to_string(page) + draw.of<std::string>({"", "", " csr"});
     if (page > 0 && c.problem.find("dv") == std::string::npos && draw.one_in(3)) c.pages += " pool";
     return c;
@@ -180,10 +182,15 @@ DrawnCase draw_case(uint32_t seed) {
 
 class DecodeGpu : public Gpu {};
 
-// Everything that no key is in holds NaN, entries of tables behind a sequence's last page are none.
-TEST_F(DecodeGpu, DrawnCases) {
-    constexpr uint32_t kCases = 300;
-    for (uint32_t seed = 1; seed <= kCases && !HasFailure(); ++seed) {
+// Everything that no key is in holds NaN, entries of tables behind a sequence's last page are none. In runs, so that
+// they can be shared out among processes.
+constexpr uint32_t kRuns = 48, kCasesOfRun = 25;
+
+class DrawnDecodes : public DecodeGpu, public ::testing::WithParamInterface<uint32_t> {};
+
+TEST_P(DrawnDecodes, AreRightAndTheSameHoweverTheyAreSplit) {
+    const uint32_t first = GetParam() * kCasesOfRun;
+    for (uint32_t seed = first; seed < first + kCasesOfRun && !HasFailure(); ++seed) {
         const DrawnCase c = draw_case(seed);
         const std::string text = c.problem + c.pages;
         SCOPED_TRACE("seed " + std::to_string(seed) + ": " + text);
@@ -198,6 +205,8 @@ TEST_F(DecodeGpu, DrawnCases) {
     }
 }
 
+INSTANTIATE_TEST_SUITE_P(Seeds, DrawnDecodes, ::testing::Range(0u, kRuns));
+
 // ---- many keys, many sequences --------------------------------------------------------------------------------------
 
 TEST_F(DecodeGpu, LongSequences) {
@@ -205,6 +214,9 @@ TEST_F(DecodeGpu, LongSequences) {
                              "b2 sq1 sk9000 used_k=9000,7777 hq2 hk2 d256 bf16 lse page1",
                              "b2 sq4 sk9000 used_k=9000,4097 hq4 hk1 d128 bf16 causal lse page64",
                              "b2 sq2 sk9000 used_k=8191,5000 hq8 hk1 d256 f16 causal lse page32",
+                             "b2 sq1 sk9000 used_k=9000,4000 hq8 hk1 d512 bf16 lse page64",
+                             "b2 sq3 sk9000 used_k=9000,4000 hq8 hk1 d512 bf16 causal softcap30 lse page16",
+                             "varlen qlens=1,70,3,0,1 sk9000 used_k=9000,5000,70,3000,8999 hq8 hk2 d128 bf16 causal lse page64",
                              "b5 sq1 sk9000 used_k=9000,1,3000,0,8000 hq8 hk1 d128 bf16 lse page64",
                              "b5 sq1 sk9000 used_k=9000,1,3000,0,8000 hq4 hk1 d64 bf16 lse page48",
                              "b5 sq1 sk9000 used_k=9000,1,3000,0,8000 hq4 hk1 d128 bf16 left1500 causal lse page3"}) {

@@ -22,10 +22,11 @@ struct PieceColumns {
     int32_t first;  // of the KV head's columns
     int32_t count;  // that exist; 0 or less: none
 
-    __device__ __forceinline__ PieceColumns(const DecodeParams& params, int32_t head, int32_t len_q, int32_t columns) {
-        head_k = head / params.by_column_parts;
-        first = (head - head_k * params.column_parts) * columns;
-        count = min_i32(columns, len_q * params.heads_per_kv - first);
+    // columns: of the tile.
+    __device__ __forceinline__ PieceColumns(const DecodeParams& params, const DecodeWork& work, int32_t columns) {
+        head_k = work.head / params.by_column_parts;
+        first = (work.head - head_k * params.column_parts + work.part) * columns;
+        count = min_i32(columns, work.sequence.len_q * params.heads_per_kv - first);
     }
     __device__ __forceinline__ int32_t query(const DecodeParams& params, int32_t column) const {
         return (first + column) / params.by_heads_per_kv;
@@ -43,9 +44,10 @@ class ColumnScores {
    public:
     __device__ __forceinline__ ColumnScores(const DecodeParams& params, const DecodeWork& work,
                                             const PieceColumns& columns, int32_t lane)
-        : params_(params) {
+        : params_(params), first_node_(work.sequence.len_k - work.sequence.len_q) {
         const Band band = band_of(work.sequence, params.window);
         const int32_t last = max_i32(work.sequence.len_q - 1, 0);
+        tree_nodes_ = min_i32(work.sequence.len_q, params.tree_keys);
         // The ends of what a query sees ascend with it.
         seen_by_all_ = {
             visible_keys(band, min_i32(columns.query(params, max_i32(columns.count - 1, 0)), last)).begin,
@@ -59,6 +61,7 @@ class ColumnScores {
                 seen_[octet][e] = visible_keys(band, query);
                 if constexpr (kConfig.has_options()) {
                     position_[octet][e] = query + work.sequence.off;
+                    tree_[octet][e] = tree_of(work, query);
                     slope_[octet][e] = slope_of(work, columns.head_q(params, column));
                 }
             }
@@ -73,6 +76,7 @@ class ColumnScores {
 #pragma unroll
                 for (int32_t i = 0; i < 4; ++i)
                     s[octet][i] = to_base_2(score(s[octet][i], strip + lane / 4 + i / 2 * 8, octet, i % 2));
+            if (params_.tree != nullptr && strip + kStripKeys > first_node_) hide_by_tree(s, strip + lane / 4);
         }
         if (all_seen) return;
 #pragma unroll
@@ -91,6 +95,26 @@ class ColumnScores {
         return finite_slope(slope, work.sequence.len_q, work.sequence.len_k);
     }
 
+    // The row of the tree mask; null: there is none.
+    __device__ __forceinline__ const uint32_t* tree_of(const DecodeWork& work, int32_t query) const {
+        if (params_.tree == nullptr) return nullptr;
+        return params_.tree + work.number * params_.tree_batch_stride +
+               int64_t{work.sequence.first_q + query} * params_.tree_row_stride;
+    }
+
+    // key: the thread's first.
+    __device__ __forceinline__ void hide_by_tree(float (&s)[kOctets][4], int32_t key) const {
+#pragma unroll
+        for (int32_t octet = 0; octet < kOctets; ++octet)
+#pragma unroll
+            for (int32_t i = 0; i < 4; ++i) {
+                const int32_t node = key + i / 2 * 8 - first_node_;
+                const bool has_bit = node >= 0 && node < tree_nodes_;
+                if (has_bit && (__ldg(tree_[octet][i % 2] + node / 32) >> (node % 32) & 1) == 0)
+                    s[octet][i] = -INFINITY;
+            }
+    }
+
     // In natural units.
     __device__ __forceinline__ float score(float qk, int32_t key, int32_t octet, int32_t e) const {
         const ScoreOptions& options = params_.scores;
@@ -107,10 +131,13 @@ class ColumnScores {
     }
 
     const DecodeParams& params_;
+    const int32_t first_node_;  // of the tree: a key
+    int32_t tree_nodes_ = 0;
     Range seen_by_all_;
     Range seen_[kOctets][2];
     int32_t position_[kConfig.has_options() ? kOctets : 1][2];
     float slope_[kConfig.has_options() ? kOctets : 1][2];
+    const uint32_t* tree_[kConfig.has_options() ? kOctets : 1][2];
 };
 
 }  // namespace foveal::sm90

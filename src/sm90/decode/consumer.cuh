@@ -25,6 +25,7 @@ class DecodeConsumer {
     static constexpr DecodeTile kTile = kConfig.tile;
     static constexpr int32_t kOctets = kTile.octets(), kKsteps = kTile.ksteps();
     static constexpr int32_t kColumns = kTile.warp_columns(), kValues = kTile.values();
+    static constexpr int32_t kSlots = kTile.slots_of_block();
 
    public:
     __device__ __forceinline__ DecodeConsumer(DecodeShared<kConfig>& shared, const DecodeParams& params)
@@ -41,7 +42,7 @@ class DecodeConsumer {
             const DecodeWork work = shared_.works[works_.slot];
             if (work.number < 0) return;
             ptx::mbarrier_wait(shared_.queries_full[works_.slot], works_.parity);
-            const PieceColumns columns(params_, work.head, work.sequence.len_q, kTile.columns);
+            const PieceColumns columns(params_, work, kTile.columns);
             if constexpr (kConfig.computes()) {
                 strip_.take_queries(shared_.queries[works_.slot]);
                 compute(work, columns);
@@ -89,39 +90,41 @@ class DecodeConsumer {
     __device__ __forceinline__ void take(const DecodeWork& work, const ColumnScores<kConfig>& scores, int32_t block) {
         const int32_t strip = (work.seen.first_block + block) * kBlockKeys + warp_ * kStripKeys;
         const Range seen{work.seen.keys.begin - strip, work.seen.keys.end - strip};
-        const auto k = ring_;
-        ring_.advance();
-        const auto v = ring_;
-        ring_.advance();
         if (seen.end <= 0 || seen.begin >= kStripKeys) {
-            release(k.slot);
-            release(v.slot);
+#pragma unroll
+            for (int32_t i = 0; i < 2 * kSlots; ++i) release();
             return;
         }
         float s[kOctets][4];
         uint32_t p[kOctets][2];
-        shared_.ring.wait_full(k);
-        strip_.multiply_queries(shared_.slots[k.slot], s);
-        release(k.slot);
+#pragma unroll
+        for (int32_t i = 0; i < kSlots; ++i) {
+            shared_.ring.wait_full(ring_);
+            strip_.multiply_queries(shared_.slots[ring_.slot], i, s);
+            release();
+        }
         scores.apply(s, strip, lane_);
         strip_.exponentiate(s, kConfig.has_options() ? 1.0f : params_.scale_log2, p);
-        shared_.ring.wait_full(v);
-        strip_.multiply_values(shared_.slots[v.slot], p, seen.begin, seen.end);
-        release(v.slot);
+#pragma unroll
+        for (int32_t i = 0; i < kSlots; ++i) {
+            shared_.ring.wait_full(ring_);
+            strip_.multiply_values(shared_.slots[ring_.slot], i, p, seen.begin, seen.end);
+            release();
+        }
     }
 
-    __device__ __forceinline__ void release(int32_t slot) {
+    __device__ __forceinline__ void release() {
         __syncwarp();  // ldmatrix reads for a warp
-        shared_.ring.release(slot);
+        shared_.ring.release(ring_.slot);
+        ring_.advance();
     }
 
     // Of the kernel that only loads.
     __device__ __forceinline__ void pass_over(const DecodeWork& work) {
         for (int32_t block = work.piece.begin; block < min_i32(work.piece.end, work.seen.blocks); ++block)
-            for (int32_t i = 0; i < 2; ++i) {
+            for (int32_t i = 0; i < 2 * kSlots; ++i) {
                 shared_.ring.wait_full(ring_);
-                release(ring_.slot);
-                ring_.advance();
+                release();
             }
     }
 
@@ -130,24 +133,25 @@ class DecodeConsumer {
     // The four strips, through shared memory: node_ is then the leaf's.
     __device__ __forceinline__ void add_strips() {
         strip_.sum_exact();
+        constexpr int32_t kRounds = kTile.columns / kTile.strip_columns();
 #pragma unroll
-        for (int32_t octet = 0; octet < kOctets; ++octet) {
+        for (int32_t round = 0; round < kRounds; ++round) {
             ptx::barrier_sync(kDecodeConsumers, kWarpgroupThreads);  // all have read what was there
-            stage_strip(octet);
+            stage_strip(round * kTile.strip_columns());
             ptx::barrier_sync(kDecodeConsumers, kWarpgroupThreads);
-            constexpr int32_t kOctetWarpColumns = kTile.strip_columns() / kWarpgroupWarps;
+            constexpr int32_t kAtOnce = kTile.strip_columns() / kWarpgroupWarps;
 #pragma unroll
-            for (int32_t k = 0; k < kOctetWarpColumns; ++k)
-                add_staged(octet * kOctetWarpColumns + k, warp_ + kWarpgroupWarps * k);
+            for (int32_t k = 0; k < kAtOnce; ++k) add_staged(round * kAtOnce + k, warp_ + kWarpgroupWarps * k);
         }
     }
 
-    __device__ __forceinline__ void stage_strip(int32_t octet) {
-        const int32_t row = lane_ / 4;
+    // Columns from `first` on.
+    __device__ __forceinline__ void stage_strip(int32_t first) {
+        const int32_t row = lane_ / 4, octet = first / kOctetColumns;
 #pragma unroll
         for (int32_t e = 0; e < 2; ++e) {
-            const int32_t column = lane_ % 4 * 2 + e;
-            if (column >= kTile.strip_columns()) continue;
+            const int32_t column = lane_ % 4 * 2 + e - first % kOctetColumns;
+            if (column < 0 || column >= kTile.strip_columns()) continue;
             float* to = shared_.strips[warp_][column];
 #pragma unroll
             for (int32_t i = 0; i < kKsteps; ++i) {
@@ -162,45 +166,45 @@ class DecodeConsumer {
 
     // column: of those that are staged; it becomes the warp's k-th of the node.
     __device__ __forceinline__ void add_staged(int32_t k, int32_t column) {
-        ColumnSums sums[kWarpgroupWarps];
-        float values[kWarpgroupWarps][kValues];
-#pragma unroll
-        for (int32_t w = 0; w < kWarpgroupWarps; ++w) {
-            sums[w] = shared_.strip_sums[w][column];
-            read_floats(values[w], &shared_.strips[w][column][lane_ * kValues]);
-        }
         // Two and two, as a tree of their own.
+        static_assert(kWarpgroupWarps == 4);
+        ColumnSums sums[kWarpgroupWarps];
 #pragma unroll
-        for (int32_t distance = 1; distance < kWarpgroupWarps; distance *= 2)
+        for (int32_t w = 0; w < kWarpgroupWarps; ++w) sums[w] = shared_.strip_sums[w][column];
+        const auto join = [](const ColumnSums& left, ColumnSums& right) {
+            return join_sums(left.reference, left.rounded, left.exact, right.reference, right.rounded, right.exact);
+        };
+        const Factors first = join(sums[0], sums[1]), second = join(sums[2], sums[3]), both = join(sums[1], sums[3]);
+        node_.reference[k] = sums[3].reference;
+        node_.rounded[k] = sums[3].rounded;
+        node_.exact[k] = sums[3].exact;
+        constexpr int32_t kAtOnce = kValues < 4 ? kValues : 4;
 #pragma unroll
-            for (int32_t w = 0; w < kWarpgroupWarps; w += 2 * distance) {
-                const ColumnSums left = sums[w];
-                sums[w] = sums[w + distance];
-                const Factors factors = join_sums(left.reference, left.rounded, left.exact, sums[w].reference,
-                                                  sums[w].rounded, sums[w].exact);
+        for (int32_t i = 0; i < kValues; i += kAtOnce) {
+            float values[kWarpgroupWarps][kAtOnce];
 #pragma unroll
-                for (int32_t x = 0; x < kValues; ++x)
-                    values[w][x] = joined(values[w][x], values[w + distance][x], factors);
-            }
-        node_.reference[k] = sums[0].reference;
-        node_.rounded[k] = sums[0].rounded;
-        node_.exact[k] = sums[0].exact;
+            for (int32_t w = 0; w < kWarpgroupWarps; ++w)
+                read_floats(values[w], &shared_.strips[w][column][lane_ * kValues + i]);
 #pragma unroll
-        for (int32_t x = 0; x < kValues; ++x) node_.values[k][x] = values[0][x];
+            for (int32_t x = 0; x < kAtOnce; ++x)
+                node_.values[k][i + x] = joined(joined(values[0][x], values[1][x], first),
+                                                joined(values[2][x], values[3][x], second), both);
+        }
     }
 
     // ---- the tree ---------------------------------------------------------------------------------------------------
     // Nodes that wait for their right sibling are on a stack: a thread's values in shared memory, the sums of level l
     // in lane l.
 
-    static __device__ __forceinline__ void read_floats(float (&x)[kValues], const float* from) {
-        if constexpr (kValues == 2) {
+    template <int32_t kCount>
+    static __device__ __forceinline__ void read_floats(float (&x)[kCount], const float* from) {
+        if constexpr (kCount == 2) {
             const float2 pair = *reinterpret_cast<const float2*>(from);
             x[0] = pair.x;
             x[1] = pair.y;
         } else {
 #pragma unroll
-            for (int32_t i = 0; i < kValues; i += 4) {
+            for (int32_t i = 0; i < kCount; i += 4) {
                 const float4 four = *reinterpret_cast<const float4*>(from + i);
                 x[i] = four.x;
                 x[i + 1] = four.y;
@@ -287,7 +291,7 @@ class DecodeConsumer {
     __device__ __forceinline__ bool brings_last(const DecodeWork& work) {
         ptx::barrier_sync(kDecodeConsumers, kWarpgroupThreads);  // all threads' nodes are written
         if (thread_ == 0) {
-            int32_t* arrived = params_.arrived + int64_t{work.number} * params_.heads + work.head;
+            int32_t* arrived = params_.arrived + int64_t{work.count} * params_.heads + work.head;
             const int32_t blocks = work.piece.end - work.piece.begin;
             shared_.is_last = ptx::atomic_add_acq_rel(arrived, blocks) + blocks == work.seen.counted_blocks();
             if (shared_.is_last) *arrived = 0;

@@ -22,7 +22,7 @@ using DecodePosition = RingPosition<kTile.slots>;
 template <DecodeConfig kConfig>
 class BoxCopies {
     static constexpr DecodeTile kTile = kConfig.tile;
-    static constexpr int32_t kPanels = kTile.panels();
+    static constexpr int32_t kPanels = kTile.slot_panels();
 
    public:
     // Asks for the table's entries, and does not wait for them. The piece has blocks.
@@ -53,13 +53,15 @@ class BoxCopies {
         far_ = entry(window_ + kWarpThreads + lane_);
     }
 
-    // K and V of the next block to the ring's next two slots.
+    // K and V of the next block to the ring's next slots.
     __device__ __forceinline__ void copy(DecodeShared<kConfig>& shared, const DecodeMaps& maps,
                                          DecodePosition<kTile>& ring) {
         const bool is_needed = key_ < seen_.end && key_ + params_.box_rows > seen_.begin;
         const int32_t found = page_now(), page = is_needed ? found : params_.absent_page;
-        copy_box(shared, maps.k, ring, page);
-        copy_box(shared, maps.v, ring, page);
+#pragma unroll
+        for (int32_t i = 0; i < kTile.slots_of_block(); ++i) copy_box(shared, maps.k, ring, page, i);
+#pragma unroll
+        for (int32_t i = 0; i < kTile.slots_of_block(); ++i) copy_box(shared, maps.v, ring, page, i);
         advance();
     }
 
@@ -81,15 +83,16 @@ class BoxCopies {
         return n < kWarpThreads ? near : far;
     }
 
+    // i: which of the block's slots.
     __device__ __forceinline__ void copy_box(DecodeShared<kConfig>& shared, const CUtensorMap& map,
-                                             DecodePosition<kTile>& ring, int32_t page) {
+                                             DecodePosition<kTile>& ring, int32_t page, int32_t i) {
         shared.ring.wait_free(ring);
         uint64_t& full = shared.ring.full[ring.slot][0];
         if (lane_ == 0) ptx::mbarrier_arrive_expect_tx(full, kTile.slot_bytes());
         __syncwarp();
         if (row_in_slot_ < kBlockKeys)
             ptx::tensor_load(shared.slots[ring.slot] + (panel_ * kBlockKeys + row_in_slot_) * kPanelColumns, map, full,
-                             panel_ * kPanelColumns, row_, head_, page);
+                             i * kTile.slot_channels() + panel_ * kPanelColumns, row_, head_, page);
         ring.advance();
     }
 
@@ -120,7 +123,7 @@ class BoxCopies {
 template <DecodeConfig kConfig>
 class RowCopies {
     static constexpr DecodeTile kTile = kConfig.tile;
-    static constexpr int32_t kVectors = kTile.head_dim / kVectorColumns;
+    static constexpr int32_t kVectors = kTile.slot_channels() / kVectorColumns;
     static constexpr int32_t kRowsAtOnce = kWarpThreads / kVectors;  // of a warp
     static_assert(kRowsAtOnce * kVectors == kWarpThreads);
 
@@ -156,8 +159,10 @@ class RowCopies {
                                          DecodePosition<kTile>& ring) {
         const Places places = next_;
         next_ = places_of(key_ + kBlockKeys);  // on their way while this block's rows are
-        copy_rows(shared, params_.k, places, ring);
-        copy_rows(shared, params_.v, places, ring);
+#pragma unroll
+        for (int32_t i = 0; i < kTile.slots_of_block(); ++i) copy_rows(shared, params_.k, places, ring, i);
+#pragma unroll
+        for (int32_t i = 0; i < kTile.slots_of_block(); ++i) copy_rows(shared, params_.v, places, ring, i);
         key_ += kBlockKeys;
     }
 
@@ -180,9 +185,10 @@ class RowCopies {
     }
 
     __device__ __forceinline__ void copy_rows(DecodeShared<kConfig>& shared, const DecodeRows& rows,
-                                              const Places& places, DecodePosition<kTile>& ring) {
+                                              const Places& places, DecodePosition<kTile>& ring, int32_t slot) {
         shared.ring.wait_free(ring);
-        const auto* data = static_cast<const uint16_t*>(rows.data) + head_ * rows.head_stride + vector_ * kVectorColumns;
+        const int32_t channel = slot * kTile.slot_channels() + vector_ * kVectorColumns;
+        const auto* data = static_cast<const uint16_t*>(rows.data) + head_ * rows.head_stride + channel;
         const uint32_t to =
             ptx::shared_address(shared.slots[ring.slot] + vector_ / kRowVectors * kBlockKeys * kPanelColumns);
 #pragma unroll 2
@@ -192,7 +198,7 @@ class RowCopies {
             const Place place{
                 __shfl_sync(~0u, is_near ? places.of[0].page : places.of[1].page, row % kWarpThreads),
                 __shfl_sync(~0u, is_near ? places.of[0].row : places.of[1].row, row % kWarpThreads)};
-            const bool exists = seen_.contains(key_ + row) && vector_ * kVectorColumns < rows.columns;
+            const bool exists = seen_.contains(key_ + row) && channel < rows.columns;
             const int64_t from = exists ? place.page * rows.batch_stride + place.row * rows.row_stride : 0;
             ptx::copy_async(to + swizzled(row, vector_ % kRowVectors), data + from, exists);
         }

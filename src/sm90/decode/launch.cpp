@@ -64,6 +64,7 @@ DecodeParams with_pointers(DecodeParams params, const ForwardProblem& p, const D
     params.lse = pointers.lse;
     params.sinks = pointers.sinks;
     params.scores.alibi_slopes = pointers.alibi_slopes;
+    params.tree = pointers.tree_mask;
     params.splits = pointers.workspace != nullptr;
     auto* bytes = static_cast<char*>(pointers.workspace);
     params.tickets = reinterpret_cast<int32_t*>(bytes + workspace.tickets);

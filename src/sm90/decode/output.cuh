@@ -42,6 +42,21 @@ __device__ __forceinline__ void store_rounded(uint16_t* to, const float (&x)[kCo
     if constexpr (kCount == 2) *reinterpret_cast<uint32_t*>(to) = pairs[0];
     if constexpr (kCount == 4) *reinterpret_cast<uint2*>(to) = {pairs[0], pairs[1]};
     if constexpr (kCount == 8) *reinterpret_cast<uint4*>(to) = {pairs[0], pairs[1], pairs[2], pairs[3]};
+    static_assert(kCount <= 8);
+}
+
+// As far as they exist: `columns` of them, a multiple of eight.
+template <DType kType, int32_t kCount>
+__device__ __forceinline__ void store_columns(uint16_t* to, const float (&x)[kCount], const ColumnEnd& end,
+                                              int32_t columns) {
+    constexpr int32_t kAtOnce = kCount < 8 ? kCount : 8;
+#pragma unroll
+    for (int32_t i = 0; i < kCount; i += kAtOnce) {
+        float part[kAtOnce];
+#pragma unroll
+        for (int32_t e = 0; e < kAtOnce; ++e) part[e] = x[i + e];
+        if (i < columns) store_rounded<kType>(to + i, part, end);
+    }
 }
 
 template <DecodeConfig kConfig>
@@ -54,14 +69,15 @@ __device__ __forceinline__ void write_output(const DecodeParams& params, const D
     for (int32_t k = 0; k < kTile.warp_columns(); ++k) {
         const int32_t column = warp + kWarpgroupWarps * k;
         if (column >= columns.count) continue;
-        const int64_t query = columns.query(params, column), head = columns.head_q(params, column);
+        const int64_t row = work.sequence.first_q + columns.query(params, column),
+                      head = columns.head_q(params, column);
         const float* sink = params.sinks == nullptr ? nullptr : params.sinks + head * params.scores.sinks_head_stride;
         const ColumnEnd end = end_of_column<kConfig.has_options()>(node.reference[k], node.rounded[k], node.exact[k], sink);
         uint16_t* out = static_cast<uint16_t*>(params.out) + work.number * params.out_batch_stride +
-                        query * params.out_row_stride + head * params.out_head_stride + channel;
-        if (channel < params.v.columns) store_rounded<kConfig.dtype>(out, node.values[k], end);
+                        row * params.out_row_stride + head * params.out_head_stride + channel;
+        store_columns<kConfig.dtype>(out, node.values[k], end, params.v.columns - channel);
         if (params.lse != nullptr && lane == 0)
-            params.lse[work.number * params.lse_batch_stride + head * params.lse_head_stride + query] = end.lse;
+            params.lse[work.number * params.lse_batch_stride + head * params.lse_head_stride + row] = end.lse;
     }
 }
 

@@ -26,11 +26,10 @@ struct DecodeParams {
     // ---- sequences
     int32_t batch;
     int32_t heads_per_kv;
-    int32_t column_parts;  // into which the columns of a KV head are cut, to be taken as if they were of several heads
+    int32_t column_parts;  // of a dense q: into which the columns of a KV head are cut, as if they were of several heads
     int32_t heads;         // h_k * column_parts
     Divisor by_heads, by_column_parts, by_heads_per_kv;
-    Lengths lengths_q;  // dense
-    Lengths lengths_k;
+    Lengths lengths_q, lengths_k;
     const int32_t* query_offset;  // [b] or null
     int32_t query_offset_stride;
     Window window;
@@ -44,24 +43,27 @@ struct DecodeParams {
     DecodeRows k, v;
 
     // ---- queries and output
-    const void* q;  // [b, s_q, h_q, d]
+    const void* q;  // [b, s_q, h_q, d] or [total_q, h_q, d]
     int64_t q_batch_stride, q_row_stride, q_head_stride;
-    void* out;  // [b, s_q, h_q, d_v]
+    void* out;  // likewise, with d_v
     int64_t out_batch_stride, out_row_stride, out_head_stride;
-    float* lse;  // [b, h_q, s_q] or null
+    float* lse;  // [b, h_q, s_q] or [h_q, total_q], or null
     int64_t lse_batch_stride, lse_head_stride;
 
     // ---- scores
     float scale_log2;    // scale * log2(e); with options 1
     const float* sinks;  // [h_q] or null
     ScoreOptions scores;
+    const uint32_t* tree;  // [b, s_q, words] or [total_q, words], or null
+    int64_t tree_batch_stride, tree_row_stride;
+    int32_t tree_keys;  // that have a bit in a row's words
 
     // ---- how the work is split
     bool splits;  // false: there is no workspace, and each CTA takes a whole sequence of one head
     Teams teams;
     NodeSets sets;
     int32_t* tickets;   // [2]: the next one, and CTAs that will draw no more; zero between launches
-    int32_t* arrived;   // [b, heads]: blocks of a sequence that are worked out; zero between launches
+    int32_t* arrived;   // [counts, heads]: blocks of a sequence, or part, that are worked out; zero between launches
     float* nodes;       // [sets.nodes(), node_floats]
 };
 

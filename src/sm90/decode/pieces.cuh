@@ -38,11 +38,15 @@ class Pieces {
         head_ = cta - n * params_.heads;
         number_ = static_cast<uint32_t>(n);
         if (!params_.splits) {
-            take(n);
-            lanes_ = 1;  // the whole sequence, and nothing else
+            take(n);  // the whole sequence, all parts of it, and nothing else
+            lanes_ = own_parts_ > 0 ? 1 : 0;
+            has_parts_ = own_parts_ > 1;
             piece_ = {0, own_seen_.counted_blocks()};
             first_ = n;
+            own_end_ = lane_ == 0 ? own_parts_ : 0;
             has_started_ = true;
+            deal_ = {own_blocks(), own_blocks(), own_blocks(), 0, 0};
+            number_ = 0;
             return;
         }
         // Where only every second or fourth team has work, the CTAs that have some are then on different SMs.
@@ -54,6 +58,11 @@ class Pieces {
     template <class AwaitLast>
     __device__ __forceinline__ bool next(DecodeWork& work, AwaitLast await_last) {
         while (lanes_ == 0) {
+            if (has_parts_) {
+                ++own_part_;
+                find_pieces();
+                continue;
+            }
             while (runs_ == 0)
                 if (!next_number(await_last)) return false;
             next_candidates();
@@ -61,14 +70,17 @@ class Pieces {
         const int32_t from = __ffs(static_cast<int32_t>(lanes_)) - 1;
         lanes_ &= lanes_ - 1;
         work.number = first_ + from;
+        work.part = __shfl_sync(~0u, own_part_, from);
         work.head = head_;
         work.piece = {__shfl_sync(~0u, piece_.begin, from), __shfl_sync(~0u, piece_.end, from)};
         work.sequence = {__shfl_sync(~0u, own_.len_q, from), __shfl_sync(~0u, own_.len_k, from),
-                         __shfl_sync(~0u, own_.first_k, from), __shfl_sync(~0u, own_.off, from)};
+                         __shfl_sync(~0u, own_.first_q, from), __shfl_sync(~0u, own_.first_k, from),
+                         __shfl_sync(~0u, own_.off, from)};
         work.seen = {{__shfl_sync(~0u, own_seen_.keys.begin, from), __shfl_sync(~0u, own_seen_.keys.end, from)},
                      __shfl_sync(~0u, own_seen_.first_block, from), __shfl_sync(~0u, own_seen_.blocks, from)};
         work.node_set = params_.sets.set_of(static_cast<int32_t>(number_), head_, work.piece.begin == 0);
-        work.before = __shfl_sync(~0u, own_before_, from);
+        work.before = __shfl_sync(~0u, before_own_part(), from);
+        work.count = count_of(work.sequence, work.number, work.part, params_, kTile.columns);
         return true;
     }
 
@@ -87,8 +99,17 @@ class Pieces {
     __device__ __forceinline__ void take(int32_t sequence) {
         own_ = sequence_of(params_, sequence);
         own_seen_ = seen_of(own_, params_.window);
+        own_parts_ = parts_of(own_, params_, kTile.columns);
     }
-    __device__ __forceinline__ uint32_t own_blocks() const { return static_cast<uint32_t>(own_seen_.counted_blocks()); }
+    __device__ __forceinline__ uint32_t own_part_blocks() const {
+        return static_cast<uint32_t>(own_seen_.counted_blocks());
+    }
+    __device__ __forceinline__ uint32_t own_blocks() const {
+        return own_part_blocks() * static_cast<uint32_t>(own_parts_);
+    }
+    __device__ __forceinline__ uint32_t before_own_part() const {
+        return own_before_ + own_part_blocks() * static_cast<uint32_t>(own_part_);
+    }
 
     __device__ __forceinline__ void count_blocks() {
         uint32_t least = ~0u, most = 0;
@@ -156,9 +177,25 @@ class Pieces {
             own_before_ = lane_before_;
             runs_ = 0;
         }
-        const auto blocks = static_cast<int32_t>(own_blocks());
-        piece_ = piece_of(number_, own_before_, blocks, leaves_of(blocks, kTile.levels), deal_, params_.teams);
+        own_part_ = 0;
+        own_end_ = exists ? own_parts_ : 0;
+        if (exists && own_parts_ > 1) {
+            const uint32_t begin = bound_of(number_, deal_, params_.teams),
+                           end = bound_of(number_ + 1, deal_, params_.teams), blocks = own_part_blocks();
+            if (begin > own_before_) own_part_ = static_cast<int32_t>((begin - own_before_) / blocks);
+            if (end < own_before_ + own_blocks())
+                own_end_ = end > own_before_ ? static_cast<int32_t>((end - own_before_ + blocks - 1) / blocks) : 0;
+        }
+        find_pieces();
+    }
+
+    // Which lanes have pieces of the parts at hand, and whether there are further parts.
+    __device__ __forceinline__ void find_pieces() {
+        const auto blocks = static_cast<int32_t>(own_part_blocks());
+        const bool exists = own_part_ < own_end_;
+        piece_ = piece_of(number_, before_own_part(), blocks, leaves_of(blocks, kTile.levels), deal_, params_.teams);
         lanes_ = __ballot_sync(~0u, exists && !piece_.is_empty());
+        has_parts_ = __any_sync(~0u, own_part_ + 1 < own_end_);
     }
 
     const DecodeParams& params_;
@@ -176,9 +213,11 @@ class Pieces {
     int32_t run_offset_ = 0, first_ = 0;
     bool has_started_ = false;
 
-    // This lane's of them.
+    // This lane's of them, and of the parts that may have pieces of the number the one at hand, and the end.
     Sequence own_{};
     SeenKeys own_seen_{};
+    int32_t own_parts_ = 1, own_part_ = 0, own_end_ = 0;
+    bool has_parts_ = false;
     uint32_t own_before_ = 0;
     Piece piece_{};
 };

@@ -29,7 +29,7 @@ DecodeWorkspace workspace_of(const ForwardProblem& p, const DecodeSchedule& sche
     const DecodeTile& tile = kDecodeTiles[schedule.choice.tile_index].tile;
     DecodeWorkspace workspace;
     workspace.arrived = kLine;
-    workspace.nodes = workspace.arrived + whole_lines(p.batch * schedule.heads * 4);
+    workspace.nodes = workspace.arrived + whole_lines(int64_t{schedule.counts} * schedule.heads * 4);
     workspace.bytes = workspace.nodes + node_sets_of(schedule).nodes() * tile.node_floats() * 4;
     return workspace;
 }
@@ -63,6 +63,7 @@ DecodeSchedule decode_schedule_of(const ForwardProblem& p, DecodeChoice choice, 
     schedule.choice = choice;
     schedule.box_rows = box_rows_of(p);
     schedule.heads = static_cast<int32_t>(p.heads_k) * choice.column_parts;
+    schedule.counts = static_cast<int32_t>(counts_of(p, kDecodeTiles[choice.tile_index].tile));
     if (p.total_rows_q() == 0 || p.batch == 0) return schedule;
     schedule.teams = teams_of(traits.sms * kDecodeTiles[choice.tile_index].tile.ctas, schedule.heads);
     schedule.split_grid = static_cast<int32_t>(schedule.teams.count) * schedule.heads;
@@ -107,6 +108,9 @@ DecodeParams decode_params_of(const ForwardProblem& p, const DecodeSchedule& sch
 
     params.scale_log2 = static_cast<float>(static_cast<double>(p.scale) * kLog2E);
     params.scores = score_options_of(p);
+    params.tree_batch_stride = p.tree.batch;
+    params.tree_row_stride = p.tree.row;
+    params.tree_keys = static_cast<int32_t>(std::min<int64_t>(p.tree_words * 32, kMaxSequenceLength));
     params.teams = schedule.teams;
     params.sets = node_sets_of(schedule);
     return params;
@@ -123,6 +127,8 @@ std::string Sm90DecodePlan::describe() const {
         << ", d and d_v up to " << tile.head_dim << ", " << name_of(schedule.choice.variant) << '\n'
         << "tile       " << tile.columns << " columns x " << kBlockKeys << " keys, " << tile.slots
         << " blocks of K or V in flight; limited by " << kernel_.entry().limited_by << '\n';
+    if (problem().varlen)
+        out << "           more columns of a sequence are cut into parts, each of which reads K and V\n";
     if (schedule.choice.column_parts > 1)
         out << "           the columns of a KV head are cut into " << schedule.choice.column_parts
             << " parts, each of which reads K and V\n";

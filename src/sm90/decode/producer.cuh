@@ -81,13 +81,13 @@ class DecodeFinder {
     // Columns that there are not, and channels, become zeros.
     __device__ __forceinline__ void copy_queries(const DecodeWork& work, uint16_t* to) const {
         constexpr int32_t kRowsOfQ = kTile.octets() * kOctetColumns, kVectors = kTile.head_dim / kVectorColumns;
-        const PieceColumns columns(params_, work.head, work.sequence.len_q, kTile.columns);
+        const PieceColumns columns(params_, work, kTile.columns);
         const auto* q = static_cast<const uint16_t*>(params_.q) + work.number * params_.q_batch_stride;
 #pragma unroll 2
         for (int32_t n = lane_; n < kRowsOfQ * kVectors; n += kWarpThreads) {
             const int32_t column = n / kVectors, vector = n % kVectors;
             const bool exists = column < columns.count && vector * kVectorColumns < params_.k.columns;
-            const int64_t from = exists ? columns.query(params_, column) * params_.q_row_stride +
+            const int64_t from = exists ? (work.sequence.first_q + columns.query(params_, column)) * params_.q_row_stride +
                                               columns.head_q(params_, column) * params_.q_head_stride +
                                               vector * kVectorColumns
                                         : 0;

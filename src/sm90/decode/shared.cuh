@@ -15,6 +15,8 @@ namespace foveal::sm90 {
 // A piece that is announced to the computing warps.
 struct alignas(16) DecodeWork {
     int32_t number;  // of the sequence; -1: there is no more
+    int32_t part;    // of its columns, where q is varlen
+    int32_t count;   // of the pieces' ends: which of those is this sequence's, or part's
     int32_t head;    // of params.heads
     Piece piece;     // blocks, counted from the first that is seen
     Sequence sequence;
@@ -48,7 +50,7 @@ template <DecodeConfig kConfig>
 struct DecodeShared {
     static constexpr DecodeTile kTile = kConfig.tile;
     // Panels of 64 columns, one behind the other (tile/panel.hpp).
-    alignas(1024) uint16_t slots[kTile.slots][kBlockKeys * kTile.head_dim];
+    alignas(1024) uint16_t slots[kTile.slots][kBlockKeys * kTile.slot_channels()];
     uint16_t queries[kTile.works][kTile.octets() * kOctetColumns * kTile.head_dim];
     // Four floats more a column: threads that write neighbouring columns then use different banks.
     float strips[kWarpgroupWarps][kTile.strip_columns()][kTile.head_dim + 4];

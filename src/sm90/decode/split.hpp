@@ -80,7 +80,7 @@ FOVEAL_HOST_DEVICE Deal deal_of(uint32_t blocks, const Teams& teams, Evenness ev
     constexpr uint32_t kLotsFrom = 128;      // blocks a team: below, rounding costs nothing that the memory notices
     constexpr int32_t kLog2DrawnPart = 3;    // an eighth
     constexpr int32_t kLog2LeastLot = 3;
-    const uint32_t rounded_up = blocks + teams.count - 1;
+    const uint32_t rounded_up = (blocks > 0 ? blocks : 1) + teams.count - 1;
     const uint32_t mean = teams.log2 >= 0 ? rounded_up >> teams.log2 : rounded_up / teams.count;
     const int32_t log2 = floor_log2(mean);
     // A power of two or one and a half of one: equal sequences are then cut where their trees are.

@@ -27,7 +27,7 @@ class Strip {
     static constexpr int32_t kOctets = kTile.octets(), kKsteps = kTile.ksteps();
     static constexpr uint32_t kPanelBytes = kBlockKeys * kPanelRowBytes;  // of a slot
     static constexpr uint32_t kQueryPanelBytes = kOctets * kOctetColumns * kPanelRowBytes;
-    static constexpr int32_t kPanelKsteps = kPanelColumns / 16;
+    static constexpr int32_t kPanelKsteps = kPanelColumns / 16, kSlotKsteps = kTile.slot_ksteps();
 
    public:
     // warp: of those that compute.
@@ -72,31 +72,44 @@ class Strip {
         }
     }
 
-    // Scores, times nothing yet, of the strip's keys of the block in `slot`.
-    __device__ __forceinline__ void multiply_queries(const uint16_t* slot, float (&s)[kOctets][4]) const {
+    // Scores, times nothing yet, of the strip's keys of the block whose n-th slot this is. The first one sets s, others
+    // add to it.
+    __device__ __forceinline__ void multiply_queries(const uint16_t* slot, int32_t n, float (&s)[kOctets][4]) const {
         float odd[kOctets][4];  // two sums, so that a product need not wait for the one before it
 #pragma unroll
         for (int32_t octet = 0; octet < kOctets; ++octet)
 #pragma unroll
-            for (int32_t x = 0; x < 4; ++x) s[octet][x] = odd[octet][x] = 0.0f;
+            for (int32_t x = 0; x < 4; ++x) {
+                if (n == 0) s[octet][x] = 0.0f;
+                odd[octet][x] = 0.0f;
+            }
         const uint32_t address = ptx::shared_address(slot) + k_offset_;
+        uint32_t pair[4];  // of Q
 #pragma unroll
-        for (int32_t kstep = 0; kstep < kKsteps; ++kstep) {
+        for (int32_t i = 0; i < kSlotKsteps; ++i) {
+            const int32_t kstep = n * kSlotKsteps + i;
             uint32_t k[4];
-            ptx::ldmatrix_x4(at_kstep(address, kstep), k);
-            if constexpr (kTile.queries_in_registers) {
+            ptx::ldmatrix_x4(at_kstep(address, i), k);
+            if constexpr (!kTile.queries_in_registers) {
+                // 16 columns of a kstep, or 8 of two.
+                static_assert(kOctets <= 2);
+                if (kOctets == 2 || i % 2 == 0)
+                    ptx::ldmatrix_x4(queries_ + static_cast<uint32_t>(kstep / kPanelKsteps) * kQueryPanelBytes +
+                                         (kOctets == 2 ? swizzled(lane_ / 16 * 8 + lane_ % 8,
+                                                                  kstep % kPanelKsteps * 2 + lane_ / 8 % 2)
+                                                       : swizzled(lane_ % 8, kstep % kPanelKsteps * 2 + lane_ / 8)),
+                                     pair);
+            }
 #pragma unroll
-                for (int32_t octet = 0; octet < kOctets; ++octet)
-                    ptx::mma_m16n8k16<kConfig.dtype>(kstep % 2 == 0 ? s[octet] : odd[octet], k, q_[octet][kstep]);
-            } else {
-                static_assert(kTile.queries_in_registers || kOctets == 2);
-                uint32_t q[4];
-                ptx::ldmatrix_x4(queries_ + static_cast<uint32_t>(kstep / kPanelKsteps) * kQueryPanelBytes +
-                                     swizzled(lane_ / 16 * 8 + lane_ % 8, kstep % kPanelKsteps * 2 + lane_ / 8 % 2),
-                                 q);
-                const uint32_t left[2] = {q[0], q[1]}, right[2] = {q[2], q[3]};
-                ptx::mma_m16n8k16<kConfig.dtype>(kstep % 2 == 0 ? s[0] : odd[0], k, left);
-                ptx::mma_m16n8k16<kConfig.dtype>(kstep % 2 == 0 ? s[kOctets - 1] : odd[kOctets - 1], k, right);
+            for (int32_t octet = 0; octet < kOctets; ++octet) {
+                float(&sum)[4] = i % 2 == 0 ? s[octet] : odd[octet];
+                if constexpr (kTile.queries_in_registers) {
+                    ptx::mma_m16n8k16<kConfig.dtype>(sum, k, q_[octet][kstep]);
+                } else {
+                    const int32_t half = kOctets == 2 ? octet : i % 2;
+                    const uint32_t q[2] = {pair[2 * half], pair[2 * half + 1]};
+                    ptx::mma_m16n8k16<kConfig.dtype>(sum, k, q);
+                }
             }
         }
 #pragma unroll
@@ -129,9 +142,9 @@ class Strip {
         }
     }
 
-    // O^T += V^T P^T. Keys of the strip outside [begin, end), counted from its first, that no query sees, may hold
+    // O^T += V^T P^T, of the channels in the block's n-th slot. Keys of the strip outside [begin, end), counted from its first, that no query sees, may hold
     // anything: their V becomes 0.
-    __device__ __forceinline__ void multiply_values(const uint16_t* slot, const uint32_t (&p)[kOctets][2],
+    __device__ __forceinline__ void multiply_values(const uint16_t* slot, int32_t n, const uint32_t (&p)[kOctets][2],
                                                     int32_t begin, int32_t end) {
         const auto seen = [begin, end](int32_t key) { return begin <= key && key < end; };
         const int32_t key = 2 * (lane_ % 4);
@@ -139,7 +152,7 @@ class Strip {
                        far = (seen(key + 8) ? 0xFFFFu : 0u) | (seen(key + 9) ? 0xFFFF0000u : 0u);
         const uint32_t address = ptx::shared_address(slot) + v_offset_;
 #pragma unroll
-        for (int32_t i = 0; i < kKsteps; ++i) {
+        for (int32_t i = 0; i < kSlotKsteps; ++i) {
             uint32_t v[4];
             ptx::ldmatrix_x4_trans(at_kstep(address, i), v);
             v[0] &= near;
@@ -147,7 +160,8 @@ class Strip {
             v[2] &= far;
             v[3] &= far;
 #pragma unroll
-            for (int32_t octet = 0; octet < kOctets; ++octet) ptx::mma_m16n8k16<kConfig.dtype>(o[octet][i], v, p[octet]);
+            for (int32_t octet = 0; octet < kOctets; ++octet)
+                ptx::mma_m16n8k16<kConfig.dtype>(o[octet][n * kSlotKsteps + i], v, p[octet]);
         }
     }
 
@@ -202,7 +216,7 @@ class Strip {
     const int32_t lane_;
     const uint32_t k_offset_, v_offset_;
     uint32_t queries_ = 0;
-    uint32_t q_[kOctets][kKsteps][2];
+    uint32_t q_[kTile.queries_in_registers ? kOctets : 1][kTile.queries_in_registers ? kKsteps : 1][2];
 };
 
 }  // namespace foveal::sm90

@@ -31,10 +31,15 @@ struct DecodeTile {
     FOVEAL_HOST_DEVICE constexpr int32_t octets() const {
         return (columns + kOctetColumns - 1) / kOctetColumns;
     }
-    FOVEAL_HOST_DEVICE constexpr int32_t panels() const { return head_dim / kPanelColumns; }
+    // A block of K, or of V, takes so many of the ring's slots, each of which has so many of its channels.
+    FOVEAL_HOST_DEVICE constexpr int32_t slot_channels() const { return head_dim < 256 ? head_dim : 256; }
+    FOVEAL_HOST_DEVICE constexpr int32_t slots_of_block() const { return head_dim / slot_channels(); }
+    FOVEAL_HOST_DEVICE constexpr int32_t slot_panels() const { return slot_channels() / kPanelColumns; }
+    FOVEAL_HOST_DEVICE constexpr int32_t slot_ksteps() const { return slot_channels() / 16; }
     FOVEAL_HOST_DEVICE constexpr int32_t ksteps() const { return head_dim / 16; }
     FOVEAL_HOST_DEVICE constexpr int32_t strip_columns() const {  // that are exchanged at once
-        return columns < kOctetColumns ? columns : kOctetColumns;
+        const int32_t most = head_dim > 256 ? kOctetColumns / 2 : kOctetColumns;
+        return columns < most ? columns : most;
     }
     // Of a node a warp has every fourth column, and each of its threads so many neighbouring values of it.
     FOVEAL_HOST_DEVICE constexpr int32_t warp_columns() const { return columns / kWarpgroupWarps; }
@@ -45,7 +50,7 @@ struct DecodeTile {
         return nodes < kWarpThreads ? nodes : kWarpThreads;
     }
 
-    FOVEAL_HOST_DEVICE constexpr int32_t slot_bytes() const { return kBlockKeys * head_dim * 2; }
+    FOVEAL_HOST_DEVICE constexpr int32_t slot_bytes() const { return kBlockKeys * slot_channels() * 2; }
     FOVEAL_HOST_DEVICE constexpr int32_t query_bytes() const { return octets() * kOctetColumns * head_dim * 2; }
     // A node's values, then four floats for each column: its reference, two sums, and nothing.
     FOVEAL_HOST_DEVICE constexpr int32_t node_floats() const {
@@ -80,11 +85,12 @@ enum DecodeTileIndex : int32_t {
     kDecodeD256C4,
     kDecodeD256C8,
     kDecodeD256C16,
+    kDecodeD512C8,
     kDecodeTileCount
 };
 
 // In ascending order: a problem gets the first that is large enough for its head dimensions, its columns and its
-// options; one with more columns than the last is cut.
+// options; one with more columns than the last for its head dimensions is cut.
 struct DecodeTileEntry {
     DecodeTile tile;
     bool plain, options;     // the variants that it is used for
@@ -107,6 +113,7 @@ inline constexpr DecodeTileEntry kDecodeTiles[kDecodeTileCount] = {
     {{256,  4,  5, 4, 6, 1, true},  true, false, "shared memory: ring 160, Q 16, strips 16 and stack 24 of 227 KiB"},
     {{256,  8,  4, 2, 6, 1, true},  true, true,  "shared memory: ring 128, Q 8, strips 33 and stack 48 of 227 KiB"},
     {{256, 16,  3, 2, 5, 1, false}, true, true,  "shared memory: ring 96, Q 16, strips 33 and stack 80 of 227 KiB"},
+    {{512,  8,  3, 2, 5, 1, false}, true, true,  "shared memory: ring 96, Q 16, strips 33 and stack 80 of 227 KiB"},
 };
 // clang-format on
 
