@@ -51,6 +51,7 @@ class DecodeConsumer {
             }
             ptx::mbarrier_arrive(shared_.work_ring.free[works_.slot][0]);
             works_.advance();
+            if (taken == 0) first_is_partial_ = !work.is_whole();
             if constexpr (kConfig.computes()) finish(work, columns, taken == 0);
         }
     }
@@ -60,7 +61,7 @@ class DecodeConsumer {
 
     // Its nodes: the last one stays in node_ if the piece is the whole sequence, else all go to the workspace.
     __device__ __forceinline__ void compute(const DecodeWork& work, const PieceColumns& columns) {
-        const ColumnScores<kConfig> scores(params_, work, columns, lane_);
+        const ColumnScores<kConfig> scores(params_, work, columns, shared_.column_keys[warp_], lane_);
         const Leaves leaves = leaves_of(work.seen.counted_blocks(), kTile.levels);
         const int32_t begin = work.piece.begin >> leaves.log2_blocks,
                       end = (work.piece.end + (1 << leaves.log2_blocks) - 1) >> leaves.log2_blocks,
@@ -90,11 +91,7 @@ class DecodeConsumer {
     __device__ __forceinline__ void take(const DecodeWork& work, const ColumnScores<kConfig>& scores, int32_t block) {
         const int32_t strip = (work.seen.first_block + block) * kBlockKeys + warp_ * kStripKeys;
         const Range seen{work.seen.keys.begin - strip, work.seen.keys.end - strip};
-        if (seen.end <= 0 || seen.begin >= kStripKeys) {
-#pragma unroll
-            for (int32_t i = 0; i < 2 * kSlots; ++i) release();
-            return;
-        }
+        if (seen.end <= 0 || seen.begin >= kStripKeys) return pass_over_block();
         float s[kOctets][4];
         uint32_t p[kOctets][2];
 #pragma unroll
@@ -119,13 +116,19 @@ class DecodeConsumer {
         ring_.advance();
     }
 
+    // Waiting all the same: who released a slot twice before another warp has released it once would be counted for it.
+    __device__ __forceinline__ void pass_over_block() {
+#pragma unroll
+        for (int32_t i = 0; i < 2 * kSlots; ++i) {
+            shared_.ring.wait_full(ring_);
+            release();
+        }
+    }
+
     // Of the kernel that only loads.
     __device__ __forceinline__ void pass_over(const DecodeWork& work) {
         for (int32_t block = work.piece.begin; block < min_i32(work.piece.end, work.seen.blocks); ++block)
-            for (int32_t i = 0; i < 2 * kSlots; ++i) {
-                shared_.ring.wait_full(ring_);
-                release();
-            }
+            pass_over_block();
     }
 
     // ---- a leaf's end -----------------------------------------------------------------------------------------------
@@ -301,9 +304,9 @@ class DecodeConsumer {
     }
 
     __device__ __forceinline__ void put_together(const DecodeWork& work, const PieceColumns& columns, bool is_first) {
-        if (is_first) {
-            ptx::mbarrier_wait(shared_.map_ready, 0);
-        } else {
+        // The finding warp has the map for the first piece; only then may another's be written.
+        if (first_is_partial_) ptx::mbarrier_wait(shared_.map_ready, 0);
+        if (!is_first) {
             if (warp_ == 0) map_nodes<kTile>(shared_.map, shared_.deal, params_, work, lane_);
             ptx::barrier_sync(kDecodeConsumers, kWarpgroupThreads);
         }
@@ -329,6 +332,7 @@ class DecodeConsumer {
     Strip<kConfig> strip_;
     Node<kTile> node_;
     int32_t depth_ = 0;
+    bool first_is_partial_ = false;
     float stack_reference_[kColumns], stack_rounded_[kColumns], stack_exact_[kColumns];
 };
 

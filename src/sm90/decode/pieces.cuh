@@ -54,9 +54,9 @@ class Pieces {
         count_blocks();
     }
 
-    // The next one; false: there is no more. The same in all lanes. await_last: called before a ticket is drawn.
+    // Finds the next one; false: there is no more. await_last: called before a ticket is drawn.
     template <class AwaitLast>
-    __device__ __forceinline__ bool next(DecodeWork& work, AwaitLast await_last) {
+    __device__ __forceinline__ bool next(AwaitLast await_last) {
         while (lanes_ == 0) {
             if (has_parts_) {
                 ++own_part_;
@@ -67,21 +67,23 @@ class Pieces {
                 if (!next_number(await_last)) return false;
             next_candidates();
         }
-        const int32_t from = __ffs(static_cast<int32_t>(lanes_)) - 1;
+        from_ = __ffs(static_cast<int32_t>(lanes_)) - 1;
         lanes_ &= lanes_ - 1;
-        work.number = first_ + from;
-        work.part = __shfl_sync(~0u, own_part_, from);
-        work.head = head_;
-        work.piece = {__shfl_sync(~0u, piece_.begin, from), __shfl_sync(~0u, piece_.end, from)};
-        work.sequence = {__shfl_sync(~0u, own_.len_q, from), __shfl_sync(~0u, own_.len_k, from),
-                         __shfl_sync(~0u, own_.first_q, from), __shfl_sync(~0u, own_.first_k, from),
-                         __shfl_sync(~0u, own_.off, from)};
-        work.seen = {{__shfl_sync(~0u, own_seen_.keys.begin, from), __shfl_sync(~0u, own_seen_.keys.end, from)},
-                     __shfl_sync(~0u, own_seen_.first_block, from), __shfl_sync(~0u, own_seen_.blocks, from)};
-        work.node_set = params_.sets.set_of(static_cast<int32_t>(number_), head_, work.piece.begin == 0);
-        work.before = __shfl_sync(~0u, before_own_part(), from);
-        work.count = count_of(work.sequence, work.number, work.part, params_, kTile.columns);
         return true;
+    }
+
+    // What next() has found: by the lane that knows it, for all to read after __syncwarp().
+    __device__ __forceinline__ void describe(DecodeWork& work) const {
+        if (lane_ != from_) return;
+        work.number = first_ + from_;
+        work.part = own_part_;
+        work.count = count_of(own_, first_ + from_, own_part_, params_, kTile.columns);
+        work.head = head_;
+        work.piece = piece_;
+        work.sequence = own_;
+        work.seen = own_seen_;
+        work.node_set = params_.sets.set_of(static_cast<int32_t>(number_), head_, piece_.begin == 0);
+        work.before = before_own_part();
     }
 
     // After the last piece: the last CTA that finds nothing more to draw sets the tickets back.
@@ -210,7 +212,7 @@ class Pieces {
     // blocks, and of the 32 at hand those that are left.
     int32_t head_ = 0;
     uint32_t number_ = 0, runs_ = 0, before_ = 0, lanes_ = 0;
-    int32_t run_offset_ = 0, first_ = 0;
+    int32_t run_offset_ = 0, first_ = 0, from_ = 0;
     bool has_started_ = false;
 
     // This lane's of them, and of the parts that may have pieces of the number the one at hand, and the end.

@@ -23,7 +23,7 @@ NodeSets node_sets_of(const DecodeSchedule& schedule) {
             kDecodeTiles[schedule.choice.tile_index].tile.levels};
 }
 
-DecodeWorkspace workspace_of(const ForwardProblem& p, const DecodeSchedule& schedule) {
+DecodeWorkspace workspace_of(const DecodeSchedule& schedule) {
     constexpr int64_t kLine = 128;
     const auto whole_lines = [](int64_t bytes) { return (bytes + kLine - 1) / kLine * kLine; };
     const DecodeTile& tile = kDecodeTiles[schedule.choice.tile_index].tile;
@@ -68,7 +68,7 @@ DecodeSchedule decode_schedule_of(const ForwardProblem& p, DecodeChoice choice, 
     schedule.teams = teams_of(traits.sms * kDecodeTiles[choice.tile_index].tile.ctas, schedule.heads);
     schedule.split_grid = static_cast<int32_t>(schedule.teams.count) * schedule.heads;
     schedule.whole_grid = static_cast<int32_t>(p.batch) * schedule.heads;
-    schedule.workspace = workspace_of(p, schedule);
+    schedule.workspace = workspace_of(schedule);
     return schedule;
 }
 

@@ -36,19 +36,17 @@ class DecodeFinder {
     }
 
     __device__ __forceinline__ void run() {
-        DecodeWork work;
         RingPosition<kTile.works> last = works_;
         bool is_first = true;
         const auto await_last = [this, &last, &is_first] {
             if (!is_first) ptx::mbarrier_wait(shared_.nearly_loaded[last.slot], last.parity);
         };
-        while (pieces_.next(work, await_last)) {
+        while (pieces_.next(await_last)) {
             last = works_;
-            announce(work);
+            const DecodeWork& work = announce();
             if (kConfig.computes() && is_first && !work.is_whole()) {
-                // The first piece's neighbours are looked up while its keys are on their way. (Read back, it need not
-                // stay in registers.)
-                map_nodes<kTile>(shared_.map, shared_.deal, params_, shared_.works[0], lane_);
+                // The first piece's neighbours are looked up while its keys are on their way.
+                map_nodes<kTile>(shared_.map, shared_.deal, params_, work, lane_);
                 if (lane_ == 0) ptx::mbarrier_arrive(shared_.map_ready);
             }
             is_first = false;
@@ -59,16 +57,16 @@ class DecodeFinder {
     }
 
    private:
-    __device__ __forceinline__ void announce(const DecodeWork& work) {
+    __device__ __forceinline__ const DecodeWork& announce() {
         shared_.work_ring.wait_free(works_);
-        if (lane_ == 0) {
-            shared_.works[works_.slot] = work;
-            ptx::mbarrier_arrive(shared_.work_ring.full[works_.slot][0]);
-        }
+        DecodeWork& work = shared_.works[works_.slot];
+        pieces_.describe(work);
         __syncwarp();
+        if (lane_ == 0) ptx::mbarrier_arrive(shared_.work_ring.full[works_.slot][0]);
         copy_queries(work, shared_.queries[works_.slot]);
         ptx::arrive_when_copied(shared_.queries_full[works_.slot]);
         works_.advance();
+        return work;
     }
 
     __device__ __forceinline__ void announce_end() {

@@ -46,6 +46,13 @@ struct alignas(16) ColumnSums {
     float reference, rounded, exact, unused;
 };
 
+// Of a column: its query and what that sees, and ALiBi's slope of its head.
+struct alignas(16) ColumnKeys {
+    Range seen;
+    int32_t query;
+    float slope;
+};
+
 template <DecodeConfig kConfig>
 struct DecodeShared {
     static constexpr DecodeTile kTile = kConfig.tile;
@@ -56,6 +63,7 @@ struct DecodeShared {
     float strips[kWarpgroupWarps][kTile.strip_columns()][kTile.head_dim + 4];
     float stack[kTile.levels][kTile.warp_columns()][kWarpgroupThreads][kTile.values()];
     ColumnSums strip_sums[kWarpgroupWarps][kTile.strip_columns()];
+    ColumnKeys column_keys[kWarpgroupWarps][kTile.octets() * kOctetColumns];  // each warp's own
     DecodeWork works[kTile.works];
     Ring<kTile.slots> ring;         // K and V of a block in turn
     Ring<kTile.works> work_ring;

@@ -61,7 +61,7 @@ struct DecodeTile {
 
 // What a CTA needs: blocks, Q, strips, stack, and the rest. kernel.cuh checks that its struct is no larger.
 FOVEAL_HOST_DEVICE constexpr int32_t shared_bytes(const DecodeTile& tile) {
-    constexpr int32_t kRest = 1536;  // barriers, announced pieces, the map of nodes
+    constexpr int32_t kRest = 2048;  // barriers, announced pieces, the map of nodes, columns
     const int32_t strips = kWarpgroupWarps * tile.strip_columns() * (tile.head_dim + 4 + 4) * 4;
     const int32_t stack = tile.levels * tile.columns * tile.head_dim * 4;
     return tile.slots * tile.slot_bytes() + tile.works * tile.query_bytes() + strips + stack + kRest;
@@ -118,7 +118,7 @@ inline constexpr DecodeTileEntry kDecodeTiles[kDecodeTileCount] = {
 // clang-format on
 
 // A thread, where two CTAs share an SM.
-inline constexpr int32_t kDecodeConsumerRegisters = 184, kDecodeProducerRegisters = 72;
+inline constexpr int32_t kDecodeConsumerRegisters = 176, kDecodeProducerRegisters = 80;
 static_assert(2 * kWarpgroupThreads * (kDecodeConsumerRegisters + kDecodeProducerRegisters) <= kRegistersPerSm);
 
 inline constexpr int32_t kMaxDecodeLevels = 6;
