@@ -49,15 +49,13 @@ struct Batch {
     std::vector<uint32_t> before;
     Deal deal{};
 
-    uint32_t pieces() const { return teams.count + deal.lots; }
     Leaves leaves(size_t i) const { return leaves_of(blocks[i], levels); }
     Piece piece(uint32_t number, size_t i) const {
-        return piece_of(number, before[i], blocks[i], leaves(i), deal, teams);
+        return piece_of(number, before[i], blocks[i], leaves(i), deal);
     }
     std::string text() const {
         return "teams " + std::to_string(teams.count) + ", levels " + std::to_string(levels) + ", sequences " +
-               std::to_string(blocks.size()) + ", share " + std::to_string(deal.share) + ", lots " +
-               std::to_string(deal.lots);
+               std::to_string(blocks.size()) + ", share " + std::to_string(deal.share);
     }
 };
 
@@ -90,9 +88,7 @@ Batch drawn_batch(std::mt19937& random, uint32_t iteration) {
         batch.before.push_back(all);
         all += static_cast<uint32_t>(batch.blocks.back());
     }
-    const bool equal = std::set<int32_t>(batch.blocks.begin(), batch.blocks.end()).size() == 1;
-    const Evenness evenness = sequences == 1 ? Evenness::alone : equal ? Evenness::equal : Evenness::different;
-    batch.deal = deal_of(all, batch.teams, evenness);
+    batch.deal = deal_of(all, batch.teams);
     return batch;
 }
 
@@ -137,12 +133,12 @@ class Split : public ::testing::Test {
         std::map<int32_t, Hash> found;  // by the node's first leaf
         uint32_t begins = 0;
         int32_t covered = 0;
-        for (uint32_t number = 0; number < batch.pieces(); ++number) {
+        for (uint32_t number = 0; number < batch.teams.count; ++number) {
             const Piece piece = batch.piece(number, i);
             if (piece.is_empty()) continue;
             ASSERT_EQ(piece.begin, covered);
             covered = piece.end;
-            ASSERT_GE(number, first_piece_of(batch.before[i], batch.deal, batch.teams));
+            ASSERT_GE(number, first_team_of(batch.before[i], batch.deal));
             check_piece(batch, i, number, piece, found);
             pieces.push_back(piece);
             begins |= static_cast<uint32_t>(piece.begin >> leaves.log2_blocks);
@@ -170,8 +166,7 @@ class Split : public ::testing::Test {
         size_t deepest = 0;
         const std::vector<Node> nodes = nodes_of_piece(begin, end, leaves.count, deepest);
         ASSERT_LE(deepest, static_cast<size_t>(batch.levels));
-        const size_t most = static_cast<size_t>(number < batch.teams.count ? nodes_of_share(batch.levels) : kNodesOfLot);
-        ASSERT_LE(nodes.size(), most) << "piece " << number << " [" << piece.begin << ", " << piece.end << ") of "
+        ASSERT_LE(nodes.size(), static_cast<size_t>(nodes_of_set(batch.levels))) << "piece " << number << " [" << piece.begin << ", " << piece.end << ") of "
                                       << batch.blocks[i];
         // The kernel finds out where nodes begin without working them out.
         int32_t first = begin;
@@ -220,7 +215,6 @@ TEST_F(Split, EveryDealingGivesTheTree) {
             check_sequence(batch, i);
             if (HasFatalFailure()) FAIL() << "iteration " << iteration << ", sequence " << i << ": " << batch.text();
         }
-        ASSERT_LE(batch.deal.lots, batch.teams.count * kLotsOfTeam) << batch.text();
     }
 }
 
@@ -230,7 +224,7 @@ TEST_F(Split, OnlyTheEndsOfAShareArePartial) {
     std::mt19937 random(2);
     for (uint32_t iteration = 0; iteration < 5000; ++iteration) {
         const Batch batch = drawn_batch(random, iteration);
-        for (uint32_t number = 0; number < batch.pieces(); ++number) {
+        for (uint32_t number = 0; number < batch.teams.count; ++number) {
             int32_t ended = 0, begun = 0;
             for (size_t i = 0; i < batch.blocks.size(); ++i) {
                 const Piece piece = batch.piece(number, i);
@@ -248,9 +242,9 @@ TEST_F(Split, NodesHavePlacesOfTheirOwn) {
     for (const NodeSets sets : {NodeSets{1, 1, 4}, NodeSets{3, 5, 6}, NodeSets{8, 32, 6}}) {
         std::set<int32_t> places;
         for (int32_t head = 0; head < sets.heads; ++head)
-            for (int32_t piece = 0; piece < sets.pieces(); ++piece)
+            for (int32_t piece = 0; piece < sets.teams; ++piece)
                 for (const bool begins : {false, true})
-                    for (int32_t n = 0; n < (piece < sets.teams ? nodes_of_share(sets.levels) : kNodesOfLot); ++n)
+                    for (int32_t n = 0; n < nodes_of_set(sets.levels); ++n)
                         places.insert(sets.node(sets.set_of(piece, head, begins), n));
         EXPECT_EQ(static_cast<int64_t>(places.size()), sets.nodes());
         EXPECT_EQ(*places.begin(), 0);
@@ -262,10 +256,10 @@ TEST_F(Split, NodesHavePlacesOfTheirOwn) {
 TEST_F(Split, EqualSequencesAreOneNodeAPiece) {
     const Teams teams{32, 5};
     for (const int32_t blocks : {16, 64, 256, 1024, 2048}) {
-        const Deal deal = deal_of(static_cast<uint32_t>(blocks), teams, Evenness::alone);
+        const Deal deal = deal_of(static_cast<uint32_t>(blocks), teams);
         const Leaves leaves = leaves_of(blocks, 6);
         for (uint32_t number = 0; number < teams.count; ++number) {
-            const Piece piece = piece_of(number, 0, blocks, leaves, deal, teams);
+            const Piece piece = piece_of(number, 0, blocks, leaves, deal);
             if (piece.is_empty()) continue;
             size_t deepest = 0;
             const int32_t begin = piece.begin >> leaves.log2_blocks, end = piece.end >> leaves.log2_blocks;

@@ -310,12 +310,22 @@ class DecodeConsumer {
             if (warp_ == 0) map_nodes<kTile>(shared_.map, shared_.deal, params_, work, lane_);
             ptx::barrier_sync(kDecodeConsumers, kWarpgroupThreads);
         }
-        constexpr int32_t kNodes = kTile.nodes_at_once();
+        // Of few nodes, in few instructions: this is run once, so that it takes as long as it takes to fetch them.
+        constexpr int32_t kMost = kTile.nodes_at_once(), kFew = kMost < 8 ? kMost : 8;
         const int32_t log2 = shared_.map.log2_leaves,
                       places = (leaves_of(work.seen.counted_blocks(), kTile.levels).count + (1 << log2) - 1) >> log2;
+        if (places <= kFew)
+            join_nodes<kFew>(columns, places);
+        else
+            join_nodes<kMost>(columns, places);
+    }
+
+    template <int32_t kNodes>
+    __device__ __forceinline__ void join_nodes(const PieceColumns& columns, int32_t places) {
         depth_ = 0;
+#pragma unroll 1
         for (int32_t round = 0; round * kNodes < places; ++round) {
-            NodesAtOnce<kTile>(shared_.map, params_.nodes, round * kNodes, places - round * kNodes, columns.count,
+            NodesAtOnce<kTile, kNodes>(shared_.map, params_.nodes, round * kNodes, places - round * kNodes, columns.count,
                                thread_)
                 .join(node_);
             for (int32_t siblings = round; siblings % 2 == 1; siblings /= 2) join_top();

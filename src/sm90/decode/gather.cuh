@@ -12,9 +12,9 @@
 namespace foveal::sm90 {
 
 // So many nodes of the map at once, of which all are read together: neighbours in the tree, whose root becomes `node`.
-template <DecodeTile kTile>
+template <DecodeTile kTile, int32_t kNodes>
 class NodesAtOnce {
-    static constexpr int32_t kNodes = kTile.nodes_at_once(), kColumns = kTile.warp_columns(), kValues = kTile.values();
+    static constexpr int32_t kColumns = kTile.warp_columns(), kValues = kTile.values();
     static constexpr int32_t kFew = kNodes < 8 ? kNodes : 8;  // that are passed over together where there are none
 
    public:

@@ -67,7 +67,6 @@ DecodeParams with_pointers(DecodeParams params, const ForwardProblem& p, const D
     params.tree = pointers.tree_mask;
     params.splits = pointers.workspace != nullptr;
     auto* bytes = static_cast<char*>(pointers.workspace);
-    params.tickets = reinterpret_cast<int32_t*>(bytes + workspace.tickets);
     params.arrived = reinterpret_cast<int32_t*>(bytes + workspace.arrived);
     params.nodes = reinterpret_cast<float*>(bytes + workspace.nodes);
     return params;

@@ -108,10 +108,10 @@ __device__ __forceinline__ void map_nodes(NodeMap& map, const Deal& deal, const 
                                           const DecodeWork& work, int32_t lane) {
     const int32_t blocks = work.seen.counted_blocks();
     const Leaves leaves = leaves_of(blocks, kTile.levels);
-    const uint32_t pieces = params.teams.count + deal.lots, first = first_piece_of(work.before, deal, params.teams),
+    const uint32_t teams = params.teams.count, first = first_team_of(work.before, deal),
                    after = work.before + static_cast<uint32_t>(blocks);
-    const auto piece_at = [&](uint32_t number) {
-        return number < pieces ? piece_of(number, work.before, blocks, leaves, deal, params.teams) : Piece{0, 0};
+    const auto piece_at = [&](uint32_t team) {
+        return team < teams ? piece_of(team, work.before, blocks, leaves, deal) : Piece{0, 0};
     };
     for (int32_t i = lane; i < 1 << kTile.levels; i += kWarpThreads) map.places[i] = -1;
     // How far apart pieces begin, at least.
@@ -120,15 +120,15 @@ __device__ __forceinline__ void map_nodes(NodeMap& map, const Deal& deal, const 
         const Piece piece = piece_at(end + static_cast<uint32_t>(lane));
         if (!piece.is_empty()) begins |= static_cast<uint32_t>(piece.begin >> leaves.log2_blocks);
         end += kWarpThreads;
-    } while (end < pieces && bound_of(end, deal, params.teams) < after);
+    } while (end < teams && bound_of(end, deal) < after);
     begins = __reduce_or_sync(~0u, begins);
     const int32_t log2_leaves = begins != 0 ? trailing_zeros(begins) : 0;
     __syncwarp();
     for (uint32_t i = first; i < end; i += kWarpThreads) {
-        const uint32_t number = i + static_cast<uint32_t>(lane);
-        const Piece piece = piece_at(number);
+        const uint32_t team = i + static_cast<uint32_t>(lane);
+        const Piece piece = piece_at(team);
         if (piece.is_empty()) continue;
-        const int32_t set = params.sets.set_of(static_cast<int32_t>(number), work.head, piece.begin == 0);
+        const int32_t set = params.sets.set_of(static_cast<int32_t>(team), work.head, piece.begin == 0);
         const int32_t last = (piece.end + (1 << leaves.log2_blocks) - 1) >> leaves.log2_blocks;
         int32_t leaf = piece.begin >> leaves.log2_blocks;
         for (int32_t n = 0; leaf < last; ++n, leaf = end_of_node(leaf, last, leaves.count))

@@ -62,9 +62,8 @@ struct DecodeParams {
     bool splits;  // false: there is no workspace, and each CTA takes a whole sequence of one head
     Teams teams;
     NodeSets sets;
-    int32_t* tickets;   // [2]: the next one, and CTAs that will draw no more; zero between launches
-    int32_t* arrived;   // [counts, heads]: blocks of a sequence, or part, that are worked out; zero between launches
-    float* nodes;       // [sets.nodes(), node_floats]
+    int32_t* arrived;  // [counts, heads]: blocks of a sequence, or part, that are worked out; zero between launches
+    float* nodes;      // [sets.nodes(), node_floats]
 };
 
 // The tensors as the copy engine sees them: (column, row, head, page or sequence).

@@ -36,7 +36,7 @@ class Pieces {
         const auto cta = static_cast<int32_t>(blockIdx.x);
         const int32_t n = cta / params_.by_heads;
         head_ = cta - n * params_.heads;
-        number_ = static_cast<uint32_t>(n);
+        team_ = static_cast<uint32_t>(n);
         if (!params_.splits) {
             take(n);  // the whole sequence, all parts of it, and nothing else
             lanes_ = own_parts_ > 0 ? 1 : 0;
@@ -44,27 +44,24 @@ class Pieces {
             piece_ = {0, own_seen_.counted_blocks()};
             first_ = n;
             own_end_ = lane_ == 0 ? own_parts_ : 0;
-            has_started_ = true;
-            deal_ = {own_blocks(), own_blocks(), own_blocks(), 0, 0};
-            number_ = 0;
+            deal_ = {own_blocks(), own_blocks()};
+            team_ = 0;
             return;
         }
         // Where only every second or fourth team has work, the CTAs that have some are then on different SMs.
-        if (params_.teams.log2 > 0) number_ = __brev(number_) >> (32 - params_.teams.log2);
+        if (params_.teams.log2 > 0) team_ = __brev(team_) >> (32 - params_.teams.log2);
         count_blocks();
     }
 
-    // Finds the next one; false: there is no more. await_last: called before a ticket is drawn.
-    template <class AwaitLast>
-    __device__ __forceinline__ bool next(AwaitLast await_last) {
+    // Finds the next one; false: there is no more.
+    __device__ __forceinline__ bool next() {
         while (lanes_ == 0) {
             if (has_parts_) {
                 ++own_part_;
                 find_pieces();
                 continue;
             }
-            while (runs_ == 0)
-                if (!next_number(await_last)) return false;
+            if (runs_ == 0) return false;
             next_candidates();
         }
         from_ = __ffs(static_cast<int32_t>(lanes_)) - 1;
@@ -82,15 +79,8 @@ class Pieces {
         work.piece = piece_;
         work.sequence = own_;
         work.seen = own_seen_;
-        work.node_set = params_.sets.set_of(static_cast<int32_t>(number_), head_, piece_.begin == 0);
+        work.node_set = params_.sets.set_of(static_cast<int32_t>(team_), head_, piece_.begin == 0);
         work.before = before_own_part();
-    }
-
-    // After the last piece: the last CTA that finds nothing more to draw sets the tickets back.
-    __device__ __forceinline__ void finish() {
-        if (deal_.lots == 0 || lane_ != 0) return;
-        auto* tickets = reinterpret_cast<unsigned*>(params_.tickets);
-        if (atomicInc(tickets + 1, gridDim.x - 1) == gridDim.x - 1) tickets[0] = 0;
     }
 
     __device__ __forceinline__ const Deal& deal() const { return deal_; }
@@ -114,48 +104,24 @@ class Pieces {
     }
 
     __device__ __forceinline__ void count_blocks() {
-        uint32_t least = ~0u, most = 0;
         run_length_ = (params_.batch + kWarpThreads - 1) / kWarpThreads;
         const int32_t begin = params_.batch == 1 ? 0 : lane_ * run_length_,
                       end = min_i32(begin + run_length_, params_.batch);
 #pragma unroll 1
         for (int32_t i = begin; i < end; ++i) {
             take(i);
-            const uint32_t blocks = own_blocks();
-            lane_blocks_ += blocks;
-            least = min(least, blocks);
-            most = max(most, blocks);
+            lane_blocks_ += own_blocks();
         }
         uint32_t all = lane_blocks_;
-        Evenness evenness = Evenness::alone;
         if (params_.batch > 1) {
             const uint32_t up_to = sum_up_to(lane_blocks_, lane_);
             all = __shfl_sync(~0u, up_to, kWarpThreads - 1);
             lane_before_ = up_to - lane_blocks_;
-            evenness = __reduce_min_sync(~0u, least) == __reduce_max_sync(~0u, most) ? Evenness::equal
-                                                                                      : Evenness::different;
         }
-        deal_ = deal_of(all, params_.teams, evenness);
-    }
-
-    // The team's, then one for each ticket.
-    template <class AwaitLast>
-    __device__ __forceinline__ bool next_number(AwaitLast await_last) {
-        if (has_started_) {
-            if (deal_.lots == 0) return false;
-            await_last();
-            int32_t ticket = 0;
-            if (lane_ == 0) ticket = atomicAdd(params_.tickets, 1);
-            ticket = __shfl_sync(~0u, ticket, 0);
-            if (ticket >= static_cast<int32_t>(deal_.lots) * params_.heads) return false;
-            const int32_t lot = ticket / params_.by_heads;
-            number_ = params_.teams.count + static_cast<uint32_t>(lot);
-            head_ = ticket - lot * params_.heads;
-        }
-        has_started_ = true;
-        const uint32_t begin = bound_of(number_, deal_, params_.teams), end = bound_of(number_ + 1, deal_, params_.teams);
-        runs_ = has_runs() ? __ballot_sync(~0u, begin < lane_before_ + lane_blocks_ && end > lane_before_) : 1u;
-        return true;
+        deal_ = deal_of(all, params_.teams);
+        begin_ = bound_of(team_, deal_);
+        end_ = bound_of(team_ + 1, deal_);
+        runs_ = has_runs() ? __ballot_sync(~0u, begin_ < lane_before_ + lane_blocks_ && end_ > lane_before_) : 1u;
     }
 
     // The next up to 32 sequences, and which lanes have pieces of this number.
@@ -182,11 +148,10 @@ class Pieces {
         own_part_ = 0;
         own_end_ = exists ? own_parts_ : 0;
         if (exists && own_parts_ > 1) {
-            const uint32_t begin = bound_of(number_, deal_, params_.teams),
-                           end = bound_of(number_ + 1, deal_, params_.teams), blocks = own_part_blocks();
-            if (begin > own_before_) own_part_ = static_cast<int32_t>((begin - own_before_) / blocks);
-            if (end < own_before_ + own_blocks())
-                own_end_ = end > own_before_ ? static_cast<int32_t>((end - own_before_ + blocks - 1) / blocks) : 0;
+            const uint32_t blocks = own_part_blocks();
+            if (begin_ > own_before_) own_part_ = static_cast<int32_t>((begin_ - own_before_) / blocks);
+            if (end_ < own_before_ + own_blocks())
+                own_end_ = end_ > own_before_ ? static_cast<int32_t>((end_ - own_before_ + blocks - 1) / blocks) : 0;
         }
         find_pieces();
     }
@@ -195,7 +160,7 @@ class Pieces {
     __device__ __forceinline__ void find_pieces() {
         const auto blocks = static_cast<int32_t>(own_part_blocks());
         const bool exists = own_part_ < own_end_;
-        piece_ = piece_of(number_, before_own_part(), blocks, leaves_of(blocks, kTile.levels), deal_, params_.teams);
+        piece_ = piece_of(team_, before_own_part(), blocks, leaves_of(blocks, kTile.levels), deal_);
         lanes_ = __ballot_sync(~0u, exists && !piece_.is_empty());
         has_parts_ = __any_sync(~0u, own_part_ + 1 < own_end_);
     }
@@ -208,14 +173,14 @@ class Pieces {
     uint32_t lane_blocks_ = 0, lane_before_ = 0;
     int32_t run_length_ = 0;
 
-    // Where the search is: a number, the runs that are left, sequences of the first of them that are done and their
-    // blocks, and of the 32 at hand those that are left.
+    // The team and its share; where the search is: the runs that are left, sequences of the first of them that are done
+    // and their blocks, and of the 32 at hand those that are left.
     int32_t head_ = 0;
-    uint32_t number_ = 0, runs_ = 0, before_ = 0, lanes_ = 0;
+    uint32_t team_ = 0, begin_ = 0, end_ = 0;
+    uint32_t runs_ = 0, before_ = 0, lanes_ = 0;
     int32_t run_offset_ = 0, first_ = 0, from_ = 0;
-    bool has_started_ = false;
 
-    // This lane's of them, and of the parts that may have pieces of the number the one at hand, and the end.
+    // This lane's of them, and of the parts that may have pieces of the team the one at hand, and the end.
     Sequence own_{};
     SeenKeys own_seen_{};
     int32_t own_parts_ = 1, own_part_ = 0, own_end_ = 0;

@@ -28,7 +28,6 @@ DecodeWorkspace workspace_of(const DecodeSchedule& schedule) {
     const auto whole_lines = [](int64_t bytes) { return (bytes + kLine - 1) / kLine * kLine; };
     const DecodeTile& tile = kDecodeTiles[schedule.choice.tile_index].tile;
     DecodeWorkspace workspace;
-    workspace.arrived = kLine;
     workspace.nodes = workspace.arrived + whole_lines(int64_t{schedule.counts} * schedule.heads * 4);
     workspace.bytes = workspace.nodes + node_sets_of(schedule).nodes() * tile.node_floats() * 4;
     return workspace;

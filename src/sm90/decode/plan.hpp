@@ -13,9 +13,9 @@
 
 namespace foveal::sm90 {
 
-// Where in a workspace what lies, in bytes. The control words come first: they are zero between launches.
+// Where in a workspace what lies, in bytes. The counts, its control words, come first: they are zero between launches.
 struct DecodeWorkspace {
-    int64_t tickets = 0, arrived = 0, nodes = 0;
+    int64_t arrived = 0, nodes = 0;
     int64_t bytes = 0;
 };
 

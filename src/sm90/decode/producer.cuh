@@ -36,13 +36,8 @@ class DecodeFinder {
     }
 
     __device__ __forceinline__ void run() {
-        RingPosition<kTile.works> last = works_;
         bool is_first = true;
-        const auto await_last = [this, &last, &is_first] {
-            if (!is_first) ptx::mbarrier_wait(shared_.nearly_loaded[last.slot], last.parity);
-        };
-        while (pieces_.next(await_last)) {
-            last = works_;
+        while (pieces_.next()) {
             const DecodeWork& work = announce();
             if (kConfig.computes() && is_first && !work.is_whole()) {
                 // The first piece's neighbours are looked up while its keys are on their way.
@@ -52,7 +47,6 @@ class DecodeFinder {
             is_first = false;
         }
         announce_end();
-        pieces_.finish();
         ptx::wait_for_copies();
     }
 
@@ -110,14 +104,9 @@ __device__ __forceinline__ void copy_keys(DecodeShared<kConfig>& shared, const D
                                           const DecodeParams& params, int32_t warp, int32_t lane) {
     constexpr DecodeTile kTile = kConfig.tile;
     RingPosition<kTile.slots> ring;
-    const auto copy_piece = [&](auto copies, int32_t blocks, uint64_t& nearly_loaded) {
-        constexpr int32_t kFew = 3;  // a ticket's way to memory and back
-        const int32_t few = min_i32(blocks, kFew);
+    const auto copy_piece = [&](auto copies, int32_t blocks) {
 #pragma unroll 1
-        for (int32_t left = blocks; left > 0; --left) {
-            if (warp == 0 && lane == 0 && left == few) ptx::mbarrier_arrive(nearly_loaded);
-            copies.copy(shared, maps, ring);
-        }
+        for (int32_t left = blocks; left > 0; --left) copies.copy(shared, maps, ring);
     };
     for (RingPosition<kTile.works> works;; works.advance()) {
         shared.work_ring.wait_full(works);
@@ -126,14 +115,11 @@ __device__ __forceinline__ void copy_keys(DecodeShared<kConfig>& shared, const D
         ptx::mbarrier_arrive(shared.work_ring.free[works.slot][0]);
         const int32_t head_k = work.head / params.by_column_parts;
         const int32_t blocks = min_i32(work.piece.end, work.seen.blocks) - work.piece.begin;
-        uint64_t& nearly_loaded = shared.nearly_loaded[works.slot];
-        if (blocks <= 0) {
-            if (warp == 0 && lane == 0) ptx::mbarrier_arrive(nearly_loaded);
-        } else if (params.box_rows > 0) {
-            copy_piece(BoxCopies<kConfig>(params, work, head_k, lane), blocks, nearly_loaded);
-        } else {
-            copy_piece(RowCopies<kConfig>(params, work, head_k, warp, lane), blocks, nearly_loaded);
-        }
+        if (blocks <= 0) continue;
+        if (params.box_rows > 0)
+            copy_piece(BoxCopies<kConfig>(params, work, head_k, lane), blocks);
+        else
+            copy_piece(RowCopies<kConfig>(params, work, head_k, warp, lane), blocks);
     }
     ptx::wait_for_copies();
 }

@@ -68,7 +68,6 @@ struct DecodeShared {
     Ring<kTile.slots> ring;         // K and V of a block in turn
     Ring<kTile.works> work_ring;
     uint64_t queries_full[kTile.works];
-    uint64_t nearly_loaded[kTile.works];  // but for a few blocks of the piece: time to look for the next lot
     uint64_t map_ready;  // that of the first piece
     NodeMap map;
     Deal deal;
@@ -90,10 +89,7 @@ __device__ __forceinline__ void initialise_barriers(DecodeShared<kConfig>& share
     if (warp == 2)
         for (int32_t i = 0; i < kTile.works; ++i) shared.work_ring.initialise(i, 1, kWarpgroupThreads + loaders);
     if (warp == 3) {
-        for (int32_t i = 0; i < kTile.works; ++i) {
-            ptx::mbarrier_init(shared.queries_full[i], kWarpThreads);
-            ptx::mbarrier_init(shared.nearly_loaded[i], 1);
-        }
+        for (int32_t i = 0; i < kTile.works; ++i) ptx::mbarrier_init(shared.queries_full[i], kWarpThreads);
         ptx::mbarrier_init(shared.map_ready, 1);
     }
     ptx::fence_mbarrier_init();

@@ -10,10 +10,6 @@
 // there are heads, one each. What a CTA gets of one sequence is a piece: whole leaves, since cuts are rounded to
 // them. Of a piece that is not the whole sequence it works out those nodes of the tree that lie inside the piece and
 // whose parents do not; whoever brings a sequence's last piece reads all these nodes and finishes the tree.
-//
-// Where shares would be uneven, the last eighth of the blocks is not dealt out but drawn: cut into lots, of which a CTA
-// draws the next by ticket whenever it has nothing left to do. Pieces of teams come first in the numbering of pieces,
-// those of lots follow.
 #pragma once
 
 #include <cstdint>
@@ -62,55 +58,34 @@ struct Teams {
     int32_t log2;  // -1: no power of two
 };
 
-// Lots are so large that there are fewer than this for each team.
-inline constexpr uint32_t kLotsOfTeam = 5;
-
 struct Deal {
     uint32_t blocks;  // of all sequences; one without keys counts as a block
-    uint32_t dealt;   // the first of them, that teams get
     uint32_t share;   // of a team
-    uint32_t lots;    // into which the rest is cut
-    int32_t log2_lot;
 };
 
-// What the sequences' numbers of blocks are to each other. One sequence alone has too few leaves to be cut into lots.
-enum class Evenness : int32_t { alone, equal, different };
-
-FOVEAL_HOST_DEVICE Deal deal_of(uint32_t blocks, const Teams& teams, Evenness evenness) {
-    constexpr uint32_t kLotsFrom = 128;      // blocks a team: below, rounding costs nothing that the memory notices
-    constexpr int32_t kLog2DrawnPart = 3;    // an eighth
-    constexpr int32_t kLog2LeastLot = 3;
+FOVEAL_HOST_DEVICE Deal deal_of(uint32_t blocks, const Teams& teams) {
+    constexpr uint32_t kExactFrom = 32;  // blocks a team: below, rounding costs nothing that the memory notices
     const uint32_t rounded_up = (blocks > 0 ? blocks : 1) + teams.count - 1;
     const uint32_t mean = teams.log2 >= 0 ? rounded_up >> teams.log2 : rounded_up / teams.count;
-    const int32_t log2 = floor_log2(mean);
+    if (mean >= kExactFrom) return {blocks, mean};
     // A power of two or one and a half of one: equal sequences are then cut where their trees are.
+    const int32_t log2 = floor_log2(mean);
     const uint32_t rounded = mean == 1u << log2                        ? mean
                              : log2 > 0 && mean <= 3u << (log2 - 1) ? 3u << (log2 - 1)
                                                                        : 2u << log2;
-    const bool draws = evenness == Evenness::different || (evenness == Evenness::equal && rounded != mean);
-    if (mean < kLotsFrom || !draws) return {blocks, blocks, rounded, 0, kLog2LeastLot};
-    const uint32_t drawn = mean >> kLog2DrawnPart;
-    const int32_t log2_lot = max_i32(kLog2LeastLot, floor_log2(drawn) - 1);
-    const uint32_t share = (mean - drawn) >> log2_lot << log2_lot;
-    const uint32_t dealt = share * teams.count < blocks ? share * teams.count : blocks;
-    return {blocks, dealt, share, (blocks - dealt + (1u << log2_lot) - 1) >> log2_lot, log2_lot};
+    return {blocks, rounded};
 }
 
-// Where piece number `piece` begins, among all blocks, before it is rounded.
-FOVEAL_HOST_DEVICE uint32_t bound_of(uint32_t piece, const Deal& deal, const Teams& teams) {
-    const uint32_t bound = piece < teams.count ? piece * deal.share
-                                               : deal.dealt + ((piece - teams.count) << deal.log2_lot);
+// Where the share of team number `team` begins, among all blocks, before it is rounded.
+FOVEAL_HOST_DEVICE uint32_t bound_of(uint32_t team, const Deal& deal) {
+    const uint32_t bound = team * deal.share;
     return bound < deal.blocks ? bound : deal.blocks;
 }
 
-// To a multiple of how many blocks, as a power of two, that bound is rounded in a sequence with such leaves. A quarter
-// of a share, at most eight blocks, is too little to matter; a lot is rounded to whole lots, so that it is one node or
-// two.
-FOVEAL_HOST_DEVICE int32_t log2_grain(uint32_t piece, const Leaves& leaves, const Deal& deal, const Teams& teams) {
-    const int32_t grain = deal.lots > 0 && piece >= teams.count
-                              ? deal.log2_lot
-                              : min_i32(3, floor_log2(deal.share) - 2);
-    return max_i32(leaves.log2_blocks, grain);
+// To a multiple of how many blocks, as a power of two, a bound is rounded in a sequence with such leaves. A quarter of a
+// share, at most eight blocks, is too little to matter.
+FOVEAL_HOST_DEVICE int32_t log2_grain(const Leaves& leaves, const Deal& deal) {
+    return max_i32(leaves.log2_blocks, min_i32(3, floor_log2(deal.share) - 2));
 }
 
 // Blocks [begin, end) of a sequence.
@@ -119,30 +94,27 @@ struct Piece {
     FOVEAL_HOST_DEVICE bool is_empty() const { return begin >= end; }
 };
 
-// Where piece number `piece` begins in a sequence of `blocks` blocks that has `before` blocks of others before it.
-FOVEAL_HOST_DEVICE int32_t cut_of(uint32_t piece, uint32_t before, int32_t blocks, const Leaves& leaves,
-                                  const Deal& deal, const Teams& teams) {
-    const uint32_t bound = bound_of(piece, deal, teams);
+// Where the share of team number `team` begins in a sequence of `blocks` blocks that has `before` blocks of others before
+// it.
+FOVEAL_HOST_DEVICE int32_t cut_of(uint32_t team, uint32_t before, int32_t blocks, const Leaves& leaves,
+                                  const Deal& deal) {
+    const uint32_t bound = bound_of(team, deal);
     if (bound <= before) return 0;
     if (bound >= before + static_cast<uint32_t>(blocks)) return blocks;
-    const int32_t log2 = log2_grain(piece, leaves, deal, teams);
+    const int32_t log2 = log2_grain(leaves, deal);
     const int32_t cut = (static_cast<int32_t>(bound - before) + ((1 << log2) >> 1)) >> log2 << log2;
     return min_i32(cut, blocks);
 }
 
-FOVEAL_HOST_DEVICE Piece piece_of(uint32_t piece, uint32_t before, int32_t blocks, const Leaves& leaves,
-                                  const Deal& deal, const Teams& teams) {
-    return {cut_of(piece, before, blocks, leaves, deal, teams), cut_of(piece + 1, before, blocks, leaves, deal, teams)};
+FOVEAL_HOST_DEVICE Piece piece_of(uint32_t team, uint32_t before, int32_t blocks, const Leaves& leaves,
+                                  const Deal& deal) {
+    return {cut_of(team, before, blocks, leaves, deal), cut_of(team + 1, before, blocks, leaves, deal)};
 }
 
-// A number that no piece of a sequence is below, if it has `before` blocks before it.
-FOVEAL_HOST_DEVICE uint32_t first_piece_of(uint32_t before, const Deal& deal, const Teams& teams) {
-    uint32_t piece = 0;
-    if (before >= deal.dealt && deal.lots > 0)
-        piece = teams.count + ((before - deal.dealt) >> deal.log2_lot);
-    else  // one too few or too many where the division is rounded
-        piece = static_cast<uint32_t>(static_cast<float>(before) / static_cast<float>(deal.share));
-    return piece > 2 ? piece - 2 : 0;
+// A team that no piece of a sequence is before, if it has `before` blocks before it. The division is rounded.
+FOVEAL_HOST_DEVICE uint32_t first_team_of(uint32_t before, const Deal& deal) {
+    const auto team = static_cast<uint32_t>(static_cast<float>(before) / static_cast<float>(deal.share));
+    return team > 2 ? team - 2 : 0;
 }
 
 // ---- the tree -------------------------------------------------------------------------------------------------------
@@ -183,36 +155,24 @@ FOVEAL_HOST_DEVICE int32_t end_of_node(int32_t first, int32_t end, int32_t leave
 // to few pages of memory, and the others behind them.
 
 // Nodes of a set at most: on either side of the tree's middle one of each size.
-FOVEAL_HOST_DEVICE constexpr int32_t nodes_of_share(int32_t levels) { return 2 * levels; }
-inline constexpr int32_t kNodesOfLot = 2;
+FOVEAL_HOST_DEVICE constexpr int32_t nodes_of_set(int32_t levels) { return 2 * levels; }
 
 struct NodeSets {
     int32_t heads;
     int32_t teams;
     int32_t levels;
 
-    FOVEAL_HOST_DEVICE constexpr int32_t pieces() const {  // that have sets
-        return teams + teams * static_cast<int32_t>(kLotsOfTeam);
-    }
-    FOVEAL_HOST_DEVICE constexpr int32_t of_shares() const { return heads * 2 * teams; }
-    FOVEAL_HOST_DEVICE constexpr int32_t count() const { return heads * 2 * pieces(); }
+    FOVEAL_HOST_DEVICE constexpr int32_t count() const { return heads * 2 * teams; }
 
-    // The set of a piece that begins its sequence, or of one that does not.
-    FOVEAL_HOST_DEVICE constexpr int32_t set_of(int32_t piece, int32_t head, bool begins) const {
-        const int32_t side = head * 2 + (begins ? 1 : 0);
-        return piece < teams ? side * teams + piece : of_shares() + side * (pieces() - teams) + piece - teams;
+    // The set of a team's piece that begins its sequence, or of one that does not.
+    FOVEAL_HOST_DEVICE constexpr int32_t set_of(int32_t team, int32_t head, bool begins) const {
+        return (head * 2 + (begins ? 1 : 0)) * teams + team;
     }
     // The place of its n-th node.
     FOVEAL_HOST_DEVICE constexpr int32_t node(int32_t set, int32_t n) const {
-        if (n == 0) return set;
-        const int32_t more = nodes_of_share(levels) - 1;
-        if (set < of_shares()) return count() + set * more + n - 1;
-        return count() + of_shares() * more + (set - of_shares()) * (kNodesOfLot - 1) + n - 1;
+        return n == 0 ? set : count() + set * (nodes_of_set(levels) - 1) + n - 1;
     }
-    FOVEAL_HOST_DEVICE constexpr int64_t nodes() const {
-        return int64_t{count()} + int64_t{of_shares()} * (nodes_of_share(levels) - 1) +
-               int64_t{count() - of_shares()} * (kNodesOfLot - 1);
-    }
+    FOVEAL_HOST_DEVICE constexpr int64_t nodes() const { return int64_t{count()} * nodes_of_set(levels); }
 };
 
 }  // namespace foveal::sm90
