@@ -310,12 +310,14 @@ class DecodeConsumer {
             if (warp_ == 0) map_nodes<kTile>(shared_.map, shared_.deal, params_, work, lane_);
             ptx::barrier_sync(kDecodeConsumers, kWarpgroupThreads);
         }
-        // Of few nodes, in few instructions: this is run once, so that it takes as long as it takes to fetch them.
-        constexpr int32_t kMost = kTile.nodes_at_once(), kFew = kMost < 8 ? kMost : 8;
+        // Few nodes in few instructions: this is run once, and takes as long as it takes to fetch those.
+        constexpr int32_t kMost = kTile.nodes_at_once(), kFew = kMost < 8 ? kMost : 8, kSome = kMost < 16 ? kMost : 16;
         const int32_t log2 = shared_.map.log2_leaves,
                       places = (leaves_of(work.seen.counted_blocks(), kTile.levels).count + (1 << log2) - 1) >> log2;
         if (places <= kFew)
             join_nodes<kFew>(columns, places);
+        else if (places <= kSome)
+            join_nodes<kSome>(columns, places);
         else
             join_nodes<kMost>(columns, places);
     }
