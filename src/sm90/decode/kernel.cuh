@@ -4,8 +4,7 @@
 // Schedule (docs/decode.md):
 //   [finding warp]    1. while the others set up: read the lengths, work out which pieces are this CTA's.
 //   [finding warp]    2. for every piece: wait until its place is free; announce it; load its Q. Of the first one, look
-//                        up where its sequence's other nodes will lie. Where there are lots: when all but a few blocks
-//                        are loaded, draw one.
+//                        up where its sequence's other nodes will lie.
 //   [copying warps]   3. for every block of a piece: wait until a slot is free; load K; the same for V.
 //   [computing warps] 4. for every piece: wait for it and its Q, which stays in registers.
 //   [computing warps] 5. for every block: wait for K; 16 keys of it by all columns; release K; exponentials; wait for
