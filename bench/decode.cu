@@ -44,9 +44,10 @@ constexpr foveal::cuda::Kernel twin() {
 }
 
 constexpr foveal::cuda::Kernel kTwins[sm90::kDecodeTileCount] = {
-    twin<sm90::kDecodeD64C4>(),   twin<sm90::kDecodeD64C8>(),   twin<sm90::kDecodeD64C16>(),
-    twin<sm90::kDecodeD128C4>(),  twin<sm90::kDecodeD128C8>(),  twin<sm90::kDecodeD128C16>(),
-    twin<sm90::kDecodeD256C4>(),  twin<sm90::kDecodeD256C8>(),  twin<sm90::kDecodeD256C16>(), twin<sm90::kDecodeD512C8>(),
+    twin<sm90::kDecodeD64C4>(),  twin<sm90::kDecodeD64C8>(),  twin<sm90::kDecodeD64C16>(),
+    twin<sm90::kDecodeD128C4>(), twin<sm90::kDecodeD128C8>(), twin<sm90::kDecodeD128C16>(),
+    twin<sm90::kDecodeD256C4>(), twin<sm90::kDecodeD256C8>(), twin<sm90::kDecodeD256C16>(),
+    twin<sm90::kDecodeD512C8>(),
 };
 
 // Numbers between -2 and 2, all different.

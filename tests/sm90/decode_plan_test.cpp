@@ -1,11 +1,11 @@
-// What the decode's plan decides: which problems are its own, with which kernel, over how many CTAs, in which workspace.
-#include "sm90/decode/plan.hpp"
-
+// What the decode's plan decides: which problems are its own, with which kernel, over how many CTAs, in which
+// workspace.
 #include <gtest/gtest.h>
 
 #include <string>
 
 #include "sm90/backend.hpp"
+#include "sm90/decode/plan.hpp"
 
 namespace foveal::sm90 {
 namespace {

@@ -148,8 +148,8 @@ DrawnCase draw_case(uint32_t seed) {
     const auto most = draw.of<int64_t>({1, 64, 200, 517, 1100, 3000});
     std::vector<int64_t> keys;
     for (int i = 0; i < 3; ++i)
-        keys.push_back(std::min(most, draw.of<int64_t>({0, 1, std::max<int64_t>(page - 1, 0), page, page + 1, 63, 64, 65,
-                                                        127, 129, 200, 517, 1024, 2999, 3000})));
+        keys.push_back(std::min(most, draw.of<int64_t>({0, 1, std::max<int64_t>(page - 1, 0), page, page + 1, 63, 64,
+                                                        65, 127, 129, 200, 517, 1024, 2999, 3000})));
     const auto heads = draw.of<Heads>({{1, 1}, {4, 2}, {8, 1}, {6, 2}, {16, 1}, {8, 2}, {3, 3}, {32, 1}, {10, 2}});
     const auto rows = draw.of<int64_t>({1, 1, 1, 2, 3, 4, 5, 8, 16});
     DrawnCase c;
@@ -162,7 +162,8 @@ DrawnCase draw_case(uint32_t seed) {
                                        " d192", " d320 dv72", " d264 dv512"});
     c.problem += draw.of<std::string>({" bf16", " bf16", " f16"});
     c.problem += draw.of<std::string>({" full", " causal", " causal", " left40 causal", " left9 right3", " left700"});
-    c.problem += draw.of<std::string>({"", "", "", "", " topleft", " qoff=0,5,-3", " qoff=60,100,63", " qoff=-20,517,300"});
+    c.problem +=
+        draw.of<std::string>({"", "", "", "", " topleft", " qoff=0,5,-3", " qoff=60,100,63", " qoff=-20,517,300"});
     if (draw.one_in(8)) c.problem += " chunk64";
     if (draw.one_in(5)) c.problem += draw.of<std::string>({" softcap20", " softcap200"});
     if (draw.one_in(5)) c.problem += draw.of<std::string>({" alibi", " alibi_b"});
@@ -209,16 +210,17 @@ INSTANTIATE_TEST_SUITE_P(Seeds, DrawnDecodes, ::testing::Range(0u, kRuns));
 // ---- many keys, many sequences --------------------------------------------------------------------------------------
 
 TEST_F(DecodeGpu, LongSequences) {
-    for (const char* text : {"b1 sq1 sk20000 hq8 hk2 d128 bf16 lse page64", "b1 sq1 sk33000 hq4 hk1 d64 f16 lse page16",
-                             "b2 sq1 sk9000 used_k=9000,7777 hq2 hk2 d256 bf16 lse page1",
-                             "b2 sq4 sk9000 used_k=9000,4097 hq4 hk1 d128 bf16 causal lse page64",
-                             "b2 sq2 sk9000 used_k=8191,5000 hq8 hk1 d256 f16 causal lse page32",
-                             "b2 sq1 sk9000 used_k=9000,4000 hq8 hk1 d512 bf16 lse page64",
-                             "b2 sq3 sk9000 used_k=9000,4000 hq8 hk1 d512 bf16 causal softcap30 lse page16",
-                             "varlen qlens=1,70,3,0,1 sk9000 used_k=9000,5000,70,3000,8999 hq8 hk2 d128 bf16 causal lse page64",
-                             "b5 sq1 sk9000 used_k=9000,1,3000,0,8000 hq8 hk1 d128 bf16 lse page64",
-                             "b5 sq1 sk9000 used_k=9000,1,3000,0,8000 hq4 hk1 d64 bf16 lse page48",
-                             "b5 sq1 sk9000 used_k=9000,1,3000,0,8000 hq4 hk1 d128 bf16 left1500 causal lse page3"}) {
+    for (const char* text :
+         {"b1 sq1 sk20000 hq8 hk2 d128 bf16 lse page64", "b1 sq1 sk33000 hq4 hk1 d64 f16 lse page16",
+          "b2 sq1 sk9000 used_k=9000,7777 hq2 hk2 d256 bf16 lse page1",
+          "b2 sq4 sk9000 used_k=9000,4097 hq4 hk1 d128 bf16 causal lse page64",
+          "b2 sq2 sk9000 used_k=8191,5000 hq8 hk1 d256 f16 causal lse page32",
+          "b2 sq1 sk9000 used_k=9000,4000 hq8 hk1 d512 bf16 lse page64",
+          "b2 sq3 sk9000 used_k=9000,4000 hq8 hk1 d512 bf16 causal softcap30 lse page16",
+          "varlen qlens=1,70,3,0,1 sk9000 used_k=9000,5000,70,3000,8999 hq8 hk2 d128 bf16 causal lse page64",
+          "b5 sq1 sk9000 used_k=9000,1,3000,0,8000 hq8 hk1 d128 bf16 lse page64",
+          "b5 sq1 sk9000 used_k=9000,1,3000,0,8000 hq4 hk1 d64 bf16 lse page48",
+          "b5 sq1 sk9000 used_k=9000,1,3000,0,8000 hq4 hk1 d128 bf16 left1500 causal lse page3"}) {
         expect_right(text);
         expect_same_bits(text);
         if (HasFailure()) return;
@@ -230,8 +232,8 @@ TEST_F(DecodeGpu, ManySequences) {
         std::vector<int64_t> lengths;
         std::mt19937 random(static_cast<uint32_t>(batch));
         for (int64_t i = 0; i < batch; ++i) lengths.push_back(random() % 4 == 0 ? random() % 700 : random() % 90);
-        const std::string text = "b" + std::to_string(batch) + " sq1 sk700 hq4 hk1 d64 bf16 lse page64" +
-                                 list("used_k", lengths);
+        const std::string text =
+            "b" + std::to_string(batch) + " sq1 sk700 hq4 hk1 d64 bf16 lse page64" + list("used_k", lengths);
         expect_right(text);
         expect_same_bits(text);
         if (HasFailure()) return;

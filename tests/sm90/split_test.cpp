@@ -1,6 +1,4 @@
 // src/sm90/decode/split.hpp: however the work is dealt out, every sequence is added up along its own tree.
-#include "sm90/decode/split.hpp"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -10,6 +8,8 @@
 #include <set>
 #include <string>
 #include <vector>
+
+#include "sm90/decode/split.hpp"
 
 namespace foveal::sm90 {
 namespace {
@@ -50,9 +50,7 @@ struct Batch {
     Deal deal{};
 
     Leaves leaves(size_t i) const { return leaves_of(blocks[i], levels); }
-    Piece piece(uint32_t number, size_t i) const {
-        return piece_of(number, before[i], blocks[i], leaves(i), deal);
-    }
+    Piece piece(uint32_t number, size_t i) const { return piece_of(number, before[i], blocks[i], leaves(i), deal); }
     std::string text() const {
         return "teams " + std::to_string(teams.count) + ", levels " + std::to_string(levels) + ", sequences " +
                std::to_string(blocks.size()) + ", share " + std::to_string(deal.share);
@@ -166,8 +164,8 @@ class Split : public ::testing::Test {
         size_t deepest = 0;
         const std::vector<Node> nodes = nodes_of_piece(begin, end, leaves.count, deepest);
         ASSERT_LE(deepest, static_cast<size_t>(batch.levels));
-        ASSERT_LE(nodes.size(), static_cast<size_t>(nodes_of_set(batch.levels))) << "piece " << number << " [" << piece.begin << ", " << piece.end << ") of "
-                                      << batch.blocks[i];
+        ASSERT_LE(nodes.size(), static_cast<size_t>(nodes_of_set(batch.levels)))
+            << "piece " << number << " [" << piece.begin << ", " << piece.end << ") of " << batch.blocks[i];
         // The kernel finds out where nodes begin without working them out.
         int32_t first = begin;
         for (const Node& node : nodes) {

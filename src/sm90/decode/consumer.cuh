@@ -190,8 +190,8 @@ class DecodeConsumer {
                 read_floats(values[w], &shared_.strips[w][column][lane_ * kValues + i]);
 #pragma unroll
             for (int32_t x = 0; x < kAtOnce; ++x)
-                node_.values[k][i + x] = joined(joined(values[0][x], values[1][x], first),
-                                                joined(values[2][x], values[3][x], second), both);
+                node_.values[k][i + x] =
+                    joined(joined(values[0][x], values[1][x], first), joined(values[2][x], values[3][x], second), both);
         }
     }
 
@@ -245,10 +245,9 @@ class DecodeConsumer {
         for (int32_t k = 0; k < kColumns; ++k) {
             float left[kValues];
             read_floats(left, shared_.stack[depth_][k][thread_]);
-            const Factors factors =
-                join_sums(__shfl_sync(~0u, stack_reference_[k], depth_), __shfl_sync(~0u, stack_rounded_[k], depth_),
-                          __shfl_sync(~0u, stack_exact_[k], depth_), node_.reference[k], node_.rounded[k],
-                          node_.exact[k]);
+            const Factors factors = join_sums(
+                __shfl_sync(~0u, stack_reference_[k], depth_), __shfl_sync(~0u, stack_rounded_[k], depth_),
+                __shfl_sync(~0u, stack_exact_[k], depth_), node_.reference[k], node_.rounded[k], node_.exact[k]);
 #pragma unroll
             for (int32_t x = 0; x < kValues; ++x) node_.values[k][x] = joined(left[x], node_.values[k][x], factors);
         }
@@ -327,8 +326,8 @@ class DecodeConsumer {
         depth_ = 0;
 #pragma unroll 1
         for (int32_t round = 0; round * kNodes < places; ++round) {
-            NodesAtOnce<kTile, kNodes>(shared_.map, params_.nodes, round * kNodes, places - round * kNodes, columns.count,
-                               thread_)
+            NodesAtOnce<kTile, kNodes>(shared_.map, params_.nodes, round * kNodes, places - round * kNodes,
+                                       columns.count, thread_)
                 .join(node_);
             for (int32_t siblings = round; siblings % 2 == 1; siblings /= 2) join_top();
             if ((round + 1) * kNodes < places) push();

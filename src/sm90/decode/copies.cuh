@@ -1,5 +1,5 @@
-// How blocks of K and V get to shared memory: in boxes, by the copy engine, where a page holds whole boxes of eight rows
-// or more, else row by row, by all threads of a warpgroup.
+// How blocks of K and V get to shared memory: in boxes, by the copy engine, where a page holds whole boxes of eight
+// rows or more, else row by row, by all threads of a warpgroup.
 #pragma once
 
 #include <cstdint>
@@ -195,9 +195,8 @@ class RowCopies {
         for (int32_t first = warp_ * kRowsAtOnce; first < kBlockKeys; first += kRowLoaderWarps * kRowsAtOnce) {
             const bool is_near = first < kWarpThreads;
             const int32_t row = first + row_;
-            const Place place{
-                __shfl_sync(~0u, is_near ? places.of[0].page : places.of[1].page, row % kWarpThreads),
-                __shfl_sync(~0u, is_near ? places.of[0].row : places.of[1].row, row % kWarpThreads)};
+            const Place place{__shfl_sync(~0u, is_near ? places.of[0].page : places.of[1].page, row % kWarpThreads),
+                              __shfl_sync(~0u, is_near ? places.of[0].row : places.of[1].row, row % kWarpThreads)};
             const bool exists = seen_.contains(key_ + row) && channel < rows.columns;
             const int64_t from = exists ? place.page * rows.batch_stride + place.row * rows.row_stride : 0;
             ptx::copy_async(to + swizzled(row, vector_ % kRowVectors), data + from, exists);

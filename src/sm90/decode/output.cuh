@@ -21,9 +21,7 @@ struct ColumnEnd {
 // exact: the sum of the exponentials; rounded: that of those which were multiplied.
 template <bool kIsWide>
 __device__ __forceinline__ ColumnEnd end_of_column(float reference, float rounded, float exact, const float* sink) {
-    const auto to_natural = [](float x) {
-        return kIsWide ? from_base_2(x) : x * static_cast<float>(1 / kLog2E);
-    };
+    const auto to_natural = [](float x) { return kIsWide ? from_base_2(x) : x * static_cast<float>(1 / kLog2E); };
     if (exact == 0.0f && rounded == 0.0f) return {0.0f, sink != nullptr ? *sink : -INFINITY, true};
     if (sink == nullptr) return {__frcp_rn(rounded), to_natural(reference + __log2f(exact)), false};
     const float sink_log2 = to_base_2(*sink), larger = fmaxf(reference, ceilf(sink_log2)),
@@ -72,7 +70,8 @@ __device__ __forceinline__ void write_output(const DecodeParams& params, const D
         const int64_t row = work.sequence.first_q + columns.query(params, column),
                       head = columns.head_q(params, column);
         const float* sink = params.sinks == nullptr ? nullptr : params.sinks + head * params.scores.sinks_head_stride;
-        const ColumnEnd end = end_of_column<kConfig.has_options()>(node.reference[k], node.rounded[k], node.exact[k], sink);
+        const ColumnEnd end =
+            end_of_column<kConfig.has_options()>(node.reference[k], node.rounded[k], node.exact[k], sink);
         uint16_t* out = static_cast<uint16_t*>(params.out) + work.number * params.out_batch_stride +
                         row * params.out_row_stride + head * params.out_head_stride + channel;
         store_columns<kConfig.dtype>(out, node.values[k], end, params.v.columns - channel);

@@ -19,15 +19,16 @@ struct DecodeRows {
     const void* data;      // [pages, page_size, h_k, d], [b, s_k, h_k, d] or [total_k, h_k, d]
     int64_t batch_stride;  // of pages or sequences
     int64_t row_stride, head_stride;
-    int32_t columns;       // that exist
+    int32_t columns;  // that exist
 };
 
 struct DecodeParams {
     // ---- sequences
     int32_t batch;
     int32_t heads_per_kv;
-    int32_t column_parts;  // of a dense q: into which the columns of a KV head are cut, as if they were of several heads
-    int32_t heads;         // h_k * column_parts
+    int32_t
+        column_parts;  // of a dense q: into which the columns of a KV head are cut, as if they were of several heads
+    int32_t heads;     // h_k * column_parts
     Divisor by_heads, by_column_parts, by_heads_per_kv;
     Lengths lengths_q, lengths_k;
     const int32_t* query_offset;  // [b] or null
@@ -37,9 +38,9 @@ struct DecodeParams {
     // ---- keys and values
     PageTable table;  // entries null: not in pages
     Divisor by_page_size;
-    int32_t absent_page;  // a page, or sequence, that the tensor maps do not reach: zeros
+    int32_t absent_page;              // a page, or sequence, that the tensor maps do not reach: zeros
     int32_t block_pages, block_rows;  // 64 keys in pages, and the rows that are left
-    int32_t box_rows;  // of a tensor map's box; 0: threads copy rows one by one
+    int32_t box_rows;                 // of a tensor map's box; 0: threads copy rows one by one
     DecodeRows k, v;
 
     // ---- queries and output

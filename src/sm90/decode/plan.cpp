@@ -51,9 +51,7 @@ DecodeRows rows_of(const Strides& strides, int64_t columns) {
     return {nullptr, strides.batch, strides.row, strides.head, static_cast<int32_t>(columns)};
 }
 
-const char* name_of(DecodeVariant variant) {
-    return variant == DecodeVariant::plain ? "plain" : "with score options";
-}
+const char* name_of(DecodeVariant variant) { return variant == DecodeVariant::plain ? "plain" : "with score options"; }
 
 }  // namespace
 

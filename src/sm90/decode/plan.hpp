@@ -22,7 +22,7 @@ struct DecodeWorkspace {
 // How one kernel computes the problem.
 struct DecodeSchedule {
     DecodeChoice choice;
-    int32_t heads = 0;  // of K, times the parts that their columns are cut into
+    int32_t heads = 0;   // of K, times the parts that their columns are cut into
     int32_t counts = 0;  // of sequences, or parts of them, that pieces are counted of (sequence.hpp)
     Teams teams{};
     int32_t split_grid = 0, whole_grid = 0;  // CTAs with a workspace and without; 0: nothing to compute

@@ -79,10 +79,10 @@ class DecodeFinder {
         for (int32_t n = lane_; n < kRowsOfQ * kVectors; n += kWarpThreads) {
             const int32_t column = n / kVectors, vector = n % kVectors;
             const bool exists = column < columns.count && vector * kVectorColumns < params_.k.columns;
-            const int64_t from = exists ? (work.sequence.first_q + columns.query(params_, column)) * params_.q_row_stride +
-                                              columns.head_q(params_, column) * params_.q_head_stride +
-                                              vector * kVectorColumns
-                                        : 0;
+            const int64_t from =
+                exists ? (work.sequence.first_q + columns.query(params_, column)) * params_.q_row_stride +
+                             columns.head_q(params_, column) * params_.q_head_stride + vector * kVectorColumns
+                       : 0;
             ptx::copy_async(ptx::shared_address(to + vector / kRowVectors * kRowsOfQ * kPanelColumns) +
                                 swizzled(column, vector % kRowVectors),
                             q + from, exists);

@@ -35,8 +35,8 @@ struct SeenKeys {
     FOVEAL_HOST_DEVICE int32_t counted_blocks() const { return max_i32(blocks, 1); }
 };
 
-// Where q is varlen, a sequence's columns are cut into parts of so many, a power of two, each of which reads its keys as
-// if it were a sequence: only the device knows how many there are. (Of a dense q, they count as heads: params.hpp.)
+// Where q is varlen, a sequence's columns are cut into parts of so many, a power of two, each of which reads its keys
+// as if it were a sequence: only the device knows how many there are. (Of a dense q, they count as heads: params.hpp.)
 FOVEAL_HOST_DEVICE int32_t parts_of(const Sequence& sequence, const DecodeParams& params, int32_t columns) {
     if (params.lengths_q.cu_seqlens == nullptr) return 1;
     return (sequence.len_q * params.heads_per_kv + columns - 1) / columns;

@@ -24,9 +24,7 @@ struct alignas(16) DecodeWork {
     int32_t node_set;
     uint32_t before;  // blocks of the sequences before it
 
-    FOVEAL_HOST_DEVICE bool is_whole() const {
-        return piece.begin == 0 && piece.end == seen.counted_blocks();
-    }
+    FOVEAL_HOST_DEVICE bool is_whole() const { return piece.begin == 0 && piece.end == seen.counted_blocks(); }
 };
 
 // The CTA's named barriers. Barrier 0 joins all threads when the CTA has set itself up; the other is of the warps that
@@ -65,7 +63,7 @@ struct DecodeShared {
     ColumnSums strip_sums[kWarpgroupWarps][kTile.strip_columns()];
     ColumnKeys column_keys[kWarpgroupWarps][kTile.octets() * kOctetColumns];  // each warp's own
     DecodeWork works[kTile.works];
-    Ring<kTile.slots> ring;         // K and V of a block in turn
+    Ring<kTile.slots> ring;  // K and V of a block in turn
     Ring<kTile.works> work_ring;
     uint64_t queries_full[kTile.works];
     uint64_t map_ready;  // that of the first piece

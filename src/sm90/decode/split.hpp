@@ -70,9 +70,9 @@ FOVEAL_HOST_DEVICE Deal deal_of(uint32_t blocks, const Teams& teams) {
     if (mean >= kExactFrom) return {blocks, mean};
     // A power of two or one and a half of one: equal sequences are then cut where their trees are.
     const int32_t log2 = floor_log2(mean);
-    const uint32_t rounded = mean == 1u << log2                        ? mean
+    const uint32_t rounded = mean == 1u << log2                     ? mean
                              : log2 > 0 && mean <= 3u << (log2 - 1) ? 3u << (log2 - 1)
-                                                                       : 2u << log2;
+                                                                    : 2u << log2;
     return {blocks, rounded};
 }
 
@@ -82,8 +82,8 @@ FOVEAL_HOST_DEVICE uint32_t bound_of(uint32_t team, const Deal& deal) {
     return bound < deal.blocks ? bound : deal.blocks;
 }
 
-// To a multiple of how many blocks, as a power of two, a bound is rounded in a sequence with such leaves. A quarter of a
-// share, at most eight blocks, is too little to matter.
+// To a multiple of how many blocks, as a power of two, a bound is rounded in a sequence with such leaves. A quarter of
+// a share, at most eight blocks, is too little to matter.
 FOVEAL_HOST_DEVICE int32_t log2_grain(const Leaves& leaves, const Deal& deal) {
     return max_i32(leaves.log2_blocks, min_i32(3, floor_log2(deal.share) - 2));
 }
@@ -94,8 +94,8 @@ struct Piece {
     FOVEAL_HOST_DEVICE bool is_empty() const { return begin >= end; }
 };
 
-// Where the share of team number `team` begins in a sequence of `blocks` blocks that has `before` blocks of others before
-// it.
+// Where the share of team number `team` begins in a sequence of `blocks` blocks that has `before` blocks of others
+// before it.
 FOVEAL_HOST_DEVICE int32_t cut_of(uint32_t team, uint32_t before, int32_t blocks, const Leaves& leaves,
                                   const Deal& deal) {
     const uint32_t bound = bound_of(team, deal);

@@ -47,10 +47,10 @@ class Strip {
 #pragma unroll
                 for (int32_t kstep = 0; kstep < kKsteps; kstep += 2) {  // four vectors of a row: two ksteps
                     uint32_t pair[4];
-                    ptx::ldmatrix_x4(queries_ + static_cast<uint32_t>(kstep / kPanelKsteps) * kQueryPanelBytes +
-                                         swizzled(octet * kOctetColumns + lane_ % 8,
-                                                  kstep % kPanelKsteps * 2 + lane_ / 8),
-                                     pair);
+                    ptx::ldmatrix_x4(
+                        queries_ + static_cast<uint32_t>(kstep / kPanelKsteps) * kQueryPanelBytes +
+                            swizzled(octet * kOctetColumns + lane_ % 8, kstep % kPanelKsteps * 2 + lane_ / 8),
+                        pair);
 #pragma unroll
                     for (int32_t i = 0; i < 4; ++i) q_[octet][kstep + i / 2][i % 2] = pair[i];
                 }
@@ -127,8 +127,7 @@ class Strip {
 #pragma unroll
             for (int32_t lanes = 4; lanes < 32; lanes *= 2)
 #pragma unroll
-                for (int32_t e = 0; e < 2; ++e)
-                    largest[e] = fmaxf(largest[e], __shfl_xor_sync(~0u, largest[e], lanes));
+                for (int32_t e = 0; e < 2; ++e) largest[e] = fmaxf(largest[e], __shfl_xor_sync(~0u, largest[e], lanes));
             raise(octet, fmaxf(reference[octet][0], ceilf(largest[0] * factor)),
                   fmaxf(reference[octet][1], ceilf(largest[1] * factor)));
             float x[4];
@@ -142,8 +141,8 @@ class Strip {
         }
     }
 
-    // O^T += V^T P^T, of the channels in the block's n-th slot. Keys of the strip outside [begin, end), counted from its first, that no query sees, may hold
-    // anything: their V becomes 0.
+    // O^T += V^T P^T, of the channels in the block's n-th slot. Keys of the strip outside [begin, end), counted from
+    // its first, that no query sees, may hold anything: their V becomes 0.
     __device__ __forceinline__ void multiply_values(const uint16_t* slot, int32_t n, const uint32_t (&p)[kOctets][2],
                                                     int32_t begin, int32_t end) {
         const auto seen = [begin, end](int32_t key) { return begin <= key && key < end; };

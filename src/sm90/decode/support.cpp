@@ -41,8 +41,8 @@ DecodeVariant variant_of(const ForwardProblem& p) {
     return is_plain(p) ? DecodeVariant::plain : DecodeVariant::options;
 }
 
-// A dense q's rows and heads that share a KV head. Of a varlen q only the device knows how many rows a sequence has, and
-// the kernel may not depend on the others' rows: then the tile is one for a row, or two where heads are few.
+// A dense q's rows and heads that share a KV head. Of a varlen q only the device knows how many rows a sequence has,
+// and the kernel may not depend on the others' rows: then the tile is one for a row, or two where heads are few.
 int64_t columns_of(const ForwardProblem& p) {
     return p.varlen ? std::max<int64_t>(p.heads_per_kv(), kOctetColumns) : p.rows_q * p.heads_per_kv();
 }
@@ -87,8 +87,9 @@ void check_form(const ForwardProblem& p) {
                              : p.has_query_offset     ? "query_offset"
                              : p.varlen               ? "cu_seqlens_q without cu_seqlens_k"
                                                       : "cu_seqlens_k without cu_seqlens_q";
-    refuse(obstacle_of(p) + " beside " + form + "; beside it the sm90 backend supports bf16 and f16, head dimensions up to " +
-           std::to_string(kWidestHead) + ", of a dense q up to " + std::to_string(kFewRows) +
+    refuse(obstacle_of(p) + " beside " + form +
+           "; beside it the sm90 backend supports bf16 and f16, head dimensions up to " + std::to_string(kWidestHead) +
+           ", of a dense q up to " + std::to_string(kFewRows) +
            " rows, or rows times heads that share one of k up to 128 (64 where the head dimension exceeds 256), and "
            "neither bias nor mask");
 }

@@ -21,16 +21,14 @@ inline constexpr int32_t kOctetColumns = 8;  // of every mma (its N)
 // Head dimensions that are no multiple of a panel, or smaller than the tile's, are filled up with zeros.
 struct DecodeTile {
     int32_t head_dim;
-    int32_t columns;       // queries times query heads of a KV head
-    int32_t slots;         // blocks of K or V in flight
-    int32_t works;         // pieces that are announced ahead, with their Q
-    int32_t levels;        // of the tree over a sequence's leaves (split.hpp)
-    int32_t ctas;          // on an SM at once
+    int32_t columns;            // queries times query heads of a KV head
+    int32_t slots;              // blocks of K or V in flight
+    int32_t works;              // pieces that are announced ahead, with their Q
+    int32_t levels;             // of the tree over a sequence's leaves (split.hpp)
+    int32_t ctas;               // on an SM at once
     bool queries_in_registers;  // else they are read from shared memory for every block
 
-    FOVEAL_HOST_DEVICE constexpr int32_t octets() const {
-        return (columns + kOctetColumns - 1) / kOctetColumns;
-    }
+    FOVEAL_HOST_DEVICE constexpr int32_t octets() const { return (columns + kOctetColumns - 1) / kOctetColumns; }
     // A block of K, or of V, takes so many of the ring's slots, each of which has so many of its channels.
     FOVEAL_HOST_DEVICE constexpr int32_t slot_channels() const { return head_dim < 256 ? head_dim : 256; }
     FOVEAL_HOST_DEVICE constexpr int32_t slots_of_block() const { return head_dim / slot_channels(); }

@@ -18,11 +18,10 @@ __device__ __forceinline__ void store_relaxed(float* to, const float (&x)[2]) {
 
 // ld.relaxed.gpu.v4, .v2: the same. Where not `exists`, x stays what it is; no branch.
 __device__ __forceinline__ void load_relaxed_if(float (&x)[4], const float* from, bool exists) {
-    asm volatile(
-        "{.reg .pred p; setp.ne.u32 p, %5, 0; @p ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];}"
-        : "+f"(x[0]), "+f"(x[1]), "+f"(x[2]), "+f"(x[3])
-        : "l"(from), "r"(static_cast<uint32_t>(exists))
-        : "memory");
+    asm volatile("{.reg .pred p; setp.ne.u32 p, %5, 0; @p ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];}"
+                 : "+f"(x[0]), "+f"(x[1]), "+f"(x[2]), "+f"(x[3])
+                 : "l"(from), "r"(static_cast<uint32_t>(exists))
+                 : "memory");
 }
 __device__ __forceinline__ void load_relaxed_if(float (&x)[2], const float* from, bool exists) {
     asm volatile("{.reg .pred p; setp.ne.u32 p, %3, 0; @p ld.relaxed.gpu.global.v2.f32 {%0, %1}, [%2];}"
