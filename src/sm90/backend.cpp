@@ -1,18 +1,34 @@
 #include "sm90/backend.hpp"
 
+#include "sm90/decode/plan.hpp"
+#include "sm90/decode/support.hpp"
 #include "sm90/device.hpp"
 #include "sm90/forward/plan.hpp"
 #include "sm90/forward/support.hpp"
 
 namespace foveal::sm90 {
+namespace {
+
+void check(const ForwardProblem& problem) {
+    if (decodes(problem)) return check_decode(problem);
+    check_form(problem);
+    check_supported(problem);
+}
+
+std::unique_ptr<ForwardPlan> plan(const ForwardProblem& problem, int32_t device) {
+    check(problem);
+    return decodes(problem) ? plan_decode(problem, device) : plan_forward(problem, device);
+}
+
+}  // namespace
 
 constinit const Backend kBackend{.id = FOVEAL_BACKEND_SM90,
                                  .name = "sm90",
                                  .is_built = FOVEAL_HAS_CUDA != 0,
                                  .holds = holds,
                                  .device_of = device_of,
-                                 .check_supported = check_supported,
-                                 .plan_forward = plan_forward,
+                                 .check_supported = check,
+                                 .plan_forward = plan,
                                  .merge = launch_merge,
                                  .append = launch_append,
                                  .copy_cache = launch_cache_copy};

@@ -11,6 +11,7 @@
 
 namespace foveal::sm90 {
 
+struct PreparedDecode;   // decode/plan.hpp
 struct PreparedForward;  // forward/plan.hpp
 
 // Is this host pointer device memory? false where there is no driver.
@@ -25,6 +26,10 @@ cuda::DeviceTraits traits_of(int32_t device);
 // Enqueues the kernel on `stream`, whose device must be `device`. The grid is not empty.
 void launch_forward(const ForwardProblem& problem, const PreparedForward& kernel, int32_t device,
                     const ForwardPointers& pointers, void* stream);
+
+// The same of the decode kernel: split over the GPU if there is a workspace.
+void launch_decode(const ForwardProblem& problem, const PreparedDecode& kernel, int32_t device,
+                   const ForwardPointers& pointers, void* stream);
 
 // Enqueues the append on `stream`, on the stream's device.
 void launch_append(const Append& append, void* stream);

@@ -21,6 +21,8 @@ cuda::DeviceTraits traits_of(int32_t device) {
 
 void launch_forward(const ForwardProblem&, const PreparedForward&, int32_t, const ForwardPointers&, void*) { refuse(); }
 
+void launch_decode(const ForwardProblem&, const PreparedDecode&, int32_t, const ForwardPointers&, void*) { refuse(); }
+
 void launch_append(const Append&, void*) { refuse(); }
 
 void launch_cache_copy(const CacheCopy&, void*) { refuse(); }

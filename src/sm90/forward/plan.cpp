@@ -7,7 +7,7 @@
 #include "problem/work.hpp"
 #include "sm90/device.hpp"
 #include "sm90/forward/tiles.hpp"
-#include "sm90/scores/matrix_vectors.hpp"
+#include "sm90/tensors.hpp"
 
 namespace foveal::sm90 {
 namespace {
@@ -63,42 +63,6 @@ int32_t ctas_of_sm(const ForwardProblem& p, const cuda::DeviceTraits& traits, co
     const UsefulWork work = useful_work_of_dense(p);
     const bool dram_binds = work.bytes / traits.dram_bytes_per_second > 2 * work.flops / (kFlopsOfSm * traits.sms);
     return dram_binds ? 3 : 1;
-}
-
-ScoreMatrix score_matrix(const ScoreStrides& strides, DType dtype, int64_t columns) {
-    return {nullptr,
-            strides.batch,
-            strides.row,
-            strides.head,
-            static_cast<int32_t>(strides.key),
-            has_whole_vectors(strides, columns, static_cast<size_t>(bytes_of(dtype)))};
-}
-
-ScoreOptions score_options_of(const ForwardProblem& p) {
-    ScoreOptions options{};
-    options.scale = p.scale;
-    if (p.softcap > 0) {
-        options.softcap = p.softcap;
-        // Its products with other finite numbers are none that would be NaN.
-        constexpr double kLargestArgument = 1e38;
-        const double argument = static_cast<double>(p.scale) / p.softcap;
-        options.cap_argument = static_cast<float>(std::clamp(argument, -kLargestArgument, kLargestArgument));
-        options.cap = softcap_polynomial(p.scale, p.softcap);
-        if (p.softcap > kLargestFastSoftcap) options.inverse_softcap = 1 / p.softcap;
-    }
-    options.alibi_batch_stride = p.alibi.batch;
-    options.only_alibi = p.has_alibi && p.softcap <= 0 && !p.has_bias && !p.has_mask;
-    // Under ALiBi the nearest keys weigh most: a row that meets them first rarely outgrows its reference.
-    options.last_keys_first = p.has_alibi && p.window().right < kUnlimitedWidth;
-    options.bias = score_matrix(p.bias, p.bias_dtype, p.rows_k);
-    options.bias_is_f32 = p.bias_dtype == DType::f32;
-    options.mask = score_matrix(p.mask, DType::boolean, p.rows_k);
-    options.may_be_wide = p.has_bias || p.has_alibi || p.softcap > 0x1p100F;
-    options.alibi_head_stride = static_cast<int32_t>(p.alibi.head);
-    options.sinks_head_stride = static_cast<int32_t>(p.sinks.head);
-    options.seqused_q_stride = p.seqused_q_stride;
-    options.seqused_k_stride = p.seqused_k_stride;
-    return options;
 }
 
 void set_order(ForwardParams& params, const ForwardProblem& p, const ForwardSchedule& schedule) {

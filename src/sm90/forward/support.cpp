@@ -7,42 +7,12 @@
 
 #include "sm90/forward/tiles.hpp"
 #include "sm90/scores/softcap.hpp"
+#include "sm90/tensors.hpp"
 
 namespace foveal::sm90 {
 namespace {
 
-constexpr int64_t kCopyEngineBytes = 16;  // alignment of addresses and strides in a tensor map
-constexpr int64_t kMaxStrideBytes = int64_t{1} << 40;
-
 [[noreturn]] void refuse(const std::string& message) { throw Error(FOVEAL_UNSUPPORTED, message); }
-
-// All that a dtype's kernels have in common: 16-byte rows, no wider than the widest tile.
-void check_head_dim(const char* name, int64_t head_dim, int32_t widest) {
-    if (head_dim % 8 != 0 || head_dim > widest)
-        refuse(std::string(name) + "'s head dimension is " + std::to_string(head_dim) +
-               "; the sm90 backend supports multiples of 8 up to " + std::to_string(widest));
-}
-
-void check_stride(const char* tensor, const char* which, int64_t stride, int64_t element_bytes) {
-    if (stride * element_bytes % kCopyEngineBytes != 0)
-        refuse(std::string(tensor) + "'s " + which + " stride is " + std::to_string(stride) +
-               " elements; the sm90 backend needs a multiple of " + std::to_string(kCopyEngineBytes / element_bytes) +
-               " (16 bytes)");
-    if (stride * element_bytes >= kMaxStrideBytes)
-        refuse(std::string(tensor) + "'s " + which + " stride is " + std::to_string(stride) +
-               " elements; the sm90 backend needs less than 2^40 bytes");
-}
-
-void check_strides(const char* tensor, const Strides& strides, int64_t element_bytes) {
-    check_stride(tensor, "batch", strides.batch, element_bytes);
-    check_stride(tensor, "row", strides.row, element_bytes);
-    check_stride(tensor, "head", strides.head, element_bytes);
-}
-
-void check_alignment(const char* tensor, const void* data) {
-    if (reinterpret_cast<uintptr_t>(data) % kCopyEngineBytes != 0)
-        refuse(std::string(tensor) + ".data is not aligned to 16 bytes, which the sm90 backend needs");
-}
 
 // What the CPU backend alone has so far.
 void check_forms(const ForwardProblem& p) {
@@ -150,19 +120,8 @@ void check_supported(const ForwardProblem& p) {
     check_head_dim("q", p.head_dim, widest.head_dim);
     check_head_dim("v", p.head_dim_v, widest.head_dim_v);
     const ForwardChoice choice = choice_of(p);
-    const int64_t element = bytes_of(p.dtype);
-    check_strides("q", p.q, element);
-    check_strides("k", p.k, element);
-    check_strides("v", p.v, element);
-    check_strides("out", p.out, element);
+    check_strides(p);
     check_tile_count(p, kForwardTiles[choice.tile_index].tile);
-}
-
-void check_pointers(const ForwardPointers& pointers) {
-    check_alignment("q", pointers.q);
-    check_alignment("k", pointers.k);
-    check_alignment("v", pointers.v);
-    check_alignment("out", pointers.out);
 }
 
 }  // namespace foveal::sm90

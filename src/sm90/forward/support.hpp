@@ -18,9 +18,6 @@ struct ForwardChoice {
 // Throws Error(UNSUPPORTED), naming the argument, the value and what is supported.
 void check_supported(const ForwardProblem& problem);
 
-// Throws Error(UNSUPPORTED) where a data pointer is not what the copy engine can address.
-void check_pointers(const ForwardPointers& pointers);
-
 // The kernel for the problem. Throws as check_supported() does.
 ForwardChoice choice_of(const ForwardProblem& problem);
 

@@ -11,6 +11,14 @@ __device__ __forceinline__ void copy_async(uint32_t shared_address, const void* 
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address), "l"(from), "r"(exists ? 16 : 0)
                  : "memory");
 }
+// cp.async.mbarrier.arrive.noinc: one arrival, counted in the barrier's initial number, when all copies that this
+// thread has begun are there.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-cp-async-mbarrier-arrive
+__device__ __forceinline__ void arrive_when_copied(uint64_t& barrier) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(
+                     static_cast<uint32_t>(__cvta_generic_to_shared(&barrier)))
+                 : "memory");
+}
 // cp.async.wait_all: this thread's copies are there.
 __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 

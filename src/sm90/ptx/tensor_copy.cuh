@@ -13,6 +13,12 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+// prefetch.tensormap: the first copy by this map then need not wait for it.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-prefetch-prefetchu
+__device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap& map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
 // cp.async.bulk.tensor.4d.shared.global: the box at (column, row, head, batch); its bytes complete on `barrier`.
 __device__ __forceinline__ void tensor_load(void* box, const CUtensorMap& map, uint64_t& barrier, int32_t column,
                                             int32_t row, int32_t head, int32_t batch) {

@@ -73,6 +73,23 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t shared_address, uint32_t (&
                  : "memory");
 }
 
+// ldmatrix.x4.trans: each of the four is transposed on its way.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#warp-level-matrix-instructions-ldmatrix
+__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t shared_address, uint32_t (&matrices)[4]) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
+                 : "r"(shared_address)
+                 : "memory");
+}
+
+// movmatrix.trans: transposes an 8x8 matrix of 16-bit elements across the warp's registers.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#warp-level-matrix-instructions-movmatrix
+__device__ __forceinline__ uint32_t movmatrix_trans(uint32_t matrix) {
+    uint32_t transposed;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(matrix));
+    return transposed;
+}
+
 // ex2.approx.ftz: 2^x, relative error 2^-22; 2^-inf = 0.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#floating-point-instructions-ex2
 __device__ __forceinline__ float ex2(float x) {

@@ -11,6 +11,13 @@ namespace foveal::sm90 {
 // rounded by more than an exponent may be off (2^-14 here, of 8 * log2(e) * 128).
 inline constexpr float kLargestLinearSlope = 8.0f;
 
+// A slope, as large as it may be in a sequence of these lengths: the distances' order is kept, and no product with one
+// of them is infinite.
+__device__ __forceinline__ float finite_slope(float slope, int32_t len_q, int32_t len_k) {
+    const float most = __fdividef(0x1.fp127f, static_cast<float>(len_q) + static_cast<float>(len_k));
+    return fabsf(slope) > most ? copysignf(most, slope) : slope;
+}
+
 // s = factor * s - slope * distance. distance: i + off - j of the thread's first row and column.
 template <int32_t kScores>
 __device__ __forceinline__ void subtract_distances(float (&s)[kScores], float factor, float slope, int32_t distance) {

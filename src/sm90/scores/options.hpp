@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <numbers>
 
+#include "problem/forward.hpp"
 #include "sm90/scores/softcap.hpp"
 
 namespace foveal::sm90 {
@@ -36,5 +37,8 @@ struct ScoreOptions {
     // 1, or 0 where one value stands for all; other variants take it to be 1.
     int32_t alibi_head_stride, sinks_head_stride, seqused_q_stride, seqused_k_stride;
 };
+
+// All but the pointers. Of a bias and a mask, `in_vectors` holds if their data is aligned.
+ScoreOptions score_options_of(const ForwardProblem& problem);
 
 }  // namespace foveal::sm90

@@ -51,7 +51,7 @@ class Scores {
             factor = 1.0f;
         }
         if (options_.alibi_slopes != nullptr) {
-            subtract_distances(s, factor, finite_slope(), distance());
+            subtract_distances(s, factor, finite_slope(slope_, work_.len_q, work_.band.len_k), distance());
             factor = 1.0f;
         }
         if (options_.bias.data == nullptr) {
@@ -67,13 +67,6 @@ class Scores {
     }
 
    private:
-    // ALiBi's slope, as large as it may be: the distances' order is kept, and no product with one of them is infinite.
-    __device__ __forceinline__ float finite_slope() const {
-        const float most =
-            __fdividef(0x1.fp127f, static_cast<float>(work_.len_q) + static_cast<float>(work_.band.len_k));
-        return fabsf(slope_) > most ? copysignf(most, slope_) : slope_;
-    }
-
     // i + off - j of the thread's first row and column.
     __device__ __forceinline__ int32_t distance() const { return row_ + work_.band.off - first_key_; }
 

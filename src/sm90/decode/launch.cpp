@@ -1,0 +1,113 @@
+// Launches the decode kernel: what the plan has prepared, and the pointers.
+#include "sm90/decode/launch.hpp"
+
+#include <cuda.h>
+
+#include <array>
+#include <cstdint>
+#include <utility>
+
+#include "cuda/device.hpp"
+#include "cuda/kernel_table.hpp"
+#include "cuda/tensor_map.hpp"
+#include "sm90/decode/kernels.hpp"
+#include "sm90/decode/plan.hpp"
+#include "sm90/device.hpp"
+
+namespace foveal::sm90 {
+namespace {
+
+// ---- which kernel ---------------------------------------------------------------------------------------------------
+
+constexpr std::array kTypes = {DType::bf16, DType::f16};
+constexpr size_t kVariants = static_cast<size_t>(DecodeVariant::options) + 1;
+constexpr size_t kKernels = kTypes.size() * kDecodeTileCount * kVariants;
+
+constexpr size_t kernel_index_of(size_t type, DecodeChoice choice) {
+    return (type * kDecodeTileCount + static_cast<size_t>(choice.tile_index)) * kVariants +
+           static_cast<size_t>(choice.variant);
+}
+
+// One kernel for each type, tile and variant that the tile is used for (tiles.hpp): where its .cu is missing, the
+// library does not link.
+template <size_t kIndex>
+constexpr cuda::Kernel kernel() {
+    constexpr auto kVariant = static_cast<DecodeVariant>(kIndex % kVariants);
+    constexpr auto kTileIndex = static_cast<int32_t>(kIndex / kVariants % kDecodeTileCount);
+    constexpr DType kType = kTypes[kIndex / kVariants / kDecodeTileCount];
+    static_assert(kernel_index_of(kIndex / kVariants / kDecodeTileCount, {kTileIndex, kVariant}) == kIndex);
+    if constexpr (kDecodeTiles[kTileIndex].serves(kVariant))
+        return {&decode_kernel<DecodeInstance<kType, kTileIndex, kVariant>>,
+                shared_bytes(kDecodeTiles[kTileIndex].tile)};
+    return {};
+}
+
+template <size_t... kIndices>
+constexpr std::array<cuda::Kernel, kKernels> kernels(std::index_sequence<kIndices...>) {
+    return {kernel<kIndices>()...};
+}
+
+constinit cuda::KernelTable<kKernels> kernel_table(kernels(std::make_index_sequence<kKernels>()));
+
+// ---- what it gets ---------------------------------------------------------------------------------------------------
+
+DecodeParams with_pointers(DecodeParams params, const ForwardProblem& p, const DecodeWorkspace& workspace,
+                           const ForwardPointers& pointers) {
+    params.lengths_q = p.lengths_q(pointers);
+    params.lengths_k = p.lengths_k(pointers);
+    params.query_offset = pointers.query_offset;
+    params.table = p.page_table(pointers);
+    params.k.data = pointers.k;
+    params.v.data = pointers.v;
+    params.q = pointers.q;
+    params.out = pointers.out;
+    params.lse = pointers.lse;
+    params.sinks = pointers.sinks;
+    params.scores.alibi_slopes = pointers.alibi_slopes;
+    params.tree = pointers.tree_mask;
+    params.splits = pointers.workspace != nullptr;
+    auto* bytes = static_cast<char*>(pointers.workspace);
+    params.arrived = reinterpret_cast<int32_t*>(bytes + workspace.arrived);
+    params.nodes = reinterpret_cast<float*>(bytes + workspace.nodes);
+    return params;
+}
+
+// The map of k or v: pages, sequences, or all rows as one sequence.
+cuda::MappedTensor mapped(const char* name, const void* data, int64_t head_dim, const Strides& strides,
+                          const ForwardProblem& p, const void* something) {
+    cuda::MappedTensor t{name, data, p.batch, p.rows_k, p.heads_k, head_dim, strides};
+    if (p.keys == KeyForm::varlen) t.batch = 1;
+    if (p.keys == KeyForm::paged) {
+        t.batch = p.pages;
+        t.rows = p.page_size;
+    }
+    // A tensor map has no empty dimension: without rows, or pages, it maps a row of q, of which nothing is read.
+    if (t.batch == 0 || t.rows == 0) return {"q", something, 1, 1, 1, p.head_dim, {}};
+    return t;
+}
+
+}  // namespace
+
+void enqueue_decode(CUfunction function, const ForwardProblem& p, const PreparedDecode& kernel,
+                    const ForwardPointers& pointers, void* stream) {
+    CUtensorMap k{}, v{};
+    if (kernel.schedule.box_rows > 0) {
+        const cuda::MapBox box{kPanelColumns, kernel.schedule.box_rows};
+        k = cuda::tensor_map(p.dtype, mapped("k", pointers.k, p.head_dim, p.k, p, pointers.q), box);
+        v = cuda::tensor_map(p.dtype, mapped("v", pointers.v, p.head_dim_v, p.v, p, pointers.q), box);
+    }
+    DecodeParams params = with_pointers(kernel.params, p, kernel.schedule.workspace, pointers);
+    void* arguments[] = {&k, &v, &params};
+    cuda::launch(function, {kernel.grid(params.splits), kDecodeThreads, shared_bytes(kernel.tile()), true}, stream,
+                 arguments, "sm90 decode kernel");
+}
+
+void launch_decode(const ForwardProblem& p, const PreparedDecode& kernel, int32_t device,
+                   const ForwardPointers& pointers, void* stream) {
+    const cuda::CurrentDevice current(device);
+    const size_t type = p.dtype == kTypes[0] ? 0 : 1;
+    const CUfunction function = kernel_table.function(device, kernel_index_of(type, kernel.schedule.choice));
+    enqueue_decode(function, p, kernel, pointers, stream);
+}
+
+}  // namespace foveal::sm90

@@ -1,0 +1,160 @@
+#include "sm90/decode/plan.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <sstream>
+
+#include "sm90/device.hpp"
+#include "sm90/tensors.hpp"
+
+namespace foveal::sm90 {
+namespace {
+
+// As many as the GPU can hold, but a power of two where that leaves no more than every sixteenth idle: equal shares of
+// equal sequences are then nodes of their trees.
+Teams teams_of(int32_t ctas, int32_t heads) {
+    const auto most = static_cast<uint32_t>(std::max(1, ctas / heads)), power = std::bit_floor(most);
+    const uint32_t count = power * 16 >= most * 15 ? power : most;
+    return {count, std::has_single_bit(count) ? std::countr_zero(count) : -1};
+}
+
+NodeSets node_sets_of(const DecodeSchedule& schedule) {
+    return {schedule.heads, static_cast<int32_t>(schedule.teams.count),
+            kDecodeTiles[schedule.choice.tile_index].tile.levels};
+}
+
+DecodeWorkspace workspace_of(const DecodeSchedule& schedule) {
+    constexpr int64_t kLine = 128;
+    const auto whole_lines = [](int64_t bytes) { return (bytes + kLine - 1) / kLine * kLine; };
+    const DecodeTile& tile = kDecodeTiles[schedule.choice.tile_index].tile;
+    DecodeWorkspace workspace;
+    workspace.nodes = workspace.arrived + whole_lines(int64_t{schedule.counts} * schedule.heads * 4);
+    workspace.bytes = workspace.nodes + node_sets_of(schedule).nodes() * tile.node_floats() * 4;
+    return workspace;
+}
+
+// The largest box of which a page is a whole number.
+int32_t box_rows_of(const ForwardProblem& p) {
+    if (p.keys != KeyForm::paged) return kBlockKeys;
+    for (const int32_t rows : {64, 32, 16, 8})
+        if (p.page_size % rows == 0) return rows;
+    return 0;
+}
+
+PreparedDecode prepared(const ForwardProblem& p, const cuda::DeviceTraits& traits) {
+    const DecodeSchedule schedule = decode_schedule_of(p, decode_choice_of(p), traits);
+    if (schedule.whole_grid == 0) return {schedule, {}};
+    return {schedule, decode_params_of(p, schedule)};
+}
+
+DecodeRows rows_of(const Strides& strides, int64_t columns) {
+    return {nullptr, strides.batch, strides.row, strides.head, static_cast<int32_t>(columns)};
+}
+
+const char* name_of(DecodeVariant variant) { return variant == DecodeVariant::plain ? "plain" : "with score options"; }
+
+}  // namespace
+
+DecodeSchedule decode_schedule_of(const ForwardProblem& p, DecodeChoice choice, const cuda::DeviceTraits& traits) {
+    DecodeSchedule schedule;
+    schedule.choice = choice;
+    schedule.box_rows = box_rows_of(p);
+    schedule.heads = static_cast<int32_t>(p.heads_k) * choice.column_parts;
+    schedule.counts = static_cast<int32_t>(counts_of(p, kDecodeTiles[choice.tile_index].tile));
+    if (p.total_rows_q() == 0 || p.batch == 0) return schedule;
+    schedule.teams = teams_of(traits.sms * kDecodeTiles[choice.tile_index].tile.ctas, schedule.heads);
+    schedule.split_grid = static_cast<int32_t>(schedule.teams.count) * schedule.heads;
+    schedule.whole_grid = static_cast<int32_t>(p.batch) * schedule.heads;
+    schedule.workspace = workspace_of(schedule);
+    return schedule;
+}
+
+DecodeParams decode_params_of(const ForwardProblem& p, const DecodeSchedule& schedule) {
+    DecodeParams params{};
+    params.batch = static_cast<int32_t>(p.batch);
+    params.heads_per_kv = static_cast<int32_t>(p.heads_per_kv());
+    params.column_parts = schedule.choice.column_parts;
+    params.heads = schedule.heads;
+    params.by_heads = Divisor(params.heads);
+    params.by_column_parts = Divisor(params.column_parts);
+    params.by_heads_per_kv = Divisor(params.heads_per_kv);
+    params.lengths_q = p.lengths_q({});
+    params.lengths_k = p.lengths_k({});
+    params.query_offset_stride = p.query_offset_stride;
+    params.window = p.window();
+
+    params.table = p.page_table({});
+    if (p.keys == KeyForm::paged) {
+        params.by_page_size = Divisor(p.page_size);
+        params.block_pages = kBlockKeys / p.page_size;
+        params.block_rows = kBlockKeys % p.page_size;
+    }
+    params.absent_page = static_cast<int32_t>(p.keys == KeyForm::paged ? p.pages : p.batch);
+    params.box_rows = schedule.box_rows;
+    params.k = rows_of(p.k, p.head_dim);
+    params.v = rows_of(p.v, p.head_dim_v);
+
+    params.q_batch_stride = p.q.batch;
+    params.q_row_stride = p.q.row;
+    params.q_head_stride = p.q.head;
+    params.out_batch_stride = p.out.batch;
+    params.out_row_stride = p.out.row;
+    params.out_head_stride = p.out.head;
+    params.lse_batch_stride = p.lse.batch;
+    params.lse_head_stride = p.lse.head;
+
+    params.scale_log2 = static_cast<float>(static_cast<double>(p.scale) * kLog2E);
+    params.scores = score_options_of(p);
+    params.tree_batch_stride = p.tree.batch;
+    params.tree_row_stride = p.tree.row;
+    params.tree_keys = static_cast<int32_t>(std::min<int64_t>(p.tree_words * 32, kMaxSequenceLength));
+    params.teams = schedule.teams;
+    params.sets = node_sets_of(schedule);
+    return params;
+}
+
+Sm90DecodePlan::Sm90DecodePlan(const ForwardProblem& problem, int32_t device, const cuda::DeviceTraits& traits)
+    : ForwardPlan(problem, FOVEAL_BACKEND_SM90, device), traits_(traits), kernel_(prepared(problem, traits)) {}
+
+std::string Sm90DecodePlan::describe() const {
+    const DecodeSchedule& schedule = kernel_.schedule;
+    const DecodeTile& tile = kernel_.tile();
+    std::ostringstream out;
+    out << foveal::describe(problem()) << "kernel     sm90 decode, " << foveal::name_of(problem().dtype)
+        << ", d and d_v up to " << tile.head_dim << ", " << name_of(schedule.choice.variant) << '\n'
+        << "tile       " << tile.columns << " columns x " << kBlockKeys << " keys, " << tile.slots
+        << " blocks of K or V in flight; limited by " << kernel_.entry().limited_by << '\n';
+    if (problem().varlen)
+        out << "           more columns of a sequence are cut into parts, each of which reads K and V\n";
+    if (schedule.choice.column_parts > 1)
+        out << "           the columns of a KV head are cut into " << schedule.choice.column_parts
+            << " parts, each of which reads K and V\n";
+    out << "keys       ";
+    if (schedule.box_rows > 0)
+        out << "in boxes of " << schedule.box_rows << " rows, by the copy engine\n";
+    else
+        out << "row by row, by three warps\n";
+    out << "split      with the workspace: over " << schedule.split_grid << " CTAs of " << kDecodeThreads
+        << " threads, " << schedule.teams.count << " for each of " << schedule.heads << " heads, on " << traits_.sms
+        << " SMs\n           without: not at all, " << schedule.whole_grid << " CTAs\n"
+        << "shared     " << shared_bytes(tile) << " bytes a CTA\n"
+        << "workspace  " << workspace_bytes() << " bytes\n"
+        << "bound      the lengths are on the device\n";
+    return out.str();
+}
+
+void Sm90DecodePlan::launch(const ForwardPointers& pointers, void* stream) const {
+    check_pointers(pointers);
+    if (pointers.workspace != nullptr && static_cast<int64_t>(pointers.workspace_bytes) < workspace_bytes())
+        throw Error(FOVEAL_INVALID_ARGUMENT, "workspace_bytes is " + std::to_string(pointers.workspace_bytes) +
+                                                 "; this call needs " + std::to_string(workspace_bytes()) +
+                                                 ", or no workspace to be slow without");
+    if (kernel_.schedule.whole_grid > 0) launch_decode(problem(), kernel_, device(), pointers, stream);
+}
+
+std::unique_ptr<ForwardPlan> plan_decode(const ForwardProblem& problem, int32_t device) {
+    check_decode(problem);
+    return std::make_unique<Sm90DecodePlan>(problem, device, traits_of(device));
+}
+
+}  // namespace foveal::sm90

@@ -1,0 +1,127 @@
+// The warpgroup that loads: steps 1 to 4 of the decode kernel's schedule (kernel.cuh). Its first warp finds the pieces
+// and announces them, with their Q; the others bring their K and V.
+#pragma once
+
+#include <cstdint>
+
+#include "sm90/decode/column_scores.cuh"
+#include "sm90/decode/copies.cuh"
+#include "sm90/decode/nodes.cuh"
+#include "sm90/decode/params.hpp"
+#include "sm90/decode/pieces.cuh"
+#include "sm90/decode/shared.cuh"
+#include "sm90/decode/tiles.hpp"
+#include "sm90/ptx/async_copy.cuh"
+#include "sm90/ptx/mbarrier.cuh"
+#include "sm90/ptx/tensor_copy.cuh"
+#include "sm90/tile/panel.cuh"
+#include "sm90/tile/pipeline.cuh"
+
+namespace foveal::sm90 {
+
+// ---- the warp that finds the pieces ---------------------------------------------------------------------------------
+
+template <DecodeConfig kConfig>
+class DecodeFinder {
+    static constexpr DecodeTile kTile = kConfig.tile;
+
+   public:
+    __device__ __forceinline__ DecodeFinder(DecodeShared<kConfig>& shared, const DecodeParams& params, int32_t lane)
+        : shared_(shared), params_(params), lane_(lane), pieces_(params, lane) {}
+
+    // Before the barriers are there.
+    __device__ __forceinline__ void prepare() {
+        pieces_.survey();
+        if (lane_ == 0) shared_.deal = pieces_.deal();
+    }
+
+    __device__ __forceinline__ void run() {
+        bool is_first = true;
+        while (pieces_.next()) {
+            const DecodeWork& work = announce();
+            if (kConfig.computes() && is_first && !work.is_whole()) {
+                // The first piece's neighbours are looked up while its keys are on their way.
+                map_nodes<kTile>(shared_.map, shared_.deal, params_, work, lane_);
+                if (lane_ == 0) ptx::mbarrier_arrive(shared_.map_ready);
+            }
+            is_first = false;
+        }
+        announce_end();
+        ptx::wait_for_copies();
+    }
+
+   private:
+    __device__ __forceinline__ const DecodeWork& announce() {
+        shared_.work_ring.wait_free(works_);
+        DecodeWork& work = shared_.works[works_.slot];
+        pieces_.describe(work);
+        __syncwarp();
+        if (lane_ == 0) ptx::mbarrier_arrive(shared_.work_ring.full[works_.slot][0]);
+        copy_queries(work, shared_.queries[works_.slot]);
+        ptx::arrive_when_copied(shared_.queries_full[works_.slot]);
+        works_.advance();
+        return work;
+    }
+
+    __device__ __forceinline__ void announce_end() {
+        shared_.work_ring.wait_free(works_);
+        if (lane_ != 0) return;
+        shared_.works[works_.slot].number = -1;
+        ptx::mbarrier_arrive(shared_.work_ring.full[works_.slot][0]);
+    }
+
+    // Columns that there are not, and channels, become zeros.
+    __device__ __forceinline__ void copy_queries(const DecodeWork& work, uint16_t* to) const {
+        constexpr int32_t kRowsOfQ = kTile.octets() * kOctetColumns, kVectors = kTile.head_dim / kVectorColumns;
+        const PieceColumns columns(params_, work, kTile.columns);
+        const auto* q = static_cast<const uint16_t*>(params_.q) + work.number * params_.q_batch_stride;
+#pragma unroll 2
+        for (int32_t n = lane_; n < kRowsOfQ * kVectors; n += kWarpThreads) {
+            const int32_t column = n / kVectors, vector = n % kVectors;
+            const bool exists = column < columns.count && vector * kVectorColumns < params_.k.columns;
+            const int64_t from =
+                exists ? (work.sequence.first_q + columns.query(params_, column)) * params_.q_row_stride +
+                             columns.head_q(params_, column) * params_.q_head_stride + vector * kVectorColumns
+                       : 0;
+            ptx::copy_async(ptx::shared_address(to + vector / kRowVectors * kRowsOfQ * kPanelColumns) +
+                                swizzled(column, vector % kRowVectors),
+                            q + from, exists);
+        }
+    }
+
+    DecodeShared<kConfig>& shared_;
+    const DecodeParams& params_;
+    const int32_t lane_;
+    Pieces<kConfig> pieces_;
+    RingPosition<kTile.works> works_;
+};
+
+// ---- the warps that copy --------------------------------------------------------------------------------------------
+
+// warp: of those that copy. Boxes are asked for by the first alone.
+template <DecodeConfig kConfig>
+__device__ __forceinline__ void copy_keys(DecodeShared<kConfig>& shared, const DecodeMaps& maps,
+                                          const DecodeParams& params, int32_t warp, int32_t lane) {
+    constexpr DecodeTile kTile = kConfig.tile;
+    RingPosition<kTile.slots> ring;
+    const auto copy_piece = [&](auto copies, int32_t blocks) {
+#pragma unroll 1
+        for (int32_t left = blocks; left > 0; --left) copies.copy(shared, maps, ring);
+    };
+    for (RingPosition<kTile.works> works;; works.advance()) {
+        shared.work_ring.wait_full(works);
+        const DecodeWork work = shared.works[works.slot];
+        if (work.number < 0) break;
+        ptx::mbarrier_arrive(shared.work_ring.free[works.slot][0]);
+        const int32_t head_k = work.head / params.by_column_parts;
+        const int32_t blocks = min_i32(work.piece.end, work.seen.blocks) - work.piece.begin;
+        if (blocks <= 0) continue;
+        if (params.box_rows > 0)
+            copy_piece(BoxCopies<kConfig>(params, work, head_k, lane), blocks);
+        else
+            copy_piece(RowCopies<kConfig>(params, work, head_k, warp, lane), blocks);
+    }
+    ptx::wait_for_copies();
+}
+
+}  // namespace foveal::sm90
