@@ -195,7 +195,8 @@ TEST_P(DrawnDecodes, AreRightAndTheSameHoweverTheyAreSplit) {
         const DrawnCase c = draw_case(seed);
         const std::string text = c.problem + c.pages;
         SCOPED_TRACE("seed " + std::to_string(seed) + ": " + text);
-        ASSERT_TRUE(foveal::sm90::decodes(foveal::validate(on_gpu(text)->args())));
+        const ForwardProblem problem = foveal::validate(on_gpu(text)->args());
+        ASSERT_TRUE(problem.varlen || foveal::sm90::decodes(problem)) << "foveal_forward goes another way";
         expect_right(text);
         expect_same_bits(text);
         if (c.pages.empty()) continue;
