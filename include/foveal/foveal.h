@@ -227,7 +227,8 @@ FOVEAL_API void foveal_plan_destroy(foveal_plan* plan); /* NULL is ignored */
  * the NUL; a smaller buffer gets a truncated text. text may be NULL if size is 0. */
 FOVEAL_API foveal_status foveal_plan_describe(const foveal_plan* plan, char* text, size_t size, size_t* needed);
 
-/* Bytes of device workspace that a launch of this plan needs. The forward pass needs none: 0. NULL: 0. */
+/* Bytes of device workspace with which a launch of this plan is fast (foveal_forward_args.workspace). 0: it needs none,
+ * as all plans but those for few queries on sm90. NULL: 0. */
 FOVEAL_API size_t foveal_plan_workspace_bytes(const foveal_plan* plan);
 
 /* foveal_forward with a kept plan. args must describe the problem that the plan was made for; pointers may differ.

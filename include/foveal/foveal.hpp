@@ -345,7 +345,7 @@ class Plan {
         return text;
     }
 
-    // Bytes of device workspace that a launch needs: 0 today.
+    // Bytes of device workspace with which a launch is fast; 0: it needs none.
     size_t workspace_bytes() const { return foveal_plan_workspace_bytes(plan_.get()); }
 
     // args must describe the problem that the plan was made for; pointers may differ.
