@@ -231,7 +231,8 @@ def print_row(row, wrong, builds, gpu):
             text += f"  {best[0]:.3f} of the best peer +-{best[1]:.1f}%"
         elif name in builds and name != main:
             text += f"  {main} takes {row['ratio'][name]:.3f} of it +-{row['ratio_precision_pct'][name]:.1f}%"
-        print(text + ("  WRONG" if name in wrong else ""), flush=True)
+        verdict = "" if name not in wrong else "  WRONG" if name in builds else "  beyond 1.10"
+        print(text + verdict, flush=True)
 
 
 def print_overhead(device):

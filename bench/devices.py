@@ -80,7 +80,7 @@ class Cpu:
         self.about = {"gpu": None, "cpu": model, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
     def estimate(self, case):
-        return max(case.flops / 100e9, 1e-5)
+        return max(case.flops / 100e9, case.bytes / 10e9, 1e-5)
 
     def synchronize(self):
         pass

@@ -25,6 +25,7 @@ PROGRAMS = {
     "first_call_captured": ["gpu_tests", "--gtest_filter=Gpu.TheFirstCallCanBeCaptured"],
     "merge_tests": ["merge_tests", "--gtest_filter=*Sm90*"],
     "append_tests": ["append_tests", "--gtest_filter=*Sm90*"],
+    "cache_copy_tests": ["cache_copy_tests", "--gtest_filter=*Sm90*"],
     "candle_v3_tests": ["candle_v3_tests", "--gtest_filter=*Sm90*"],
     "score_tests": ["score_tests", "--gtest_filter=*Sm90*"],
 }

@@ -3,9 +3,9 @@
 Names: foveal (or the names given with --library), and the peers cudnn, fa2 and, where d > 256, efficient (all through
 PyTorch's SDPA), torch_cpu, torch_varlen, fa3 (the wheel fa3-fwd), flashinfer and its two decoders, flashinfer_fa2 and
 flashinfer_xqa. Keys in pages lie in memory once more, without pages, for torch_cpu. two_calls is foveal's too: keys
-that all sequences share read once, and merged. A peer that cannot do a case, or is not there, raises; the caller says
-so. Each names the fields of a case that it handles beyond shape and type (Case.require): whatever else
-a case asks for is refused, and never timed as a plain one.
+that all sequences share read once, and merged, whose 16-bit parts are rounded once more than the result of one call. A
+peer that cannot do a case, or is not there, raises; the caller says so. Each names the fields of a case that it handles
+beyond shape and type (Case.require): whatever else a case asks for is refused, and never timed as a plain one.
 """
 
 import inspect

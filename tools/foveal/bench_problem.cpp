@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <optional>
 #include <vector>
 
 #include "commands.hpp"
@@ -11,6 +13,7 @@
 #include "tests/support/case_data.hpp"
 #include "tests/support/check.hpp"
 #include "tests/support/merge_data.hpp"
+#include "tests/support/strided_tensor.hpp"
 
 namespace foveal_tool {
 namespace {
@@ -33,17 +36,34 @@ class ForwardProblem final : public Problem {
         const foveal_forward_args shapes = foveal_testing::shape_args(c, backend);
         if (const foveal_status status = foveal_supports(&shapes)) refuse(status, foveal_last_error());
         data_ = foveal_testing::make_case_data(c, backend);
+        args_ = data_->args();
+        if (const size_t bytes = workspace_bytes(shapes); bytes > 0) {
+            workspace_.emplace(backend, std::vector<std::byte>(bytes));
+            args_.workspace = workspace_->data();
+            args_.workspace_bytes = bytes;
+        }
     }
     void run(void* stream) override {
-        if (const foveal_status status = foveal_forward(&data_->args(), stream)) refuse(status, foveal_last_error());
+        if (const foveal_status status = foveal_forward(&args_, stream)) refuse(status, foveal_last_error());
     }
     Verdict verify() override { return foveal_testing::verify(*data_); }
     std::string rerun_line() const override { return foveal_testing::rerun_line(case_, backend_); }
 
    private:
+    // What makes the call fast.
+    static size_t workspace_bytes(const foveal_forward_args& shapes) {
+        foveal_plan* plan = nullptr;
+        if (const foveal_status status = foveal_plan_create(&shapes, -1, &plan)) refuse(status, foveal_last_error());
+        const size_t bytes = foveal_plan_workspace_bytes(plan);
+        foveal_plan_destroy(plan);
+        return bytes;
+    }
+
     Case case_;
     foveal_backend backend_;
     std::unique_ptr<foveal_testing::CaseData> data_;
+    foveal_forward_args args_;
+    std::optional<foveal_testing::BackendMemory> workspace_;  // of zeros
 };
 
 class MergeProblem final : public Problem {

@@ -28,7 +28,7 @@ const char* dtypes_of(std::string_view name) {
         name == "page_indptr" || name == "query_offset")
         return "int32";
     if (name == "slot_mapping") return "int64";
-    if (name == "positions") return "int32 and int64";
+    if (name == "positions" || name == "pairs") return "int32 and int64";
     if (name == "block_table" || name == "page_indices" || name == "tree_mask") return "int32 and uint32";
     if (name.starts_with("lse") || name == "sinks" || name == "alibi_slopes" || name.ends_with("_scale"))
         return "float32";

@@ -17,7 +17,8 @@ def caches():
 
 def rows_of(cache):
     """What gather must return."""
-    return np.concatenate([cache[TABLE[i], :].reshape(-1, *cache.shape[2:])[:n] for i, n in enumerate(LENGTHS) if n])
+    pages = [TABLE[i, : -(-n // PAGE_SIZE)] for i, n in enumerate(LENGTHS)]
+    return np.concatenate([cache[own].reshape(-1, *cache.shape[2:])[:n] for own, n in zip(pages, LENGTHS, strict=True)])
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])

@@ -4,6 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="SKIPPED: no PyTorch")
 transformers = pytest.importorskip("transformers", reason="SKIPPED: no transformers")
+pytest.importorskip("psutil", reason="SKIPPED: no psutil, by which transformers sees how much memory there is")
 
 import foveal  # noqa: E402
 import foveal.compat.transformers  # noqa: E402
