@@ -5,6 +5,18 @@
 #include "sm90/forward/support.hpp"
 
 namespace foveal::sm90 {
+namespace {
+
+void check_backward_supported(const BackwardProblem&) {
+    throw Error(FOVEAL_UNSUPPORTED, "backward on sm90: not yet; the cpu backend computes gradients");
+}
+
+std::unique_ptr<BackwardPlan> plan_backward(const BackwardProblem& problem, int32_t) {
+    check_backward_supported(problem);
+    return nullptr;
+}
+
+}  // namespace
 
 constinit const Backend kBackend{.id = FOVEAL_BACKEND_SM90,
                                  .name = "sm90",
@@ -12,7 +24,9 @@ constinit const Backend kBackend{.id = FOVEAL_BACKEND_SM90,
                                  .holds = holds,
                                  .device_of = device_of,
                                  .check_supported = check_supported,
+                                 .check_backward_supported = check_backward_supported,
                                  .plan_forward = plan_forward,
+                                 .plan_backward = plan_backward,
                                  .merge = launch_merge,
                                  .append = launch_append};
 
