@@ -10,7 +10,7 @@
 
 namespace foveal {
 
-// Where the data lie. Shapes in elements: see foveal.h. What is not asked is null.
+// Where the data lie. Shapes in elements: see foveal.h. What is not asked is null, and what is but has no elements.
 struct BackwardPointers {
     ForwardPointers forward;         // out and lse are read; without the forward call's workspace
     const void* dout = nullptr;      // [b, s_q, h_q, d_v] or [total_q, h_q, d_v]
