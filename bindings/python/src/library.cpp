@@ -22,6 +22,9 @@ Library beside() {
             foveal_merge,
             foveal_append_args_init_sized,
             foveal_append,
+            foveal_backward_args_init_sized,
+            foveal_backward,
+            foveal_backward_plan_create,
             foveal_last_error,
             foveal_version,
             foveal_backend_built,
@@ -51,6 +54,9 @@ Library load(const std::string& path) {
         find(loaded.merge_args_init, "foveal_merge_args_init");
     find(loaded.append, "foveal_append", false);  // nor those before 2026-11-29 append
     find(loaded.append_args_init_sized, "foveal_append_args_init_sized", loaded.append != nullptr);
+    find(loaded.backward, "foveal_backward", false);  // nor have gradients
+    find(loaded.backward_args_init_sized, "foveal_backward_args_init_sized", loaded.backward != nullptr);
+    find(loaded.backward_plan_create, "foveal_backward_plan_create", loaded.backward != nullptr);
     find(loaded.last_error, "foveal_last_error");
     find(loaded.version, "foveal_version");
     find(loaded.backend_built, "foveal_backend_built");
@@ -75,6 +81,8 @@ void Library::init(foveal_forward_args& args) const { init_args(args, forward_ar
 void Library::init(foveal_merge_args& args) const { init_args(args, merge_args_init_sized, merge_args_init); }
 
 void Library::init(foveal_append_args& args) const { append_args_init_sized(&args, sizeof args); }
+
+void Library::init(foveal_backward_args& args) const { backward_args_init_sized(&args, sizeof args); }
 
 std::string use_library(const std::string& path) {
     static std::map<std::string, Library> builds{{"", beside()}};

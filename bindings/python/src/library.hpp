@@ -21,6 +21,10 @@ struct Library {
     decltype(&foveal_merge) merge = nullptr;
     decltype(&foveal_append_args_init_sized) append_args_init_sized = nullptr;
     decltype(&foveal_append) append = nullptr;
+    decltype(&foveal_backward_args_init_sized) backward_args_init_sized =
+        nullptr;  // null in older builds, as its fellows
+    decltype(&foveal_backward) backward = nullptr;
+    decltype(&foveal_backward_plan_create) backward_plan_create = nullptr;
     decltype(&foveal_last_error) last_error = nullptr;
     decltype(&foveal_version) version = nullptr;
     decltype(&foveal_backend_built) backend_built = nullptr;
@@ -33,6 +37,7 @@ struct Library {
     void init(foveal_forward_args& args) const;
     void init(foveal_merge_args& args) const;
     void init(foveal_append_args& args) const;
+    void init(foveal_backward_args& args) const;
 };
 
 extern Library library;

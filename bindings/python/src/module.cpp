@@ -73,6 +73,11 @@ nb::object attention_varlen(Arguments arguments) {
     return forward(arguments, 23, arguments[3], arguments[4], varlen_options(arguments + 5), "_attention_varlen");
 }
 
+// dout, dlse, out, lse, wanted, q, k, v, cu_seqlens_q, cu_seqlens_k, the options; dispatched
+nb::object attention_backward(Arguments arguments) {
+    return backward(arguments, dense_options(arguments + 10), arguments[28] == Py_True);
+}
+
 nb::object append(Arguments arguments) { return python::append(arguments); }
 
 nb::object merge(Arguments arguments) {
@@ -267,6 +272,7 @@ NB_MODULE(_foveal, module) {
                                    positional<attention_varlen, 24>("attention_varlen_dispatched"),
                                    positional<merge, 5>("merge_dispatched"),
                                    positional<append, 17>("append_dispatched"),
+                                   positional<attention_backward, 29>("attention_backward"),
                                    positional<supports, 25>("supports"),
                                    positional<plan, 25>("plan"),
                                    {}};
