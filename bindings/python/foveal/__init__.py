@@ -23,8 +23,10 @@ from foveal._foveal import (
     use_library,
 )
 from foveal._functions import (
+    Gradients,
     Plan,
     Support,
+    attention_backward,
     backends,
     get_num_threads,
     plan,
@@ -41,6 +43,7 @@ __version__ = version()
 __all__ = [
     "CudaError",
     "Error",
+    "Gradients",
     "InvalidArgument",
     "NoDeviceError",
     "OutOfMemoryError",
@@ -50,6 +53,7 @@ __all__ = [
     "Workspace",
     "append",
     "attention",
+    "attention_backward",
     "attention_varlen",
     "backends",
     "get_num_threads",

@@ -90,6 +90,8 @@ nb::object append(PyObject* const* arguments);
 // foveal.attention_backward: dout, dlse, out, lse, which gradients are wanted, q, k, v, cu_seqlens_q, cu_seqlens_k, and
 // the options behind them.
 nb::object backward(PyObject* const* arguments, const Options& options, bool dispatched);
+// Why there is no gradient of q, k, v, cu_seqlens_q, cu_seqlens_k and the options behind them; empty if there is.
+nb::object backward_supports(PyObject* const* arguments, const Options& options);
 // foveal.merge
 nb::object merge(nb::handle outs, nb::handle lses, nb::handle out, nb::handle lse, bool dispatched);
 

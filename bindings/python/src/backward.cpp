@@ -133,4 +133,29 @@ nb::object backward(PyObject* const* arguments, const Options& options, bool dis
     }
 }
 
+nb::object backward_supports(PyObject* const* arguments, const Options& options) {
+    if (library.backward == nullptr) return nb::str("this build of libfoveal has no gradients");
+    ForwardArguments forward(arguments[0], arguments[1], arguments[2], arguments[3], arguments[4], options,
+                             Form::description);
+    forward.set_backend({});
+    forward.describe_results(true);
+    const foveal_forward_args& of = forward.args();
+    foveal_backward_args args;
+    library.init(args);
+    args.forward = &of;
+    args.dout = of.out;
+    args.dq = of.q;
+    args.dk = of.k;
+    args.dv = of.v;
+    args.dsinks = of.sinks;
+    args.dbias = of.bias;
+    args.dalibi_slopes = of.alibi_slopes;
+    for (foveal_tensor* const gradient : {&args.dq, &args.dk, &args.dv, &args.dsinks, &args.dbias, &args.dalibi_slopes})
+        pack_strides(*gradient);
+    const foveal_status status = library.backward_supports(&args);
+    if (status == FOVEAL_OK) return nb::str("");
+    if (status == FOVEAL_UNSUPPORTED || status == FOVEAL_NO_DEVICE) return nb::str(library.last_error());
+    raise(status, library.last_error());
+}
+
 }  // namespace foveal::python

@@ -24,6 +24,7 @@ Library beside() {
             foveal_append,
             foveal_backward_args_init_sized,
             foveal_backward,
+            foveal_backward_supports,
             foveal_backward_plan_create,
             foveal_last_error,
             foveal_version,
@@ -56,6 +57,7 @@ Library load(const std::string& path) {
     find(loaded.append_args_init_sized, "foveal_append_args_init_sized", loaded.append != nullptr);
     find(loaded.backward, "foveal_backward", false);  // nor have gradients
     find(loaded.backward_args_init_sized, "foveal_backward_args_init_sized", loaded.backward != nullptr);
+    find(loaded.backward_supports, "foveal_backward_supports", loaded.backward != nullptr);
     find(loaded.backward_plan_create, "foveal_backward_plan_create", loaded.backward != nullptr);
     find(loaded.last_error, "foveal_last_error");
     find(loaded.version, "foveal_version");

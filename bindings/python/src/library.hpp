@@ -24,6 +24,7 @@ struct Library {
     decltype(&foveal_backward_args_init_sized) backward_args_init_sized =
         nullptr;  // null in older builds, as its fellows
     decltype(&foveal_backward) backward = nullptr;
+    decltype(&foveal_backward_supports) backward_supports = nullptr;
     decltype(&foveal_backward_plan_create) backward_plan_create = nullptr;
     decltype(&foveal_last_error) last_error = nullptr;
     decltype(&foveal_version) version = nullptr;

@@ -78,6 +78,11 @@ nb::object attention_backward(Arguments arguments) {
     return backward(arguments, dense_options(arguments + 10), arguments[28] == Py_True);
 }
 
+// q, k, v, cu_seqlens_q, cu_seqlens_k, the options
+nb::object backward_supports(Arguments arguments) {
+    return python::backward_supports(arguments, dense_options(arguments + 5));
+}
+
 nb::object append(Arguments arguments) { return python::append(arguments); }
 
 nb::object merge(Arguments arguments) {
@@ -273,6 +278,7 @@ NB_MODULE(_foveal, module) {
                                    positional<merge, 5>("merge_dispatched"),
                                    positional<append, 17>("append_dispatched"),
                                    positional<attention_backward, 29>("attention_backward"),
+                                   positional<backward_supports, 23>("backward_supports"),
                                    positional<supports, 25>("supports"),
                                    positional<plan, 25>("plan"),
                                    {}};
