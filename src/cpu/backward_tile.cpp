@@ -9,10 +9,12 @@
 #define HWY_TARGET_INCLUDE "cpu/backward_tile.cpp"
 #include <hwy/foreach_target.h>
 
+#include "cpu/backward_memory.hpp"
 #include "cpu/backward_microkernel.hpp"
 #include "cpu/convert.hpp"
 #include "cpu/microkernel.hpp"
 #include "cpu/pack.hpp"
+#include "cpu/pairs.hpp"
 #include "cpu/scaling.hpp"
 #include "cpu/score_gradients.hpp"
 #include "cpu/subtile.hpp"
@@ -22,59 +24,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace foveal::cpu::HWY_NAMESPACE {
 namespace {
-
-// Keys, values and their gradients of a task stay in half an L2 cache of 1 MiB, if the head dimensions let at least one
-// block of keys be so.
-int32_t CountPartKeys(int64_t head_dim, int64_t head_dim_v) {
-    constexpr int64_t kPartFloats = int64_t{1} << 17;
-    constexpr int32_t kMostBlocks = 4;
-    const int64_t blocks = kPartFloats / (2 * (head_dim + head_dim_v) * kBlockKeys);
-    return static_cast<int32_t>(std::clamp<int64_t>(blocks, 1, kMostBlocks)) * kBlockKeys;
-}
-
-int64_t CountDqRows(int64_t head_dim) { return round_up(head_dim, kRows); }
-
-// What a task works in.
-struct BackwardMemory {
-    float *k, *v;         // [part keys, d | d_v] with pitch_of(it)
-    float *dk, *dv;       // likewise, sums
-    float *q, *dout;      // [queries_per_subtile(), d | d_v] with pitch_of(it)
-    float* q_columns;     // [d rounded up to kTransposeColumns, vectors * lanes()], times the scaling's query_factor
-    float* dout_columns;  // [d_v, ..] likewise
-    float* dq;            // [d rounded up to kRows, vectors * lanes()]
-    float *scores, *dscores;  // [kBlockKeys, vectors * lanes()]
-    float* capped;            // likewise: the scores behind the softcap
-    float* rows;              // [lanes(), max(d, d_v, kBlockKeys)] with pitch_of(it)
-    float* ones;              // [queries_per_subtile()]
-    float* distances;         // [queries_per_subtile()]: sums of dx * |i + off - j|
-    int32_t *key_begin, *key_end, *position;
-    float* slope;
-};
-
-BackwardMemory take_memory(Workspace& workspace, int64_t head_dim, int64_t head_dim_v) {
-    const int64_t keys = CountPartKeys(head_dim, head_dim_v), queries = queries_per_subtile();
-    BackwardMemory m;
-    m.k = workspace.take(keys * pitch_of(head_dim));
-    m.v = workspace.take(keys * pitch_of(head_dim_v));
-    m.dk = workspace.take(keys * pitch_of(head_dim));
-    m.dv = workspace.take(keys * pitch_of(head_dim_v));
-    m.q = workspace.take(queries * pitch_of(head_dim));
-    m.dout = workspace.take(queries * pitch_of(head_dim_v));
-    m.q_columns = workspace.take(round_up(head_dim, kTransposeColumns) * queries);
-    m.dout_columns = workspace.take(round_up(head_dim_v, kTransposeColumns) * queries);
-    m.dq = workspace.take(CountDqRows(head_dim) * queries);
-    m.scores = workspace.take(kBlockKeys * queries);
-    m.dscores = workspace.take(kBlockKeys * queries);
-    m.capped = workspace.take(kBlockKeys * queries);
-    m.rows = workspace.take(lanes() * pitch_of(std::max({head_dim, head_dim_v, int64_t{kBlockKeys}})));
-    m.ones = workspace.take(queries);
-    m.distances = workspace.take(queries);
-    m.key_begin = workspace.take_i32(queries);
-    m.key_end = workspace.take_i32(queries);
-    m.position = workspace.take_i32(queries);
-    m.slope = workspace.take(queries);
-    return m;
-}
 
 class BackwardTile {
    public:
@@ -86,7 +35,8 @@ class BackwardTile {
           scaling_(scaling_of(of_)),
           load_row_(row_loader(of_.dtype)),
           store_row_(row_storer(of_.dtype)),
-          scores_(of_, memory_.rows) {
+          scores_(of_, memory_.rows),
+          may_be_pairs_(of_.dtype == DType::bf16 && has_bf16_pairs()) {
         std::fill_n(memory_.ones, queries_per_subtile(), 1.0f);
     }
 
@@ -98,7 +48,7 @@ class BackwardTile {
         const Range visits = turns.visits_of(part);
         for (int32_t number = visits.begin; number < visits.end; ++number) {
             Subtile subtile = start(number);
-            std::fill_n(memory_.dq, group_.dq == nullptr ? 0 : CountDqRows(of_.head_dim) * width(subtile), 0.0f);
+            std::fill_n(memory_.dq, group_.dq == nullptr ? 0 : rows_of_dq(of_.head_dim) * width(subtile), 0.0f);
             std::fill_n(memory_.distances, queries_per_subtile(), 0.0f);
             for (int32_t block = subtile.blocks.visit.begin; block < subtile.blocks.visit.end; ++block)
                 each_width(subtile, [&](auto vectors) { attend<vectors>(subtile, block); });
@@ -144,16 +94,21 @@ class BackwardTile {
         }
     }
 
-    void pack_keys() const {
+    void pack_keys() {
         const Range seen = seen_keys(of_.band, of_.len_q);
         for (int32_t first = keys_.begin; first < keys_.end; first += kBlockKeys) {
             const BlockOfRows rows{first, keys_.end, seen};
             pack_rows(load_row_, of_.k, of_.head_dim, rows, memory_.k + (first - keys_.begin) * k_pitch());
             pack_rows(load_row_, of_.v, of_.head_dim_v, rows, memory_.v + (first - keys_.begin) * v_pitch());
+            const int32_t row = first - keys_.begin;
+            block_has_pairs_[row / kBlockKeys] =
+                may_be_pairs_ &&
+                pack_key_pairs(of_.k, of_.head_dim, rows, memory_.k_pairs + row * pairs_pitch_of(of_.head_dim)) &&
+                pack_key_pairs(of_.v, of_.head_dim_v, rows, memory_.v_pairs + row * pairs_pitch_of(of_.head_dim_v));
         }
     }
 
-    Subtile start(int32_t number) const {
+    Subtile start(int32_t number) {
         Subtile subtile{};
         subtile.first_query = number * queries_per_subtile();
         subtile.queries = std::min(queries_per_subtile(), of_.queries() - subtile.first_query);
@@ -167,9 +122,23 @@ class BackwardTile {
         if (subtile.blocks.visit.size() == 0) return subtile;
         load_rows(subtile, of_.q, of_.q_stride, of_.head_dim, memory_.q);
         load_rows(subtile, group_.dout, group_.dout_stride, of_.head_dim_v, memory_.dout);
-        transpose(subtile, memory_.q, of_.head_dim, scaling_.query_factor, memory_.q_columns);
-        transpose(subtile, memory_.dout, of_.head_dim_v, 1.0f, memory_.dout_columns);
+        subtile.has_q_pairs =
+            may_be_pairs_ &&
+            transpose_row_pairs(memory_.q, of_.head_dim, subtile.vectors, scaling_.query_factor,
+                                memory_.q_pair_columns) &&
+            transpose_row_pairs(memory_.dout, of_.head_dim_v, subtile.vectors, 1.0f, memory_.dout_pair_columns);
+        const Range blocks = subtile.blocks.visit;
+        for (int32_t block = blocks.begin; block < blocks.end && !subtile.has_q; ++block) {
+            if (uses_pairs(subtile, block)) continue;
+            transpose(subtile, memory_.q, of_.head_dim, scaling_.query_factor, memory_.q_columns);
+            transpose(subtile, memory_.dout, of_.head_dim_v, 1.0f, memory_.dout_columns);
+            subtile.has_q = true;
+        }
         return subtile;
+    }
+
+    bool uses_pairs(const Subtile& subtile, int32_t block) const {
+        return subtile.has_q_pairs && block_has_pairs_[block - keys_.begin / kBlockKeys];
     }
 
     // Rows of queries as floats. Those that see no key, or of which no key counts, may hold anything: they are zeros.
@@ -213,9 +182,14 @@ class BackwardTile {
         const int32_t keys = run.size(), first_key = block * kBlockKeys + run.begin;
         const int64_t row = first_key - keys_.begin;
         float* const x = memory_.scores;
-        score_keys<Floats, kVectors>(memory_.q_columns, memory_.k + row * k_pitch(), k_pitch(), of_.head_dim, keys, x);
-        score_keys<Floats, kVectors>(memory_.dout_columns, memory_.v + row * v_pitch(), v_pitch(), of_.head_dim_v, keys,
-                                     memory_.dscores);
+        if (uses_pairs(subtile, block)) {
+            multiply_pairs<kVectors>(row, keys);
+        } else {
+            score_keys<Floats, kVectors>(memory_.q_columns, memory_.k + row * k_pitch(), k_pitch(), of_.head_dim, keys,
+                                         x);
+            score_keys<Floats, kVectors>(memory_.dout_columns, memory_.v + row * v_pitch(), v_pitch(), of_.head_dim_v,
+                                         keys, memory_.dscores);
+        }
         if (scaling_.scales_scores) {
             scores_.scale_or_cap<kVectors>(x, keys);
             if (of_.softcap > 0) std::copy_n(x, keys * kVectors * lanes(), memory_.capped);
@@ -225,6 +199,18 @@ class BackwardTile {
         if (!subtile.blocks.unmasked.contains(block)) scores_.hide<kVectors>(subtile, x, first_key, keys);
         differentiate_softmax<kVectors>(x, memory_.dscores, keys, scaling_.positive_scale,
                                         group_.shift + subtile.first_query, group_.delta + subtile.first_query);
+    }
+
+    // q.k and dout.v of keys from row `row` of the part on.
+    template <int kVectors>
+    void multiply_pairs([[maybe_unused]] int64_t row, [[maybe_unused]] int32_t keys) const {
+#if FOVEAL_TARGET_HAS_PAIRS
+        const int64_t k_pitch = pairs_pitch_of(of_.head_dim), v_pitch = pairs_pitch_of(of_.head_dim_v);
+        score_keys<Pairs, kVectors>(memory_.q_pair_columns, memory_.k_pairs + row * k_pitch, k_pitch,
+                                    (of_.head_dim + 1) / 2, keys, memory_.scores);
+        score_keys<Pairs, kVectors>(memory_.dout_pair_columns, memory_.v_pairs + row * v_pitch, v_pitch,
+                                    (of_.head_dim_v + 1) / 2, keys, memory_.dscores);
+#endif
     }
 
     template <int kVectors>
@@ -256,8 +242,8 @@ class BackwardTile {
 
     // The sums of a subtile are as far apart as those of a whole one; within, they lie as in the subtile's own.
     void add_to_dq(const Subtile& subtile, int32_t number) const {
-        float* const sums = group_.dq + number * CountDqRows(of_.head_dim) * queries_per_subtile();
-        const int64_t count = CountDqRows(of_.head_dim) * width(subtile);
+        float* const sums = group_.dq + number * rows_of_dq(of_.head_dim) * queries_per_subtile();
+        const int64_t count = rows_of_dq(of_.head_dim) * width(subtile);
         for (int64_t i = 0; i < count; i += lanes())
             hn::Store(hn::Add(hn::Load(F32(), sums + i), hn::Load(F32(), memory_.dq + i)), F32(), sums + i);
     }
@@ -279,8 +265,14 @@ class BackwardTile {
     const LoadRow load_row_;
     const StoreRow store_row_;
     const SubtileScores scores_;
+    const bool may_be_pairs_;
+    bool block_has_pairs_[kMostBlocks] = {};
     Range keys_{0, 0};
 };
+
+int32_t CountPartKeys(int64_t head_dim, int64_t head_dim_v) { return part_keys(head_dim, head_dim_v); }
+
+int64_t CountDqRows(int64_t head_dim) { return rows_of_dq(head_dim); }
 
 int64_t CountBackwardWorkspace(int64_t head_dim, int64_t head_dim_v) {
     Workspace workspace(nullptr);
@@ -334,7 +326,7 @@ void StoreDq(const BackwardGroup& group, int64_t begin, int64_t end, void* dq, c
     for (int64_t first = begin; first < end; first += queries_per_subtile()) {
         const int64_t queries = std::min(queries_per_subtile(), end - first);
         const int64_t vectors = (queries + lanes() - 1) / lanes();
-        const float* const sums = group.dq + first * CountDqRows(of.head_dim);
+        const float* const sums = group.dq + first * rows_of_dq(of.head_dim);
         Query query(first, of.heads);
         for (int64_t v = 0; v < vectors; ++v) {
             for (int64_t c = 0; c < of.head_dim; c += kTransposeColumns) {
