@@ -11,9 +11,9 @@
 #include "cpu/backward_groups.hpp"
 #include "cpu/head_group.hpp"
 #include "cpu/schedule.hpp"
+#include "cpu/sum_order.hpp"
 #include "cpu/thread_count.hpp"
 #include "cpu/threads.hpp"
-#include "cpu/turns.hpp"
 
 namespace foveal::cpu {
 namespace {
@@ -55,11 +55,11 @@ class GroupSums {
     GroupSums(const BackwardGroup& group, int32_t part_keys)
         : part_keys_(part_keys),
           parts_(std::max((group.forward.len_k + part_keys - 1) / part_keys, 1)),
-          turns_(visits_of(group.forward, part_keys, parts_)),
+          order_(visits_of(group.forward, part_keys, parts_)),
           parts_left_(parts_) {}
 
     int32_t parts() const { return parts_; }
-    Turns& turns() { return turns_; }
+    SumOrder& order() { return order_; }
     Range keys_of(int32_t part, int32_t len_k) const {
         return {part * part_keys_, std::min((part + 1) * part_keys_, len_k)};
     }
@@ -76,7 +76,7 @@ class GroupSums {
 
    private:
     const int32_t part_keys_, parts_;
-    Turns turns_;
+    SumOrder order_;
     std::atomic<int32_t> parts_left_;
     std::once_flag made_;
     ThreadWorkspace dq_;
@@ -99,7 +99,7 @@ class KeyPass {
         }
     }
 
-    // Parts of a group in ascending order, as turns ask for.
+    // Parts of a group in ascending order, as order ask for.
     int64_t tasks() const { return static_cast<int64_t>(tasks_.size()); }
 
     void run(int64_t index) {
@@ -108,7 +108,7 @@ class KeyPass {
         try {
             compute(task, sums);
         } catch (...) {
-            sums.turns().give_up();
+            sums.order().give_up();
             throw;
         }
     }
@@ -140,7 +140,7 @@ class KeyPass {
         group.dv_row = problem_.dv.row;
         if (problem_.wants_dalibi) group.dalibi = sums.dalibi().data() + task.part * group.forward.heads;
         float* const workspace = workspace_of_thread.reserve(backward_workspace_floats(of_.head_dim, of_.head_dim_v));
-        compute_gradients(group, sums.keys_of(task.part, group.forward.len_k), sums.turns(), task.part, workspace);
+        compute_gradients(group, sums.keys_of(task.part, group.forward.len_k), sums.order(), task.part, workspace);
         if (!sums.last_part() || !problem_.wants_dq) return;
         const int64_t head_q = head_k * of_.heads_per_kv();
         void* const dq = advance(of_.dtype, pointers_.dq, offset_of(problem_.dq, batch, sequence.first_q, head_q));

@@ -40,12 +40,12 @@ class BackwardTile {
         std::fill_n(memory_.ones, queries_per_subtile(), 1.0f);
     }
 
-    void compute(Range keys, Turns& turns, int32_t part) {
+    void compute(Range keys, SumOrder& order, int32_t part) {
         keys_ = keys;
         pack_keys();
         std::fill_n(memory_.dk, keys.size() * k_pitch(), 0.0f);
         std::fill_n(memory_.dv, keys.size() * v_pitch(), 0.0f);
-        const Range visits = turns.visits_of(part);
+        const Range visits = order.visits_of(part);
         for (int32_t number = visits.begin; number < visits.end; ++number) {
             Subtile subtile = start(number);
             std::fill_n(memory_.dq, group_.dq == nullptr ? 0 : rows_of_dq(of_.head_dim) * width(subtile), 0.0f);
@@ -54,9 +54,9 @@ class BackwardTile {
                 each_width(subtile, [&](auto vectors) { attend<vectors>(subtile, block); });
             if (group_.dalibi != nullptr) add_to_slopes(subtile);
             if (group_.dq == nullptr) continue;
-            turns.wait(part, number);
+            order.wait(part, number);
             add_to_dq(subtile, number);
-            turns.done(part, number);
+            order.done(part, number);
         }
         store_keys(memory_.dk, k_pitch(), of_.head_dim, of_.scale, group_.dk, group_.dk_row);
         store_keys(memory_.dv, v_pitch(), of_.head_dim_v, 1.0f, group_.dv, group_.dv_row);
@@ -280,8 +280,8 @@ int64_t CountBackwardWorkspace(int64_t head_dim, int64_t head_dim_v) {
     return workspace.used();
 }
 
-void ComputeGradients(const BackwardGroup& group, Range keys, Turns& turns, int32_t part, float* memory) {
-    BackwardTile(group, memory).compute(keys, turns, part);
+void ComputeGradients(const BackwardGroup& group, Range keys, SumOrder& order, int32_t part, float* memory) {
+    BackwardTile(group, memory).compute(keys, order, part);
 }
 
 void AddScoreGradients(const BackwardGroup& group, int64_t subtile, Range keys, float* sums, float* memory) {
@@ -376,8 +376,8 @@ void prepare_rows(const BackwardGroup& group, int64_t begin, int64_t end, float*
     HWY_DYNAMIC_DISPATCH(PrepareRows)(group, begin, end, workspace);
 }
 
-void compute_gradients(const BackwardGroup& group, Range keys, Turns& turns, int32_t part, float* workspace) {
-    HWY_DYNAMIC_DISPATCH(ComputeGradients)(group, keys, turns, part, workspace);
+void compute_gradients(const BackwardGroup& group, Range keys, SumOrder& order, int32_t part, float* workspace) {
+    HWY_DYNAMIC_DISPATCH(ComputeGradients)(group, keys, order, part, workspace);
 }
 
 void add_score_gradients(const BackwardGroup& group, int64_t subtile, Range keys, float* sums, float* workspace) {

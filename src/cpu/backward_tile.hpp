@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
+#include "cpu/sum_order.hpp"
 #include "cpu/tile.hpp"
-#include "cpu/turns.hpp"
 #include "problem/mask.hpp"
 #include "problem/strides.hpp"
 
@@ -45,7 +45,7 @@ int64_t backward_workspace_floats(int64_t head_dim, int64_t head_dim_v);
 
 // dk and dv of the keys `keys`, and their share of dq, which is added when it is this part's turn. keys.begin: a
 // multiple of kBlockKeys; no more than backward_part_keys() of them.
-void compute_gradients(const BackwardGroup& group, Range keys, Turns& turns, int32_t part, float* workspace);
+void compute_gradients(const BackwardGroup& group, Range keys, SumOrder& order, int32_t part, float* workspace);
 
 // sums[j, i] += dx of key keys.begin + j and query i of the subtile. keys: of one block.
 // sums: [kBlockKeys, subtile_queries()]

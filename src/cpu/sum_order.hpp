@@ -14,10 +14,10 @@ namespace foveal::cpu {
 
 // Parts 0, 1, ... each visit a range of subtiles, in ascending order. A part begins only after those before it have
 // begun (parallel_for hands tasks out so), hence waiting ends.
-class Turns {
+class SumOrder {
    public:
     // visits: the subtiles of each part.
-    explicit Turns(std::vector<Range> visits) : visits_(std::move(visits)), next_(visits_.size()) {}
+    explicit SumOrder(std::vector<Range> visits) : visits_(std::move(visits)), next_(visits_.size()) {}
 
     Range visits_of(int32_t part) const { return visits_[static_cast<size_t>(part)]; }
 
