@@ -140,8 +140,8 @@ def _named_tensors(names, arguments, keywords):
 def _refuse_tangent(name, tensor):
     if forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
         raise foveal.UnsupportedError(
-            f"{name} has a tangent (it is a dual number of forward-mode AD), and foveal has no forward-mode derivative: "
-            "detach() it"
+            f"{name} has a tangent (it is a dual number of forward-mode AD), and foveal has no forward-mode "
+            "derivative: detach() it"
         )
 
 

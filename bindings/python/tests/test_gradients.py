@@ -1,6 +1,6 @@
 """Gradients on the CPU: in PyTorch, eager, compiled and through the compat layers; in NumPy; and what has none.
 
-Each is held to PyTorch's own derivative of the formula in float64, by what the same in float32 achieves (contract 1.10).
+Each is held to PyTorch's own derivative of the formula in float64, by what the same in float32 achieves (1.10).
 """
 
 import itertools
