@@ -11,6 +11,7 @@
 
 #include "cpu/backward_memory.hpp"
 #include "cpu/backward_microkernel.hpp"
+#include "cpu/backward_rows.hpp"
 #include "cpu/convert.hpp"
 #include "cpu/microkernel.hpp"
 #include "cpu/pack.hpp"
@@ -288,34 +289,8 @@ void AddScoreGradients(const BackwardGroup& group, int64_t subtile, Range keys, 
     BackwardTile(group, memory).add_score_gradients(static_cast<int32_t>(subtile), keys, sums);
 }
 
-// dout * out of a row; both are zeros behind their end, up to a vector.
-float product_of_rows(const float* a, const float* b, int64_t columns) {
-    const F32 d;
-    VecF32 sum = hn::Zero(d);
-    for (int64_t c = 0; c < columns; c += lanes()) sum = hn::MulAdd(hn::Load(d, a + c), hn::Load(d, b + c), sum);
-    return hn::GetLane(hn::SumOfLanes(d, sum));
-}
-
 void PrepareRows(const BackwardGroup& group, int64_t begin, int64_t end, float* memory) {
-    const HeadGroup& of = group.forward;
-    const LoadRow load = row_loader(of.dtype);
-    float* const out = memory + pitch_of(of.head_dim_v);
-    constexpr float kInfinity = std::numeric_limits<float>::infinity();
-    Query query(begin, of.heads);
-    for (int64_t i = begin; i < end; ++i) {
-        group.shift[i] = kInfinity;
-        group.delta[i] = 0;
-        if (i >= of.queries()) continue;
-        const float lse = of.lse[query.offset(of.lse_stride)];
-        if (lse != -kInfinity) {
-            load(advance(group.dout, of.dtype, query.offset(group.dout_stride)), of.head_dim_v, memory);
-            load(advance(of.out, of.dtype, query.offset(of.out_stride)), of.head_dim_v, out);
-            const float dlse = group.dlse == nullptr ? 0 : group.dlse[query.offset(group.dlse_stride)];
-            group.shift[i] = lse;
-            group.delta[i] = product_of_rows(memory, out, of.head_dim_v) - dlse;
-        }
-        query.next();
-    }
+    for (int64_t first = begin; first < end; first += lanes()) prepare_vector(group, first, memory);
 }
 
 void StoreDq(const BackwardGroup& group, int64_t begin, int64_t end, void* dq, const Strides& stride, float* memory) {

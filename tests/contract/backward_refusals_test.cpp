@@ -31,7 +31,7 @@ TEST_P(BackwardRefusals, NameTheArgument) {
         {[](Args& a) { a.dbias.shape[0] = 2; }, "dbias.shape[0] is 2 but bias.shape[0] is 1"},
         {[](Args& a) { a.dq.stride[1] = 0; }, "dq.stride[1] is 0"},
         {[](Args& a) { a.dq.rank = 7; }, "dq.rank is 7"},
-        {[](Args& a) { a.dk.data = a.dv.data; }, "dk overlaps dv"},
+        {[](Args& a) { a.dk.data = a.dv.data; }, "dv overlaps dk"},
         {[](Args& a) { a.dq.data = a.forward->q.data; }, "dq overlaps q"},
         {[](Args& a) { a.dq.data = a.dout.data; }, "dq overlaps dout"},
         {[](Args& a) { a.dv.data = a.forward->out.data; }, "dv overlaps out"},

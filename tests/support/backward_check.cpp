@@ -91,7 +91,15 @@ class Judge {
     }
 
    private:
-    bool few(int64_t elements) const { return elements < kManyElements; }
+    // Gradients that are sums over rows, which have few elements.
+    bool has_sums() const { return data_.dsinks || data_.dalibi || data_.dbias; }
+
+    bool has_few_elements() const {
+        int64_t rows_q = 0, rows_k = 0;
+        for (int64_t i = 0; i < c_.batch; ++i) rows_q += c_.used_q(i), rows_k += c_.used_k(i);
+        return std::min(rows_q * c_.heads_q, rows_k * c_.heads_k) * std::min(c_.head_dim, c_.head_dim_v) <
+               kManyElements;
+    }
 
     void take(const char* name, const ErrorStatistics& statistics) {
         const Verdict one = judge(statistics);
@@ -107,7 +115,7 @@ class Judge {
         std::vector<int64_t> heads;
         const std::vector<BackwardRow> rows = read_rows(data_, group, heads);
         const KeyValueHead head = read_keys_and_values(data_.forward(), group.sequence, group.head_k);
-        const int orders = few(c_.used_q(group.sequence) * c_.head_dim) ? kOrders : 1;
+        const int orders = has_sums() || few_elements_ ? kOrders : 1;
         std::vector<KeyGradient<double>> keys(static_cast<size_t>(head.len_k), KeyGradient<double>(c_));
         std::vector<std::vector<KeyGradient<float>>> references(
             static_cast<size_t>(orders),
@@ -125,8 +133,6 @@ class Judge {
                 add_to_sums(group.sequence, heads[n], rows[n], reference, order);
                 judge_row(group.sequence, heads[n], rows[n].row, head, gradient, reference, order);
             }
-            for (int order = orders; order < kOrders; ++order)
-                add_to_sums(group.sequence, heads[n], rows[n], reference, order);
         }
         for (int64_t j = 0; j < head.len_k; ++j) {
             for (int order = 0; order < orders; ++order)
@@ -299,6 +305,7 @@ class Judge {
     const std::vector<float> dq_, dk_, dv_;
     ErrorStatistics of_dq_, of_dk_, of_dv_;
     Sums sinks_, slopes_, bias_;
+    const bool few_elements_ = has_few_elements();
     std::string not_zero_;
     Verdict result_;
 };

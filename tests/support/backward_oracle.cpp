@@ -64,7 +64,7 @@ void differentiate_row(const Case& c, int64_t len_q, const BackwardRow& row, con
     std::vector<Real>& p = gradient.p;
     scores_of_row(c, row.row, len_q, row.q.data(), head, row.options, keys, p, tanh);
     gradient.keys = keys;
-    gradient.D = dot<Real>(row.dout, row.out.data(), order) - static_cast<Real>(row.dlse);
+    gradient.D = dot<Real>(row.dout, row.out.data(), (order + 1) % kOrders) - static_cast<Real>(row.dlse);
     gradient.dx.assign(p.size(), Real{0});
     gradient.dslope = 0;
     const bool empty = row.lse == -HUGE_VALF;

@@ -32,7 +32,8 @@ struct RowGradient {
     Real dslope = 0;
 };
 
-// keys: all of which the row sees. order: of the reference, which of several orders it sums in.
+// keys: all of which the row sees. order: of the reference, which of several orders it sums products of rows in; D in
+// another one than dout . v, for a sum over a row and the products of a tile are not summed alike.
 template <class Real>
 void differentiate_row(const Case& c, int64_t len_q, const BackwardRow& row, const KeyValueHead& head, KeyInterval keys,
                        RowGradient<Real>& gradient, int order = 0);
