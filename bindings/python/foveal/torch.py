@@ -25,6 +25,7 @@ from typing import Any, Literal, overload
 import foveal
 import torch
 from foveal import _foveal
+from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
@@ -172,7 +173,7 @@ def _refuse_derivatives(operator):
     return kernel
 
 
-class _Recorded(torch.autograd.Function):
+class _Recording:
     """attention_lse or attention_varlen_lse, its arguments by position, with what their gradient needs."""
 
     @staticmethod
@@ -188,6 +189,7 @@ class _Recorded(torch.autograd.Function):
         return out, lse
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, dout, dlse):
         if dout is None and dlse is None:
             return (None,) * (len(ctx.names) + 1)
@@ -202,6 +204,13 @@ class _Recorded(torch.autograd.Function):
         gradients = backward(dout, dlse, *main, *lengths, wanted, **saved, **ctx.numbers)
         of = {name: gradient for name, gradient, asked in zip(_GRADIENTS, gradients, wanted, strict=True) if asked}
         return (None, *(of.get(name) for name in ctx.names))
+
+
+class _Recorded(_Recording, torch.autograd.Function): ...
+
+
+# Inside a transform of torch.func, whose level this kernel is called for.
+class _RecordedAtLevel(_Recording, torch.autograd.function._SingleLevelFunction): ...
 
 
 def _require_gradient(given):
@@ -238,7 +247,11 @@ def _differentiable(operator, operator_lse):
         defaults = {argument.name: argument.default_value for argument in operator._schema.arguments}
         given = defaults | dict(zip(names, args, strict=False)) | kwargs
         _require_gradient(given)
-        out, lse = _Recorded.apply(operator_lse, *given.values())
+        if torch._C._are_functorch_transforms_active():
+            with enable_single_level_autograd_function():
+                out, lse = _RecordedAtLevel.apply(operator_lse, *given.values())
+        else:
+            out, lse = _Recorded.apply(operator_lse, *given.values())
         return (out, lse) if operator is operator_lse else out
 
     return kernel
