@@ -11,25 +11,30 @@
 
 namespace foveal::cpu {
 
+// Subtiles of so many queries.
+int64_t subtiles_of(int64_t queries);
+
 class BackwardGroups {
    public:
     // Groups of `heads` neighbouring query heads each, which share a K/V head. Reads the log-sum-exps, out and dout.
+    // All arguments stay where they are.
     BackwardGroups(const BackwardProblem& problem, const BackwardPointers& pointers,
                    const std::vector<Sequence>& sequences, int64_t heads, int threads);
 
-    // Sequence by sequence.
-    int64_t size() const { return static_cast<int64_t>(groups_.size()); }
-    int64_t per_sequence() const { return per_sequence_; }
-    const BackwardGroup& at(int64_t sequence, int64_t index) const { return of(sequence * per_sequence_ + index); }
-    const BackwardGroup& of(int64_t group) const { return groups_[static_cast<size_t>(group)]; }
+    int64_t per_sequence() const { return problem_.forward.heads_q / heads_; }
+    int64_t size() const { return static_cast<int64_t>(sequences_.size()) * per_sequence(); }
+    // Query heads [index * heads, (index + 1) * heads) of a sequence; nothing is asked of it yet.
+    BackwardGroup at(int64_t sequence, int64_t index) const;
 
    private:
-    int64_t per_sequence_;
-    std::vector<BackwardGroup> groups_;
-    ThreadWorkspace rows_;  // shift and delta of all groups
-};
+    void prepare(int threads) const;
 
-// Subtiles of so many queries.
-int64_t subtiles_of(int64_t queries);
+    const BackwardProblem& problem_;
+    const BackwardPointers& pointers_;
+    const std::vector<Sequence>& sequences_;
+    const int64_t heads_;
+    std::vector<int64_t> first_row_;  // [sequences], of a sequence's first group
+    ThreadWorkspace rows_;            // shift, then delta, of one group behind the other
+};
 
 }  // namespace foveal::cpu

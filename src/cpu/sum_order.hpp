@@ -16,9 +16,11 @@ namespace foveal::cpu {
 // begun (parallel_for hands tasks out so), hence waiting ends.
 class SumOrder {
    public:
-    // visits: the subtiles of each part.
-    explicit SumOrder(std::vector<Range> visits) : visits_(std::move(visits)), next_(visits_.size()) {}
+    // visits: the subtiles of each part. given_up: has some part failed, so that nobody is to wait any more?
+    SumOrder(std::vector<Range> visits, const std::atomic<bool>& given_up)
+        : visits_(std::move(visits)), next_(visits_.size()), given_up_(given_up) {}
 
+    int32_t parts() const { return static_cast<int32_t>(visits_.size()); }
     Range visits_of(int32_t part) const { return visits_[static_cast<size_t>(part)]; }
 
     // Returns when every part before this one that visits the subtile is done with it, or has given up.
@@ -33,13 +35,11 @@ class SumOrder {
     void done(int32_t part, int32_t subtile) {
         next_[static_cast<size_t>(part)].store(subtile + 1, std::memory_order_release);
     }
-    // A part has failed: nobody is to wait for it.
-    void give_up() { given_up_.store(true); }
 
    private:
     const std::vector<Range> visits_;
     std::vector<std::atomic<int32_t>> next_;  // the first subtile that the part is not done with
-    std::atomic<bool> given_up_{false};
+    const std::atomic<bool>& given_up_;
 };
 
 }  // namespace foveal::cpu

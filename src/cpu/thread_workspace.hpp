@@ -21,6 +21,9 @@ class ThreadWorkspace {
         return memory_.get();
     }
 
+    // What reserve() gave last.
+    float* memory() const { return memory_.get(); }
+
    private:
     static constexpr std::align_val_t kAlignment{64};
     struct Free {
