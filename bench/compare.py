@@ -8,9 +8,10 @@
 Every implementation's output is checked once a case on sampled heads against float64; exit status 1 if foveal is wrong.
 On a GPU, short calls are repeated inside a CUDA graph, so that no host time is measured, and times are those of CUDA
 events. The ratio to a peer is that inside each round, where both had the same clock: its mean over the rounds, without
-the highest and lowest tenth. Rounds go on until the 95 % interval of that mean is within --precision, or a case has had
-its time. Joules: each implementation alone for a while, by the device's energy counter. Needs the package (pip install
-.) and PyTorch; peers are compared if they can be imported.
+the highest and lowest tenth. Calls find their tensors in the last cache as far as that holds them; under --cold, in
+memory. Rounds go on until the 95 % interval of that mean is within --precision, or a case has had its time. Joules:
+each implementation alone for a while, by the device's energy counter. Needs the package (pip install .) and PyTorch;
+peers are compared if they can be imported.
 """
 
 import argparse
@@ -22,16 +23,17 @@ import sys
 import time
 
 import foveal
-import implementations
 import results_file
 import torch
 from bounds import bound_us
+from cache_cases import case_of
 from cases import QUICK, Case, NotMeasured, suite
 from devices import Cpu, Gpu
-from reference import REFERENCE_OPTIONS, Reference
+from reference import REFERENCE_OPTIONS
 from tool import ToolError
 
 CASE_SECONDS = 6.0  # all samples of a case last about this long at most
+MOST_SETS = 256  # of tensors, under --cold
 
 
 class Progress:
@@ -53,11 +55,9 @@ class Progress:
 
 def checked_calls(case, builds, device, options, tensors):
     """name -> call of everyone who can do the case, and name -> error."""
-    reference = Reference(case, *tensors)
-    makers = {name: lambda *a, path=path: implementations.foveal_build(path, *a) for name, path in builds.items()}
-    makers |= {n: make for n, make in implementations.PEERS[device.name].items() if n not in options.without}
+    reference = case.reference(*tensors)
     calls, errors = {}, {}
-    for name, make in makers.items():
+    for name, make in case.makers(builds, device.name, options.without).items():
         try:
             call = make(case, *tensors)
             errors[name] = reference.error_of(call())
@@ -132,11 +132,37 @@ def interleaved(samples, repeats, sample_s, builds, device, options):
     return seconds, ratios
 
 
+class InTurn:
+    """A call on one set of tensors after the other, so that none finds its own in the cache."""
+
+    def __init__(self, calls):
+        self.calls, self.next = calls, 0
+
+    def __call__(self):
+        self.next = (self.next + 1) % len(self.calls)
+        return self.calls[self.next]()
+
+
+def rotated(case, calls, builds, device, options):
+    """The calls, each on as many sets of tensors in turn as three times the last cache holds."""
+    sets = min(-(-3 * device.cache_bytes // max(case.bytes, 1)), MOST_SETS)
+    makers, more = case.makers(builds, device.name, options.without), {name: [call] for name, call in calls.items()}
+    for _ in range(1, sets):
+        tensors = case.tensors(device.name, options.logit_sd)
+        for name in calls:
+            more[name].append(makers[name](case, *tensors))
+            more[name][-1]()  # what is set up once is no part of a sample
+    return {name: InTurn(of_name) for name, of_name in more.items()}, sets
+
+
 def measure(case, builds, device, options):
     tensors = case.tensors(device.name, options.logit_sd)
     reference, calls, errors = checked_calls(case, builds, device, options, tensors)
+    repeats, sets = max(1, round(device.sample_seconds / device.estimate(case))), 1
+    if options.cold:
+        calls, sets = rotated(case, calls, builds, device, options)
+        repeats = -(-repeats // sets) * sets
     device.synchronize()
-    repeats = max(1, round(device.sample_seconds / device.estimate(case)))
     samples = {name: device.sampled(call, repeats) for name, call in calls.items()}
     end = time.perf_counter() + options.warmup
     for sample in itertools.cycle(samples.values()):
@@ -149,6 +175,7 @@ def measure(case, builds, device, options):
     clock, watts = device.telemetry.take()
     row = {
         "case": case.text,
+        **({"sets": sets} if options.cold else {}),
         "flops": case.flops,
         "bytes": case.bytes,
         "rounds": len(next(iter(seconds.values()))),
@@ -239,8 +266,10 @@ def write(path, name, rows, device, options, overhead):
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     document = {"suite": name, **device.about, "commit": options.commit or head, "date": time.strftime("%Y-%m-%d"),
                 "command": " ".join(sys.argv), "logit_sd": options.logit_sd, "rounds": options.rounds,
+                "l2": "cold" if options.cold else "warm",
                 "python_call_us": overhead, "rows": rows}  # fmt: skip
-    results_file.write(path, f"{name}{'_alone' if options.alone else ''}", document)
+    kind = "_alone" if options.alone else "_cold" if options.cold else ""
+    results_file.write(path, name + kind, document)
 
 
 def parsed():
@@ -260,6 +289,8 @@ def parsed():
     parser.add_argument("--alone", type=float, default=0.0, metavar="SECONDS",
                         help="also time each implementation alone in blocks of so many seconds")  # fmt: skip
     parser.add_argument("--logit-sd", type=float, default=1.0, help="standard deviation of the logits")
+    parser.add_argument("--cold", action="store_true",
+                        help="tensors in turn, three times what the last cache holds: calls read memory")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="fewer rows and rounds, no joules")
     parser.add_argument("--commit", help="of the code measured; default: git's HEAD here")
     parser.add_argument("--write", metavar="FOLDER", help="write FOLDER/SUITE.json, or FOLDER/cases.json")
@@ -279,7 +310,7 @@ def chosen(options):
     suites = {name: suite(name)[: QUICK.get(name) if options.quick else None] for name in options.suite}
     if options.cases:
         suites["cases"] = options.cases
-    cases = {name: [Case(text) for text in texts] for name, texts in suites.items()}
+    cases = {name: [case_of(text, Case) for text in texts] for name, texts in suites.items()}
     for case in itertools.chain.from_iterable(cases.values()):
         case.require(REFERENCE_OPTIONS, "compare.py")
     return cases

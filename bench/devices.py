@@ -11,6 +11,13 @@ import torch
 from telemetry import Telemetry
 
 
+def _last_cache_bytes():
+    """Of the CPU; 32 MiB where the system does not say."""
+    sizes = pathlib.Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    kib = [int(path.read_text().strip().removesuffix("K")) for path in sizes]
+    return 1024 * max(kib, default=32768)
+
+
 class Gpu:
     """Times in CUDA events; `repeats` calls of a sample lie in one graph."""
 
@@ -22,6 +29,7 @@ class Gpu:
         self.telemetry = Telemetry(getattr(properties, "uuid", None))
         if self.telemetry.nvml is None:
             print(f"no clocks, watts or joules: {self.telemetry.why_not}", file=sys.stderr)
+        self.cache_bytes = properties.L2_cache_size
         self.about = {"gpu": properties.name, "driver": self.telemetry.driver(), "cuda": torch.version.cuda}
 
     def estimate(self, case):
@@ -68,6 +76,7 @@ class Cpu:
         info = pathlib.Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
         field = re.search(r"model name\s*: (.*)", info)
         model = field[1] if field else platform.machine()
+        self.cache_bytes = _last_cache_bytes()
         self.about = {"gpu": None, "cpu": model, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
     def estimate(self, case):

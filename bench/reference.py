@@ -6,7 +6,8 @@ import torch
 from cases import NotMeasured
 
 SAMPLED_HEADS = 3
-REFERENCE_OPTIONS = ("window_left", "window_right", "softcap", "varlen", "bhsd")
+KEY_FORMS = ("keys", "page_size", "csr", "used_k", "common")
+REFERENCE_OPTIONS = ("window_left", "window_right", "softcap", "varlen", "bhsd", *KEY_FORMS)
 EDGE_ROWS = 128  # of a long sequence: so many at its start, middle and end
 
 
@@ -52,10 +53,9 @@ class Reference:
         self.parts = []  # (sequence, first row of the sequence if packed, rows, head, expected)
         plain = []
         for i, head in _samples(case):
-            first, first_k = sum(case.lengths_q[:i]), sum(case.lengths_k[:i])
-            len_q, len_k = case.lengths_q[i], case.lengths_k[i]
-            spans = [slice(first, first + len_q)] + 2 * [slice(first_k, first_k + len_k)]
-            sequence = [x[span] if case.varlen else x[i] for x, span in zip((q, k, v), spans, strict=True)]
+            first, len_q, len_k = sum(case.lengths_q[:i]), case.lengths_q[i], case.used_k[i]
+            own_q = q[first : first + len_q] if case.varlen else q[i]
+            sequence = own_q, case.rows_k(i, k), case.rows_k(i, v)
             rows = _rows(len_q, q.device)
             kv = head // (case.heads_q // case.heads_k)
             one = sequence[0][rows, head], sequence[1][:, kv], sequence[2][:, kv]

@@ -18,6 +18,7 @@
 #include "foveal/types.hpp"
 #include "problem/append.hpp"
 #include "problem/backward.hpp"
+#include "problem/cache_copy.hpp"
 #include "problem/forward.hpp"
 #include "problem/merge.hpp"
 
@@ -81,6 +82,12 @@ constexpr size_t kFirstSize<foveal_merge_args> = offsetof(foveal_merge_args, lse
 template <>
 constexpr size_t kFirstSize<foveal_append_args> = offsetof(foveal_append_args, v_scale) +
                                                   sizeof(foveal_append_args::v_scale);
+template <>
+constexpr size_t kFirstSize<foveal_copy_pages_args> = offsetof(foveal_copy_pages_args, pairs) +
+                                                      sizeof(foveal_copy_pages_args::pairs);
+template <>
+constexpr size_t kFirstSize<foveal_gather_args> = offsetof(foveal_gather_args, page_indices) +
+                                                  sizeof(foveal_gather_args::page_indices);
 
 // Part of the ABI: a later field comes behind these, neither among them nor into padding that an older caller's sizeof
 // counts.
@@ -88,6 +95,10 @@ static_assert(sizeof(void*) != 8 || kFirstSize<foveal_forward_args> == 1088);
 static_assert(sizeof(void*) != 8 || kFirstSize<foveal_backward_args> == 672);
 static_assert(sizeof(void*) != 8 || kFirstSize<foveal_merge_args> == 192);
 static_assert(sizeof(void*) != 8 || kFirstSize<foveal_append_args> == 1216);
+static_assert(sizeof(void*) != 8 || kFirstSize<foveal_copy_pages_args> == 248);
+static_assert(sizeof(void*) != 8 || kFirstSize<foveal_gather_args> == 728);
+static_assert(kFirstSize<foveal_copy_pages_args> % alignof(foveal_copy_pages_args) == 0);
+static_assert(kFirstSize<foveal_gather_args> % alignof(foveal_gather_args) == 0);
 static_assert(kFirstSize<foveal_append_args> % alignof(foveal_append_args) == 0);
 static_assert(kFirstSize<foveal_forward_args> % alignof(foveal_forward_args) == 0);
 static_assert(kFirstSize<foveal_backward_args> % alignof(foveal_backward_args) == 0);
@@ -167,6 +178,14 @@ Known<foveal_append_args> known(const foveal_append_args* args) {
     return {args, "foveal_append_args_init", foveal_append_args_init_sized};
 }
 
+Known<foveal_copy_pages_args> known(const foveal_copy_pages_args* args) {
+    return {args, "foveal_copy_pages_args_init", foveal_copy_pages_args_init_sized};
+}
+
+Known<foveal_gather_args> known(const foveal_gather_args* args) {
+    return {args, "foveal_gather_args_init", foveal_gather_args_init_sized};
+}
+
 std::unique_ptr<ForwardPlan> make_plan(const ForwardProblem& problem, const Backend& backend, int32_t device) {
     return backend.plan_forward(problem, device);
 }
@@ -226,6 +245,15 @@ void run(const Args& args, void* stream) {
         check_supported(problem, backend);
         cache.find_or_make(problem, backend, backend.device_of(stream)).launch(pointers, stream);
     });
+}
+
+// foveal_copy_pages and foveal_gather.
+template <class Args>
+void copy_cache(const Args& args, void* stream) {
+    const foveal::CacheCopy copy = foveal::validate(args);
+    const foveal_tensor& cache = args.k_cache.rank != 0 ? args.k_cache : args.v_cache;
+    naming_the_environment(args.backend,
+                           [&] { foveal::resolve_backend(args.backend, cache.data).copy_cache(copy, stream); });
 }
 
 template <class Args>
@@ -370,6 +398,18 @@ foveal_status foveal_append(const foveal_append_args* args, void* stream) {
         naming_the_environment(given->backend,
                                [&] { foveal::resolve_backend(given->backend, rows.data).append(append, stream); });
     });
+}
+
+void foveal_copy_pages_args_init_sized(foveal_copy_pages_args* args, size_t size) { initialise(args, size); }
+
+foveal_status foveal_copy_pages(const foveal_copy_pages_args* args, void* stream) {
+    return guarded([&] { copy_cache(*known(args), stream); });
+}
+
+void foveal_gather_args_init_sized(foveal_gather_args* args, size_t size) { initialise(args, size); }
+
+foveal_status foveal_gather(const foveal_gather_args* args, void* stream) {
+    return guarded([&] { copy_cache(*known(args), stream); });
 }
 
 foveal_status foveal_set_num_threads(int32_t threads) {

@@ -12,6 +12,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import bounds  # noqa: E402
 import cases  # noqa: E402
 import tool  # noqa: E402
+from cache_cases import case_of  # noqa: E402
 from cases import Case, NotMeasured, suite, suite_names  # noqa: E402
 from reference import REFERENCE_OPTIONS, Reference  # noqa: E402
 
@@ -25,12 +26,18 @@ CASES = [
     "b1 sq70 sk90 h2 d64 bf16 left20 causal",
     "b1 sq33 sk60 h2 d64 bf16 left5 right9",
     "varlen qlens=9,1,40 klens=30,7,40 hq4 hk2 d64 bf16 causal",
+    "b3 sq1 sk70 hq4 hk2 d64 bf16 causal page16",
+    "b3 sq2 sk70 hq4 hk2 d64 bf16 causal used_k=70,2,33 page16 csr",
+    "b3 sq2 sk70 hq4 hk2 d64 bf16 causal used_k=70,52,49 page16 common48",
+    "b2 sq1 klens=30,7 hq4 hk2 d64 bf16 causal",
+    "varlen qlens=9,1 sk40 hq4 hk2 d64 bf16 causal used_k=30,40 page8",
+    "varlen qlens=9,1 sk40 hq4 hk2 d64 bf16 causal used_k=30,40",
 ]
 
 
 def sees(case, i, shift=0):
     """bool [s_q, s_k] of sequence i, from the contract's words: the last query sees the last key. shift: wrongly so."""
-    sq, sk = case.lengths_q[i], case.lengths_k[i]
+    sq, sk = case.lengths_q[i], case.used_k[i]
     left, right = case.window
     visible = torch.zeros(sq, sk, dtype=torch.bool)
     for query in range(sq):
@@ -44,14 +51,14 @@ def attend(case, q, k, v, shift=0):
     """The forward, sequence by sequence and head by head."""
     out = torch.empty(*q.shape[:-1], v.shape[-1], dtype=q.dtype)
     for i in range(case.batch):
-        first_q, first_k = sum(case.lengths_q[:i]), sum(case.lengths_k[:i])
+        first_q = sum(case.lengths_q[:i])
         own_q = slice(first_q, first_q + case.lengths_q[i]) if case.varlen else i
-        own_k = slice(first_k, first_k + case.lengths_k[i]) if case.varlen else i
+        own_k, own_v = case.rows_k(i, k), case.rows_k(i, v)
         for head in range(case.heads_q):
             kv = head // (case.heads_q // case.heads_k)
-            scores = q[own_q][:, head].double() @ k[own_k][:, kv].double().T * case.head_dim**-0.5
+            scores = q[own_q][:, head].double() @ own_k[:, kv].double().T * case.head_dim**-0.5
             p = scores.masked_fill(~sees(case, i, shift), float("-inf")).softmax(-1)
-            out[own_q][:, head] = (p @ v[own_k][:, kv].double()).to(out.dtype)
+            out[own_q][:, head] = (p @ own_v[:, kv].double()).to(out.dtype)
     return out
 
 
@@ -89,7 +96,7 @@ def test_a_word_that_is_not_known_is_an_error():
 
 
 @pytest.mark.parametrize("word", ["alibi", "sinks", "mask=11", "bias=bh", "chunk4", "topleft", "lse", "scale0.5",
-                                  "used_k=3", "pad", "qkv", "seed7", "sd10", "sink60@0", "flat"])  # fmt: skip
+                                  "qoff=0", "tree", "pad", "qkv", "seed7", "sd10", "sink60@0", "flat"])  # fmt: skip
 def test_an_option_that_is_not_handled_is_named(word):
     case = Case(f"b1 s9 h1 d64 bf16 causal {word}")
     with pytest.raises(NotMeasured, match="cannot do"):
@@ -122,14 +129,61 @@ def test_no_implementation_times_alibi_as_a_plain_call():
 
 
 def test_merges_are_not_cases_of_attention():
-    with pytest.raises(NotMeasured, match="foveal bench"):
-        Case("merge parts2 b1 s9 h1")
+    for make in (Case, lambda text: case_of(text, Case)):
+        with pytest.raises(NotMeasured, match="foveal bench"):
+            make("merge parts2 b1 s9 h1")
+
+
+PAGED = [
+    "b3 sq1 sk70 hq4 hk2 d64 bf16 causal page16",
+    "b3 sq2 sk70 hq4 hk2 d64 f32 causal used_k=70,52,49 page16 common48",
+]
+
+
+@pytest.mark.parametrize("text", [*PAGED, *CASES[-3:]])
+def test_foveal_and_its_two_calls_are_right(text):
+    pytest.importorskip("foveal")
+    case = Case(text)
+    tensors = case.tensors("cpu")
+    reference, calls = case.reference(*tensors), {}
+    for name, make in case.makers({"foveal": ""}, "cpu", ()).items():
+        try:
+            calls[name] = make(case, *tensors)
+        except NotMeasured:
+            continue
+        assert reference.accepts(reference.error_of(calls[name]())), name
+    assert "foveal" in calls and ("two_calls" in calls) == bool(case.common)
+
+
+def test_common_keys_lie_in_the_same_pages():
+    case = Case(PAGED[1])
+    pages = case.pages
+    assert [own[:3] for own in pages] == [pages[0][:3]] * 3 and len(set(sum(pages, []))) == 3 + 2 + 1 + 1
+    assert case.tensors("cpu")[1].shape[0] == 7
+    whole = Case(PAGED[1].replace(" common48", ""))
+    assert whole.bytes - case.bytes == 2 * 48 * 2 * (64 + 64) * 4 and whole.flops == case.flops
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["append b3 s5 hq4 hk2 d64 bf16 page8", "copy_pages n5 hk2 d64 f16 page4", "gather b3 s20 hk2 d64 f32 page8"],
+)
+def test_operations_on_a_cache_are_those_of_pytorch(text):
+    pytest.importorskip("foveal")
+    case = case_of(text, Case)
+    (given,) = case.tensors("cpu")
+    reference = case.reference(given)
+    for name, make in case.makers({"foveal": ""}, "cpu", ()).items():
+        assert reference.accepts(reference.error_of(make(case, given)())), name
+    wrong = [x.clone() for x in reference.expected]
+    wrong[0].view(-1)[3] += 1
+    assert not reference.accepts(reference.error_of(wrong))
 
 
 def test_every_row_of_every_suite_is_a_case():
     for name in suite_names():
         for text in suite(name):
-            assert text.startswith("merge ") or Case(text).text == text, name
+            assert text.startswith("merge ") or case_of(text, Case).text == text, name
     assert set(cases.QUICK) <= set(suite_names())
     with pytest.raises(NotMeasured, match="foveal check"):
         suite("correctness")

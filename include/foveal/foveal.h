@@ -109,9 +109,8 @@ typedef struct foveal_tensor {
 } foveal_tensor;
 
 /* How the structures grow. A library of the same SONAME takes callers that were compiled against any of its headers:
- *   - foveal_forward_args, foveal_backward_args, foveal_merge_args and foveal_append_args grow at their ends alone,
- * without padding; no field moves, changes its meaning or goes. foveal_tensor, FOVEAL_MAX_RANK and the values of
- * enumerations never change.
+ *   - The structures ..._args grow at their ends alone, without padding; no field moves, changes its meaning or goes.
+ * foveal_tensor, FOVEAL_MAX_RANK and the values of enumerations never change.
  *   - A new field's default is all zero bytes, and means what was before that field.
  *   - The caller says how long its structure is: once at ..._args_init_sized(), and in struct_size at every call.
  *   - An older caller's structure is shorter: nothing behind its end is read or written, and the fields that it lacks
@@ -394,6 +393,56 @@ static inline void foveal_append_args_init(foveal_append_args* args) {
  *
  * Also returns FOVEAL_UNSUPPORTED, FOVEAL_NO_DEVICE, FOVEAL_CUDA_ERROR. */
 FOVEAL_API foveal_status foveal_append(const foveal_append_args* args, void* stream);
+
+/* Copy pages: for each pair all of page src of k_cache goes to page dst, bit for bit, and of v_cache likewise. One of
+ * the caches may be absent. Call foveal_copy_pages_args_init() first. */
+typedef struct foveal_copy_pages_args {
+    uint32_t struct_size;   /* sizeof(foveal_copy_pages_args) as the caller knows it */
+    foveal_backend backend; /* AUTO: where the first of k_cache and v_cache that is present lies */
+    foveal_tensor k_cache;  /* [pages, page_size, h_k, d]: f32, bf16 or f16 */
+    foveal_tensor v_cache;  /* [pages, page_size, h_k, d_v], k_cache's dtype */
+    foveal_tensor pairs; /* i32 or i64 [n, 2]: src, dst. Nothing is copied where one of them is negative. No page is the
+                          * dst of two pairs, nor the dst of one and the src of another */
+} foveal_copy_pages_args;
+
+/* As foveal_forward_args_init_sized() and foveal_forward_args_init(). */
+FOVEAL_API void foveal_copy_pages_args_init_sized(foveal_copy_pages_args* args, size_t size);
+/* The same with the size that this header knows. */
+static inline void foveal_copy_pages_args_init(foveal_copy_pages_args* args) {
+    foveal_copy_pages_args_init_sized(args, sizeof *args);
+}
+
+/* Streams, alignment, errors: as foveal_append(). The caches may interleave, but share no byte with each other nor with
+ * pairs. The CPU backend refuses pages that are out of range, written twice, or written and read, naming the entry. */
+FOVEAL_API foveal_status foveal_copy_pages(const foveal_copy_pages_args* args, void* stream);
+
+/* Gather: the keys and values of sequences in pages, one sequence behind the other without gaps, bit for bit: the form
+ * in which foveal_forward() takes them as varlen k and v. Row cu_seqlens_k[i] + j is key j of sequence i. Each of the
+ * pairs k_cache and k, v_cache and v may be absent; one is there. Call foveal_gather_args_init() first. */
+typedef struct foveal_gather_args {
+    uint32_t struct_size;       /* sizeof(foveal_gather_args) as the caller knows it */
+    foveal_backend backend;     /* AUTO: where the first of k_cache and v_cache that is present lies */
+    foveal_tensor k_cache;      /* [pages, page_size, h_k, d]: f32, bf16 or f16 */
+    foveal_tensor v_cache;      /* [pages, page_size, h_k, d_v], k_cache's dtype */
+    foveal_tensor k;            /* [total_k, h_k, d], k_cache's dtype; written */
+    foveal_tensor v;            /* [total_k, h_k, d_v], likewise */
+    foveal_tensor cu_seqlens_k; /* i32 [b + 1], ascending from 0 to total_k */
+    foveal_tensor seqused_k;    /* optional i32 [b]: only the first seqused_k[i] rows of sequence i are written */
+    foveal_tensor block_table;  /* i32 or u32 [b, max_pages], as that of foveal_forward_args; or both of these: */
+    foveal_tensor page_indptr;  /* i32 [b + 1] */
+    foveal_tensor page_indices; /* i32 or u32 [n] */
+} foveal_gather_args;
+
+/* As foveal_forward_args_init_sized() and foveal_forward_args_init(). */
+FOVEAL_API void foveal_gather_args_init_sized(foveal_gather_args* args, size_t size);
+/* The same with the size that this header knows. */
+static inline void foveal_gather_args_init(foveal_gather_args* args) {
+    foveal_gather_args_init_sized(args, sizeof *args);
+}
+
+/* Streams, alignment, errors: as foveal_append(). k and v share no byte with each other nor with what is read. Entries
+ * of a table behind a sequence's last row are not read. */
+FOVEAL_API foveal_status foveal_gather(const foveal_gather_args* args, void* stream);
 
 /* The message of the last call of this thread that failed; "" if none has. Valid until this thread's next call. */
 FOVEAL_API const char* foveal_last_error(void);

@@ -24,7 +24,8 @@
 #include "foveal/types.hpp"
 
 static_assert(sizeof(void*) != 8 || (sizeof(foveal_forward_args) == 1504 && sizeof(foveal_backward_args) == 672 &&
-                                     sizeof(foveal_merge_args) == 192 && sizeof(foveal_append_args) == 1216),
+                                     sizeof(foveal_merge_args) == 192 && sizeof(foveal_append_args) == 1216 &&
+                                     sizeof(foveal_copy_pages_args) == 248 && sizeof(foveal_gather_args) == 728),
               "a structure has grown: the inline namespace of this file gets another number");
 
 namespace foveal {
@@ -292,6 +293,56 @@ inline void append(const AppendOptions& options, void* stream = nullptr) {
     args.k_scale = options.k_scale;
     args.v_scale = options.v_scale;
     check(foveal_append(&args, stream));
+}
+
+// What copy_pages() is given; each tensor is that of foveal_copy_pages_args.
+struct CopyPagesOptions {
+    Tensor k_cache = {};                   // [pages, page_size, h_k, d]
+    Tensor v_cache = {};                   // [pages, page_size, h_k, d_v]
+    Tensor pairs = {};                     // i32 or i64 [n, 2]: src, dst; negative: nothing is copied
+    Backend backend = Backend::automatic;  // who computes
+};
+
+// Copies whole pages of a cache, bit for bit.
+inline void copy_pages(const CopyPagesOptions& options, void* stream = nullptr) {
+    foveal_copy_pages_args args;
+    foveal_copy_pages_args_init_sized(&args, sizeof args);
+    args.backend = static_cast<foveal_backend>(options.backend);
+    args.k_cache = options.k_cache;
+    args.v_cache = options.v_cache;
+    args.pairs = options.pairs;
+    check(foveal_copy_pages(&args, stream));
+}
+
+// What gather() is given; each tensor is that of foveal_gather_args.
+struct GatherOptions {
+    Tensor k_cache = {};                   // [pages, page_size, h_k, d]
+    Tensor v_cache = {};                   // [pages, page_size, h_k, d_v]
+    Tensor k = {};                         // [total_k, h_k, d]; written
+    Tensor v = {};                         // [total_k, h_k, d_v]; written
+    Tensor cu_seqlens_k = {};              // i32 [b + 1]: sequence i's rows of k and v
+    Tensor seqused_k = {};                 // i32 [b]; absent: all rows
+    Tensor block_table = {};               // i32 or u32 [b, max_pages], or ...
+    Tensor page_indptr = {};               // ... i32 [b + 1] and ...
+    Tensor page_indices = {};              // ... i32 or u32 [n]
+    Backend backend = Backend::automatic;  // who computes
+};
+
+// Writes the keys and values of sequences in pages one behind the other, as varlen k and v, bit for bit.
+inline void gather(const GatherOptions& options, void* stream = nullptr) {
+    foveal_gather_args args;
+    foveal_gather_args_init_sized(&args, sizeof args);
+    args.backend = static_cast<foveal_backend>(options.backend);
+    args.k_cache = options.k_cache;
+    args.v_cache = options.v_cache;
+    args.k = options.k;
+    args.v = options.v;
+    args.cu_seqlens_k = options.cu_seqlens_k;
+    args.seqused_k = options.seqused_k;
+    args.block_table = options.block_table;
+    args.page_indptr = options.page_indptr;
+    args.page_indices = options.page_indices;
+    check(foveal_gather(&args, stream));
 }
 
 // Threads that a call on the CPU may use at most, for all threads of the process; 0: the default. foveal.h has the

@@ -8,6 +8,7 @@
 #include "foveal/foveal.h"
 #include "problem/append.hpp"
 #include "problem/backward.hpp"
+#include "problem/cache_copy.hpp"
 #include "problem/forward.hpp"
 #include "problem/merge.hpp"
 
@@ -32,6 +33,7 @@ struct Backend {
     // Compute.
     void (*merge)(const Merge& merge, void* stream);
     void (*append)(const Append& append, void* stream);
+    void (*copy_cache)(const CacheCopy& copy, void* stream);
 };
 
 }  // namespace foveal

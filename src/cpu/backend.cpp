@@ -2,6 +2,7 @@
 
 #include "cpu/append.hpp"
 #include "cpu/backward.hpp"
+#include "cpu/cache_copy.hpp"
 #include "cpu/forward.hpp"
 #include "cpu/merge.hpp"
 
@@ -68,12 +69,17 @@ void run_merge(const Merge& parts, void* stream) {
     merge(parts);
 }
 
-}  // namespace
-
 void run_append(const Append& rows, void* stream) {
     device_of(stream);
     append(rows);
 }
+
+void run_cache_copy(const CacheCopy& copy, void* stream) {
+    device_of(stream);
+    copy_cache(copy);
+}
+
+}  // namespace
 
 constinit const Backend kBackend{.id = FOVEAL_BACKEND_CPU,
                                  .name = "cpu",
@@ -85,6 +91,7 @@ constinit const Backend kBackend{.id = FOVEAL_BACKEND_CPU,
                                  .plan_forward = plan_forward,
                                  .plan_backward = plan_backward,
                                  .merge = run_merge,
-                                 .append = run_append};
+                                 .append = run_append,
+                                 .copy_cache = run_cache_copy};
 
 }  // namespace foveal::cpu

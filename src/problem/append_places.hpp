@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "problem/host_device.hpp"
+#include "problem/lengths.hpp"
 
 namespace foveal {
 
@@ -31,16 +32,6 @@ struct AppendPlaces {
     int64_t position_batch_stride;
     bool positions_are_i64;
 
-    // The sequence of ragged row `row`: the last that begins at or before it.
-    FOVEAL_HOST_DEVICE int32_t sequence_of(int64_t row) const {
-        int32_t first = 0, end = batch;
-        while (end - first > 1) {
-            const int32_t middle = first + (end - first) / 2;
-            (cu_seqlens[middle] <= row ? first : end) = middle;
-        }
-        return first;
-    }
-
     // Row `row` of [b, rows] at `outer`; ragged: outer is 0.
     FOVEAL_HOST_DEVICE AppendPlace of(int64_t outer, int64_t row) const {
         AppendPlace place = slot_mapping != nullptr ? in_slot(outer, row) : behind(outer, row);
@@ -65,7 +56,8 @@ struct AppendPlaces {
 
     FOVEAL_HOST_DEVICE AppendPlace behind(int64_t outer, int64_t row) const {
         if (cache_lengths == nullptr) return {-1, 0, -1};  // q alone
-        const int32_t sequence = cu_seqlens != nullptr ? sequence_of(row) : static_cast<int32_t>(outer);
+        const int32_t sequence =
+            cu_seqlens != nullptr ? sequence_of(cu_seqlens, batch, row) : static_cast<int32_t>(outer);
         const int64_t number = cu_seqlens != nullptr ? row - cu_seqlens[sequence] : row;
         const int64_t key = cache_lengths[sequence] + number;
         if (block_table == nullptr) return {sequence, key, key};

@@ -15,9 +15,24 @@ void require_page_numbers(const Argument& a) {
         refuse(a.text() + ".dtype is " + name_of(a.dtype()) + "; page numbers are i32 or u32");
 }
 
-bool in_pages(const foveal_forward_args& args) { return args.block_table.rank != 0 || args.page_indices.rank != 0; }
+TableArguments table_of(const foveal_forward_args& args) {
+    return {args.block_table, args.page_indptr, args.page_indices};
+}
 
-void check_table(const foveal_forward_args& args, int64_t batch) {
+}  // namespace
+
+bool has_table(const TableArguments& args) {
+    const Argument table{"block_table", args.block_table}, indptr{"page_indptr", args.page_indptr},
+        indices{"page_indices", args.page_indices};
+    if (indptr.present() != indices.present())
+        refuse((indptr.present() ? indptr : indices).text() + " is present but " +
+               (indptr.present() ? indices : indptr).text() + " is absent; a list of pages is both");
+    if (table.present() && indices.present())
+        refuse("block_table and page_indices are present; the pages of k and v are named by one of them");
+    return table.present() || indices.present();
+}
+
+void check_table(const TableArguments& args, int64_t batch) {
     const Argument table{"block_table", args.block_table}, indptr{"page_indptr", args.page_indptr},
         indices{"page_indices", args.page_indices};
     if (table.present()) {
@@ -38,19 +53,10 @@ void check_table(const foveal_forward_args& args, int64_t batch) {
                "; page_indptr counts no more than 2147483647");
 }
 
-}  // namespace
-
 KeyForm key_form_of(const foveal_forward_args& args) {
-    const Argument table{"block_table", args.block_table}, indptr{"page_indptr", args.page_indptr},
-        indices{"page_indices", args.page_indices};
-    if (indptr.present() != indices.present())
-        refuse((indptr.present() ? indptr : indices).text() + " is present but " +
-               (indptr.present() ? indices : indptr).text() + " is absent; a list of pages is both");
-    if (table.present() && indices.present())
-        refuse("block_table and page_indices are present; the pages of k and v are named by one of them");
     const bool varlen_q = args.cu_seqlens_q.rank != 0, varlen_k = args.cu_seqlens_k.rank != 0;
-    if (in_pages(args)) {
-        const std::string which = (table.present() ? table : indices).text();
+    if (has_table(table_of(args))) {
+        const std::string which = args.block_table.rank != 0 ? "block_table" : "page_indices";
         if (varlen_k) refuse("cu_seqlens_k is present beside " + which + "; keys in pages are not packed");
         if (args.seqused_k.rank == 0)
             refuse("seqused_k is absent beside " + which + "; it says how many keys of its pages a sequence has");
@@ -72,7 +78,7 @@ const char* layout_of_keys(const foveal_forward_args& args, KeyForm form) {
 
 void check_pages(const foveal_forward_args& args, int64_t batch) {
     const Argument k{"k", args.k};
-    check_table(args, batch);
+    check_table(table_of(args), batch);
     if (k.tensor.shape[0] > std::numeric_limits<int32_t>::max())
         refuse(k.dim(0) + " is " + std::to_string(k.tensor.shape[0]) + "; at most 2147483647 pages are supported");
     if (k.tensor.shape[1] < 1) refuse(k.dim(1) + " is 0; a page has at least one row");

@@ -38,4 +38,14 @@ struct Lengths {
     }
 };
 
+// The sequence of row `row` of all: the last that begins at or before it. batch is not 0.
+FOVEAL_HOST_DEVICE int32_t sequence_of(const int32_t* cu_seqlens, int32_t batch, int64_t row) {
+    int32_t first = 0, end = batch;
+    while (end - first > 1) {
+        const int32_t middle = first + (end - first) / 2;
+        (cu_seqlens[middle] <= row ? first : end) = middle;
+    }
+    return first;
+}
+
 }  // namespace foveal

@@ -28,6 +28,7 @@ constinit const Backend kBackend{.id = FOVEAL_BACKEND_SM90,
                                  .plan_forward = plan_forward,
                                  .plan_backward = plan_backward,
                                  .merge = launch_merge,
-                                 .append = launch_append};
+                                 .append = launch_append,
+                                 .copy_cache = launch_cache_copy};
 
 }  // namespace foveal::sm90

@@ -5,6 +5,7 @@
 
 #include "cuda/traits.hpp"
 #include "problem/append.hpp"
+#include "problem/cache_copy.hpp"
 #include "problem/forward.hpp"
 #include "problem/merge.hpp"
 
@@ -27,6 +28,9 @@ void launch_forward(const ForwardProblem& problem, const PreparedForward& kernel
 
 // Enqueues the append on `stream`, on the stream's device.
 void launch_append(const Append& append, void* stream);
+
+// Enqueues the copy of pages, or the gather, on `stream`, on the stream's device.
+void launch_cache_copy(const CacheCopy& copy, void* stream);
 
 // Enqueues the merge on `stream`, on the stream's device.
 void launch_merge(const Merge& merge, void* stream);

@@ -23,6 +23,8 @@ void launch_forward(const ForwardProblem&, const PreparedForward&, int32_t, cons
 
 void launch_append(const Append&, void*) { refuse(); }
 
+void launch_cache_copy(const CacheCopy&, void*) { refuse(); }
+
 void launch_merge(const Merge&, void*) { refuse(); }
 
 }  // namespace foveal::sm90

@@ -17,6 +17,8 @@ int64_t foveal_later_forward_field(const foveal_forward_args* args);
 int64_t foveal_later_backward_field(const foveal_backward_args* args);
 int64_t foveal_later_merge_field(const foveal_merge_args* args);
 int64_t foveal_later_append_field(const foveal_append_args* args);
+int64_t foveal_later_copy_pages_field(const foveal_copy_pages_args* args);
+int64_t foveal_later_gather_field(const foveal_gather_args* args);
 #endif
 
 static int failures = 0;
@@ -158,11 +160,55 @@ static void test_append(void) {
 #endif
 }
 
+static void test_copy_pages(void) {
+    foveal_copy_pages_args* const args = before_the_end_of_memory(sizeof *args);
+    float pages[4] = {1, 2, 3, 4};
+    int32_t pair[2] = {0, 1};
+    const foveal_tensor cache = {pages, FOVEAL_F32, 4, {2, 1, 1, 2}, {2, 2, 2, 1}};
+    const foveal_tensor pairs = {pair, FOVEAL_I32, 2, {1, 2, 0, 0}, {2, 1, 0, 0}};
+    foveal_copy_pages_args_init(args);
+    check(args->struct_size == sizeof *args && args->pairs.rank == 0, "defaults, copy_pages");
+    args->backend = FOVEAL_BACKEND_CPU;
+    args->k_cache = cache, args->pairs = pairs;
+    check(foveal_copy_pages(args, NULL) == FOVEAL_OK, "copy_pages");
+    check(pages[2] == 1 && pages[3] == 2, "copy_pages' result");
+#ifdef FOVEAL_LATER_CALLER
+    args->later_option = 1;
+    check(foveal_copy_pages(args, NULL) == FOVEAL_UNSUPPORTED, "an option that the library does not know, copy_pages");
+#else
+    check(foveal_later_copy_pages_field(args) == 0, "the default of what the caller does not know, copy_pages");
+#endif
+}
+
+static void test_gather(void) {
+    foveal_gather_args* const args = before_the_end_of_memory(sizeof *args);
+    float pages[4] = {1, 2, 3, 4}, row[2] = {0, 0};
+    int32_t end[2] = {0, 1}, page = 1;
+    const foveal_tensor cache = {pages, FOVEAL_F32, 4, {2, 1, 1, 2}, {2, 2, 2, 1}};
+    const foveal_tensor to = {row, FOVEAL_F32, 3, {1, 1, 2, 0}, {2, 2, 1, 0}};
+    const foveal_tensor ends = {end, FOVEAL_I32, 1, {2, 0, 0, 0}, {1, 0, 0, 0}};
+    const foveal_tensor table = {&page, FOVEAL_I32, 2, {1, 1, 0, 0}, {1, 1, 0, 0}};
+    foveal_gather_args_init(args);
+    check(args->struct_size == sizeof *args && args->page_indices.rank == 0, "defaults, gather");
+    args->backend = FOVEAL_BACKEND_CPU;
+    args->k_cache = cache, args->k = to, args->cu_seqlens_k = ends, args->block_table = table;
+    check(foveal_gather(args, NULL) == FOVEAL_OK, "gather");
+    check(row[0] == 3 && row[1] == 4, "gather's result");
+#ifdef FOVEAL_LATER_CALLER
+    args->later_option = 1;
+    check(foveal_gather(args, NULL) == FOVEAL_UNSUPPORTED, "an option that the library does not know, gather");
+#else
+    check(foveal_later_gather_field(args) == 0, "the default of what the caller does not know, gather");
+#endif
+}
+
 int main(void) {
     test_forward();
     test_backward();
     test_merge();
     test_append();
+    test_copy_pages();
+    test_gather();
     printf("%s caller: %d failed\n", kCallerIsLater ? "later" : "older", failures);
     return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -1,7 +1,9 @@
 // Append (contract 1.12): bit for bit what the contract says, and not a byte besides, on both backends.
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/contract/append_fixture.hpp"
@@ -34,6 +36,36 @@ INSTANTIATE_TEST_SUITE_P(Cpu, AppendDrawn,
                          testing::Combine(testing::Values(FOVEAL_BACKEND_CPU), testing::Range(0u, 25u)));
 INSTANTIATE_TEST_SUITE_P(Sm90, AppendDrawn,
                          testing::Combine(testing::Values(FOVEAL_BACKEND_SM90), testing::Range(0u, 25u)));
+
+// A library that ignores something is noticed, or refuses what is left.
+TEST(CpuAppend, WhatIsIgnoredIsNoticed) {
+    using Options = foveal::AppendOptions;
+    const std::pair<const char*, std::function<void(Options&)>> ignored[] = {
+        {"rotary_layout", [](Options& o) { o.rotary_layout = foveal::RotaryLayout::half_split; }},
+        {"cos of each position", [](Options& o) { o.cos.stride[0] = 0; }},
+        {"positions", [](Options& o) { o.positions.rank = o.cache_lengths.rank == 0 ? o.positions.rank : 0; }},
+        {"k_scale", [](Options& o) { o.k_scale.rank = 0; }},
+        {"v_scale of each head", [](Options& o) { o.v_scale.stride[0] = 0; }},
+        {"block_table of each sequence", [](Options& o) { o.block_table.stride[0] = 0; }},
+        {"q", [](Options& o) { o.q.rank = o.q_out.rank = o.k.rank + o.v.rank == 0 ? o.q.rank : 0; }},
+        {"v", [](Options& o) { o.v.rank = o.v_cache.rank = o.k.rank + o.q.rank == 0 ? 1 : 0; }},
+    };
+    for (const auto& [name, ignore] : ignored) {
+        bool noticed = false;
+        for (uint32_t seed = 0; seed < 200 && !noticed; ++seed) {
+            AppendData data(FOVEAL_BACKEND_CPU, draw_append_case(seed));
+            Options options = data.options();
+            ignore(options);
+            try {
+                foveal::append(options);
+            } catch (const foveal::Error&) {
+                continue;
+            }
+            noticed = !data.differences().empty();
+        }
+        EXPECT_TRUE(noticed) << name;
+    }
+}
 
 class Append : public testing::TestWithParam<foveal_backend> {
    protected:

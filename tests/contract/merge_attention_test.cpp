@@ -117,5 +117,90 @@ TEST_P(MergeAttention, AttentionSplitByKeysIsAttentionOverAll) {
     }
 }
 
+// ---- A prefix that all sequences share (docs/paged.md): two calls and a merge
+
+// The first call: the queries of all sequences are one, in front of the common keys.
+foveal_forward_args args_of_prefix(const CaseData& data, const foveal_tensor& length) {
+    const Case& c = data.the_case();
+    foveal_forward_args args = data.args();
+    for (foveal_tensor* t : {&args.q, &args.out}) t->shape[0] = 1, t->shape[1] = c.batch * c.rows_q;
+    args.lse.shape[0] = 1, args.lse.shape[2] = c.batch * c.rows_q;
+    args.lse.stride[1] = c.batch * c.rows_q;
+    args.block_table.shape[0] = 1;
+    args.seqused_k = length;
+    args.window_right = FOVEAL_UNLIMITED;
+    return args;
+}
+
+// The second: each sequence's own keys, from its table's entry behind the common ones on.
+foveal_forward_args args_of_own_keys(const CaseData& data, const foveal_tensor& lengths) {
+    const Case& c = data.the_case();
+    foveal_forward_args args = data.args();
+    const int64_t entries = c.common / c.page_size;
+    args.block_table.data = static_cast<int32_t*>(args.block_table.data) + entries;
+    args.block_table.shape[1] -= entries;
+    args.seqused_k = lengths;
+    return args;
+}
+
+void run_with_prefix(foveal_backend backend, CaseData& data, MergeData& parts, const foveal::Tensor& out,
+                     const foveal::Tensor& lse) {
+    const Case& c = data.the_case();
+    StridedTensor common(backend, FOVEAL_I32, {1}), own(backend, FOVEAL_I32, {c.batch});
+    common.set({static_cast<float>(c.common)});
+    std::vector<float> lengths;
+    for (int64_t i = 0; i < c.batch; ++i) lengths.push_back(static_cast<float>(c.used_k(i) - c.common));
+    own.set(lengths);
+    foveal_forward_args prefix = args_of_prefix(data, common.view()), rest = args_of_own_keys(data, own.view());
+    std::vector<foveal::Part> both = parts.parts();
+    prefix.out.data = both[0].out.data, prefix.lse.data = both[0].lse.data;
+    rest.out = both[1].out, rest.lse = both[1].lse;
+    ASSERT_EQ(foveal_forward(&prefix, nullptr), FOVEAL_OK) << foveal_last_error();
+    ASSERT_EQ(foveal_forward(&rest, nullptr), FOVEAL_OK) << foveal_last_error();
+    // [1, h, b * s] seen as [b, h, s].
+    both[0].lse.stride[0] = c.rows_q, both[0].lse.stride[1] = c.batch * c.rows_q;
+    foveal::merge(both, out, {.lse = lse, .backend = static_cast<foveal::Backend>(backend)});
+}
+
+MergeCase two_parts_of(const Case& c) {
+    return {.batch = c.batch,
+            .rows = c.rows_q,
+            .heads = c.heads_q,
+            .channels = c.head_dim_v,
+            .dtype = c.dtype,
+            .out_dtype = c.dtype};
+}
+
+TEST_P(MergeAttention, APrefixThatAllSequencesShare) {
+    for (const std::string type : {"f32", "bf16", "f16"})
+        for (const std::string rows : {"b6 sq1 sk600", "b3 sq4 sk530", "b1 sq1 sk513"}) {
+            const std::string text = rows + " hq8 hk2 d64 " + type + " full lse page16 common512";
+            SCOPED_TRACE(text);
+            const auto data = make_case_data(parse_case(text), backend());
+            if (foveal_forward(&data->args(), nullptr) == FOVEAL_UNSUPPORTED && backend() == FOVEAL_BACKEND_SM90)
+                GTEST_SKIP() << "SKIPPED: sm90: " << foveal_last_error();
+            const Case& c = data->the_case();
+            MergeData parts(backend(), two_parts_of(c), draw_parts(two_parts_of(c), 5));
+            run_with_prefix(backend(), *data, parts, parts.out.view(), parts.lse.view());
+            EXPECT_EQ(judged_against_all_keys(*data, {0, c.common, c.rows_k}, parts.out.values(), parts.lse.values()),
+                      "");
+        }
+}
+
+// Queries that come one behind the other, and lengths of their own, in f32: what one call over all keys has to be, by
+// the same judge.
+TEST_P(MergeAttention, APrefixBeforeCausalQueries) {
+    if (backend() == FOVEAL_BACKEND_SM90) GTEST_SKIP() << "SKIPPED: sm90 has no f32";
+    for (const std::string rows : {"b4 sq3 sk600 used_k=600,131,257,300", "b1 sq16 sk200", "b3 sq1 sk129"}) {
+        const auto data = make_case_data(parse_case(rows + " hq8 hk2 d64 f32 causal lse page32 common128"), backend());
+        const Case& c = data->the_case();
+        MergeData parts(backend(), two_parts_of(c), draw_parts(two_parts_of(c), 5));
+        foveal::Tensor out, lse;
+        static_cast<foveal_tensor&>(out) = data->args().out, static_cast<foveal_tensor&>(lse) = data->args().lse;
+        run_with_prefix(backend(), *data, parts, out, lse);
+        EXPECT_EQ(verify(*data).failure, "") << rows;
+    }
+}
+
 }  // namespace
 }  // namespace foveal_testing

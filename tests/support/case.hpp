@@ -26,6 +26,7 @@
 //   page16                       sk keys of each sequence lie in pages of 16, named by a block_table    no pages
 //   csr                          by page_indptr and page_indices instead
 //   pool                         k and v share the pages: [pages, 16, 2 h_k, d]
+//   common64                     the first 64 keys of all sequences are the same pages               none
 //   order7                       in which the sequences have the pages                               order0
 //   qoff=5,-3                    query_offset: positions of the sequences' first queries             bottom right
 //   tree                         tree_mask: a query sees its ancestors of the sequence's last keys   none
@@ -111,6 +112,7 @@ struct Case {
     int64_t page_size = 0;  // 0: k and v are not in pages
     bool lists_pages = false;
     bool pool = false;
+    int64_t common = 0;  // keys, whole pages of them
     int64_t page_order = 0;
     std::optional<std::vector<int64_t>> query_offset;  // [batch]
     bool tree = false;

@@ -39,7 +39,10 @@ int64_t longest_used_q(const Case& c) {
 
 }  // namespace
 
-int64_t page_count(const Case& c) { return c.batch * pages_of_longest(c) + kPagesOfNobody; }
+int64_t page_count(const Case& c) {
+    const int64_t common = pages_of(c, c.common);
+    return common + c.batch * (pages_of_longest(c) - common) + kPagesOfNobody;
+}
 
 int64_t table_columns(const Case& c) { return pages_of_longest(c) + 1; }
 
@@ -48,7 +51,9 @@ int64_t page_at(const Case& c, int64_t sequence, int64_t n) {
     const int64_t count = page_count(c);
     int64_t step = std::max<int64_t>(count * 5 / 8 + c.page_order, 1);
     while (std::gcd(step, count) != 1) ++step;
-    return ((sequence * pages_of_longest(c) + n) * (step % count) + c.page_order) % count;
+    const int64_t common = pages_of(c, c.common);
+    const int64_t index = n < common ? n : sequence * (pages_of_longest(c) - common) + n;
+    return (index * (step % count) + c.page_order) % count;
 }
 
 std::vector<int32_t> block_table(const Case& c) {

@@ -197,6 +197,7 @@ class Parser {
             {"chunk", {&Case::chunk}},
             {"page", {&Case::page_size}},
             {"order", {&Case::page_order}},
+            {"common", {&Case::common}},
         };
         const auto found = counts.find(name);
         if (found == counts.end()) fail_token(token, "unknown; `foveal check --help` lists the tokens");
@@ -268,8 +269,20 @@ class Parser {
     void check_pages() const {
         if (has("page") && case_.page_size == 0) fail_token("page0", "a page has at least one row");
         if (case_.page_size > 0 && case_.varlen_k) fail_token("klens", "keys in pages have sk, and used_k");
-        if (case_.page_size > 0) return;
-        if (case_.lists_pages || case_.pool || has("order")) fail_token(text_, "csr, pool and order go with page");
+        if (case_.page_size > 0) return check_common();
+        if (case_.lists_pages || case_.pool || has("order") || has("common"))
+            fail_token(text_, "csr, pool, order and common go with page");
+    }
+
+    // Of keys that every sequence uses and every query sees.
+    void check_common() const {
+        if (case_.common == 0) return;
+        if (case_.common % case_.page_size != 0) fail_token("common", "whole pages are shared");
+        for (int64_t i = 0; i < case_.batch; ++i)
+            if (case_.used_q(i) == 0 || case_.used_k(i) < case_.common + case_.used_q(i))
+                fail_token("common", "every sequence has these keys, and queries that come behind them");
+        if (case_.window_left != FOVEAL_UNLIMITED || case_.chunk != 0 || case_.top_left || case_.query_offset)
+            fail_token("common", "every query sees these keys");
     }
 
     void check_used(const char* name, const std::optional<std::vector<int64_t>>& used) const {
@@ -332,6 +345,7 @@ std::string to_text(const Case& c) {
     if (c.page_size > 0) add_number("page", c.page_size);
     if (c.lists_pages) add("csr");
     if (c.pool) add("pool");
+    if (c.common > 0) add_number("common", c.common);
     if (c.page_order > 0) add_number("order", c.page_order);
     if (c.query_offset) add("qoff=" + list_text(*c.query_offset));
     if (c.tree) add("tree");

@@ -125,7 +125,8 @@ class HostData final : public CaseData {
         const int64_t rows = id == TensorId::kQ ? case_.used_q(sequence) : case_.used_k(sequence);
         const KeyInterval filled = id == TensorId::kQ ? KeyInterval{0, rows} : keys_seen_by_any(case_, sequence);
         Place place{id, sequence, head, 0, 0, case_.used_k(sequence)};
-        for (place.row = 0; place.row < rows; ++place.row) {
+        // What all sequences share, the first one fills.
+        for (place.row = id != TensorId::kQ && sequence > 0 ? case_.common : 0; place.row < rows; ++place.row) {
             const bool seen = filled.first <= place.row && place.row < filled.last;
             const int64_t begin = element_index(case_, layout, id, sequence, head, place.row);
             for (place.channel = 0; place.channel < channels_of(case_, id); ++place.channel) {

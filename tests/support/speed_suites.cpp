@@ -44,6 +44,12 @@ constexpr const char* k64Lengths =
     "146,177,358,900,164,524,75,898,765,566,759,385,279,470,321,420,429,888,449,827,589,717,142,804,412,155,634,"
     "614,363,358,532,208,724,784,797,655,380";
 
+// Drawn from 128 to 32768, evenly in the logarithm, once and for all.
+constexpr const char* kLogLengths =
+    "146,5314,306,26544,1143,6909,12766,376,148,1859,172,1042,2231,10002,4487,1352,131,2918,9867,22051,3743,132,"
+    "1958,1121,145,1444,31050,128,1951,2696,3014,3606,10048,3282,7459,1775,1419,3539,158,24665,20403,2105,309,"
+    "1400,3024,9064,7620,7376,606,7234,5338,20825,580,800,271,142,1568,5497,753,350,410,443,686,253";
+
 Text varlen(const char* lengths, const Text& rest) {
     return Text("varlen qlens=") + lengths + " klens=" + lengths + " " + rest;
 }
@@ -80,6 +86,59 @@ Texts chunk_texts() {
                     {"b64 sq16 sk4096 hq28 hk4 d128 bf16 causal", "b64 sq16 sk4096 hq40 hk8 d128 bf16 causal",
                      "b64 sq16 sk4096 hq24 hk8 d128 bf16 causal", varlen(k512Lengths, past), varlen(k128Lengths, past),
                      varlen(k64Lengths, past)});
+}
+
+// One query token a sequence, on pasts of 1024 to 131072 keys.
+const Texts kDecodeShapes = {"b1 sq1 sk1024",   "b1 sq1 sk4096",   "b1 sq1 sk16384",  "b1 sq1 sk131072",
+                             "b8 sq1 sk1024",   "b8 sq1 sk4096",   "b8 sq1 sk16384",  "b8 sq1 sk65536",
+                             "b32 sq1 sk1024",  "b32 sq1 sk4096",  "b32 sq1 sk16384", "b128 sq1 sk1024",
+                             "b128 sq1 sk4096", "b128 sq1 sk16384"};
+const Text kDecodeHeads = "hq32 hk8 d128 bf16 causal";
+
+// And several tokens, more heads for each KV head, other head dimensions, lengths that differ.
+Texts decode_texts() {
+    const Texts others = {"b32 sq4 sk16384 hq32 hk8 d128", "b32 sq16 sk16384 hq32 hk8 d128",
+                          "b32 sq1 sk16384 hq64 hk8 d128", "b32 sq1 sk16384 hq128 hk8 d128",
+                          "b32 sq1 sk16384 hq32 hk8 d64",  "b32 sq1 sk16384 hq16 hk2 d256",
+                          "b32 sq1 sk16384 hq8 hk1 d512",  Text("b64 sq1 klens=") + kLogLengths + " hq32 hk8 d128"};
+    return together(each(kDecodeShapes, kDecodeHeads), each(others, "bf16 causal"));
+}
+
+Texts decode_paged_texts() {
+    Texts texts;
+    for (const Text page : {" page64", " page16"}) {
+        texts = together(texts, each(kDecodeShapes, kDecodeHeads + page));
+        texts.push_back("b64 sq1 sk32768 " + kDecodeHeads + " used_k=" + kLogLengths + page);
+        texts.push_back("b32 sq4 sk16384 " + kDecodeHeads + page);
+    }
+    for (const Text shape : {"b32 sq1 sk16384", "b128 sq1 sk4096"})
+        texts.push_back(shape + " " + kDecodeHeads + " page1");
+    return texts;
+}
+
+// The same number several times, behind what there is.
+Text repeated(Text list, int count, const Text& number) {
+    for (int i = 0; i < count; ++i) list += (list.empty() ? "" : ",") + number;
+    return list;
+}
+
+// Chunks of prompts and single tokens in one batch, as a server's step has them.
+Texts mixed_texts() {
+    const auto step = [](const Text& queries, const Text& longest, const Text& keys) {
+        return "varlen qlens=" + queries + " sk" + longest + " " + kDecodeHeads + " used_k=" + keys + " page64";
+    };
+    return {
+        step(repeated("512,512", 62, "1"), "4096", repeated("512,2048", 62, "4096")),
+        step(repeated("2048", 31, "1"), "16384", repeated("8192", 31, "16384")),
+        step(repeated("1024,256", 126, "1"), "2048", repeated("1024,2048", 126, "2048")),
+        step(repeated(repeated("256", 16, "4"), 16, "1"), "8192", repeated(repeated("2048", 16, "8192"), 16, "4096"))};
+}
+
+// A prompt that all sequences share, and keys of their own.
+Texts prefix_texts() {
+    return {"b64 sq1 sk8704 hq32 hk8 d128 bf16 causal page64 common8192",
+            "b64 sq1 sk2560 hq32 hk8 d128 bf16 causal page64 common2048",
+            "b8 sq1 sk8704 hq32 hk8 d128 bf16 causal page64 common8192"};
 }
 
 // No powers of two: their tiles fit no whole number of turns.
@@ -131,6 +190,15 @@ Texts decode_cpu_texts() {
     return texts;
 }
 
+Texts decode_paged_cpu_texts() {
+    Texts texts;
+    for (const Text type : {" f32", " bf16"})
+        for (const Text page : {" page64", " page16", " page1"})
+            for (const Text shape : {"b1 sq1 sk4096 hq32 hk8 d128", "b8 sq1 sk4096 hq8 hk2 d128"})
+                texts.push_back(shape + type + " full" + page);
+    return texts;
+}
+
 Texts grid_cpu_texts() {
     Texts texts;
     for (const Text type : {" f32", " bf16", " f16"})
@@ -162,6 +230,10 @@ std::vector<SpeedSuite> make_speed_suites() {
         {"varlen", kGpu,
          causal_and_full({varlen(k16Lengths, "hq32 hk8 d128 bf16"), varlen(k16Lengths, "h16 d128 bf16")})},
         {"chunk", kGpu, chunk_texts()},
+        {"decode", kGpu, decode_texts()},
+        {"decode_paged", kGpu, decode_paged_texts()},
+        {"mixed", kGpu, mixed_texts()},
+        {"prefix", kEither, prefix_texts()},
         {"lengths", kGpu, lengths_texts()},
         {"window",
          kGpu,
@@ -173,8 +245,19 @@ std::vector<SpeedSuite> make_speed_suites() {
          {"merge parts2 b1 s16384 h32 d128 bf16", "merge parts4 b8 s4096 h32 d128 bf16",
           "merge parts4 b1 s4096 h32 d128 f32 lse", "merge parts4 b4 s4096 h16 d64 f16",
           "merge parts8 b64 s1 h32 d128 f32", "merge parts32 b1 s1 h32 d128 f32"}},
+        {"append",
+         kEither,
+         {"append b1 s1 hq32 hk8 d128 bf16 page64", "append b32 s1 hq32 hk8 d128 bf16 page64",
+          "append b128 s1 hq32 hk8 d128 bf16 page64", "append b256 s1 hq64 hk8 d128 bf16 page16",
+          "append b128 s4 hq32 hk8 d128 bf16 page64", "append b1 s8192 hq32 hk8 d128 bf16 page64"}},
+        {"cache_copy",
+         kEither,
+         {"copy_pages n1 hk8 d128 bf16 page64", "copy_pages n64 hk8 d128 bf16 page16",
+          "copy_pages n512 hk8 d128 bf16 page64", "gather b1 s8192 hk8 d128 bf16 page64",
+          "gather b64 s1024 hk8 d128 bf16 page16", "gather b8 s16384 hk8 d128 bf16 page64"}},
         {"cpu", kCpu, cpu_texts()},
         {"decode_cpu", kCpu, decode_cpu_texts()},
+        {"decode_paged_cpu", kCpu, decode_paged_cpu_texts()},
         {"grid_cpu", kCpu, grid_cpu_texts()},
         {"seed_cpu", kCpu, seed_cpu_texts()},
         {"single_cpu", kCpu, each({"b1 s64", "b1 s256", "b1 s1024", "b1 s4096"}, seed_cpu)},

@@ -5,6 +5,7 @@
 #include <set>
 #include <string>
 
+#include "tests/support/cache_case.hpp"
 #include "tests/support/merge_case.hpp"
 #include "tests/support/suites.hpp"
 
@@ -12,6 +13,7 @@ namespace foveal_testing {
 namespace {
 
 std::string canonical(const std::string& text) {
+    if (is_cache_text(text)) return to_text(parse_cache_case(text));
     return is_merge_text(text) ? to_text(parse_merge_case(text)) : to_text(parse_case(text));
 }
 
@@ -79,6 +81,39 @@ TEST(MergeCase, ReadsAndWritesEveryToken) {
         EXPECT_EQ(to_text(parse_merge_case(text)), text);
     EXPECT_EQ(to_text(parse_merge_case("merge s9 h2")), "merge parts2 b1 s9 h2 d128 bf16");
     EXPECT_FALSE(is_merge_text("b1 s9 h2"));
+}
+
+TEST(CacheCase, ReadsAndWritesEveryToken) {
+    const CacheCase c = parse_cache_case("append page16 b3 s5 hq8 hk2 d64 f16 seed7");
+    EXPECT_EQ(c, (CacheCase{CacheCase::Operation::kAppend, 3, 5, 8, 2, 64, 16, FOVEAL_F16, 7}));
+    for (const char* text : {"append b3 s5 hq8 hk2 d64 f16 page16 seed7", "append b1 s1 hk2 d128 bf16 page64",
+                             "copy_pages n9 hk2 d64 f32 page1", "gather b4 s700 hk1 d64 bf16 page64"})
+        EXPECT_EQ(to_text(parse_cache_case(text)), text);
+    EXPECT_FALSE(is_cache_text("b1 s9 h2"));
+    EXPECT_EQ(parse_cache_case("copy_pages n9 hk2 d64 f32 page4").min_bytes(), 9.0 * 4 * 2 * 64 * 4 * 2 * 2);
+    EXPECT_EQ(parse_cache_case("gather b4 s7 hk1 d64 bf16").min_bytes(), 4.0 * 7 * 64 * 2 * 2 * 2);
+    EXPECT_EQ(parse_cache_case("append b4 s7 hq2 hk1 d64 bf16").min_bytes(), 28.0 * 64 * (4 * 2 * 2 + 4));
+    EXPECT_EQ(parse_cache_case("append b4 s7 hq2 hk1 d64 bf16").flops(), 28.0 * 3 * 64 * 3);
+}
+
+TEST(CacheCase, WhatIsNoneIsSaidSo) {
+    for (const auto& [text, named] : {std::pair{"b1 s9 h2", "append, copy_pages or gather"},
+                                      {"append s9", "hk"},
+                                      {"append hk2", "s must"},
+                                      {"copy_pages s9 hk2", "'s9'"},
+                                      {"copy_pages n9 b2 hk2", "'b2'"},
+                                      {"gather s9 hq4 hk2", "'hq4'"},
+                                      {"gather s9 hk2 causal", "'causal'"},
+                                      {"gather s9 hk2 bf16 f16", "given twice"},
+                                      {"append s9 hk2 d7", "d must be even"},
+                                      {"append s9 hk2 page0", "page0"}}) {
+        try {
+            parse_cache_case(text);
+            ADD_FAILURE() << "accepted: " << text;
+        } catch (const CaseError& error) {
+            EXPECT_NE(std::string(error.what()).find(named), std::string::npos) << text << ": " << error.what();
+        }
+    }
 }
 
 TEST(MergeCase, WhatIsNoMergeIsSaidSo) {

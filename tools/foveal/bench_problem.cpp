@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "commands.hpp"
+#include "tests/support/cache_data.hpp"
 #include "tests/support/case_data.hpp"
 #include "tests/support/check.hpp"
 #include "tests/support/merge_data.hpp"
@@ -14,6 +15,7 @@
 namespace foveal_tool {
 namespace {
 
+using foveal_testing::CacheCase;
 using foveal_testing::Case;
 using foveal_testing::MergeCase;
 using foveal_testing::Verdict;
@@ -89,11 +91,43 @@ class MergeProblem final : public Problem {
     foveal::MergeOptions options_;
 };
 
+class CacheProblem final : public Problem {
+   public:
+    CacheProblem(const CacheCase& c, foveal_backend backend) : case_(c), backend_(backend), data_(backend, c) {}
+
+    void run(void* stream) override {
+        try {
+            data_.run(stream);
+        } catch (const foveal::Error& error) {
+            refuse(error.status(), error.what());
+        }
+    }
+    Verdict verify() override {
+        Verdict verdict;
+        verdict.failure = data_.failure();
+        verdict.pass = verdict.failure.empty();
+        verdict.rows_checked = case_.written_rows();
+        return verdict;
+    }
+    std::string rerun_line() const override {
+        return fmt::format("foveal bench --backend {} \"{}\"", foveal_testing::backend_name(backend_), to_text(case_));
+    }
+
+   private:
+    CacheCase case_;
+    foveal_backend backend_;
+    foveal_testing::CacheData data_;
+};
+
 }  // namespace
 
 ProblemText read_problem(const std::string& text) {
     if (foveal_testing::is_merge_text(text)) {
         const MergeCase c = foveal_testing::parse_merge_case(text);
+        return {to_text(c), c.flops(), c.min_bytes()};
+    }
+    if (foveal_testing::is_cache_text(text)) {
+        const CacheCase c = foveal_testing::parse_cache_case(text);
         return {to_text(c), c.flops(), c.min_bytes()};
     }
     const Case c = foveal_testing::parse_case(text);
@@ -103,6 +137,8 @@ ProblemText read_problem(const std::string& text) {
 std::unique_ptr<Problem> make_problem(const std::string& text, foveal_backend backend) {
     if (foveal_testing::is_merge_text(text))
         return std::make_unique<MergeProblem>(foveal_testing::parse_merge_case(text), backend);
+    if (foveal_testing::is_cache_text(text))
+        return std::make_unique<CacheProblem>(foveal_testing::parse_cache_case(text), backend);
     return std::make_unique<ForwardProblem>(foveal_testing::parse_case(text), backend);
 }
 

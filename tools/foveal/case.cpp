@@ -20,6 +20,7 @@ struct CaseOptions {
 
 nlohmann::ordered_json json_of(const std::string& text) {
     if (foveal_testing::is_merge_text(text)) return case_json(foveal_testing::parse_merge_case(text));
+    if (foveal_testing::is_cache_text(text)) return case_json(foveal_testing::parse_cache_case(text));
     return case_json(foveal_testing::parse_case(text));
 }
 

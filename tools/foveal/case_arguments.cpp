@@ -18,9 +18,9 @@ const char* const kCaseHelp =
     "                              (or queries or keys: mask=b11k)\n"
     "  varlen qlens=3,0 klens=5,2  packed sequences of these lengths\n"
     "  varlen qlens=3,0 sk100      packed queries alone; klens=5,2 without varlen: packed keys alone\n"
-    "  page16 [csr] [pool] [order7]\n"
+    "  page16 [csr] [pool] [common64] [order7]\n"
     "                              sk keys in pages of 16; page_indptr and page_indices in place of a block_table;\n"
-    "                              k and v in one pool; in another order\n"
+    "                              k and v in one pool; 64 keys that all sequences share; in another order\n"
     "  qoff=5,-3  tree             query_offset; tree_mask over a sequence's last keys\n"
     "  used_q=2,0 used_k=4,1       only so many rows of each sequence take part\n"
     "  lse  scale0.1  seed7        ask for the log-sum-exp; factor on q.k; of the random inputs\n"
@@ -31,7 +31,9 @@ const char* const kCaseHelp =
 
 const char* const kMergeHelp =
     "A merge of partial results is a CASE too: merge parts4 b8 s4096 h32 d128 bf16 [to_f32] [varlen] [lse]\n"
-    "[odd | bhsd] [seed7]; odd: pitches that no 16-byte load fits.";
+    "[odd | bhsd] [seed7]; odd: pitches that no 16-byte load fits.\n"
+    "So is an operation on a cache of pages: append b128 s1 hq32 hk8 d128 bf16 page64, of new rows, turned;\n"
+    "copy_pages n256 hk8 d128 bf16 page64, of pairs of pages; gather b8 s4096 hk8 d128 bf16 page64, of sequences.";
 
 namespace {
 

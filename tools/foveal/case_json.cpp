@@ -11,6 +11,7 @@ namespace foveal_tool {
 namespace {
 
 using foveal_testing::Alibi;
+using foveal_testing::CacheCase;
 using foveal_testing::Case;
 using foveal_testing::MergeCase;
 using foveal_testing::ScoreMatrix;
@@ -66,7 +67,7 @@ Json keys_json(const Case& c) {
 Json fields_of(const Case& c) {
     const auto& [batch, rows_q, rows_k, heads_q, heads_k, head_dim, head_dim_v, dtype, window_left, window_right,
                  top_left, chunk, lse, scale, softcap, alibi, sink_logit, bias, bias_f32, bias_inf, mask, varlen,
-                 varlen_k, lengths_q, lengths_k, seqused_q, seqused_k, page_size, lists_pages, pool, page_order,
+                 varlen_k, lengths_q, lengths_k, seqused_q, seqused_k, page_size, lists_pages, pool, common, page_order,
                  query_offset, tree, seed, logit_sd, sink_keys, grow_nats, flat, vmax, nan_value, padded, bhsd, qkv] =
         c;
     Json json;
@@ -85,6 +86,7 @@ Json fields_of(const Case& c) {
     json["page_size"] = page_size > 0 ? Json(page_size) : Json();
     json["csr"] = lists_pages;
     json["pool"] = pool;
+    json["common"] = common;
     json["page_order"] = page_order;
     json["query_offset"] = or_null(query_offset);
     json["tree"] = tree;
@@ -134,6 +136,22 @@ Json case_json(const Case& c) {
     json.update(fields);
     json["options"] = options_of(fields);
     json["visible_pairs"] = std::llround(c.visible_pairs());
+    json["flops"] = std::llround(c.flops());
+    json["bytes"] = std::llround(c.min_bytes());
+    return json;
+}
+
+Json case_json(const CacheCase& c) {
+    const auto& [operation, batch, rows, heads_q, heads_k, channels, page_size, dtype, seed] = c;
+    Json json = heading(foveal_testing::operation_name(operation), to_text(c));
+    json["batch"] = batch;
+    json["rows"] = rows;
+    json["heads_q"] = heads_q;
+    json["heads_k"] = heads_k;
+    json["head_dim"] = channels;
+    json["page_size"] = page_size;
+    json["dtype"] = foveal_testing::dtype_name(dtype);
+    json["seed"] = seed;
     json["flops"] = std::llround(c.flops());
     json["bytes"] = std::llround(c.min_bytes());
     return json;

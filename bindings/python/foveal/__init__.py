@@ -19,6 +19,8 @@ from foveal._foveal import (
     append,
     attention,
     attention_varlen,
+    copy_pages,
+    gather,
     merge,
     use_library,
 )
@@ -56,6 +58,8 @@ __all__ = [
     "attention_backward",
     "attention_varlen",
     "backends",
+    "copy_pages",
+    "gather",
     "get_num_threads",
     "merge",
     "plan",

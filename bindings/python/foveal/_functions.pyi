@@ -175,6 +175,20 @@ def append(
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
 ) -> Tensor: ...
+def copy_pages(k_cache: Tensor | None, v_cache: Tensor | None, pairs: Tensor) -> None: ...
+def gather(
+    k_cache: Tensor,
+    v_cache: Tensor,
+    cu_seqlens_k: Tensor,
+    *,
+    total_k: int | None = None,
+    seqused_k: Tensor | None = None,
+    block_table: Tensor | None = None,
+    page_indptr: Tensor | None = None,
+    page_indices: Tensor | None = None,
+    k: Tensor | None = None,
+    v: Tensor | None = None,
+) -> tuple[Tensor, Tensor]: ...
 def merge(
     outs: Sequence[Tensor], lses: Sequence[Tensor], *, out: Tensor | None = None, lse: Tensor | None = None
 ) -> tuple[Tensor, Tensor]: ...

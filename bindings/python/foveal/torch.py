@@ -9,13 +9,15 @@ tensors. Importing this module registers
     torch.ops.foveal.merge              (outs, lses) -> (out, lse)
     torch.ops.foveal.append             (k, v, k_cache, v_cache, *, ...) -> (), writes the caches
     torch.ops.foveal.append_q           (k, v, k_cache, v_cache, q, *, ...) -> q_out, writes the caches
+    torch.ops.foveal.copy_pages         (k_cache, v_cache, pairs) -> (), writes the caches
+    torch.ops.foveal.gather             (k_cache, v_cache, cu_seqlens_k, total_k, *, ...) -> (k, v)
 
-with the options of foveal.attention, the window as window_left and window_right. attention(), attention_varlen(),
-merge() and append() here take the arguments of foveal's functions of these names, and torch.compile can trace them:
-they are these operators then, otherwise foveal's own functions, which cost less host time and go to the operators by
-themselves where PyTorch watches (a trace, a TorchDispatchMode, tensors without memory of their own) or records a
-gradient. q, k, v, sinks, bias and alibi_slopes have gradients, also through the log-sum-exp, but not in pages, and no
-second derivatives; the others, and a tensor with a tangent of forward-mode AD, raise foveal.UnsupportedError.
+with the options of foveal.attention, the window as window_left and window_right. The functions here take the arguments
+of foveal's of these names, and torch.compile can trace them: they are these operators then, otherwise foveal's
+own functions, which cost less host time and go to the operators by themselves where PyTorch watches (a trace, a
+TorchDispatchMode, tensors without memory of their own) or records a gradient. q, k, v, sinks, bias and alibi_slopes
+have gradients, also through the log-sum-exp, but not in pages, and no second derivatives; the others, and a tensor with
+a tangent of forward-mode AD, raise foveal.UnsupportedError.
 """
 
 import inspect
@@ -29,7 +31,7 @@ from torch._functorch.autograd_function import enable_single_level_autograd_func
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
-__all__ = ["append", "attention", "attention_varlen", "merge"]
+__all__ = ["append", "attention", "attention_varlen", "copy_pages", "gather", "merge"]
 
 _library = torch.library.Library("foveal", "DEF")
 
@@ -116,6 +118,14 @@ def _append_rows(
 
 def _fake_append(k, v, k_cache, v_cache, q=None, **options):
     return None if q is None else q.new_empty(q.shape)
+
+
+def _gather_rows(*caches, seqused_k=None, block_table=None, page_indptr=None, page_indices=None):
+    return _foveal.gather_dispatched(*caches, seqused_k, block_table, page_indptr, page_indices, None, None, True)
+
+
+def _fake_gather(k_cache, v_cache, cu_seqlens_k, total_k, **options):
+    return k_cache.new_empty((total_k, *k_cache.shape[2:])), v_cache.new_empty((total_k, *v_cache.shape[2:]))
 
 
 def _fake_out(q, v):
@@ -307,6 +317,13 @@ _APPEND_OPTIONS = (
 )
 _register("append", f"{_CACHES}, {_APPEND_OPTIONS}", "()", _append_rows, _fake_append)
 _register("append_q", f"{_CACHES}, Tensor q, {_APPEND_OPTIONS}", "Tensor", _append_rows, _fake_append)
+_COPIED = "Tensor(a!)? k_cache, Tensor(b!)? v_cache, Tensor pairs"
+_register("copy_pages", _COPIED, "()", lambda *given: _foveal.copy_pages_dispatched(*given, True), lambda *given: None)
+_GATHERED = (
+    "Tensor k_cache, Tensor v_cache, Tensor cu_seqlens_k, SymInt total_k, *, Tensor? seqused_k=None, "
+    "Tensor? block_table=None, Tensor? page_indptr=None, Tensor? page_indices=None"
+)
+_register("gather", _GATHERED, "(Tensor, Tensor)", _gather_rows, _fake_gather)
 
 
 def _operator_options(window=(None, None), workspace=None, **options):
@@ -319,7 +336,7 @@ _TENSOR_NAMES = (
     *("q", "k", "v", "cu_seqlens_q", "cu_seqlens_k", "dout", "dlse", "out", "lse"),
     *("alibi_slopes", "sinks", "seqused_q", "seqused_k", "bias", "mask"),
     *("k_cache", "v_cache", "slot_mapping", "cache_lengths", "cu_seqlens", "block_table", "cos", "sin", "positions"),
-    *("k_scale", "v_scale", "page_indptr", "page_indices", "query_offset", "tree_mask", "workspace"),
+    *("pairs", "k_scale", "v_scale", "page_indptr", "page_indices", "query_offset", "tree_mask", "workspace"),
 )
 
 
@@ -397,6 +414,23 @@ def _append(*values):
     if q is None:
         return _through_dispatcher(torch.ops.foveal.append, {"q_out": q_out}, arguments, given)
     return _through_dispatcher(torch.ops.foveal.append_q, {"q_out": q_out}, {**arguments, "q": q}, given)
+
+
+def _copy_pages(k_cache, v_cache, pairs):
+    named = {"k_cache": k_cache, "v_cache": v_cache, "pairs": pairs}
+    return _through_dispatcher(torch.ops.foveal.copy_pages, {}, named, {})
+
+
+def _gather(*values):
+    given = dict(zip(inspect.signature(foveal.gather).parameters, values, strict=True))
+    results = {name: given.pop(name) for name in ("k", "v")}
+    arguments = {name: given.pop(name) for name in ("k_cache", "v_cache", "cu_seqlens_k", "total_k")}
+    return _through_dispatcher(torch.ops.foveal.gather, results, arguments, given)
+
+
+# A graph of torch.compile may hold foveal's own functions: run on its fake tensors, they are the operators.
+for _name in ("append", "attention", "attention_varlen", "copy_pages", "gather", "merge"):
+    torch.compiler.allow_in_graph(getattr(foveal, _name))
 
 
 @overload
@@ -510,3 +544,17 @@ def append(
     if q is None:
         return torch.ops.foveal.append(k, v, k_cache, v_cache, **options)
     return torch.ops.foveal.append_q(k, v, k_cache, v_cache, q, **options)
+
+
+def copy_pages(k_cache: torch.Tensor | None, v_cache: torch.Tensor | None, pairs: torch.Tensor) -> None:
+    """foveal.copy_pages() in a form that torch.compile can trace: it writes the caches."""
+    (torch.ops.foveal if torch.compiler.is_compiling() else foveal).copy_pages(k_cache, v_cache, pairs)
+
+
+def gather(
+    k_cache: torch.Tensor, v_cache: torch.Tensor, cu_seqlens_k: torch.Tensor, *, total_k: int, **options: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """foveal.gather(), but for `k` and `v`, in a form that torch.compile can trace."""
+    if not torch.compiler.is_compiling():
+        return foveal.gather(k_cache, v_cache, cu_seqlens_k, total_k=total_k, **options)
+    return torch.ops.foveal.gather(k_cache, v_cache, cu_seqlens_k, total_k, **options)

@@ -92,6 +92,9 @@ nb::object append(PyObject* const* arguments);
 nb::object backward(PyObject* const* arguments, const Options& options, bool dispatched);
 // Why there is no gradient of q, k, v, cu_seqlens_q, cu_seqlens_k and the options behind them; empty if there is.
 nb::object backward_supports(PyObject* const* arguments, const Options& options);
+// foveal.copy_pages and foveal.gather, likewise.
+nb::object copy_pages(PyObject* const* arguments);
+nb::object gather(PyObject* const* arguments);
 // foveal.merge
 nb::object merge(nb::handle outs, nb::handle lses, nb::handle out, nb::handle lse, bool dispatched);
 

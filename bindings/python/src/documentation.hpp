@@ -138,4 +138,43 @@ Raises:
     As attention(). Slots, lengths, pages and positions out of range: checked on the CPU, trusted on a GPU.
 )";
 
+inline constexpr char kCopyPagesDoc[] =
+    "copy_pages(k_cache, v_cache, pairs)\n--\n\n"
+    R"(Copies whole pages of a cache, bit for bit: for each pair all of page src goes to page dst, as a cache that shares
+pages does before it writes to one.
+
+Args:
+    k_cache, v_cache: [pages, page_size, h_k, d] and [pages, page_size, h_k, d_v]: float32, bfloat16 or float16, any
+        strides but the last; written. None: not copied.
+    pairs: int32 or int64 [n, 2], src and dst; where one of them is negative, nothing is copied. No page is the dst of two
+        pairs, nor the dst of one and the src of another.
+
+Raises:
+    As attention(). Pages out of range, or written twice: checked on the CPU, trusted on a GPU.
+)";
+
+inline constexpr char kGatherDoc[] =
+    "gather(k_cache, v_cache, cu_seqlens_k, *, total_k=None, seqused_k=None, block_table=None, page_indptr=None, "
+    "page_indices=None, k=None, v=None)\n--\n\n"
+    R"(Writes the keys and values of sequences in pages one sequence behind the other, bit for bit: as attention_varlen()
+takes them.
+
+Args:
+    k_cache, v_cache: [pages, page_size, h_k, d] and [pages, page_size, h_k, d_v]: float32, bfloat16 or float16.
+    cu_seqlens_k: int32 [b + 1], ascending from 0 to total_k: row cu_seqlens_k[i] + j becomes key j of sequence i.
+    total_k: how many rows there are; not asked where k and v are given.
+    seqused_k: int32 [b]; only so many rows of each sequence are written. The others are 0 where foveal allocates the
+        result, and left as they are in the caller's.
+    block_table: int32 or uint32 [b, max_pages]; or page_indptr, int32 [b + 1], and page_indices, int32 or uint32 [n]: as in
+        attention().
+    k, v: where to write, [total_k, h_k, d] and [total_k, h_k, d_v] of the caches' dtype; None: new tensors. Not for JAX,
+        and not where PyTorch records operators.
+
+Returns:
+    (k, v)
+
+Raises:
+    As attention(). Lengths and pages out of range: checked on the CPU, trusted on a GPU.
+)";
+
 }  // namespace foveal::python

@@ -26,6 +26,10 @@ Library beside() {
             foveal_backward,
             foveal_backward_supports,
             foveal_backward_plan_create,
+            foveal_copy_pages_args_init_sized,
+            foveal_copy_pages,
+            foveal_gather_args_init_sized,
+            foveal_gather,
             foveal_last_error,
             foveal_version,
             foveal_backend_built,
@@ -59,6 +63,10 @@ Library load(const std::string& path) {
     find(loaded.backward_args_init_sized, "foveal_backward_args_init_sized", loaded.backward != nullptr);
     find(loaded.backward_supports, "foveal_backward_supports", loaded.backward != nullptr);
     find(loaded.backward_plan_create, "foveal_backward_plan_create", loaded.backward != nullptr);
+    find(loaded.copy_pages, "foveal_copy_pages", false);
+    find(loaded.copy_pages_args_init_sized, "foveal_copy_pages_args_init_sized", loaded.copy_pages != nullptr);
+    find(loaded.gather, "foveal_gather", false);
+    find(loaded.gather_args_init_sized, "foveal_gather_args_init_sized", loaded.gather != nullptr);
     find(loaded.last_error, "foveal_last_error");
     find(loaded.version, "foveal_version");
     find(loaded.backend_built, "foveal_backend_built");
@@ -85,6 +93,10 @@ void Library::init(foveal_merge_args& args) const { init_args(args, merge_args_i
 void Library::init(foveal_append_args& args) const { append_args_init_sized(&args, sizeof args); }
 
 void Library::init(foveal_backward_args& args) const { backward_args_init_sized(&args, sizeof args); }
+
+void Library::init(foveal_copy_pages_args& args) const { copy_pages_args_init_sized(&args, sizeof args); }
+
+void Library::init(foveal_gather_args& args) const { gather_args_init_sized(&args, sizeof args); }
 
 std::string use_library(const std::string& path) {
     static std::map<std::string, Library> builds{{"", beside()}};

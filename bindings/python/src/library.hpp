@@ -26,6 +26,10 @@ struct Library {
     decltype(&foveal_backward) backward = nullptr;
     decltype(&foveal_backward_supports) backward_supports = nullptr;
     decltype(&foveal_backward_plan_create) backward_plan_create = nullptr;
+    decltype(&foveal_copy_pages_args_init_sized) copy_pages_args_init_sized = nullptr;
+    decltype(&foveal_copy_pages) copy_pages = nullptr;
+    decltype(&foveal_gather_args_init_sized) gather_args_init_sized = nullptr;
+    decltype(&foveal_gather) gather = nullptr;
     decltype(&foveal_last_error) last_error = nullptr;
     decltype(&foveal_version) version = nullptr;
     decltype(&foveal_backend_built) backend_built = nullptr;
@@ -39,6 +43,8 @@ struct Library {
     void init(foveal_merge_args& args) const;
     void init(foveal_append_args& args) const;
     void init(foveal_backward_args& args) const;
+    void init(foveal_copy_pages_args& args) const;
+    void init(foveal_gather_args& args) const;
 };
 
 extern Library library;

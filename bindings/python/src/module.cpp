@@ -85,6 +85,10 @@ nb::object backward_supports(Arguments arguments) {
 
 nb::object append(Arguments arguments) { return python::append(arguments); }
 
+nb::object copy_pages(Arguments arguments) { return python::copy_pages(arguments); }
+
+nb::object gather(Arguments arguments) { return python::gather(arguments); }
+
 nb::object merge(Arguments arguments) {
     return python::merge(arguments[0], arguments[1], arguments[2], arguments[3], arguments[4] == Py_True);
 }
@@ -212,6 +216,8 @@ const Parameters* attention_parameters;
 const Parameters* varlen_parameters;
 const Parameters* merge_parameters;
 const Parameters* append_parameters;
+const Parameters* copy_pages_parameters;
+const Parameters* gather_parameters;
 
 // A function with keywords, which `function` gets as arguments by position; behind them False: not dispatched yet.
 template <nb::object (*function)(Arguments), const Parameters** parameters>
@@ -238,7 +244,7 @@ void define(nb::module_& module, const char* name, const char* doc) {
 }
 
 void define_functions(nb::module_& module) {
-    nb::dict options, varlen_options, merge_options, append_options;
+    nb::dict options, varlen_options, merge_options, append_options, gather_options;
     for (const char* const name :
          {"scale",        "causal",       "window",    "align",     "softcap",    "chunk",       "alibi_slopes",
           "sinks",        "bias",         "mask",      "seqused_q", "seqused_k",  "block_table", "page_indptr",
@@ -257,6 +263,8 @@ void define_functions(nb::module_& module) {
                                    "positions", "interleaved", "q", "q_out", "k_scale", "v_scale"})
         append_options[name] = nb::none();
     append_options["interleaved"] = nb::bool_(false);
+    for (const char* const name : {"total_k", "seqused_k", "block_table", "page_indptr", "page_indices", "k", "v"})
+        gather_options[name] = nb::none();
     attention_parameters = new Parameters("attention", {"q", "k", "v"}, options);
     varlen_parameters =
         new Parameters("attention_varlen", {"q", "k", "v", "cu_seqlens_q", "cu_seqlens_k"}, varlen_options);
@@ -266,6 +274,10 @@ void define_functions(nb::module_& module) {
     append_parameters = new Parameters("append", {"k", "v", "k_cache", "v_cache"}, append_options);
     define<merge, &merge_parameters>(module, "merge", kMergeDoc);
     define<append, &append_parameters>(module, "append", kAppendDoc);
+    copy_pages_parameters = new Parameters("copy_pages", {"k_cache", "v_cache", "pairs"}, {});
+    gather_parameters = new Parameters("gather", {"k_cache", "v_cache", "cu_seqlens_k"}, gather_options);
+    define<copy_pages, &copy_pages_parameters>(module, "copy_pages", kCopyPagesDoc);
+    define<gather, &gather_parameters>(module, "gather", kGatherDoc);
 }
 
 NB_MODULE(_foveal, module) {
@@ -279,6 +291,8 @@ NB_MODULE(_foveal, module) {
                                    positional<append, 17>("append_dispatched"),
                                    positional<attention_backward, 29>("attention_backward"),
                                    positional<backward_supports, 23>("backward_supports"),
+                                   positional<copy_pages, 4>("copy_pages_dispatched"),
+                                   positional<gather, 11>("gather_dispatched"),
                                    positional<supports, 25>("supports"),
                                    positional<plan, 25>("plan"),
                                    {}};

@@ -39,9 +39,10 @@ def test_the_operator_is_the_function(device):
     assert torch.equal(out, expected) and torch.equal(lse, expected_lse)
 
 
-def test_compile_with_dynamic_shapes(device):
+@pytest.mark.parametrize("attention", [foveal.attention, foveal.torch.attention])
+def test_compile_with_dynamic_shapes(device, attention):
     def layer(q, k, v):
-        out, lse = foveal.torch.attention(q * 2, k, v, causal=True, window=(20, None), return_lse=True)
+        out, lse = attention(q * 2, k, v, causal=True, window=(20, None), return_lse=True)
         return out + 1, lse
 
     torch._dynamo.reset()

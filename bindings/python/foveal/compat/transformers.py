@@ -4,6 +4,8 @@
     foveal.compat.transformers.register()
     model = AutoModelForCausalLM.from_pretrained(..., attn_implementation="foveal", dtype=torch.bfloat16)
 
+Continuous batching, generate_batch(), takes "paged|foveal", which is registered as well: paged_attention_forward.
+
 The mask says which keys a query sees, as it does for "eager" and "sdpa"; foveal's mask function always gives one. Where
 the mask is causal, full or a window over a batch without padding, it is a PlainMask, which says so in two numbers and
 costs no memory. What a layer says of causality and of its window counts only where it hands over no mask at all.
@@ -26,6 +28,8 @@ from typing import Any
 
 import torch
 from foveal import InvalidArgument, UnsupportedError
+from foveal.compat._transformers_arguments import addressable, refuse
+from foveal.compat._transformers_paged import paged_attention_forward
 from foveal.compat.torch import under_autocast
 from foveal.torch import attention, attention_varlen
 from torch.utils._pytree import tree_map_only
@@ -34,16 +38,19 @@ from transformers import AttentionInterface, PreTrainedModel, masking_utils
 from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 from transformers.utils.import_utils import is_tracing
 
-__all__ = ["PlainMask", "attention_forward", "attention_mask_for", "register"]
+__all__ = ["PlainMask", "attention_forward", "attention_mask_for", "paged_attention_forward", "register"]
 
 _names: set[str] = set()  # what transformers knows this layer as
 
 
 def register(name: str = "foveal") -> None:
-    """Makes attn_implementation=`name` known to transformers, which from then on asks _check_model() about it."""
+    """Makes attn_implementation=`name`, and f"paged|{name}", known to transformers, which from then on asks
+    _check_model() about them.
+    """
     AttentionInterface.register(name, attention_forward)
+    AttentionInterface.register(f"paged|{name}", paged_attention_forward)
     AttentionMaskInterface.register(name, attention_mask_for)
-    _names.add(name)
+    _names.update((name, f"paged|{name}"))
     if not hasattr(PreTrainedModel.get_correct_attn_implementation, "asks_foveal"):
         model: Any = PreTrainedModel
         model.get_correct_attn_implementation = _asking(model.get_correct_attn_implementation)
@@ -299,38 +306,6 @@ def _packed(q, k, v, cu_seq_lens_q, cu_seq_lens_k, mask, position_bias, options)
 
 # ---- Attention -------------------------------------------------------------------------------------------------------
 
-# What models hand to any attention function and what changes nothing here: the mask, or the layer before the attention,
-# has taken it into account, or it concerns another part of the model. max_length_* and deterministic: FlashAttention's.
-_WITHOUT_EFFECT = {
-    "position_ids", "position_embeddings", "cache_position", "use_cache", "past_key_values", "return_dict",
-    "output_hidden_states", "output_router_logits", "num_items_in_batch", "max_length_q", "max_length_k",
-    "deterministic",
-}  # fmt: skip
-
-
-def _refuse(dropout, unknown, is_packed):
-    if dropout:
-        raise UnsupportedError(f"dropout is {dropout}; foveal supports 0")
-    if unknown.get("output_attentions"):
-        raise UnsupportedError("output_attentions is True; foveal never has the weights")
-    for name, value in unknown.items():
-        is_told = name in _WITHOUT_EFFECT or (name == "seq_idx" and is_packed)  # seq_idx: the same as cu_seq_lens
-        if not is_told and value is not None and value is not False:
-            text = f"a tensor of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
-            raise UnsupportedError(f"{name} is {text}; foveal's attention function supports only None")
-
-
-def _addressable(tensor, alignment_bytes=16):
-    """The tensor, or a copy of it where foveal refuses its strides: see this file's first lines."""
-    strides = [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
-    fits = 0 not in strides and (tensor.shape[-1] <= 1 or tensor.stride(-1) == 1)
-    if tensor.is_cuda and fits:
-        distances = [stride * tensor.element_size() for stride in strides if stride != 1]
-        if not is_tracing(tensor):
-            distances.append(tensor.data_ptr())
-        fits = all(distance % alignment_bytes == 0 for distance in distances)
-    return tensor if fits else tensor.clone(memory_format=torch.contiguous_format)
-
 
 def _visible(module, is_causal, sliding_window, attention_mask, rows, keys):
     """What foveal's own options say of the mask, and the mask that is left to say."""
@@ -377,9 +352,9 @@ def attention_forward(
     sequences begin among all b * s rows; none sees another.
     """
     is_packed = cu_seq_lens_q is not None or cu_seq_lens_k is not None
-    _refuse(dropout, kwargs, is_packed)
+    refuse(dropout, kwargs, is_packed)
     rows, keys = query.shape[2], key.shape[2]
-    q, k, v = (_addressable(x.transpose(1, 2)) for x in under_autocast(query, key, value))
+    q, k, v = (addressable(x.transpose(1, 2)) for x in under_autocast(query, key, value))
     options, mask = _visible(module, is_causal, sliding_window, attention_mask, rows, keys)
     options["scale"], options["softcap"] = scaling, softcap or 0.0
     options["sinks"] = None if s_aux is None else s_aux.to(torch.float32)

@@ -478,6 +478,114 @@ unsafe extern "C" {
         stream: *mut ::core::ffi::c_void,
     ) -> foveal_status;
 }
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct foveal_copy_pages_args {
+    pub struct_size: u32,
+    pub backend: foveal_backend,
+    pub k_cache: foveal_tensor,
+    pub v_cache: foveal_tensor,
+    pub pairs: foveal_tensor,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of foveal_copy_pages_args",
+    ][::core::mem::size_of::<foveal_copy_pages_args>() - 248usize];
+    [
+        "Alignment of foveal_copy_pages_args",
+    ][::core::mem::align_of::<foveal_copy_pages_args>() - 8usize];
+    [
+        "Offset of field: foveal_copy_pages_args::struct_size",
+    ][::core::mem::offset_of!(foveal_copy_pages_args, struct_size) - 0usize];
+    [
+        "Offset of field: foveal_copy_pages_args::backend",
+    ][::core::mem::offset_of!(foveal_copy_pages_args, backend) - 4usize];
+    [
+        "Offset of field: foveal_copy_pages_args::k_cache",
+    ][::core::mem::offset_of!(foveal_copy_pages_args, k_cache) - 8usize];
+    [
+        "Offset of field: foveal_copy_pages_args::v_cache",
+    ][::core::mem::offset_of!(foveal_copy_pages_args, v_cache) - 88usize];
+    [
+        "Offset of field: foveal_copy_pages_args::pairs",
+    ][::core::mem::offset_of!(foveal_copy_pages_args, pairs) - 168usize];
+};
+unsafe extern "C" {
+    pub fn foveal_copy_pages_args_init_sized(args: *mut foveal_copy_pages_args, size: usize);
+}
+unsafe extern "C" {
+    pub fn foveal_copy_pages(
+        args: *const foveal_copy_pages_args,
+        stream: *mut ::core::ffi::c_void,
+    ) -> foveal_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct foveal_gather_args {
+    pub struct_size: u32,
+    pub backend: foveal_backend,
+    pub k_cache: foveal_tensor,
+    pub v_cache: foveal_tensor,
+    pub k: foveal_tensor,
+    pub v: foveal_tensor,
+    pub cu_seqlens_k: foveal_tensor,
+    pub seqused_k: foveal_tensor,
+    pub block_table: foveal_tensor,
+    pub page_indptr: foveal_tensor,
+    pub page_indices: foveal_tensor,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of foveal_gather_args",
+    ][::core::mem::size_of::<foveal_gather_args>() - 728usize];
+    [
+        "Alignment of foveal_gather_args",
+    ][::core::mem::align_of::<foveal_gather_args>() - 8usize];
+    [
+        "Offset of field: foveal_gather_args::struct_size",
+    ][::core::mem::offset_of!(foveal_gather_args, struct_size) - 0usize];
+    [
+        "Offset of field: foveal_gather_args::backend",
+    ][::core::mem::offset_of!(foveal_gather_args, backend) - 4usize];
+    [
+        "Offset of field: foveal_gather_args::k_cache",
+    ][::core::mem::offset_of!(foveal_gather_args, k_cache) - 8usize];
+    [
+        "Offset of field: foveal_gather_args::v_cache",
+    ][::core::mem::offset_of!(foveal_gather_args, v_cache) - 88usize];
+    [
+        "Offset of field: foveal_gather_args::k",
+    ][::core::mem::offset_of!(foveal_gather_args, k) - 168usize];
+    [
+        "Offset of field: foveal_gather_args::v",
+    ][::core::mem::offset_of!(foveal_gather_args, v) - 248usize];
+    [
+        "Offset of field: foveal_gather_args::cu_seqlens_k",
+    ][::core::mem::offset_of!(foveal_gather_args, cu_seqlens_k) - 328usize];
+    [
+        "Offset of field: foveal_gather_args::seqused_k",
+    ][::core::mem::offset_of!(foveal_gather_args, seqused_k) - 408usize];
+    [
+        "Offset of field: foveal_gather_args::block_table",
+    ][::core::mem::offset_of!(foveal_gather_args, block_table) - 488usize];
+    [
+        "Offset of field: foveal_gather_args::page_indptr",
+    ][::core::mem::offset_of!(foveal_gather_args, page_indptr) - 568usize];
+    [
+        "Offset of field: foveal_gather_args::page_indices",
+    ][::core::mem::offset_of!(foveal_gather_args, page_indices) - 648usize];
+};
+unsafe extern "C" {
+    pub fn foveal_gather_args_init_sized(args: *mut foveal_gather_args, size: usize);
+}
+unsafe extern "C" {
+    pub fn foveal_gather(
+        args: *const foveal_gather_args,
+        stream: *mut ::core::ffi::c_void,
+    ) -> foveal_status;
+}
 unsafe extern "C" {
     pub fn foveal_last_error() -> *const ::core::ffi::c_char;
 }

@@ -81,6 +81,30 @@ impl foveal_append_args {
     }
 }
 
+impl foveal_copy_pages_args {
+    /// The defaults, as `foveal_copy_pages_args_init()` of the header sets them.
+    pub fn new() -> Self {
+        let mut args = core::mem::MaybeUninit::<Self>::zeroed();
+        // SAFETY: as foveal_forward_args::new().
+        unsafe {
+            foveal_copy_pages_args_init_sized(args.as_mut_ptr(), size_of::<Self>());
+            args.assume_init()
+        }
+    }
+}
+
+impl foveal_gather_args {
+    /// The defaults, as `foveal_gather_args_init()` of the header sets them.
+    pub fn new() -> Self {
+        let mut args = core::mem::MaybeUninit::<Self>::zeroed();
+        // SAFETY: as foveal_forward_args::new().
+        unsafe {
+            foveal_gather_args_init_sized(args.as_mut_ptr(), size_of::<Self>());
+            args.assume_init()
+        }
+    }
+}
+
 impl Default for foveal_forward_args {
     fn default() -> Self {
         Self::new()
@@ -100,6 +124,18 @@ impl Default for foveal_merge_args {
 }
 
 impl Default for foveal_append_args {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Default for foveal_copy_pages_args {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Default for foveal_gather_args {
     fn default() -> Self {
         Self::new()
     }

@@ -39,6 +39,7 @@ mod error;
 mod forward;
 mod merge;
 mod options;
+mod pages;
 mod place;
 mod tensor;
 
@@ -49,4 +50,5 @@ pub use error::{Error, Result};
 pub use forward::{Forward, Plan, Workspace};
 pub use merge::{Merge, Part, MAX_MERGE_PARTS};
 pub use options::{backend_built, num_threads, set_num_threads, version, Alignment, Backend, RotaryLayout, Stream};
+pub use pages::{CopyPages, Gather};
 pub use tensor::{Memory, Tensor, TensorMut};
