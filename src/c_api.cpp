@@ -9,6 +9,7 @@
 #include <new>
 #include <optional>
 #include <string>
+#include <variant>
 
 #include "backend/backends.hpp"
 #include "backend/plan.hpp"
@@ -16,20 +17,21 @@
 #include "foveal/foveal.h"
 #include "foveal/types.hpp"
 #include "problem/append.hpp"
+#include "problem/backward.hpp"
 #include "problem/cache_copy.hpp"
 #include "problem/forward.hpp"
 #include "problem/merge.hpp"
 
 struct foveal_plan {
-    std::unique_ptr<foveal::ForwardPlan> plan;
+    std::variant<std::unique_ptr<foveal::ForwardPlan>, std::unique_ptr<foveal::BackwardPlan>> plan;
 };
 
 namespace {
 
 using foveal::Backend;
+using foveal::BackwardPlan;
 using foveal::Error;
 using foveal::ForwardPlan;
-using foveal::ForwardPointers;
 using foveal::ForwardProblem;
 
 thread_local std::string last_error;
@@ -73,6 +75,9 @@ template <>
 constexpr size_t kFirstSize<foveal_forward_args> = offsetof(foveal_forward_args, mask) +
                                                    sizeof(foveal_forward_args::mask);
 template <>
+constexpr size_t kFirstSize<foveal_backward_args> = offsetof(foveal_backward_args, workspace_bytes) +
+                                                    sizeof(foveal_backward_args::workspace_bytes);
+template <>
 constexpr size_t kFirstSize<foveal_merge_args> = offsetof(foveal_merge_args, lse) + sizeof(foveal_merge_args::lse);
 template <>
 constexpr size_t kFirstSize<foveal_append_args> = offsetof(foveal_append_args, v_scale) +
@@ -87,6 +92,7 @@ constexpr size_t kFirstSize<foveal_gather_args> = offsetof(foveal_gather_args, p
 // Part of the ABI: a later field comes behind these, neither among them nor into padding that an older caller's sizeof
 // counts.
 static_assert(sizeof(void*) != 8 || kFirstSize<foveal_forward_args> == 1088);
+static_assert(sizeof(void*) != 8 || kFirstSize<foveal_backward_args> == 672);
 static_assert(sizeof(void*) != 8 || kFirstSize<foveal_merge_args> == 192);
 static_assert(sizeof(void*) != 8 || kFirstSize<foveal_append_args> == 1216);
 static_assert(sizeof(void*) != 8 || kFirstSize<foveal_copy_pages_args> == 248);
@@ -95,6 +101,7 @@ static_assert(kFirstSize<foveal_copy_pages_args> % alignof(foveal_copy_pages_arg
 static_assert(kFirstSize<foveal_gather_args> % alignof(foveal_gather_args) == 0);
 static_assert(kFirstSize<foveal_append_args> % alignof(foveal_append_args) == 0);
 static_assert(kFirstSize<foveal_forward_args> % alignof(foveal_forward_args) == 0);
+static_assert(kFirstSize<foveal_backward_args> % alignof(foveal_backward_args) == 0);
 static_assert(kFirstSize<foveal_merge_args> % alignof(foveal_merge_args) == 0);
 
 // Is the structure that the caller says to be `size` long one of an older, of this or of a later version? A later one
@@ -142,6 +149,27 @@ Known<foveal_forward_args> known(const foveal_forward_args* args) {
     return {args, "foveal_forward_args_init", foveal_forward_args_init_sized};
 }
 
+// The same of two structures, one of which names the other.
+class KnownBackward {
+   public:
+    explicit KnownBackward(const foveal_backward_args* args)
+        : backward_(args, "foveal_backward_args_init", foveal_backward_args_init_sized),
+          forward_(&required(backward_->forward, "args.forward"), "foveal_forward_args_init",
+                   foveal_forward_args_init_sized),
+          both_(*backward_) {
+        both_.forward = &*forward_;
+    }
+    const foveal_backward_args& operator*() const { return both_; }
+    const foveal_backward_args* operator->() const { return &both_; }
+
+   private:
+    Known<foveal_backward_args> backward_;
+    Known<foveal_forward_args> forward_;
+    foveal_backward_args both_;
+};
+
+KnownBackward known(const foveal_backward_args* args) { return KnownBackward(args); }
+
 Known<foveal_merge_args> known(const foveal_merge_args* args) {
     return {args, "foveal_merge_args_init", foveal_merge_args_init_sized};
 }
@@ -158,23 +186,40 @@ Known<foveal_gather_args> known(const foveal_gather_args* args) {
     return {args, "foveal_gather_args_init", foveal_gather_args_init_sized};
 }
 
-// The last plans of this thread, so that a repeated call does not plan again.
+std::unique_ptr<ForwardPlan> make_plan(const ForwardProblem& problem, const Backend& backend, int32_t device) {
+    return backend.plan_forward(problem, device);
+}
+std::unique_ptr<BackwardPlan> make_plan(const foveal::BackwardProblem& problem, const Backend& backend,
+                                        int32_t device) {
+    return backend.plan_backward(problem, device);
+}
+
+// The last plans of an operation of this thread, so that a repeated call does not plan again.
+template <class Plan>
 class PlanCache {
    public:
-    const ForwardPlan& find_or_make(const ForwardProblem& problem, const Backend& backend, int32_t device) {
+    const Plan& find_or_make(const typename Plan::Problem& problem, const Backend& backend, int32_t device) {
         for (const auto& plan : plans_)
             if (plan && plan->problem() == problem && plan->backend() == backend.id && plan->device() == device)
                 return *plan;
-        std::unique_ptr<ForwardPlan>& oldest = plans_[next_];
-        oldest = backend.plan_forward(problem, device);
+        std::unique_ptr<Plan>& oldest = plans_[next_];
+        oldest = make_plan(problem, backend, device);
         next_ = (next_ + 1) % plans_.size();
         return *oldest;
     }
 
    private:
-    std::array<std::unique_ptr<ForwardPlan>, 8> plans_{};
+    std::array<std::unique_ptr<Plan>, 8> plans_{};
     size_t next_ = 0;
 };
+
+void check_supported(const ForwardProblem& problem, const Backend& backend) { backend.check_supported(problem); }
+void check_supported(const foveal::BackwardProblem& problem, const Backend& backend) {
+    backend.check_backward_supported(problem);
+}
+
+const foveal_forward_args& forward_of(const foveal_forward_args& args) { return args; }
+const foveal_forward_args& forward_of(const foveal_backward_args& args) { return *args.forward; }
 
 // A backend that the caller did not ask for may be what is wrong: then the message names who did.
 template <typename Body>
@@ -188,13 +233,16 @@ void naming_the_environment(foveal_backend asked, Body&& body) {
     }
 }
 
-void forward(const foveal_forward_args& args, void* stream) {
-    thread_local PlanCache cache;
-    const ForwardProblem problem = foveal::validate(args);
-    const ForwardPointers pointers = foveal::pointers_of(args);
-    naming_the_environment(args.backend, [&] {
-        const Backend& backend = foveal::resolve_backend(args.backend, args.q.data);
-        backend.check_supported(problem);
+// A forward or a backward call.
+template <class Plan, class Args>
+void run(const Args& args, void* stream) {
+    thread_local PlanCache<Plan> cache;
+    const auto problem = foveal::validate(args);
+    const auto pointers = foveal::pointers_of(args);
+    const foveal_forward_args& forward = forward_of(args);
+    naming_the_environment(forward.backend, [&] {
+        const Backend& backend = foveal::resolve_backend(forward.backend, forward.q.data);
+        check_supported(problem, backend);
         cache.find_or_make(problem, backend, backend.device_of(stream)).launch(pointers, stream);
     });
 }
@@ -208,16 +256,44 @@ void copy_cache(const Args& args, void* stream) {
                            [&] { foveal::resolve_backend(args.backend, cache.data).copy_cache(copy, stream); });
 }
 
-void launch(const ForwardPlan& plan, const foveal_forward_args& args, void* stream) {
-    const ForwardProblem problem = foveal::validate(args);
+template <class Args>
+void require_supported(const Args& args) {
+    const auto problem = foveal::validate(args);
+    // What the CPU backend supports, AUTO does: it supports all that others do.
+    const foveal_backend asked = forward_of(args).backend;
+    check_supported(problem, foveal::backend_of(asked == FOVEAL_BACKEND_AUTO ? FOVEAL_BACKEND_CPU : asked));
+}
+
+template <class Args>
+void create_plan(const Args& args, int32_t device, foveal_plan** plan) {
+    const auto problem = foveal::validate(args);
+    const Backend& backend = foveal::backend_of(forward_of(args).backend);
+    if (device < -1)
+        throw Error(FOVEAL_INVALID_ARGUMENT,
+                    "device is " + std::to_string(device) + "; it must be -1 or a CUDA device");
+    foveal_plan*& result = required(plan, "plan");
+    result = new foveal_plan{make_plan(problem, backend, device)};
+}
+
+template <class Plan, class Args>
+void launch(const foveal_plan& kept, const Args& args, void* stream) {
+    const auto* const held = std::get_if<std::unique_ptr<Plan>>(&kept.plan);
+    if (held == nullptr)
+        throw Error(FOVEAL_INVALID_ARGUMENT,
+                    "the plan was made for the other direction: foveal_plan_launch() takes "
+                    "foveal_plan_create()'s, foveal_backward_plan_launch() those of "
+                    "foveal_backward_plan_create()");
+    const Plan& plan = **held;
+    const auto problem = foveal::validate(args);
     if (problem != plan.problem())
         throw Error(FOVEAL_INVALID_ARGUMENT,
                     "args describe another problem than the plan was made for; the plan's:\n" + plan.describe());
-    if (args.backend != FOVEAL_BACKEND_AUTO && args.backend != plan.backend())
-        throw Error(FOVEAL_INVALID_ARGUMENT, "args.backend is " + std::to_string(args.backend) +
+    const foveal_backend asked = forward_of(args).backend;
+    if (asked != FOVEAL_BACKEND_AUTO && asked != plan.backend())
+        throw Error(FOVEAL_INVALID_ARGUMENT, "args.backend is " + std::to_string(asked) +
                                                  " but the plan was made for backend " +
                                                  std::to_string(plan.backend()));
-    const ForwardPointers pointers = foveal::pointers_of(args);
+    const auto pointers = foveal::pointers_of(args);
     const int32_t device = foveal::require_built(foveal::backend_of(plan.backend())).device_of(stream);
     if (plan.device() != device)
         throw Error(FOVEAL_INVALID_ARGUMENT, "the plan was made for device " + std::to_string(plan.device()) +
@@ -249,37 +325,23 @@ void foveal_forward_args_init_sized(foveal_forward_args* args, size_t size) {
 }
 
 foveal_status foveal_forward(const foveal_forward_args* args, void* stream) {
-    return guarded([&] { forward(*known(args), stream); });
+    return guarded([&] { run<ForwardPlan>(*known(args), stream); });
 }
 
 foveal_status foveal_supports(const foveal_forward_args* args) {
-    return guarded([&] {
-        const auto given = known(args);
-        const ForwardProblem problem = foveal::validate(*given);
-        // What the CPU backend supports, AUTO does: it supports all that others do.
-        const bool any = given->backend == FOVEAL_BACKEND_AUTO;
-        foveal::backend_of(any ? FOVEAL_BACKEND_CPU : given->backend).check_supported(problem);
-    });
+    return guarded([&] { require_supported(*known(args)); });
 }
 
 foveal_status foveal_plan_create(const foveal_forward_args* args, int32_t device, foveal_plan** plan) {
-    return guarded([&] {
-        const auto given = known(args);
-        const ForwardProblem problem = foveal::validate(*given);
-        const Backend& backend = foveal::backend_of(given->backend);
-        if (device < -1)
-            throw Error(FOVEAL_INVALID_ARGUMENT,
-                        "device is " + std::to_string(device) + "; it must be -1 or a CUDA device");
-        foveal_plan*& result = required(plan, "plan");
-        result = new foveal_plan{backend.plan_forward(problem, device)};
-    });
+    return guarded([&] { create_plan(*known(args), device, plan); });
 }
 
 void foveal_plan_destroy(foveal_plan* plan) { delete plan; }
 
 foveal_status foveal_plan_describe(const foveal_plan* plan, char* text, size_t size, size_t* needed) {
     return guarded([&] {
-        const std::string description = required(plan, "plan").plan->describe();
+        const std::string description =
+            std::visit([](const auto& held) { return held->describe(); }, required(plan, "plan").plan);
         if (needed != nullptr) *needed = description.size() + 1;
         if (size == 0) return;
         const size_t copied = std::min(size - 1, description.size());
@@ -289,11 +351,30 @@ foveal_status foveal_plan_describe(const foveal_plan* plan, char* text, size_t s
 }
 
 size_t foveal_plan_workspace_bytes(const foveal_plan* plan) {
-    return plan == nullptr ? 0 : static_cast<size_t>(plan->plan->workspace_bytes());
+    if (plan == nullptr) return 0;
+    return static_cast<size_t>(std::visit([](const auto& held) { return held->workspace_bytes(); }, plan->plan));
 }
 
 foveal_status foveal_plan_launch(const foveal_plan* plan, const foveal_forward_args* args, void* stream) {
-    return guarded([&] { launch(*required(plan, "plan").plan, *known(args), stream); });
+    return guarded([&] { launch<ForwardPlan>(required(plan, "plan"), *known(args), stream); });
+}
+
+void foveal_backward_args_init_sized(foveal_backward_args* args, size_t size) { initialise(args, size); }
+
+foveal_status foveal_backward(const foveal_backward_args* args, void* stream) {
+    return guarded([&] { run<BackwardPlan>(*known(args), stream); });
+}
+
+foveal_status foveal_backward_supports(const foveal_backward_args* args) {
+    return guarded([&] { require_supported(*known(args)); });
+}
+
+foveal_status foveal_backward_plan_create(const foveal_backward_args* args, int32_t device, foveal_plan** plan) {
+    return guarded([&] { create_plan(*known(args), device, plan); });
+}
+
+foveal_status foveal_backward_plan_launch(const foveal_plan* plan, const foveal_backward_args* args, void* stream) {
+    return guarded([&] { launch<BackwardPlan>(required(plan, "plan"), *known(args), stream); });
 }
 
 void foveal_merge_args_init_sized(foveal_merge_args* args, size_t size) { initialise(args, size); }

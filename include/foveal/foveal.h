@@ -213,7 +213,8 @@ FOVEAL_API foveal_status foveal_forward(const foveal_forward_args* args, void* s
  * FOVEAL_OK: yes. FOVEAL_INVALID_ARGUMENT: no backend ever would. Also returns FOVEAL_UNSUPPORTED. */
 FOVEAL_API foveal_status foveal_supports(const foveal_forward_args* args);
 
-/* A plan: which kernel, tile, grid and order of work a problem gets. Immutable; usable from several threads. */
+/* A plan: which kernel, tile, grid and order of work a problem gets, of a forward or of a backward call. Immutable;
+ * usable from several threads. */
 typedef struct foveal_plan foveal_plan;
 
 /* Plans for CUDA device `device`; -1: a generic H200, no GPU needed. Data pointers are not looked at.
@@ -235,6 +236,73 @@ FOVEAL_API size_t foveal_plan_workspace_bytes(const foveal_plan* plan);
  *
  * Also returns FOVEAL_UNSUPPORTED, FOVEAL_NO_DEVICE, FOVEAL_CUDA_ERROR. */
 FOVEAL_API foveal_status foveal_plan_launch(const foveal_plan* plan, const foveal_forward_args* args, void* stream);
+
+/* The gradient of one forward call. With x the score of query i and key j as above, after softcap, slopes and bias,
+ *   p  = exp(x - lse[i])                                  D = sum(dout[i] * out[i]) - dlse[i]
+ *   dx = p * (dout[i] . v_j - D)                          0 where query i does not see key j
+ *   ds = scale * dx * (1 - (tanh of the softcap)^2)       that factor only where there is a softcap
+ *   dq_i = sum over j of ds * k_j      dk_j = sum over i of ds * q_i      dv_j = sum over i of p * dout_i
+ *   dbias = dx      dalibi_slopes = -sum of dx * |i + off - j|      dsinks = -sum over i of exp(sink - lse[i]) * D
+ * where dk and dv are sums over the query heads that share a K/V head too. Sums are in fp32 and in a fixed order: the
+ * same inputs give the same bits. Call foveal_backward_args_init() first. */
+typedef struct foveal_backward_args {
+    uint32_t struct_size; /* sizeof(foveal_backward_args) as the caller knows it */
+    int32_t reserved;     /* 0 */
+
+    /* The call whose gradient is asked, as it was: backend, q, k, v and every option. Its out and lse, which is
+     * required here, hold what that call wrote, and are read. Its workspace is not looked at. The caller keeps the
+     * structure until the call returns. */
+    const foveal_forward_args* forward;
+
+    foveal_tensor dout; /* shape and dtype of out: the gradient of what follows with respect to out; read */
+    foveal_tensor dlse; /* optional: f32, shape of lse: the same with respect to lse, where that is used. Of a row whose
+                         * lse is -inf it counts nothing; read */
+
+    /* What is asked, at least one of these; absent: not computed. Written, not added to. Rows of dq, and of dk and dv,
+     * outside every used length are not written; rows and keys inside that have no partner get exact zeros. The other
+     * three are written whole. */
+    foveal_tensor dq;            /* shape and dtype of q */
+    foveal_tensor dk;            /* shape and dtype of k */
+    foveal_tensor dv;            /* shape and dtype of v */
+    foveal_tensor dsinks;        /* f32 [h_q]; needs sinks */
+    foveal_tensor dbias;         /* shape of bias, each dimension of size 1 (and each that bias lacks) summed over; f32
+                                  * or bias's dtype; needs bias */
+    foveal_tensor dalibi_slopes; /* f32, shape of alibi_slopes, which it needs: [h_q], summed over the batch, or
+                                  * [b, h_q] */
+
+    /* Memory for intermediate results, at least foveal_plan_workspace_bytes() of foveal_backward_plan_create()'s plan,
+     * or the call is refused. Filled with zeros once, by who allocates it; calls that may run at the same time have one
+     * each. On the device for sm90. */
+    void* workspace;          /* aligned to 16 bytes; NULL: none */
+    uint64_t workspace_bytes; /* 0 if and only if workspace is NULL */
+} foveal_backward_args;
+
+/* As foveal_forward_args_init_sized() and foveal_forward_args_init(). */
+FOVEAL_API void foveal_backward_args_init_sized(foveal_backward_args* args, size_t size);
+/* The same with the size that this header knows. */
+static inline void foveal_backward_args_init(foveal_backward_args* args) {
+    foveal_backward_args_init_sized(args, sizeof *args);
+}
+
+/* The gradients. No byte of what is written, workspace included, may belong to another tensor of the call; views of one
+ * buffer that share no byte may interleave (dq, dk and dv of a packed projection). Where in the forward call k and v
+ * may hold anything, they may here, and q and dout at rows behind a used length too. `stream` is as for
+ * foveal_forward().
+ *
+ * Also returns FOVEAL_UNSUPPORTED, FOVEAL_NO_DEVICE, FOVEAL_CUDA_ERROR. */
+FOVEAL_API foveal_status foveal_backward(const foveal_backward_args* args, void* stream);
+
+/* Would foveal_backward accept this problem? As foveal_supports(). */
+FOVEAL_API foveal_status foveal_backward_supports(const foveal_backward_args* args);
+
+/* As foveal_plan_create(), foveal_plan_workspace_bytes() included: how much a call needs, from shapes and options
+ * alone. args->forward->backend must not be AUTO. */
+FOVEAL_API foveal_status foveal_backward_plan_create(const foveal_backward_args* args, int32_t device,
+                                                     foveal_plan** plan);
+
+/* foveal_backward with a kept plan, one of foveal_backward_plan_create(). As foveal_plan_launch(). */
+FOVEAL_API foveal_status foveal_backward_plan_launch(const foveal_plan* plan, const foveal_backward_args* args,
+                                                     void* stream);
 
 #define FOVEAL_MAX_MERGE_PARTS 32 /* partial results of one foveal_merge() */
 

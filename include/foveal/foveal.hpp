@@ -23,9 +23,9 @@
 #include "foveal/foveal.h"
 #include "foveal/types.hpp"
 
-static_assert(sizeof(void*) != 8 || (sizeof(foveal_forward_args) == 1504 && sizeof(foveal_merge_args) == 192 &&
-                                     sizeof(foveal_append_args) == 1216 && sizeof(foveal_copy_pages_args) == 248 &&
-                                     sizeof(foveal_gather_args) == 728),
+static_assert(sizeof(void*) != 8 || (sizeof(foveal_forward_args) == 1504 && sizeof(foveal_backward_args) == 672 &&
+                                     sizeof(foveal_merge_args) == 192 && sizeof(foveal_append_args) == 1216 &&
+                                     sizeof(foveal_copy_pages_args) == 248 && sizeof(foveal_gather_args) == 728),
               "a structure has grown: the inline namespace of this file gets another number");
 
 namespace foveal {
@@ -167,6 +167,44 @@ inline void forward(const Tensor& q, const Tensor& k, const Tensor& v, const Ten
                     const ForwardOptions& options = {}, void* stream = nullptr) {
     const foveal_forward_args args = forward_args(q, k, v, out, options);
     check(foveal_forward(&args, stream));
+}
+
+// Which gradients backward() computes, and what else it is given; each tensor is that of foveal_backward_args.
+struct Gradients {
+    Tensor dlse = {};                     // optional, read: of what follows with respect to the log-sum-exp
+    Tensor dq = {};                       // as q
+    Tensor dk = {};                       // as k
+    Tensor dv = {};                       // as v
+    Tensor dsinks = {};                   // f32 [h_q]
+    Tensor dbias = {};                    // shape of bias; f32 or bias's type
+    Tensor dalibi_slopes = {};            // f32, shape of alibi_slopes
+    std::span<std::byte> workspace = {};  // Plan::workspace_bytes() of the backward's plan, zeros at first
+};
+
+// The C structure of a call. forward: of the call whose gradient is asked, with its lse; it is kept by reference.
+inline foveal_backward_args backward_args(const foveal_forward_args& forward, const Tensor& dout,
+                                          const Gradients& gradients) {
+    foveal_backward_args args;
+    foveal_backward_args_init_sized(&args, sizeof args);
+    args.forward = &forward;
+    args.dout = dout;
+    args.dlse = gradients.dlse;
+    args.dq = gradients.dq;
+    args.dk = gradients.dk;
+    args.dv = gradients.dv;
+    args.dsinks = gradients.dsinks;
+    args.dbias = gradients.dbias;
+    args.dalibi_slopes = gradients.dalibi_slopes;
+    args.workspace = gradients.workspace.data();
+    args.workspace_bytes = gradients.workspace.size();
+    return args;
+}
+
+// The gradients of a forward call, of which `forward` are the arguments and out and lse the results.
+inline void backward(const foveal_forward_args& forward, const Tensor& dout, const Gradients& gradients,
+                     void* stream = nullptr) {
+    const foveal_backward_args args = backward_args(forward, dout, gradients);
+    check(foveal_backward(&args, stream));
 }
 
 // A partial result: attention over some of the keys, as forward() gives it with a log-sum-exp.
@@ -325,6 +363,13 @@ inline bool supports(const foveal_forward_args& args, std::string* reason = null
     return false;
 }
 
+// The same of backward().
+inline bool supports(const foveal_backward_args& args, std::string* reason = nullptr) {
+    if (foveal_backward_supports(&args) == FOVEAL_OK) return true;
+    if (reason != nullptr) *reason = foveal_last_error();
+    return false;
+}
+
 // A kept plan. Copies share it.
 class Plan {
    public:
@@ -332,6 +377,12 @@ class Plan {
     explicit Plan(const foveal_forward_args& args, int32_t device = -1) {
         foveal_plan* plan = nullptr;
         check(foveal_plan_create(&args, device, &plan));
+        plan_.reset(plan, &foveal_plan_destroy);
+    }
+    // The same of backward().
+    explicit Plan(const foveal_backward_args& args, int32_t device = -1) {
+        foveal_plan* plan = nullptr;
+        check(foveal_backward_plan_create(&args, device, &plan));
         plan_.reset(plan, &foveal_plan_destroy);
     }
 
@@ -351,6 +402,10 @@ class Plan {
     // args must describe the problem that the plan was made for; pointers may differ.
     void launch(const foveal_forward_args& args, void* stream = nullptr) const {
         check(foveal_plan_launch(plan_.get(), &args, stream));
+    }
+    // Likewise.
+    void launch(const foveal_backward_args& args, void* stream = nullptr) const {
+        check(foveal_backward_plan_launch(plan_.get(), &args, stream));
     }
 
    private:

@@ -7,6 +7,7 @@
 #include "backend/plan.hpp"
 #include "foveal/foveal.h"
 #include "problem/append.hpp"
+#include "problem/backward.hpp"
 #include "problem/cache_copy.hpp"
 #include "problem/forward.hpp"
 #include "problem/merge.hpp"
@@ -25,8 +26,10 @@ struct Backend {
 
     // Each throws Error(UNSUPPORTED), naming the argument, unless the backend can do it exactly. No device is asked.
     void (*check_supported)(const ForwardProblem& problem);
-    // device -1: a generic device of the backend. Throws as check_supported() does.
+    void (*check_backward_supported)(const BackwardProblem& problem);
+    // device -1: a generic device of the backend. Throws as check_supported() and its like do.
     std::unique_ptr<ForwardPlan> (*plan_forward)(const ForwardProblem& problem, int32_t device);
+    std::unique_ptr<BackwardPlan> (*plan_backward)(const BackwardProblem& problem, int32_t device);
     // Compute.
     void (*merge)(const Merge& merge, void* stream);
     void (*append)(const Append& append, void* stream);

@@ -49,4 +49,17 @@ std::string describe(const ForwardProblem& p) {
     return out.str();
 }
 
+std::string describe(const BackwardProblem& p) {
+    std::ostringstream out;
+    out << describe(p.forward) << "gradients ";
+    if (p.wants_dq) out << " dq";
+    if (p.wants_dk) out << " dk";
+    if (p.wants_dv) out << " dv";
+    if (p.wants_dsinks) out << " dsinks";
+    if (p.wants_dbias) out << " dbias " << name_of(p.dbias_dtype);
+    if (p.wants_dalibi) out << " dalibi_slopes";
+    out << (p.has_dlse ? ", through dout and dlse\n" : ", through dout\n");
+    return out.str();
+}
+
 }  // namespace foveal

@@ -6,14 +6,17 @@
 #include <string>
 
 #include "foveal/foveal.h"
+#include "problem/backward.hpp"
 #include "problem/forward.hpp"
 
 namespace foveal {
 
-// Problem and Pointers are those of an operation.
-template <class Problem, class Pointers>
+// OfProblem and Pointers are those of an operation.
+template <class OfProblem, class Pointers>
 class Plan {
    public:
+    using Problem = OfProblem;
+
     Plan(const Problem& problem, foveal_backend backend, int32_t device)
         : problem_(problem), backend_(backend), device_(device) {}
     virtual ~Plan() = default;
@@ -26,7 +29,7 @@ class Plan {
 
     // Several lines, for people.
     virtual std::string describe() const = 0;
-    // What a call needs to be fast, in memory of the device; without it it computes all the same.
+    // In memory of the device. A forward call computes without it all the same, only slower; a backward call needs it.
     virtual int64_t workspace_bytes() const { return 0; }
     // Enqueues on `stream`, whose device must be device(). Throws Error.
     virtual void launch(const Pointers& pointers, void* stream) const = 0;
@@ -38,8 +41,10 @@ class Plan {
 };
 
 using ForwardPlan = Plan<ForwardProblem, ForwardPointers>;
+using BackwardPlan = Plan<BackwardProblem, BackwardPointers>;
 
-// The first lines of every forward plan's description: what is asked.
+// The first lines of every plan's description: what is asked.
 std::string describe(const ForwardProblem& problem);
+std::string describe(const BackwardProblem& problem);
 
 }  // namespace foveal

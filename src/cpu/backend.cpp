@@ -1,6 +1,7 @@
 #include "cpu/backend.hpp"
 
 #include "cpu/append.hpp"
+#include "cpu/backward.hpp"
 #include "cpu/cache_copy.hpp"
 #include "cpu/forward.hpp"
 #include "cpu/merge.hpp"
@@ -40,6 +41,29 @@ std::unique_ptr<ForwardPlan> plan_forward(const ForwardProblem& problem, int32_t
     return std::make_unique<CpuForwardPlan>(problem);
 }
 
+void check_backward_supported(const BackwardProblem& p) {
+    require_differentiable(p);
+    check_supported(p.forward);
+}
+
+class CpuBackwardPlan : public BackwardPlan {
+   public:
+    explicit CpuBackwardPlan(const BackwardProblem& problem) : BackwardPlan(problem, FOVEAL_BACKEND_CPU, kNoDevice) {}
+
+    std::string describe() const override {
+        return foveal::describe(problem()) + "kernel     cpu backward\nworkspace  0 bytes\n";
+    }
+    void launch(const BackwardPointers& pointers, void* stream) const override {
+        device_of(stream);
+        backward(problem(), pointers);
+    }
+};
+
+std::unique_ptr<BackwardPlan> plan_backward(const BackwardProblem& problem, int32_t) {
+    check_backward_supported(problem);
+    return std::make_unique<CpuBackwardPlan>(problem);
+}
+
 void run_merge(const Merge& parts, void* stream) {
     device_of(stream);
     merge(parts);
@@ -63,7 +87,9 @@ constinit const Backend kBackend{.id = FOVEAL_BACKEND_CPU,
                                  .holds = holds,
                                  .device_of = device_of,
                                  .check_supported = check_supported,
+                                 .check_backward_supported = check_backward_supported,
                                  .plan_forward = plan_forward,
+                                 .plan_backward = plan_backward,
                                  .merge = run_merge,
                                  .append = run_append,
                                  .copy_cache = run_cache_copy};

@@ -57,6 +57,27 @@ inline bool load_query_pairs(const HeadGroup& group, const Subtile& subtile, Loa
     return ordinary.all();
 }
 
+// Rows of queries that are loaded, each word two neighbours, transposed; a factor of 1, 0 or -1 on them. Are all
+// numbers ordinary?
+// rows: [vectors * lanes(), columns] with pitch_of(columns); to: [columns / 2, vectors * lanes()]
+inline bool transpose_row_pairs(const float* rows, int64_t columns, int vectors, float factor, uint32_t* to) {
+    OrdinaryPairs ordinary;
+    const VecF32 factors = hn::Set(F32(), factor);
+    for (int v = 0; v < vectors; ++v) {
+        for (int64_t i = 0; i < columns; i += kTransposeColumns) {
+            const FourColumns four = load_columns(rows + v * lanes() * pitch_of(columns) + i, pitch_of(columns));
+            for (int64_t c = 0; c < kTransposeColumns; c += 2) {
+                const VecU32 first = hn::BitCast(U32(), hn::Mul(four.column[c], factors));
+                const VecU32 second = hn::BitCast(U32(), hn::Mul(four.column[c + 1], factors));
+                const VecU32 pairs = hn::Or(hn::ShiftRight<16>(first), hn::And(second, hn::Set(U32(), 0xFFFF0000)));
+                ordinary.look_at(pairs);
+                hn::Store(pairs, U32(), to + ((i + c) / 2 * vectors + v) * lanes());
+            }
+        }
+    }
+    return ordinary.all();
+}
+
 // Rows of K, each word two neighbours; which rows are zeros: as in pack_rows(). Are all numbers ordinary?
 // to: [kBlockKeys, columns / 2] with pairs_pitch_of(columns)
 inline bool pack_key_pairs(const KeyRows& from, int64_t columns, const BlockOfRows& rows, uint32_t* to) {
@@ -108,6 +129,7 @@ inline bool pack_value_pairs(const KeyRows& from, int64_t columns, const BlockOf
 
 #else
 inline bool load_query_pairs(const HeadGroup&, const Subtile&, LoadRow, float, float*) { return false; }
+inline bool transpose_row_pairs(const float*, int64_t, int, float, uint32_t*) { return false; }
 inline bool pack_key_pairs(const KeyRows&, int64_t, const BlockOfRows&, uint32_t*) { return false; }
 inline bool pack_value_pairs(const KeyRows&, int64_t, const BlockOfRows&, uint32_t*) { return false; }
 #endif

@@ -11,7 +11,6 @@
 #define HWY_TARGET_INCLUDE "cpu/tile.cpp"
 #include <hwy/foreach_target.h>
 
-#include "cpu/bias_row.hpp"
 #include "cpu/convert.hpp"
 #include "cpu/microkernel.hpp"
 #include "cpu/packed_block.hpp"
@@ -19,9 +18,9 @@
 #include "cpu/part.hpp"
 #include "cpu/queries.hpp"
 #include "cpu/scaling.hpp"
-#include "cpu/scores.hpp"
 #include "cpu/softmax.hpp"
 #include "cpu/subtile.hpp"
+#include "cpu/subtile_scores.hpp"
 #include "cpu/transpose.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -37,7 +36,7 @@ class Tile {
           scaling_(scaling_of(group)),
           load_row_(row_loader(group.dtype)),
           store_row_(row_storer(group.dtype)),
-          load_bias_row_(row_loader(group.bias_dtype)),
+          scores_(group, shared_.rows),
           packed_(group, shared_) {}
 
     void compute(int64_t begin, int64_t end) {
@@ -87,41 +86,11 @@ class Tile {
         std::fill_n(subtile.softmax.max, width, kMinusInfinity);
         std::fill_n(subtile.softmax.sum, width, 0.0f);
         subtile.softmax.rescale = shared_.rescale;
-        find_keys(subtile);
-        if (group_.alibi_slopes != nullptr) find_slopes(subtile);
+        scores_.find_keys(subtile, keys_);
+        scores_.find_slopes(subtile);
         if (packed_.may_be_pairs())
             subtile.has_q_pairs = load_query_pairs(group_, subtile, load_row_, scaling_.query_factor, shared_.rows);
         return subtile;
-    }
-
-    void find_keys(Subtile& subtile) const {
-        Query query(subtile.first_query, group_.heads);
-        const int32_t first_row = query.row;
-        Range seen{0, 0};
-        for (int64_t i = 0; i < subtile.vectors * lanes(); ++i) {
-            if (i < subtile.queries) {
-                seen = visible_keys(group_.band, query.row);
-                if (i + 1 < subtile.queries) query.next();
-            }
-            subtile.key_begin[i] = seen.begin;
-            subtile.key_end[i] = seen.end;
-        }
-        subtile.keys = {std::max(visible_keys(group_.band, first_row).begin, keys_.begin),
-                        std::min(seen.end, keys_.end)};
-        subtile.blocks = kv_range(group_.band, {first_row, query.row + 1}, kBlockKeys);
-        Range& visit = subtile.blocks.visit;
-        visit.begin = std::max(visit.begin, keys_.begin / kBlockKeys);
-        visit.end = std::max(std::min(visit.end, (keys_.end - 1) / kBlockKeys + 1), visit.begin);
-    }
-
-    void find_slopes(const Subtile& subtile) const {
-        Query query(subtile.first_query, group_.heads);
-        for (int64_t i = 0; i < subtile.vectors * lanes(); ++i) {
-            subtile.position[i] = query.row + group_.band.off;
-            subtile.slope[i] =
-                finite_slope(group_.alibi_slopes[query.head * group_.alibi_stride], group_.most_distance());
-            if (i + 1 < subtile.queries) query.next();
-        }
     }
 
     void attend(Subtile& subtile, int32_t block) {
@@ -189,45 +158,12 @@ class Tile {
     // From q.k to what the softmax takes.
     template <int kVectors>
     void change_scores(const Subtile& subtile, int32_t first_key, int32_t keys, bool masked) const {
-        if (scaling_.scales_scores) modify_scores<kVectors>(subtile, first_key, keys);
-        if (group_.has_bias_row(first_key, keys)) add_bias_rows<kVectors>(subtile, first_key, keys);
-        if (masked) mask_scores<kVectors>(shared_.scores, first_key, keys, subtile.key_begin, subtile.key_end);
-    }
-
-    template <int kVectors>
-    void modify_scores(const Subtile& subtile, int32_t first_key, int32_t keys) const {
-        const int64_t count = keys * kVectors * lanes();
-        if (group_.softcap > 0) {
-            cap_scores(shared_.scores, count, group_.scale, group_.softcap);
-        } else {
-            scale_scores(shared_.scores, count, group_.scale);
+        if (scaling_.scales_scores) {
+            scores_.scale_or_cap<kVectors>(shared_.scores, keys);
+            scores_.add_slopes<kVectors>(subtile, shared_.scores, first_key, keys);
         }
-        if (group_.alibi_slopes != nullptr)
-            add_alibi<kVectors>(shared_.scores, first_key, keys, subtile.position, subtile.slope);
-    }
-
-    // What the rows hold beyond the sequence's keys is hidden afterwards, as are those keys' scores.
-    template <int kVectors>
-    void add_bias_rows(const Subtile& subtile, int32_t first_key, int32_t keys) const {
-        const int64_t pitch = pitch_of(kBlockKeys);
-        const int64_t count = std::min(keys, group_.len_k - first_key);
-        Query query(subtile.first_query, group_.heads);
-        if (group_.shares_bias_row()) {
-            load_bias_row(group_, load_bias_row_, query, first_key, count, shared_.rows);
-            return add_shared_bias(shared_.scores, kVectors * lanes(), keys, shared_.rows);
-        }
-        for (int v = 0; v < kVectors; ++v) {
-            for (int64_t lane = 0; lane < lanes(); ++lane) {
-                float* const row = shared_.rows + lane * pitch;
-                if (v * lanes() + lane < subtile.queries) {
-                    load_bias_row(group_, load_bias_row_, query, first_key, count, row);
-                    query.next();
-                } else {
-                    std::fill_n(row, pitch, 0.0f);
-                }
-            }
-            add_bias(shared_.scores + v * lanes(), kVectors * lanes(), keys, shared_.rows, pitch);
-        }
+        scores_.add_bias_rows<kVectors>(subtile, shared_.scores, first_key, keys);
+        if (masked) scores_.hide<kVectors>(subtile, shared_.scores, first_key, keys);
     }
 
     template <int kVectors, class Weights>
@@ -319,7 +255,7 @@ class Tile {
     Range keys_{0, std::numeric_limits<int32_t>::max()};  // of the part, if it computes one
     LoadRow load_row_;
     StoreRow store_row_;
-    LoadRow load_bias_row_;
+    SubtileScores scores_;
     PackedBlock packed_;
 };
 

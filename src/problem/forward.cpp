@@ -7,12 +7,12 @@
 #include <utility>
 
 #include "problem/argument.hpp"
+#include "problem/forward_inputs.hpp"
 #include "problem/overlap.hpp"
+#include "problem/workspace.hpp"
 
 namespace foveal {
 namespace {
-
-constexpr uintptr_t kWorkspaceAlignment = 16;
 
 void check_lengths_vector(const Argument& a, int64_t entries, const char* meaning, LastStride last_stride) {
     require_rank(a, 1, "a vector of lengths");
@@ -190,30 +190,8 @@ void check_sizes(const ForwardProblem& p) {
     if (p.keys != KeyForm::paged) check_row_count(p.keys == KeyForm::varlen ? "k.shape[0]" : "k.shape[1]", p.rows_k);
 }
 
-// The arguments that are read.
-struct Input {
-    const char* name;
-    foveal_tensor foveal_forward_args::*tensor;
-};
-constexpr Input kInputs[] = {{"q", &foveal_forward_args::q},
-                             {"k", &foveal_forward_args::k},
-                             {"v", &foveal_forward_args::v},
-                             {"cu_seqlens_q", &foveal_forward_args::cu_seqlens_q},
-                             {"cu_seqlens_k", &foveal_forward_args::cu_seqlens_k},
-                             {"seqused_q", &foveal_forward_args::seqused_q},
-                             {"seqused_k", &foveal_forward_args::seqused_k},
-                             {"alibi_slopes", &foveal_forward_args::alibi_slopes},
-                             {"sinks", &foveal_forward_args::sinks},
-                             {"bias", &foveal_forward_args::bias},
-                             {"mask", &foveal_forward_args::mask},
-                             {"block_table", &foveal_forward_args::block_table},
-                             {"page_indptr", &foveal_forward_args::page_indptr},
-                             {"page_indices", &foveal_forward_args::page_indices},
-                             {"query_offset", &foveal_forward_args::query_offset},
-                             {"tree_mask", &foveal_forward_args::tree_mask}};
-
 void require_known_ranks(const foveal_forward_args& args) {
-    for (const Input& input : kInputs) require_known_rank({input.name, args.*input.tensor});
+    for (const ForwardInput& input : kForwardInputs) require_known_rank({input.name, args.*input.tensor});
     require_known_rank({"out", args.out});
     require_known_rank({"lse", args.lse});
 }
@@ -266,36 +244,14 @@ void take_sizes(const foveal_forward_args& args, ForwardProblem& p) {
     if (p.keys == KeyForm::paged) take_pages(args, p);
 }
 
-// Its bytes as a tensor, to be held against the others.
-foveal_tensor bytes_of_workspace(const foveal_forward_args& args) {
-    foveal_tensor bytes{};
-    bytes.data = args.workspace;
-    bytes.dtype = FOVEAL_BOOL;
-    bytes.rank = args.workspace != nullptr ? 1 : 0;
-    bytes.shape[0] = static_cast<int64_t>(args.workspace_bytes);
-    bytes.stride[0] = 1;
-    return bytes;
-}
-
-void check_workspace(const foveal_forward_args& args) {
-    const std::string bytes = std::to_string(args.workspace_bytes);
-    if ((args.workspace == nullptr) != (args.workspace_bytes == 0))
-        refuse(std::string("workspace is ") + (args.workspace == nullptr ? "NULL" : "present") +
-               " and workspace_bytes is " + bytes + "; there are both or neither");
-    if (reinterpret_cast<uintptr_t>(args.workspace) % kWorkspaceAlignment != 0)
-        refuse("workspace is not aligned to " + std::to_string(kWorkspaceAlignment) + " bytes");
-    if (args.workspace_bytes > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
-        refuse("workspace_bytes is " + bytes + "; no memory is that large");
-}
-
 // Rows are computed in no particular order, so what one of them writes must not be what another one reads.
 void check_overlaps(const foveal_forward_args& args) {
-    const foveal_tensor workspace_tensor = bytes_of_workspace(args);
+    const foveal_tensor workspace_tensor = bytes_of_workspace(args.workspace, args.workspace_bytes);
     const Placed out{{"out", args.out}}, lse{{"lse", args.lse}}, workspace{{"workspace", workspace_tensor}};
     require_apart(out, lse);
     require_apart(workspace, out);
     require_apart(workspace, lse);
-    for (const Input& input : kInputs) {
+    for (const ForwardInput& input : kForwardInputs) {
         if ((args.*input.tensor).rank == 0) continue;
         const Placed read{{input.name, args.*input.tensor}};
         require_apart(out, read);
@@ -369,7 +325,7 @@ ForwardPointers pointers_of(const foveal_forward_args& args) {
     p.page_indptr = i32("page_indptr", args.page_indptr);
     p.query_offset = i32("query_offset", args.query_offset);
     p.tree_mask = static_cast<const uint32_t*>(data_of({"tree_mask", args.tree_mask}));
-    check_workspace(args);
+    check_workspace(args.workspace, args.workspace_bytes);
     p.workspace = args.workspace;
     p.workspace_bytes = args.workspace_bytes;
     check_overlaps(args);

@@ -20,6 +20,15 @@ std::unique_ptr<ForwardPlan> plan(const ForwardProblem& problem, int32_t device)
     return decodes(problem) ? plan_decode(problem, device) : plan_forward(problem, device);
 }
 
+void check_backward_supported(const BackwardProblem&) {
+    throw Error(FOVEAL_UNSUPPORTED, "backward on sm90: not yet; the cpu backend computes gradients");
+}
+
+std::unique_ptr<BackwardPlan> plan_backward(const BackwardProblem& problem, int32_t) {
+    check_backward_supported(problem);
+    return nullptr;
+}
+
 }  // namespace
 
 constinit const Backend kBackend{.id = FOVEAL_BACKEND_SM90,
@@ -28,7 +37,9 @@ constinit const Backend kBackend{.id = FOVEAL_BACKEND_SM90,
                                  .holds = holds,
                                  .device_of = device_of,
                                  .check_supported = check,
+                                 .check_backward_supported = check_backward_supported,
                                  .plan_forward = plan,
+                                 .plan_backward = plan_backward,
                                  .merge = launch_merge,
                                  .append = launch_append,
                                  .copy_cache = launch_cache_copy};

@@ -14,6 +14,7 @@ enum { kCallerIsLater = 1 };
 enum { kCallerIsLater = 0 };
 /* later_library.cpp: what the library takes the fields for that this caller's structures lack. */
 int64_t foveal_later_forward_field(const foveal_forward_args* args);
+int64_t foveal_later_backward_field(const foveal_backward_args* args);
 int64_t foveal_later_merge_field(const foveal_merge_args* args);
 int64_t foveal_later_append_field(const foveal_append_args* args);
 int64_t foveal_later_copy_pages_field(const foveal_copy_pages_args* args);
@@ -74,6 +75,43 @@ static void test_forward(void) {
 #endif
     args->struct_size = 0;
     check(foveal_forward(args, NULL) == FOVEAL_INVALID_ARGUMENT, "no structure at all");
+}
+
+static void test_backward(void) {
+    foveal_forward_args* const forward = before_the_end_of_memory(sizeof *forward);
+    foveal_backward_args* const args = before_the_end_of_memory(sizeof *args);
+    const foveal_tensor lse_of_rows = {lse, FOVEAL_F32, 3, {1, 1, 2, 0}, {2, 2, 1, 0}};
+    float dout[4] = {1, 2, 3, 4}, dv[4] = {7, 7, 7, 7};
+    foveal_plan* plan = NULL;
+    foveal_forward_args_init(forward);
+    forward->q = rows(q), forward->k = rows(k), forward->v = rows(v), forward->out = rows(out);
+    forward->lse = lse_of_rows;
+    forward->window_right = 0;
+    forward->backend = FOVEAL_BACKEND_CPU;
+    check(foveal_forward(forward, NULL) == FOVEAL_OK, "forward with a log-sum-exp");
+    foveal_backward_args_init(args);
+    check(args->struct_size == sizeof *args, "struct_size is the caller's, backward");
+    check(args->forward == NULL && args->dout.rank == 0 && args->workspace_bytes == 0, "defaults, backward");
+    args->forward = forward;
+    args->dout = rows(dout), args->dv = rows(dv);
+    check(foveal_backward(args, NULL) == FOVEAL_OK, "backward");
+    check(dv[0] + dv[2] > 3.99F && dv[0] + dv[2] < 4.01F && dv[0] > 1 && dv[2] > 1, "backward's result");
+    check(foveal_backward_supports(args) == FOVEAL_OK, "supports, backward");
+    check(foveal_backward_plan_create(args, -1, &plan) == FOVEAL_OK, "plan, backward");
+    memset(dv, 0, sizeof dv);
+    check(foveal_backward_plan_launch(plan, args, NULL) == FOVEAL_OK && dv[0] > 1, "launch, backward");
+    check(foveal_plan_launch(plan, forward, NULL) == FOVEAL_INVALID_ARGUMENT, "a plan of the other direction");
+    foveal_plan_destroy(plan);
+#ifdef FOVEAL_LATER_CALLER
+    check(args->later_option == 0, "the library zeroes what it does not know, backward");
+    args->later_option = 1;
+    check(foveal_backward(args, NULL) == FOVEAL_UNSUPPORTED, "an option that the library does not know, backward");
+    args->later_option = 0;
+    forward->later_option = 1;
+    check(foveal_backward(args, NULL) == FOVEAL_UNSUPPORTED, "an option of the forward call that it does not know");
+#else
+    check(foveal_later_backward_field(args) == 0, "the default of what the caller does not know, backward");
+#endif
 }
 
 static void test_merge(void) {
@@ -166,6 +204,7 @@ static void test_gather(void) {
 
 int main(void) {
     test_forward();
+    test_backward();
     test_merge();
     test_append();
     test_copy_pages();

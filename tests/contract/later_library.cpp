@@ -5,6 +5,7 @@
 extern "C" {
 
 FOVEAL_API int64_t foveal_later_forward_field(const foveal_forward_args* args) { return known(args)->later_option; }
+FOVEAL_API int64_t foveal_later_backward_field(const foveal_backward_args* args) { return known(args)->later_option; }
 FOVEAL_API int64_t foveal_later_append_field(const foveal_append_args* args) { return known(args)->later_option; }
 FOVEAL_API int64_t foveal_later_copy_pages_field(const foveal_copy_pages_args* args) {
     return known(args)->later_option;

@@ -1,5 +1,5 @@
 // Fuzzes what stands before every forward call: validation, support, planning on both backends; and runs what is small
-// on the CPU. Nothing may crash, hang or read a byte that belongs to no tensor.
+// on the CPU, and its gradient. Nothing may crash, hang or read a byte that belongs to no tensor.
 #include <algorithm>
 #include <cstring>
 #include <initializer_list>
@@ -180,6 +180,34 @@ void bound(foveal_tensor& numbers, int64_t most) {
         }
 }
 
+// Of a call that has been run, or of one whose results hold anything.
+void differentiate(FuzzedDataProvider& bytes, Memory& memory, const foveal_forward_args& forward) {
+    foveal_backward_args args;
+    foveal_backward_args_init(&args);
+    args.forward = &forward;
+    args.dout = forward.out;
+    args.dlse = bytes.ConsumeBool() ? forward.lse : foveal_tensor{};
+    args.dq = forward.q;
+    args.dk = forward.k;
+    args.dv = forward.v;
+    args.dsinks = forward.sinks;
+    args.dbias = forward.bias;
+    args.dalibi_slopes = forward.alibi_slopes;
+    if (args.dbias.rank != 0 && bytes.ConsumeBool()) args.dbias.dtype = FOVEAL_F32;
+    foveal_tensor* const all[] = {&args.dq,   &args.dk,  &args.dv, &args.dsinks, &args.dbias, &args.dalibi_slopes,
+                                  &args.dout, &args.dlse};
+    for (foveal_tensor* const t : all) {
+        t->data = nullptr;
+        if (bytes.ConsumeIntegralInRange<int>(0, 7) == 0) t->rank = 0;
+        if (bytes.ConsumeIntegralInRange<int>(0, 15) == 0) spoil(bytes, *t);
+    }
+    if (foveal_backward_supports(&args) != FOVEAL_OK) return;
+    for (foveal_tensor* const t : all)
+        if (!Memory::fits(*t)) return;
+    for (foveal_tensor* const t : all) memory.attach(bytes, *t);
+    foveal_backward(&args, nullptr);
+}
+
 void run(FuzzedDataProvider& bytes, foveal_forward_args args) {
     Memory memory;
     for (size_t i = 0; i < kTensors; ++i) memory.attach(bytes, *tensors_of(args, i));
@@ -193,7 +221,8 @@ void run(FuzzedDataProvider& bytes, foveal_forward_args args) {
             bound(args.seqused_k, args.k.shape[args.k.rank == 4 ? 1 : 0]);
     }
     args.backend = FOVEAL_BACKEND_CPU;
-    foveal_forward(&args, nullptr);
+    if (bytes.ConsumeIntegralInRange<int>(0, 7) != 0) foveal_forward(&args, nullptr);
+    if (bytes.ConsumeBool()) differentiate(bytes, memory, args);
 }
 
 }  // namespace

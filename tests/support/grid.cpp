@@ -97,10 +97,15 @@ using Row = std::array<int, kAxes>;
 
 int64_t number_in(const Text& token) { return std::atoll(token.c_str() + token.find_first_of("0123456789")); }
 
+// What a case may cost: the forward's products, and the elements of a bias or a mask.
+struct Budget {
+    double flops, matrix_elements;
+};
+
 // Text around the values of a row.
 class Rows {
    public:
-    explicit Rows(bool gpu) : gpu_(gpu), values_(values_of(gpu)) {}
+    Rows(bool gpu, const Budget& budget) : budget_(budget), values_(values_of(gpu)) {}
 
     int count(int axis) const { return static_cast<int>(values_[static_cast<size_t>(axis)].size()); }
 
@@ -149,13 +154,13 @@ class Rows {
         const int64_t dim = number_or(row, kDim, 1);
         const int64_t dim_v = row[kDimV] > 0 ? number_or(row, kDimV, 1) : dim;
         const auto flops = 2 * static_cast<double>(dim + dim_v) * pairs * batch * heads;
-        if (flops > (gpu_ ? 4e11 : 1e9)) return false;
+        if (flops > budget_.flops) return false;
         for (const int axis : {kBias, kMask}) {
             if (row[static_cast<size_t>(axis)] <= 0) continue;
             const Text& token = value(row, axis);
             const double elements = pairs * (token.find("=b") != Text::npos ? batch : 1) *
                                     (token.find("=bh") != Text::npos || token.find("=1h") != Text::npos ? heads : 1);
-            if (elements > (gpu_ ? 5e7 : 2e7)) return false;
+            if (elements > budget_.matrix_elements) return false;
         }
         return true;
     }
@@ -200,7 +205,7 @@ class Rows {
         return window;
     }
 
-    bool gpu_;
+    Budget budget_;
     Values values_;
 };
 
@@ -284,12 +289,7 @@ class Covering {
     std::set<Pair> missing_;
 };
 
-}  // namespace
-
-std::vector<Case> grid(foveal_backend backend) {
-    const bool gpu = backend == FOVEAL_BACKEND_SM90;
-    const size_t enough = gpu ? 5000 : 1500;
-    const Rows rows(gpu);
+std::vector<Case> covering_cases(const Rows& rows, size_t enough) {
     std::vector<Case> cases;
     std::set<Text> seen;
     for (uint32_t seed = 1; cases.size() < enough; ++seed) {
@@ -298,6 +298,26 @@ std::vector<Case> grid(foveal_backend backend) {
             const Case c = parse_case(rows.text_of(*row));
             if (seen.insert(to_text(c)).second) cases.push_back(c);
         }
+    }
+    return cases;
+}
+
+}  // namespace
+
+std::vector<Case> grid(foveal_backend backend) {
+    const bool gpu = backend == FOVEAL_BACKEND_SM90;
+    return covering_cases(Rows(gpu, gpu ? Budget{4e11, 5e7} : Budget{1e9, 2e7}), gpu ? 5000 : 1500);
+}
+
+std::vector<BackwardCase> backward_grid(foveal_backend backend) {
+    const bool gpu = backend == FOVEAL_BACKEND_SM90;
+    std::vector<BackwardCase> cases;
+    for (Case& c : covering_cases(Rows(gpu, gpu ? Budget{4e9, 2e6} : Budget{5e7, 1e6}), gpu ? 4000 : 900)) {
+        // Where the grid asks for the log-sum-exp, a gradient comes in through it.
+        const bool dlse = c.lse;
+        c.lse = true;
+        const bool dbias_f32 = c.bias && cases.size() % 2 == 0;
+        cases.push_back({std::move(c), dlse, dbias_f32});
     }
     return cases;
 }

@@ -41,13 +41,17 @@ void weighted_sum(const std::vector<Real>& weights, const KeyValueHead& head, Ke
 }
 
 // Scores from dot products, in the order of foveal.h and in the arithmetic of Real; those of hidden keys are -inf.
+// tanh: of the softcap, where there is one and it is asked.
 template <class Real>
-void finish_scores(const Case& c, int64_t position, KeyInterval seen, const RowOptions& options, std::vector<Real>& x) {
+void finish_scores(const Case& c, int64_t position, KeyInterval seen, const RowOptions& options, std::vector<Real>& x,
+                   std::vector<Real>* tanh = nullptr) {
     const auto scale = static_cast<Real>(c.effective_scale());
     const auto cap = static_cast<Real>(c.softcap);
     for (Real& value : x) value *= scale;
     if (cap > 0) {
-        for (Real& value : x) value = cap * std::tanh(value / cap);
+        for (Real& value : x) value = std::tanh(value / cap);
+        if (tanh != nullptr) *tanh = x;
+        for (Real& value : x) value *= cap;
     }
     if (options.slope != 0) {
         for (size_t n = 0; n < x.size(); ++n) {
@@ -137,6 +141,17 @@ void oracle_row(const Case& c, int64_t i, int64_t len_q, const float* q, const K
     for (double& value : row.out) value /= sum;
     row.lse = largest + std::log(sum);
 }
+
+template <class Real>
+void scores_of_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
+                   const RowOptions& options, KeyInterval keys, std::vector<Real>& x, std::vector<Real>& tanh) {
+    dot_products(q, head, c.head_dim, keys, x);
+    finish_scores(c, i + offset_of(c, len_q, head.len_k, options.query_offset), keys, options, x, &tanh);
+}
+template void scores_of_row(const Case&, int64_t, int64_t, const float*, const KeyValueHead&, const RowOptions&,
+                            KeyInterval, std::vector<double>&, std::vector<double>&);
+template void scores_of_row(const Case&, int64_t, int64_t, const float*, const KeyValueHead&, const RowOptions&,
+                            KeyInterval, std::vector<float>&, std::vector<float>&);
 
 void reference_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
                    const RowOptions& options, ReferenceRow& row, float above) {

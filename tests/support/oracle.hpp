@@ -50,6 +50,12 @@ KeyInterval keys_seen_by_any(const Case& c, int64_t sequence);
 bool may_reach(const Case& c, int64_t i, int64_t len_q, int64_t len_k, int64_t key,
                std::optional<int64_t> query_offset = {});
 
+// Scores x of row i of the keys in `keys`, all of which it sees, in the arithmetic of Real (double or float): -inf
+// where a mask, a tree or a bias hides the key. With a softcap, tanh gets the hyperbolic tangent itself.
+template <class Real>
+void scores_of_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
+                   const RowOptions& options, KeyInterval keys, std::vector<Real>& x, std::vector<Real>& tanh);
+
 // q: [d]
 void oracle_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
                 const RowOptions& options, OracleRow& row);

@@ -20,12 +20,12 @@
 #include "machine.hpp"
 #include "progress.hpp"
 #include "standard_output.hpp"
+#include "tests/support/backward_check.hpp"
 #include "tests/support/suites.hpp"
 
 namespace foveal_tool {
 namespace {
 
-using foveal_testing::Case;
 using foveal_testing::CheckResult;
 using Status = CheckResult::Status;
 
@@ -39,9 +39,16 @@ struct CheckOptions {
     bool verbose = false;
 };
 
-// A case and what became of it.
+// What is checked: texts of cases and of gradients.
+struct CheckList {
+    std::string name;
+    std::vector<std::string> texts;
+    std::string left_out;
+};
+
+// A text and what became of it.
 struct Outcome {
-    Case the_case;
+    std::string text;
     CheckResult result;
 };
 
@@ -54,7 +61,7 @@ struct Tally {
 
 // The message on one line, the line that reruns it on the next.
 std::string failure_text(const Outcome& outcome) {
-    std::string text = "FAILED       " + to_text(outcome.the_case);
+    std::string text = "FAILED       " + outcome.text;
     std::string line;
     for (const char c : outcome.result.message + "\n") {
         if (c != '\n') {
@@ -70,31 +77,45 @@ std::string failure_text(const Outcome& outcome) {
 std::string outcome_text(const Outcome& outcome) {
     switch (outcome.result.status) {
         case Status::kPass:
-            return "passed       " + to_text(outcome.the_case) + "\n             " + outcome.result.verdict.summary();
+            return "passed       " + outcome.text + "\n             " + outcome.result.verdict.summary();
         case Status::kUnsupported:
-            return "unsupported  " + to_text(outcome.the_case) + "\n             " + outcome.result.message;
+            return "unsupported  " + outcome.text + "\n             " + outcome.result.message;
         case Status::kFail:
             break;
     }
     return failure_text(outcome);
 }
 
-// check_case, but what it throws (no memory, a CUDA error) fails the case and not the whole run.
-CheckResult check_without_throwing(const Case& c, foveal_backend backend) {
+template <class AnyCase>
+CheckResult failed(const AnyCase& c, foveal_backend backend, const std::exception& error) {
+    CheckResult result;
+    result.message = std::string(error.what()) + "\nrerun: " + foveal_testing::rerun_line(c, backend);
+    return result;
+}
+
+// What a check throws (no memory, a CUDA error) fails the case and not the whole run.
+CheckResult check_without_throwing(const std::string& text, foveal_backend backend) {
+    if (foveal_testing::is_backward_text(text)) {
+        const foveal_testing::BackwardCase c = foveal_testing::parse_backward_case(text);
+        try {
+            return foveal_testing::check_backward(c, backend);
+        } catch (const std::exception& error) {
+            return failed(c, backend, error);
+        }
+    }
+    const foveal_testing::Case c = foveal_testing::parse_case(text);
     try {
         return foveal_testing::check_case(c, backend);
     } catch (const std::exception& error) {
-        CheckResult result;
-        result.message = std::string(error.what()) + "\nrerun: " + foveal_testing::rerun_line(c, backend);
-        return result;
+        return failed(c, backend, error);
     }
 }
 
 // Checks all cases on `jobs` threads and prints what is worth a line.
 class Checker {
    public:
-    Checker(const std::vector<Case>& cases, foveal_backend backend, bool verbose)
-        : cases_(cases), backend_(backend), verbose_(verbose), progress_(cases.size()) {}
+    Checker(const std::vector<std::string>& texts, foveal_backend backend, bool verbose)
+        : texts_(texts), backend_(backend), verbose_(verbose), progress_(texts.size()) {}
 
     Tally run(int jobs) {
         std::vector<std::thread> threads;
@@ -106,12 +127,12 @@ class Checker {
 
    private:
     void work() {
-        for (size_t i = next_++; i < cases_.size(); i = next_++) {
+        for (size_t i = next_++; i < texts_.size(); i = next_++) {
             {
                 const std::scoped_lock lock(mutex_);
-                progress_.show(tally_.total(), to_text(cases_[i]));
+                progress_.show(tally_.total(), texts_[i]);
             }
-            record({cases_[i], check_without_throwing(cases_[i], backend_)});
+            record({texts_[i], check_without_throwing(texts_[i], backend_)});
         }
     }
 
@@ -124,7 +145,7 @@ class Checker {
         if (status == Status::kUnsupported) tally_.unsupported.push_back(std::move(outcome));
     }
 
-    const std::vector<Case>& cases_;
+    const std::vector<std::string>& texts_;
     const foveal_backend backend_;
     const bool verbose_;
     std::atomic<size_t> next_{0};
@@ -136,19 +157,18 @@ class Checker {
 nlohmann::ordered_json list_json(const std::vector<Outcome>& outcomes) {
     nlohmann::ordered_json list = nlohmann::ordered_json::array();
     for (const Outcome& outcome : outcomes) {
-        list.push_back({{"case", to_text(outcome.the_case)}, {"message", outcome.result.message}});
+        list.push_back({{"case", outcome.text}, {"message", outcome.result.message}});
     }
     return list;
 }
 
-nlohmann::ordered_json summary_json(const foveal_testing::Suite& suite, foveal_backend backend, const Tally& tally,
-                                    double seconds) {
-    nlohmann::ordered_json json = file_heading(suite.name, backend);
+nlohmann::ordered_json summary_json(const CheckList& list, foveal_backend backend, const Tally& tally, double seconds) {
+    nlohmann::ordered_json json = file_heading(list.name, backend);
     json["cases"] = tally.total();
     json["passed"] = tally.passed;
     json["failed"] = tally.failed.size();
     json["unsupported"] = tally.unsupported.size();
-    json["left_out"] = suite.left_out;
+    json["left_out"] = list.left_out;
     json["seconds"] = seconds;
     json["failures"] = list_json(tally.failed);
     json["unsupported_cases"] = list_json(tally.unsupported);
@@ -163,8 +183,7 @@ void print_unsupported(const Tally& tally) {
         if (count++ == 0) first = &outcome;
     }
     for (const auto& [reason, cases] : reasons) {
-        say("unsupported  {} cases, the first: {}\n             {}\n", cases.first, to_text(cases.second->the_case),
-            reason);
+        say("unsupported  {} cases, the first: {}\n             {}\n", cases.first, cases.second->text, reason);
     }
 }
 
@@ -175,30 +194,44 @@ int default_jobs(foveal_backend backend) {
     return backend == FOVEAL_BACKEND_SM90 ? std::clamp(cores / 2, 1, 8) : 1;
 }
 
+// As to_text() has it.
+std::string canonical(const std::string& text) {
+    if (foveal_testing::is_backward_text(text)) return to_text(foveal_testing::parse_backward_case(text));
+    return to_text(foveal_testing::parse_case(text));
+}
+
 // The cases named, which are called "cases" together, or else those of the suite.
-foveal_testing::Suite chosen_cases(const CaseArguments& arguments, foveal_backend backend) {
-    if (!arguments.words.empty()) return {"cases", parse_cases(arguments.words), ""};
-    return foveal_testing::correctness_suite(arguments.suite.empty() ? kDefaultSuite : arguments.suite, backend);
+CheckList chosen_cases(const CaseArguments& arguments, foveal_backend backend) {
+    if (!arguments.words.empty()) {
+        CheckList list{"cases", {}, ""};
+        for (const std::string& text : case_texts(arguments.words)) list.texts.push_back(canonical(text));
+        return list;
+    }
+    const foveal_testing::Suite suite =
+        foveal_testing::correctness_suite(arguments.suite.empty() ? kDefaultSuite : arguments.suite, backend);
+    CheckList list{suite.name, {}, suite.left_out};
+    for (const foveal_testing::Case& c : suite.cases) list.texts.push_back(to_text(c));
+    return list;
 }
 
 void check(const CheckOptions& options) {
     const BackendChoice choice = choose_backend(options.backend);
-    const foveal_testing::Suite suite = chosen_cases(options.cases, choice.backend);
+    const CheckList list = chosen_cases(options.cases, choice.backend);
     JsonFile json(options.json);
     const int jobs = options.jobs > 0 ? options.jobs : default_jobs(choice.backend);
     const bool verbose = options.verbose || !options.cases.words.empty();
-    say("{}: {} cases, backend: {}\n", suite.name, suite.cases.size(), choice.description);
+    say("{}: {} cases, backend: {}\n", list.name, list.texts.size(), choice.description);
     flush_text();
 
     const auto start = std::chrono::steady_clock::now();
-    const Tally tally = Checker(suite.cases, choice.backend, verbose).run(jobs);
+    const Tally tally = Checker(list.texts, choice.backend, verbose).run(jobs);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
     if (!verbose) print_unsupported(tally);
-    if (!suite.left_out.empty()) say("left out     {}\n", suite.left_out);
+    if (!list.left_out.empty()) say("left out     {}\n", list.left_out);
     say("{} passed, {} failed, {} unsupported in {:.1f} s\n", tally.passed, tally.failed.size(),
         tally.unsupported.size(), seconds);
-    if (options.json) json.write(summary_json(suite, choice.backend, tally, seconds));
+    if (options.json) json.write(summary_json(list, choice.backend, tally, seconds));
     if (!tally.failed.empty()) throw Failure("");
     if (tally.passed == 0 && tally.total() > 0) throw Failure("nothing was checked");
 }
@@ -210,7 +243,9 @@ void add_check(CLI::App& app) {
         app.add_subcommand("check", "Check results against a float64 oracle; exit status 1 on any failure");
     command->footer(
         std::string(kCaseHelp) +
-        "\n\nA result passes if its largest error is at most twice that of the textbook forward in the same\n"
+        "\n\nThe gradients of a case are a CASE too: backward, then its words, dlse (one comes in through the\n"
+        "log-sum-exp) and dbias_f32. Their reference has the same out and log-sum-exp.\n"
+        "A result passes if its largest error is at most twice that of the textbook forward in the same\n"
         "precision (plus one rounding of the output), its error norm at most 1.2 times, the log-sum-exp within\n"
         "2e-5 (1 + |lse|), and if every output element, and nothing else, was written.\n"
         "Without CASE and --suite: the suite correctness.\n"

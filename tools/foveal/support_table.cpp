@@ -7,6 +7,7 @@
 #include <functional>
 #include <vector>
 
+#include "tests/support/backward_data.hpp"
 #include "tests/support/case_data.hpp"
 
 namespace foveal_tool {
@@ -20,6 +21,12 @@ constexpr int kUsualDims[] = {64, 128, 192, 256, 512};  // that options are aske
 constexpr int kLargestDim = 1024;                       // that is asked for
 
 bool supports(foveal_backend backend, const std::string& words) {
+    if (foveal_testing::is_backward_text(words)) {
+        foveal_forward_args forward;
+        const foveal_backward_args args =
+            foveal_testing::backward_shape_args(foveal_testing::parse_backward_case(words), backend, forward);
+        return foveal_backward_supports(&args) == FOVEAL_OK;
+    }
     const foveal_forward_args args = foveal_testing::shape_args(foveal_testing::parse_case(words), backend);
     return foveal_supports(&args) == FOVEAL_OK;
 }
@@ -119,6 +126,11 @@ std::vector<Row> rows() {
         {"boolean mask (dense)", {dense("mask=bh"), dense("mask=11")}},
         {"all of these together", {dense(scores + " bias=bh mask=b1"), varlen(scores)}},
         {"log-sum-exp", {dense("lse"), varlen("causal lse")}},
+        {"gradients of q, k and v, deterministic",
+         {"backward " + dense("causal"), "backward " + varlen("causal"),
+          "backward " + dense("used_q=9,256 used_k=0,3 left64")}},
+        {"gradients of slopes, sinks and bias, and through the log-sum-exp",
+         {"backward " + dense(scores + " bias=bh mask=b1 dlse"), "backward " + varlen(scores + " dlse")}},
         {"[b, s, h, d], [b, h, s, d], packed QKV, padding; without a copy",
          {dense("bhsd"), dense("qkv"), dense("pad"), dense("pad bhsd")}},
     };

@@ -25,8 +25,10 @@ from foveal._foveal import (
     use_library,
 )
 from foveal._functions import (
+    Gradients,
     Plan,
     Support,
+    attention_backward,
     backends,
     get_num_threads,
     plan,
@@ -43,6 +45,7 @@ __version__ = version()
 __all__ = [
     "CudaError",
     "Error",
+    "Gradients",
     "InvalidArgument",
     "NoDeviceError",
     "OutOfMemoryError",
@@ -52,6 +55,7 @@ __all__ = [
     "Workspace",
     "append",
     "attention",
+    "attention_backward",
     "attention_varlen",
     "backends",
     "copy_pages",

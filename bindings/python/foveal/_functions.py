@@ -1,5 +1,5 @@
-"""What is asked beforehand: supports() and plan(). Their arguments go to the extension by position. What a model calls
-(attention, attention_varlen, merge) is the extension's own, for the host cost.
+"""What is asked beforehand: supports() and plan(); and attention_backward(). Their arguments go to the extension by
+position. What a model calls (attention, attention_varlen, merge) is the extension's own, for the host cost.
 """
 
 from dataclasses import dataclass
@@ -173,6 +173,104 @@ def plan(
     )
 
 
+@dataclass(frozen=True)
+class Gradients:
+    """What attention_backward() returns; None: not wanted, or not given to attention()."""
+
+    dq: object
+    dk: object
+    dv: object
+    dsinks: object
+    dbias: object
+    dalibi_slopes: object
+
+
+def attention_backward(
+    dout,
+    q,
+    k,
+    v,
+    out,
+    lse,
+    *,
+    dlse=None,
+    wanted=("q", "k", "v", "sinks", "bias", "alibi_slopes"),
+    cu_seqlens_q=None,
+    cu_seqlens_k=None,
+    scale=None,
+    causal=False,
+    window=(None, None),
+    align="bottom_right",
+    softcap=0.0,
+    chunk=0,
+    alibi_slopes=None,
+    sinks=None,
+    bias=None,
+    mask=None,
+    seqused_q=None,
+    seqused_k=None,
+    query_offset=None,
+    tree_mask=None,
+):
+    """The gradients of attention() or attention_varlen(), on the device and current stream of q.
+
+    PyTorch calls it by itself, where a tensor requires a gradient; this is for NumPy, and for who writes a backward
+    pass. The same inputs give the same bits.
+
+    Args:
+        dout: gradient of what follows with respect to out, shaped as out.
+        q, k, v, and all options: those of the call whose gradient it is; not in pages.
+        out, lse: what that call returned, with return_lse=True.
+        dlse: gradient of what follows with respect to lse, where that is used; float32, shaped as lse.
+        wanted: the inputs whose gradients are computed; those that are not given have none.
+        cu_seqlens_q, cu_seqlens_k: of attention_varlen().
+
+    Returns:
+        Gradients: dq, dk, dv, dsinks, dbias and dalibi_slopes, each shaped as what it is the gradient of, and of its
+        type. Dimensions of size 1 of bias are summed over. Rows outside used lengths are 0.
+
+    Raises:
+        As attention(). UnsupportedError: keys in pages.
+    """
+    names = ("q", "k", "v", "sinks", "bias", "alibi_slopes")
+    for name in wanted:
+        if name not in names:
+            raise _foveal.InvalidArgument(f"wanted has {name!r}; known are {', '.join(names)}")
+    return Gradients(
+        *_foveal.attention_backward(
+            dout,
+            dlse,
+            out,
+            lse,
+            tuple(name in wanted for name in names),
+            q,
+            k,
+            v,
+            cu_seqlens_q,
+            cu_seqlens_k,
+            scale,
+            causal,
+            window,
+            align,
+            softcap,
+            chunk,
+            alibi_slopes,
+            sinks,
+            bias,
+            mask,
+            seqused_q,
+            seqused_k,
+            None,
+            None,
+            None,
+            query_offset,
+            tree_mask,
+            None,
+            False,
+        )
+    )
+
+
 def version():
     """The version of libfoveal."""
     return _foveal.version()
@@ -200,5 +298,16 @@ def get_num_threads():
 
 
 # As users write them: errors, pickles and help() say foveal.attention.
-for _public in (Support, Plan, supports, plan, version, backends, set_num_threads, get_num_threads):
+for _public in (
+    Support,
+    Plan,
+    Gradients,
+    supports,
+    plan,
+    attention_backward,
+    version,
+    backends,
+    set_num_threads,
+    get_num_threads,
+):
     _public.__module__ = "foveal"

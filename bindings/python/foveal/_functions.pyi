@@ -248,6 +248,43 @@ def plan(
     return_lse: bool = False,
     backend: Backend | None = None,
 ) -> Plan: ...
+
+class Gradients:
+    dq: Any
+    dk: Any
+    dv: Any
+    dsinks: Any
+    dbias: Any
+    dalibi_slopes: Any
+    def __init__(self, dq: Any, dk: Any, dv: Any, dsinks: Any, dbias: Any, dalibi_slopes: Any) -> None: ...
+
+def attention_backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    *,
+    dlse: Tensor | None = None,
+    wanted: Sequence[Literal["q", "k", "v", "sinks", "bias", "alibi_slopes"]] = ...,
+    cu_seqlens_q: Tensor | None = None,
+    cu_seqlens_k: Tensor | None = None,
+    scale: float | None = None,
+    causal: bool = False,
+    window: Window = (None, None),
+    align: Align = "bottom_right",
+    softcap: float = 0.0,
+    chunk: int = 0,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    seqused_q: Tensor | None = None,
+    seqused_k: Tensor | None = None,
+    query_offset: Tensor | None = None,
+    tree_mask: Tensor | None = None,
+) -> Gradients: ...
 def version() -> str: ...
 def backends() -> list[str]: ...
 def set_num_threads(threads: int) -> None: ...

@@ -1,4 +1,4 @@
-"""The custom call of foveal.jax, registered with XLA: its rules for vmap and derivatives. src/xla.cpp answers it."""
+"""The custom calls of foveal.jax, registered with XLA: rules for vmap and derivatives. src/xla.cpp answers them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import functools
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import foveal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from foveal import UnsupportedError
 from jax.custom_batching import custom_vmap
 
 _TARGET = "foveal_attention"
+_BACKWARD = "foveal_attention_backward"
 OPTIONAL = ("seqused_q", "seqused_k", "alibi_slopes", "sinks", "bias", "mask")  # in the order of src/xla.cpp
+_WITH_GRADIENT = ("q", "k", "v", "alibi_slopes", "sinks", "bias")
 
 
 def _register() -> None:
@@ -43,6 +44,7 @@ def _register() -> None:
         )
     jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(library.foveal_xla_cpu), platform="cpu")
     jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(library.foveal_xla_cuda), platform="CUDA")
+    jax.ffi.register_ffi_target(_BACKWARD, jax.ffi.pycapsule(library.foveal_xla_backward_cpu), platform="cpu")
 
 
 _register()
@@ -125,21 +127,34 @@ def _fold(name: str, x: jax.Array, is_mapped: bool, axis_size: int, batch: int) 
 
 @functools.lru_cache(maxsize=1024)
 def call_of(call: Call) -> Any:
-    """The function of the operands of `call`, under jit; it refuses derivatives."""
+    """The function of the operands of `call`, under jit, with its gradient."""
 
-    @jax.custom_jvp
+    @jax.custom_vjp
     def run(*operands: jax.Array) -> Any:
         return _traced(call)(*operands)
 
-    def refuse(primals: Any, tangents: Any) -> NoReturn:
-        names = ", ".join(
-            name
-            for name, tangent in zip(call.given, tangents, strict=True)
-            if not isinstance(tangent, jax.custom_derivatives.SymbolicZero)
-        )
-        raise UnsupportedError(
-            f"a derivative with respect to {names} is asked for, and foveal has none yet: jax.lax.stop_gradient() it"
-        )
+    def forward(*operands: jax.Array) -> Any:
+        out, lse = _traced(dataclasses.replace(call, return_lse=True))(*operands)
+        return (out, lse) if call.return_lse else (out,), (operands, out, lse)
 
-    run.defjvp(refuse, symbolic_zeros=True)
+    def backward(saved: Any, cotangents: Any) -> Any:
+        operands, out, lse = saved
+        dlse = cotangents[1] if call.return_lse else jnp.zeros_like(lse)
+        return _gradients(call, operands, out, lse, cotangents[0], dlse)
+
+    run.defvjp(forward, backward)
     return jax.jit(run)
+
+
+def _gradients(call: Call, operands: Sequence[jax.Array], out: Any, lse: Any, dout: Any, dlse: Any) -> Any:
+    """Of every operand; None: it has none. Under vmap one call after the other."""
+    given = dict(zip(call.given, operands, strict=True))
+    names = [name for name in call.given if name in _WITH_GRADIENT]
+    results = [jax.ShapeDtypeStruct(given[name].shape, given[name].dtype) for name in names]
+    run = jax.ffi.ffi_call(_BACKWARD, results, vmap_method="sequential")
+    gradients = dict(zip(names, run(*operands, out, lse, dout, dlse, **call.attributes()), strict=True))
+    for name, used in (("q", "seqused_q"), ("k", "seqused_k"), ("v", "seqused_k")):
+        if used in given:  # the library leaves rows behind the used length as they are
+            rows = jnp.arange(given[name].shape[1]) < given[used][:, None]
+            gradients[name] = jnp.where(rows[:, :, None, None], gradients[name], 0)
+    return tuple(gradients.get(name) for name in call.given)

@@ -10,8 +10,10 @@ only the backend that it then runs on refuses is an error of XLA's, with foveal'
 
 jax.vmap folds the axis into the batch; what is not mapped is repeated, but biases and masks of one batch, which are
 shared; mapped sinks make a loop of calls. Sharded operands are gathered first, as XLA does for custom
-calls: right, but each device computes all; under jax.shard_map each computes its part. There is no derivative yet:
-jax.grad and jax.jvp raise foveal.UnsupportedError.
+calls: right, but each device computes all; under jax.shard_map each computes its part.
+
+jax.grad and jax.vjp have the gradients of q, k, v, slopes, sinks and bias, also through the log-sum-exp, on the CPU so
+far; under vmap they are a loop of calls. There are no forward-mode derivatives (jax.jvp) and no second ones.
 
 XLA hands operands over packed, in the order of their dimensions: an operand that is a transpose is copied by XLA.
 """
@@ -121,8 +123,8 @@ def attention(
         out [b, s_q, h_q, d_v], of q's dtype; with return_lse also lse, float32 [b, h_q, s_q].
 
     Raises:
-        InvalidArgument: not a well-formed problem. UnsupportedError: no backend of this build can do it exactly, or a
-        derivative is asked for. TypeError: an argument of the wrong type.
+        InvalidArgument: not a well-formed problem. UnsupportedError: no backend of this build can do it exactly.
+        TypeError: an argument of the wrong type, or a forward-mode derivative is asked for.
     """
     optional = {"seqused_q": seqused_q, "seqused_k": seqused_k, "alibi_slopes": alibi_slopes, "sinks": sinks}
     options = {"scale": scale, "causal": causal, "window": window, "align": align, "softcap": softcap, "chunk": chunk}

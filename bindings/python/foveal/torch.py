@@ -5,6 +5,7 @@ tensors. Importing this module registers
     torch.ops.foveal.attention_lse      (q, k, v, *, ...) -> (out, lse)
     torch.ops.foveal.attention_varlen             (q, k, v, cu_seqlens_q, cu_seqlens_k, *, ...) -> out
     torch.ops.foveal.attention_varlen_lse         (q, k, v, cu_seqlens_q, cu_seqlens_k, *, ...) -> (out, lse)
+    torch.ops.foveal.attention_backward (dout, dlse, q, k, v, out, lse, ...) -> the six gradients
     torch.ops.foveal.merge              (outs, lses) -> (out, lse)
     torch.ops.foveal.append             (k, v, k_cache, v_cache, *, ...) -> (), writes the caches
     torch.ops.foveal.append_q           (k, v, k_cache, v_cache, q, *, ...) -> q_out, writes the caches
@@ -14,8 +15,9 @@ tensors. Importing this module registers
 with the options of foveal.attention, the window as window_left and window_right. The functions here take the arguments
 of foveal's of these names, and torch.compile can trace them: they are these operators then, otherwise foveal's
 own functions, which cost less host time and go to the operators by themselves where PyTorch watches (a trace, a
-TorchDispatchMode, tensors without memory of their own). No backward yet: a tensor that requires a gradient or has a
-tangent raises foveal.UnsupportedError.
+TorchDispatchMode, tensors without memory of their own) or records a gradient. q, k, v, sinks, bias and alibi_slopes
+have gradients, also through the log-sum-exp, but not in pages, and no second derivatives; the others, and a tensor with
+a tangent of forward-mode AD, raise foveal.UnsupportedError.
 """
 
 import inspect
@@ -25,6 +27,8 @@ from typing import Any, Literal, overload
 import foveal
 import torch
 from foveal import _foveal
+from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
 __all__ = ["append", "attention", "attention_varlen", "copy_pages", "gather", "merge"]
@@ -72,6 +76,34 @@ def _varlen_lse(q, k, v, cu_seqlens_q, cu_seqlens_k, **options):
     return _run((q, k, v, cu_seqlens_q, cu_seqlens_k), True, **options)
 
 
+_GRADIENTS = ("q", "k", "v", "sinks", "bias", "alibi_slopes")  # in the order of the extension
+
+
+def _gradients(
+    dout, dlse, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, wanted, *, scale=None, causal=False, window_left=None,
+    window_right=None, align="bottom_right", softcap=0.0, chunk=0, alibi_slopes=None, sinks=None, seqused_q=None,
+    seqused_k=None, bias=None, mask=None, block_table=None, page_indptr=None, page_indices=None, query_offset=None,
+    tree_mask=None, workspace=None,
+):  # fmt: skip
+    if dout.stride(-1) != 1:
+        dout = dout.contiguous()
+    if dlse is not None and dlse.stride(-1) != 1:
+        dlse = dlse.contiguous()
+    first = (dout, dlse, out, lse, tuple(wanted), q, k, v, cu_seqlens_q, cu_seqlens_k, scale, causal)
+    scores = ((window_left, window_right), align, softcap, chunk, alibi_slopes, sinks, bias, mask)
+    last = (seqused_q, seqused_k, block_table, page_indptr, page_indices, query_offset, tree_mask, workspace)
+    gradients = _foveal.attention_backward(*first, *scores, *last, True)
+    return tuple(q.new_empty(0) if gradient is None else gradient for gradient in gradients)
+
+
+def _fake_gradients(dout, dlse, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, wanted, **options):
+    of = (q, k, v, *(options.get(name) for name in _GRADIENTS[3:]))
+    return tuple(
+        q.new_empty(tensor.shape, dtype=tensor.dtype) if asked and tensor is not None else q.new_empty(0)
+        for tensor, asked in zip(of, wanted, strict=True)
+    )
+
+
 def _merge_parts(outs, lses):
     return _foveal.merge_dispatched(outs, lses, None, None, True)
 
@@ -116,34 +148,131 @@ def _named_tensors(names, arguments, keywords):
             yield from ((f"{name}[{i}]", part) for i, part in enumerate(argument) if isinstance(part, torch.Tensor))
 
 
+def _refuse_tangent(name, tensor):
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
+        raise foveal.UnsupportedError(
+            f"{name} has a tangent (it is a dual number of forward-mode AD), and foveal has no forward-mode "
+            "derivative: detach() it"
+        )
+
+
+def _names(operator):
+    return [argument.name for argument in operator._schema.arguments]
+
+
+def _below_autograd(operator, *args, **kwargs):
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*args, **kwargs)
+
+
+# The operators' kernels for the Autograd key.
 def _refuse_derivatives(operator):
-    """The operator's kernel for the Autograd key: raises if a derivative is asked for, else goes on below."""
-    names = [argument.name for argument in operator._schema.arguments]
+    """Raises if a derivative is asked for, else goes on below."""
+    names = _names(operator)
 
     def kernel(*args, **kwargs):
         for name, tensor in _named_tensors(names, args, kwargs):
             if tensor.requires_grad and torch.is_grad_enabled():
                 raise foveal.UnsupportedError(
-                    f"{name} requires a gradient, and foveal has no derivative yet: detach() it, or call under "
+                    f"{name} requires a gradient, and {operator.name()} has no derivative: detach() it, or call under "
                     "torch.no_grad() or torch.inference_mode()"
                 )
-            if forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
-                raise foveal.UnsupportedError(
-                    f"{name} has a tangent (it is a dual number of forward-mode AD), and foveal has no derivative yet: "
-                    "detach() it"
-                )
-        with torch._C._AutoDispatchBelowAutograd():
-            return operator(*args, **kwargs)
+            _refuse_tangent(name, tensor)
+        return _below_autograd(operator, *args, **kwargs)
 
     return kernel
 
 
-def _register(name, arguments, returns, kernel, fake):
+class _Recording:
+    """attention_lse or attention_varlen_lse, its arguments by position, with what their gradient needs."""
+
+    @staticmethod
+    def forward(ctx, operator, *values):
+        given = dict(zip(_names(operator), values, strict=True))
+        out, lse = _below_autograd(operator, **given)
+        tensors = {name: value for name, value in given.items() if isinstance(value, torch.Tensor)}
+        ctx.save_for_backward(*tensors.values(), out, lse)
+        ctx.saved_names = (*tensors, "out", "lse")
+        ctx.numbers = {name: value for name, value in given.items() if name not in tensors and value is not None}
+        ctx.names = list(given)
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dout, dlse):
+        if dout is None and dlse is None:
+            return (None,) * (len(ctx.names) + 1)
+        saved = dict(zip(ctx.saved_names, ctx.saved_tensors, strict=True))
+        main = [saved.pop(name) for name in ("q", "k", "v", "out", "lse")]
+        lengths = [saved.pop(name, None) for name in ("cu_seqlens_q", "cu_seqlens_k")]
+        needed = dict(zip(ctx.names, ctx.needs_input_grad[1:], strict=True))
+        wanted = [needed.get(name, False) for name in _GRADIENTS]
+        if dout is None:
+            dout = torch.zeros_like(main[3])
+        backward = torch.ops.foveal.attention_backward
+        gradients = backward(dout, dlse, *main, *lengths, wanted, **saved, **ctx.numbers)
+        of = {name: gradient for name, gradient, asked in zip(_GRADIENTS, gradients, wanted, strict=True) if asked}
+        return (None, *(of.get(name) for name in ctx.names))
+
+
+class _Recorded(_Recording, torch.autograd.Function): ...
+
+
+# Inside a transform of torch.func, whose level this kernel is called for.
+class _RecordedAtLevel(_Recording, torch.autograd.function._SingleLevelFunction): ...
+
+
+def _require_gradient(given):
+    """What has no gradient is refused before the forward pass; of tensors without memory, whose sizes may be symbols,
+    when the gradient is computed."""
+    if isinstance(given["q"], FakeTensor):
+        return
+    window = given["window_left"], given["window_right"]
+    names = "q", "k", "v", "cu_seqlens_q", "cu_seqlens_k", "scale", "causal"
+    others = (
+        *("align", "softcap", "chunk", "alibi_slopes", "sinks", "bias", "mask", "seqused_q", "seqused_k"),
+        *("block_table", "page_indptr", "page_indices", "query_offset", "tree_mask"),
+    )
+    first, last = ([given.get(name) for name in part] for part in (names, others))
+    reason = _foveal.backward_supports(*first, window, *last, None)
+    if reason:
+        raise foveal.UnsupportedError(
+            f"a gradient is recorded, and there is none: {reason} (or call under torch.no_grad() or "
+            "torch.inference_mode())"
+        )
+
+
+def _differentiable(operator, operator_lse):
+    """Records what the gradient needs, if one is asked for: of both, what operator_lse computes."""
+    names = _names(operator)
+
+    def kernel(*args, **kwargs):
+        recorded = False
+        for name, tensor in _named_tensors(names, args, kwargs):
+            _refuse_tangent(name, tensor)
+            recorded |= tensor.requires_grad and torch.is_grad_enabled()
+        if not recorded:
+            return _below_autograd(operator, *args, **kwargs)
+        defaults = {argument.name: argument.default_value for argument in operator._schema.arguments}
+        given = defaults | dict(zip(names, args, strict=False)) | kwargs
+        _require_gradient(given)
+        if torch._C._are_functorch_transforms_active():
+            with enable_single_level_autograd_function():
+                out, lse = _RecordedAtLevel.apply(operator_lse, *given.values())
+        else:
+            out, lse = _Recorded.apply(operator_lse, *given.values())
+        return (out, lse) if operator is operator_lse else out
+
+    return kernel
+
+
+def _register(name, arguments, returns, kernel, fake, autograd=None):
     _library.define(f"{name}({arguments}) -> {returns}", tags=(torch.Tag.needs_exact_strides,))
     for device in ("CPU", "CUDA"):
         _library.impl(name, kernel, device)
     torch.library.register_fake(f"foveal::{name}", fake, lib=_library)
-    _library.impl(name, _refuse_derivatives(getattr(torch.ops.foveal, name).default), "Autograd")
+    _library.impl(name, autograd or _refuse_derivatives(getattr(torch.ops.foveal, name).default), "Autograd")
 
 
 def _register_form(name, arguments, kernel, kernel_lse):
@@ -153,12 +282,31 @@ def _register_form(name, arguments, kernel, kernel_lse):
     def fake_lse(q, k, v, *lengths, **options):
         return _fake_out(q, v), _fake_lse(q)
 
-    _register(name, arguments, "Tensor", kernel, fake)
-    _register(f"{name}_lse", arguments, "(Tensor, Tensor)", kernel_lse, fake_lse)
+    def autograd(of):  # made when first called: an operator is there after it is registered
+        kernels = []
+
+        def first(*args, **kwargs):
+            if not kernels:
+                operators = (getattr(torch.ops.foveal, part).default for part in (of, f"{name}_lse"))
+                kernels.append(_differentiable(*operators))
+            return kernels[0](*args, **kwargs)
+
+        return first
+
+    _register(name, arguments, "Tensor", kernel, fake, autograd(name))
+    _register(f"{name}_lse", arguments, "(Tensor, Tensor)", kernel_lse, fake_lse, autograd(f"{name}_lse"))
 
 
 _register_form("attention", f"{_TENSORS}, *, {_OPTIONS}{_SCORE_OPTIONS}", _dense, _dense_lse)
 _register_form("attention_varlen", f"{_TENSORS}{_LENGTHS}, *, {_OPTIONS}", _varlen, _varlen_lse)
+_register(
+    "attention_backward",
+    f"Tensor dout, Tensor? dlse, {_TENSORS}, Tensor out, Tensor lse, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, "
+    f"bool[] wanted, *, {_OPTIONS}{_SCORE_OPTIONS}",
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _gradients,
+    _fake_gradients,
+)
 _register("merge", "Tensor[] outs, Tensor[] lses", "(Tensor, Tensor)", _merge_parts, _fake_merge)
 
 _CACHES = "Tensor? k, Tensor? v, Tensor(a!)? k_cache, Tensor(b!)? v_cache"
@@ -185,7 +333,7 @@ def _operator_options(window=(None, None), workspace=None, **options):
 
 
 _TENSOR_NAMES = (
-    *("q", "k", "v", "cu_seqlens_q", "cu_seqlens_k"),
+    *("q", "k", "v", "cu_seqlens_q", "cu_seqlens_k", "dout", "dlse", "out", "lse"),
     *("alibi_slopes", "sinks", "seqused_q", "seqused_k", "bias", "mask"),
     *("k_cache", "v_cache", "slot_mapping", "cache_lengths", "cu_seqlens", "block_table", "cos", "sin", "positions"),
     *("pairs", "k_scale", "v_scale", "page_indptr", "page_indices", "query_offset", "tree_mask", "workspace"),
@@ -197,8 +345,9 @@ def _through_dispatcher(operator, results, arguments, options):
     for name, tensor in results.items():
         if tensor is not None:
             raise foveal.UnsupportedError(
-                f"{name} is given, and PyTorch watches this call (a trace, a TorchDispatchMode, a tensor without "
-                f"memory of its own); foveal writes to {name} in plain eager calls only: copy_() the result into it"
+                f"{name} is given, and PyTorch watches this call (a gradient, a trace, a TorchDispatchMode, a tensor "
+                f"without memory of its own); foveal writes to {name} in plain eager calls only: copy_() the result "
+                "into it"
             )
     given = {**arguments, **options}
     tensors = {name: given.get(name) for name in _TENSOR_NAMES if given.get(name) is not None}
@@ -237,6 +386,20 @@ def _forward(operator, operator_lse, tensors, function, values):
     options = _operator_options(**{name: given[name] for name in names[tensors:]})
     arguments = {name: given[name] for name in names[:tensors]}
     return _through_dispatcher(operator_lse if return_lse else operator, {"out": out}, arguments, options)
+
+
+def _attention_backward(*values):
+    names = ("dout", "dlse", "out", "lse", "wanted", *inspect.signature(foveal.supports).parameters)
+    given = dict(zip(names, values, strict=False))
+    first = ("dout", "dlse", "q", "k", "v", "out", "lse", "cu_seqlens_q", "cu_seqlens_k", "wanted")
+    arguments = {name: given.pop(name) for name in first}
+    operator = torch.ops.foveal.attention_backward
+    gradients = _through_dispatcher(operator, {}, arguments, _operator_options(**given))
+    of = (*(arguments[name] for name in "qkv"), *(given[name] for name in _GRADIENTS[3:]))
+    return tuple(
+        gradient if asked and tensor is not None else None
+        for gradient, tensor, asked in zip(gradients, of, arguments["wanted"], strict=True)
+    )
 
 
 def _merge(outs, lses, out, lse):

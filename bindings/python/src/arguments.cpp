@@ -253,6 +253,15 @@ void ForwardArguments::set_results(nb::handle out, bool wants_lse) {
     args_.lse = lse_->view;
 }
 
+void ForwardArguments::borrow_results(nb::handle out, nb::handle lse) {
+    out_.emplace(out.ptr(), "out", form_);
+    lse_.emplace(lse.ptr(), "lse", form_);
+    require_same_device(*out_, "out", q_, "q");
+    require_same_device(*lse_, "lse", q_, "q");
+    args_.out = out_->view;
+    args_.lse = lse_->view;
+}
+
 bool ForwardArguments::is_plain(nb::handle out) {
     constexpr std::array<const char*, kTensors> kNames{"q",
                                                        "k",
@@ -283,13 +292,16 @@ bool ForwardArguments::is_plain(nb::handle out) {
         is_familiar_ = torch::are_familiar(main_);
         if (!is_familiar_ && torch::calls_are_watched()) return false;
     }
+    bool records_gradient = false;
     for (size_t i = is_familiar_ ? main.size() : 0; i < kTensors; ++i) {
         if (i >= main.size() && !*optional[i]) continue;
         if (!(i < main.size() ? *main[i] : **optional[i]).is_torch()) continue;
         torch::refuse_negative(objects_[i].ptr(), kNames[i]);
-        if (i < kWithGradient) torch::refuse_derivative(objects_[i].ptr(), kNames[i], torch::tangents_may_be());
+        if (i >= kWithGradient) continue;
+        torch::refuse_tangent(objects_[i].ptr(), kNames[i], torch::tangents_may_be());
+        if (torch::records_gradient(objects_[i].ptr())) records_gradient = true;
     }
-    return true;
+    return !records_gradient;
 }
 
 CurrentDevice ForwardArguments::enter_device() const { return {q_.type, q_.device}; }

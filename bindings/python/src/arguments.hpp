@@ -30,11 +30,15 @@ class ForwardArguments {
     void describe_results(bool wants_lse);             // packed, without memory
     CurrentDevice enter_device() const;                // for set_results() and launch()
     void set_results(nb::handle out, bool wants_lse);  // allocates what is not given
-    // Is this a plain eager call on tensors that are what their memory says? False: PyTorch watches the call. Raises
-    // for tensors that are negated or have a derivative. True for all libraries but PyTorch.
+    // Is this a plain eager call on tensors that are what their memory says? False: PyTorch watches the call, or has to
+    // record a gradient. Raises for tensors that are negated or have a tangent. True for all libraries but PyTorch.
     bool is_plain(nb::handle out);
     void launch();  // on the current stream of q's library, without the GIL
     nb::object result(bool wants_lse) const;
+    // out and lse of an earlier call, for its gradient.
+    void borrow_results(nb::handle out, nb::handle lse);
+    const Borrowed& q() const { return q_; }
+    PyObject* q_object() const { return objects_[0].ptr(); }
 
     const foveal_forward_args& args() const { return args_; }
     int32_t cuda_device() const { return !q_.is_description() && q_.device.type == dlpack::kCuda ? q_.device.id : -1; }
@@ -83,6 +87,11 @@ void launch_for(const Borrowed& q, Call&& call) {
 
 // foveal.append, its arguments by position; behind them whether PyTorch's dispatcher has brought the call.
 nb::object append(PyObject* const* arguments);
+// foveal.attention_backward: dout, dlse, out, lse, which gradients are wanted, q, k, v, cu_seqlens_q, cu_seqlens_k, and
+// the options behind them.
+nb::object backward(PyObject* const* arguments, const Options& options, bool dispatched);
+// Why there is no gradient of q, k, v, cu_seqlens_q, cu_seqlens_k and the options behind them; empty if there is.
+nb::object backward_supports(PyObject* const* arguments, const Options& options);
 // foveal.copy_pages and foveal.gather, likewise.
 nb::object copy_pages(PyObject* const* arguments);
 nb::object gather(PyObject* const* arguments);

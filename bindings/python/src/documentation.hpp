@@ -52,11 +52,12 @@ Args:
 
 Returns:
     out [b, s_q, h_q, d_v], of q's dtype; with return_lse also lse, float32 [b, h_q, s_q]: the natural logarithm of
-    the sum of exp(score) over the keys that are seen.
+    the sum of exp(score) over the keys that are seen. In PyTorch both have gradients with respect to q, k, v, sinks,
+    bias and alibi_slopes, where they require one (out is None then); attention_backward() is for other libraries.
 
 Raises:
-    InvalidArgument: not a well-formed problem. UnsupportedError: the backend cannot do it exactly, or a tensor
-    requires a gradient or has a tangent. NoDeviceError, CudaError: the GPU is at fault. TypeError: an argument of
+    InvalidArgument: not a well-formed problem. UnsupportedError: the backend cannot do it exactly, or has no
+    gradient where one is recorded; a tensor has a tangent. NoDeviceError, CudaError: the GPU is at fault. TypeError: an argument of
     the wrong type. The message names the argument.
 )";
 

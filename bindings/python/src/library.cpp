@@ -22,6 +22,10 @@ Library beside() {
             foveal_merge,
             foveal_append_args_init_sized,
             foveal_append,
+            foveal_backward_args_init_sized,
+            foveal_backward,
+            foveal_backward_supports,
+            foveal_backward_plan_create,
             foveal_copy_pages_args_init_sized,
             foveal_copy_pages,
             foveal_gather_args_init_sized,
@@ -55,6 +59,10 @@ Library load(const std::string& path) {
         find(loaded.merge_args_init, "foveal_merge_args_init");
     find(loaded.append, "foveal_append", false);  // nor those before 2026-11-29 append
     find(loaded.append_args_init_sized, "foveal_append_args_init_sized", loaded.append != nullptr);
+    find(loaded.backward, "foveal_backward", false);  // nor have gradients
+    find(loaded.backward_args_init_sized, "foveal_backward_args_init_sized", loaded.backward != nullptr);
+    find(loaded.backward_supports, "foveal_backward_supports", loaded.backward != nullptr);
+    find(loaded.backward_plan_create, "foveal_backward_plan_create", loaded.backward != nullptr);
     find(loaded.copy_pages, "foveal_copy_pages", false);
     find(loaded.copy_pages_args_init_sized, "foveal_copy_pages_args_init_sized", loaded.copy_pages != nullptr);
     find(loaded.gather, "foveal_gather", false);
@@ -83,6 +91,8 @@ void Library::init(foveal_forward_args& args) const { init_args(args, forward_ar
 void Library::init(foveal_merge_args& args) const { init_args(args, merge_args_init_sized, merge_args_init); }
 
 void Library::init(foveal_append_args& args) const { append_args_init_sized(&args, sizeof args); }
+
+void Library::init(foveal_backward_args& args) const { backward_args_init_sized(&args, sizeof args); }
 
 void Library::init(foveal_copy_pages_args& args) const { copy_pages_args_init_sized(&args, sizeof args); }
 

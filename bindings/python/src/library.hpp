@@ -21,6 +21,11 @@ struct Library {
     decltype(&foveal_merge) merge = nullptr;
     decltype(&foveal_append_args_init_sized) append_args_init_sized = nullptr;
     decltype(&foveal_append) append = nullptr;
+    decltype(&foveal_backward_args_init_sized) backward_args_init_sized =
+        nullptr;  // null in older builds, as its fellows
+    decltype(&foveal_backward) backward = nullptr;
+    decltype(&foveal_backward_supports) backward_supports = nullptr;
+    decltype(&foveal_backward_plan_create) backward_plan_create = nullptr;
     decltype(&foveal_copy_pages_args_init_sized) copy_pages_args_init_sized = nullptr;
     decltype(&foveal_copy_pages) copy_pages = nullptr;
     decltype(&foveal_gather_args_init_sized) gather_args_init_sized = nullptr;
@@ -37,6 +42,7 @@ struct Library {
     void init(foveal_forward_args& args) const;
     void init(foveal_merge_args& args) const;
     void init(foveal_append_args& args) const;
+    void init(foveal_backward_args& args) const;
     void init(foveal_copy_pages_args& args) const;
     void init(foveal_gather_args& args) const;
 };

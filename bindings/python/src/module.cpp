@@ -73,6 +73,16 @@ nb::object attention_varlen(Arguments arguments) {
     return forward(arguments, 23, arguments[3], arguments[4], varlen_options(arguments + 5), "_attention_varlen");
 }
 
+// dout, dlse, out, lse, wanted, q, k, v, cu_seqlens_q, cu_seqlens_k, the options; dispatched
+nb::object attention_backward(Arguments arguments) {
+    return backward(arguments, dense_options(arguments + 10), arguments[28] == Py_True);
+}
+
+// q, k, v, cu_seqlens_q, cu_seqlens_k, the options
+nb::object backward_supports(Arguments arguments) {
+    return python::backward_supports(arguments, dense_options(arguments + 5));
+}
+
 nb::object append(Arguments arguments) { return python::append(arguments); }
 
 nb::object copy_pages(Arguments arguments) { return python::copy_pages(arguments); }
@@ -279,6 +289,8 @@ NB_MODULE(_foveal, module) {
                                    positional<attention_varlen, 24>("attention_varlen_dispatched"),
                                    positional<merge, 5>("merge_dispatched"),
                                    positional<append, 17>("append_dispatched"),
+                                   positional<attention_backward, 29>("attention_backward"),
+                                   positional<backward_supports, 23>("backward_supports"),
                                    positional<copy_pages, 4>("copy_pages_dispatched"),
                                    positional<gather, 11>("gather_dispatched"),
                                    positional<supports, 25>("supports"),

@@ -116,7 +116,7 @@ Familiar* familiar_like(const MainTensors& tensors) {
     return nullptr;
 }
 
-constexpr const char* kNoDerivative = ", and foveal has no derivative yet: detach() it";
+constexpr const char* kNoDerivative = ", which foveal has none of here: detach() it";
 
 }  // namespace
 
@@ -207,14 +207,23 @@ void refuse_unreadable(PyObject* object, const char* name) {
     refuse_negative(object, name);
 }
 
-void refuse_derivative(PyObject* object, const char* name, bool tangents) {
+bool records_gradient(PyObject* object) {
     static PyObject* const requires_grad = interned("requires_grad");
-    if (owned(PyObject_GetAttr(object, requires_grad)).ptr() == Py_True && is_true(Torch::get().is_grad_enabled))
+    return owned(PyObject_GetAttr(object, requires_grad)).ptr() == Py_True && is_true(Torch::get().is_grad_enabled);
+}
+
+void refuse_tangent(PyObject* object, const char* name, bool tangents) {
+    if (tangents && has_tangent(object))
+        raise(FOVEAL_UNSUPPORTED, std::string(name) +
+                                      " has a tangent (it is a dual number of forward-mode AD), and foveal has no "
+                                      "forward-mode derivative: detach() it");
+}
+
+void refuse_derivative(PyObject* object, const char* name, bool tangents) {
+    if (records_gradient(object))
         raise(FOVEAL_UNSUPPORTED, std::string(name) + " requires a gradient" + kNoDerivative +
                                       ", or call under torch.no_grad() or torch.inference_mode()");
-    if (tangents && has_tangent(object))
-        raise(FOVEAL_UNSUPPORTED,
-              std::string(name) + " has a tangent (it is a dual number of forward-mode AD)" + kNoDerivative);
+    refuse_tangent(object, name, tangents);
 }
 
 void refuse_uncounted(PyObject* object, const char* name) {

@@ -62,6 +62,9 @@ void refuse_negative(PyObject* object, const char* name);
 // Raises if autograd would have to know of the call: a gradient that is recorded, or the tangent of a dual number.
 // There are tangents only at a level of torch.autograd.forward_ad or torch.func.jvp.
 void refuse_derivative(PyObject* object, const char* name, bool tangents);
+void refuse_tangent(PyObject* object, const char* name, bool tangents);
+// Does the tensor require a gradient, here and now?
+bool records_gradient(PyObject* object);
 bool tangents_may_be();
 
 // What PyTorch's own functions do before they write to a tensor: a check, and one more in its version counter.

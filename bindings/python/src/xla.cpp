@@ -1,5 +1,6 @@
-// The custom call "foveal_attention" of XLA's foreign function interface, which foveal/jax.py registers with JAX: a
-// library of its own, without Python, on the C ABI and on the interface's headers, which jaxlib carries.
+// The custom calls "foveal_attention" and "foveal_attention_backward" of XLA's foreign function interface, which
+// foveal/_xla.py registers with JAX: a library of its own, without Python, on the C ABI and on the interface's headers,
+// which jaxlib carries.
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -13,19 +14,21 @@ namespace {
 
 namespace ffi = xla::ffi;
 
+// gradient: where that of the operand goes; null: it has none.
 struct Operand {
     std::string_view name;
     foveal_tensor foveal_forward_args::*slot;
+    foveal_tensor foveal_backward_args::*gradient = nullptr;
 };
 constexpr std::array kOperands{
-    Operand{"q", &foveal_forward_args::q},
-    Operand{"k", &foveal_forward_args::k},
-    Operand{"v", &foveal_forward_args::v},
+    Operand{"q", &foveal_forward_args::q, &foveal_backward_args::dq},
+    Operand{"k", &foveal_forward_args::k, &foveal_backward_args::dk},
+    Operand{"v", &foveal_forward_args::v, &foveal_backward_args::dv},
     Operand{"seqused_q", &foveal_forward_args::seqused_q},
     Operand{"seqused_k", &foveal_forward_args::seqused_k},
-    Operand{"alibi_slopes", &foveal_forward_args::alibi_slopes},
-    Operand{"sinks", &foveal_forward_args::sinks},
-    Operand{"bias", &foveal_forward_args::bias},
+    Operand{"alibi_slopes", &foveal_forward_args::alibi_slopes, &foveal_backward_args::dalibi_slopes},
+    Operand{"sinks", &foveal_forward_args::sinks, &foveal_backward_args::dsinks},
+    Operand{"bias", &foveal_forward_args::bias, &foveal_backward_args::dbias},
     Operand{"mask", &foveal_forward_args::mask},
 };
 
@@ -103,31 +106,24 @@ struct Attributes {
     int64_t chunk;
 };
 
-ffi::Error set_operands(foveal_forward_args& args, const ffi::RemainingArgs& buffers, const Attributes& attributes) {
-    size_t next = 0;
-    for (const Operand& operand : kOperands) {
-        if (!has_word(attributes.given, operand.name)) continue;
-        const ffi::ErrorOr<ffi::AnyBuffer> buffer = buffers.get<ffi::AnyBuffer>(next++);
-        if (buffer.has_error()) return buffer.error();
-        foveal_tensor& view = args.*operand.slot;
-        if (ffi::Error error = view_of(buffer.value(), operand.name, view); error.failure()) return error;
-    }
-    if (next != buffers.size()) return ffi::Error::InvalidArgument("the call has operands without a name");
-    return ffi::Error::Success();
+// The next of the operands.
+ffi::Error take(const ffi::RemainingArgs& buffers, size_t& next, std::string_view name, foveal_tensor& view) {
+    const ffi::ErrorOr<ffi::AnyBuffer> buffer = buffers.get<ffi::AnyBuffer>(next++);
+    return buffer.has_error() ? buffer.error() : view_of(buffer.value(), name, view);
 }
 
-ffi::Error forward(foveal_backend backend, void* stream, const ffi::RemainingArgs& operands,
-                   const ffi::RemainingRets& results, const Attributes& attributes) {
-    foveal_forward_args args;
-    foveal_forward_args_init(&args);
-    args.backend = backend;
-    if (ffi::Error error = set_operands(args, operands, attributes); error.failure()) return error;
-    for (size_t i = 0; i < results.size(); ++i) {
-        auto result = results.get<ffi::AnyBuffer>(i);  // jaxlib 0.5 reads no constant one
-        if (result.has_error()) return result.error();
-        const bool is_out = i == 0;
-        if (ffi::Error error = view_of(**result, is_out ? "out" : "lse", is_out ? args.out : args.lse); error.failure())
-            return error;
+// The next of the results.
+ffi::Error take(const ffi::RemainingRets& buffers, size_t& next, std::string_view name, foveal_tensor& view) {
+    auto buffer = buffers.get<ffi::AnyBuffer>(next++);  // jaxlib 0.5 reads no constant one
+    return buffer.has_error() ? buffer.error() : view_of(**buffer, name, view);
+}
+
+// next: becomes the number of operands that were taken.
+ffi::Error set_operands(foveal_forward_args& args, const ffi::RemainingArgs& buffers, const Attributes& attributes,
+                        size_t& next) {
+    for (const Operand& operand : kOperands) {
+        if (!has_word(attributes.given, operand.name)) continue;
+        if (ffi::Error error = take(buffers, next, operand.name, args.*operand.slot); error.failure()) return error;
     }
     args.scale = attributes.scale;
     args.alignment = attributes.top_left ? FOVEAL_TOP_LEFT : FOVEAL_BOTTOM_RIGHT;
@@ -135,8 +131,52 @@ ffi::Error forward(foveal_backend backend, void* stream, const ffi::RemainingArg
     args.window_right = attributes.window_right;
     args.softcap = attributes.softcap;
     args.chunk = attributes.chunk;
-    const foveal_status status = foveal_forward(&args, stream);
+    return ffi::Error::Success();
+}
+
+ffi::Error result_of(foveal_status status) {
     return status == FOVEAL_OK ? ffi::Error::Success() : ffi::Error(code_of(status), foveal_last_error());
+}
+
+ffi::Error forward(foveal_backend backend, void* stream, const ffi::RemainingArgs& operands,
+                   const ffi::RemainingRets& results, const Attributes& attributes) {
+    foveal_forward_args args;
+    foveal_forward_args_init(&args);
+    args.backend = backend;
+    size_t next = 0;
+    if (ffi::Error error = set_operands(args, operands, attributes, next); error.failure()) return error;
+    if (next != operands.size()) return ffi::Error::InvalidArgument("the call has operands without a name");
+    for (size_t i = 0; i < results.size();) {
+        const bool is_out = i == 0;
+        if (ffi::Error error = take(results, i, is_out ? "out" : "lse", is_out ? args.out : args.lse); error.failure())
+            return error;
+    }
+    return result_of(foveal_forward(&args, stream));
+}
+
+// Operands: the forward's, out, lse, dout and dlse. Results: the gradients of those that have one, in their order.
+ffi::Error backward_on_cpu(ffi::RemainingArgs operands, ffi::RemainingRets results, std::string_view given, float scale,
+                           bool top_left, int64_t window_left, int64_t window_right, float softcap, int64_t chunk) {
+    foveal_forward_args forward;
+    foveal_forward_args_init(&forward);
+    foveal_backward_args args;
+    foveal_backward_args_init(&args);
+    forward.backend = FOVEAL_BACKEND_CPU;
+    args.forward = &forward;
+    const Attributes attributes{given, scale, top_left, window_left, window_right, softcap, chunk};
+    size_t next = 0, next_result = 0;
+    if (ffi::Error error = set_operands(forward, operands, attributes, next); error.failure()) return error;
+    const std::array rest{Operand{"out", &foveal_forward_args::out}, Operand{"lse", &foveal_forward_args::lse}};
+    for (const Operand& operand : rest)
+        if (ffi::Error error = take(operands, next, operand.name, forward.*operand.slot); error.failure()) return error;
+    if (ffi::Error error = take(operands, next, "dout", args.dout); error.failure()) return error;
+    if (ffi::Error error = take(operands, next, "dlse", args.dlse); error.failure()) return error;
+    for (const Operand& operand : kOperands) {
+        if (operand.gradient == nullptr || !has_word(given, operand.name)) continue;
+        if (ffi::Error error = take(results, next_result, operand.name, args.*operand.gradient); error.failure())
+            return error;
+    }
+    return result_of(foveal_backward(&args, nullptr));
 }
 
 auto with_attributes() {
@@ -172,6 +212,7 @@ ffi::Error forward_on_cuda(ffi::RemainingArgs operands, ffi::RemainingRets resul
 extern "C" const int32_t foveal_xla_api_minor;
 const int32_t foveal_xla_api_minor = XLA_FFI_API_MINOR;
 XLA_FFI_DEFINE_HANDLER_SYMBOL(foveal_xla_cpu, forward_on_cpu, with_attributes());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(foveal_xla_backward_cpu, backward_on_cpu, with_attributes());
 // A launch may be part of a CUDA graph: foveal allocates nothing and never synchronises (contract, 1.8).
 XLA_FFI_DEFINE_HANDLER_SYMBOL(foveal_xla_cuda, forward_on_cuda, with_attributes().Ctx<ffi::PlatformStream<void*>>(),
                               {ffi::Traits::kCmdBufferCompatible});

@@ -168,16 +168,43 @@ def test_vmap_of_lengths_and_slopes():
 # ---- Derivatives, sharding, export -----------------------------------------------------------------------------------
 
 
-def test_derivatives_are_refused():
+def test_gradients_are_foveals():
+    """Bit for bit those of foveal.attention_backward(), of which test_gradients.py asks what they are."""
     q, k, v = inputs()
-    with pytest.raises(foveal.UnsupportedError, match="respect to k is asked for, and foveal has none yet"):
-        jax.grad(lambda k: foveal_jax.attention(q, k, v).sum())(k)
-    with pytest.raises(foveal.UnsupportedError, match="respect to q"):
-        jax.jit(jax.grad(lambda q: foveal_jax.attention(q, k, v).sum()))(q)
-    with pytest.raises(foveal.UnsupportedError, match="respect to v"):
+    b, s_q, heads, _ = q.shape
+    normal = np.random.default_rng(5).standard_normal
+    options = {
+        **{"sinks": normal(heads, dtype=np.float32), "bias": normal((1, heads, s_q, k.shape[1]), dtype=np.float32)},
+        **{"alibi_slopes": np.full((b, heads), 0.1, np.float32), "seqused_k": np.full(b, k.shape[1] - 3, np.int32)},
+    }
+    dout, dlse = normal((*q.shape[:-1], v.shape[-1]), dtype=np.float32), normal((b, heads, s_q), dtype=np.float32)
+    dout = dout.astype(q.dtype)
+
+    def results(q, k, v, sinks, bias, alibi_slopes):
+        given = {"sinks": sinks, "bias": bias, "alibi_slopes": alibi_slopes, "seqused_k": options["seqused_k"]}
+        return foveal_jax.attention(q, k, v, causal=True, softcap=5.0, return_lse=True, **given)
+
+    of = (q, k, v, options["sinks"], options["bias"], options["alibi_slopes"])
+    (out, lse), gradient_of = jax.vjp(jax.jit(results), *of)
+    main = [np.asarray(x) for x in (dout, q, k, v, out, lse)]
+    expected = foveal.attention_backward(*main, dlse=dlse, causal=True, softcap=5.0, **options)
+    names = ("dq", "dk", "dv", "dsinks", "dbias", "dalibi_slopes")
+    for name, actual in zip(names, gradient_of((dout, dlse)), strict=True):
+        assert np.array_equal(np.asarray(actual), getattr(expected, name)), name
+
+
+def test_gradients_under_transforms():
+    q, k, v = inputs()
+    loss = lambda q, k, v: (foveal_jax.attention(q, k, v, causal=True) ** 2).sum()  # noqa: E731
+    alone = [jax.grad(loss, argnums=(0, 1, 2))(q[i : i + 1], k[i : i + 1], v[i : i + 1]) for i in range(len(q))]
+    together = jax.vmap(lambda *x: jax.grad(loss, argnums=(0, 1, 2))(*(y[None] for y in x)))(q, k, v)
+    for n in range(3):
+        assert np.array_equal(together[n], np.stack([gradients[n] for gradients in alone]))
+    of_shared_k = jax.grad(lambda k: jax.vmap(lambda q: loss(q[None], k, v[:1]))(q).sum())(k[:1])
+    expected = sum(jax.grad(loss, argnums=1)(q[i : i + 1], k[:1], v[:1]) for i in range(len(q)))
+    np.testing.assert_allclose(of_shared_k, expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(lambda v: foveal_jax.attention(q, k, v), (v,), (v,))
-    with pytest.raises(foveal.UnsupportedError, match="respect to q"):
-        jax.vmap(jax.grad(lambda q: foveal_jax.attention(q[None], k[:1], v[:1]).sum()))(q)
 
 
 def test_sharded_operands():

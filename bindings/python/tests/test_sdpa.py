@@ -231,8 +231,6 @@ UNSUPPORTED = {
         {"enable_gqa": True},
     ),
     "query.dtype is torch.float64": lambda: ([x.double() for x in heads_first(Q, K, V)], {}),
-    "query requires a gradient": lambda: ([normal(*Q).requires_grad_(), *heads_first(K, V)], {}),
-    "attn_mask requires a gradient": lambda: (heads_first(Q, K, V), {"attn_mask": normal(5, 7).requires_grad_()}),
     "key has shape .* one in memory": lambda: (
         [normal(2, 3, 4, 5, 8), normal(3, 2, 4, 7, 8).transpose(0, 1), normal(2, 3, 4, 7, 8)],
         {},

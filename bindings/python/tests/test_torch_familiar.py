@@ -27,7 +27,8 @@ def test_nothing_is_forgotten_after_many_plain_calls(name):
         assert results[0]._version > version
     with torch.no_grad():
         function(*given, **written)
-    with pytest.raises(foveal.UnsupportedError, match=f"^{first} requires a gradient"):
+    refused = f"{first} requires a gradient" if name == "merge" else "out is given"
+    with pytest.raises(foveal.UnsupportedError, match=f"^{refused}"):
         function(given[0].clone().requires_grad_(), *given[1:], **written)
     with pytest.raises(foveal.UnsupportedError, match=f"^{first} is a lazily negated view"):
         function(torch._neg_view(given[0]), *given[1:], **written)

@@ -126,11 +126,6 @@ def test_a_packed_batch_does_not_leak():
     torch.testing.assert_close(packed[:, 15:], alone, atol=1e-4, rtol=1e-4)
 
 
-def test_a_gradient_raises_by_name():
-    with pytest.raises(foveal.UnsupportedError, match="gradient"):
-        model_of("llama", "cpu", "foveal", torch.float32)(**batch("cpu", "none"))
-
-
 # ---- Models that are refused ---------------------------------------------------------------------------------------
 
 MODELS_WITHOUT_THE_INTERFACE = {  # of their own attention, of a list of attentions, of one although "sdpa" is known

@@ -149,14 +149,13 @@ struct Softmax {
             wide |= is_unseen(r) || fmaf(thread_max(s, r), scale, minus_reference[r]) > kRise;
         return __any_sync(~0u, wide);
     }
-    // Might one rise so, or has one seen no key? Without a reference its exponents would be whole scores in base 2, which
-    // far from 0 are rounded to coarser steps than in natural units. Bits in order: 0 to inf and NaN, then -0.
+    // Might one rise so, or has one seen no key? Without a reference its exponents would be whole scores in base 2,
+    // which far from 0 are rounded to coarser steps than in natural units. Bits in order: 0 to inf and NaN, then -0.
     __device__ __forceinline__ bool is_low() const {
         const uint32_t first = __float_as_uint(kRise) + 1;
         bool low = false;
 #pragma unroll
-        for (int32_t r = 0; r < 2; ++r)
-            low |= __float_as_uint(minus_reference[r]) - first <= kMinusZeroBits - first;
+        for (int32_t r = 0; r < 2; ++r) low |= __float_as_uint(minus_reference[r]) - first <= kMinusZeroBits - first;
         return __any_sync(~0u, low);
     }
 

@@ -81,7 +81,7 @@ def sdpa(
     A row that sees no key gives 0.
 
     Raises:
-        InvalidArgument: PyTorch refuses it too. UnsupportedError: foveal cannot do it: dropout, a gradient, other
+        InvalidArgument: PyTorch refuses it too. UnsupportedError: foveal cannot do it: dropout, other
         dtypes, other strides, key and value of different head counts. Of the problem as foveal sees it, q, k and v are
         query, key and value as [b, s, h, d].
     """
@@ -125,8 +125,6 @@ def _check_options(dropout_p, is_causal, enable_gqa):
 
 def _check_tensors(query, key, value, attn_mask):
     for name, tensor in (("query", query), ("key", key), ("value", value), ("attn_mask", attn_mask)):
-        if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
-            raise UnsupportedError(f"{name} requires a gradient, and foveal has no derivative yet")
         if tensor is not None and tensor.dim() < 2:
             raise InvalidArgument(f"{name} has rank {tensor.dim()}; it must be 2 or more")
     for name, tensor in (("key", key), ("value", value)):

@@ -10,7 +10,7 @@ The mask says which keys a query sees, as it does for "eager" and "sdpa"; foveal
 the mask is causal, full or a window over a batch without padding, it is a PlainMask, which says so in two numbers and
 costs no memory. What a layer says of causality and of its window counts only where it hands over no mask at all.
 
-Refused by name are gradients, dropout, output_attentions, arguments that this layer does not know (such as the keys
+Refused by name are dropout, output_attentions, arguments that this layer does not know (such as the keys
 that sparse models choose), and models that never call transformers' attention interface. A floating mask is added to
 the scores; the lowest number of its type, by which "eager" hides a key, hides it here as -inf does. A row that sees no
 key gives 0, where "eager" gives the mean of V.

@@ -234,6 +234,97 @@ unsafe extern "C" {
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct foveal_backward_args {
+    pub struct_size: u32,
+    pub reserved: i32,
+    pub forward: *const foveal_forward_args,
+    pub dout: foveal_tensor,
+    pub dlse: foveal_tensor,
+    pub dq: foveal_tensor,
+    pub dk: foveal_tensor,
+    pub dv: foveal_tensor,
+    pub dsinks: foveal_tensor,
+    pub dbias: foveal_tensor,
+    pub dalibi_slopes: foveal_tensor,
+    pub workspace: *mut ::core::ffi::c_void,
+    pub workspace_bytes: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of foveal_backward_args",
+    ][::core::mem::size_of::<foveal_backward_args>() - 672usize];
+    [
+        "Alignment of foveal_backward_args",
+    ][::core::mem::align_of::<foveal_backward_args>() - 8usize];
+    [
+        "Offset of field: foveal_backward_args::struct_size",
+    ][::core::mem::offset_of!(foveal_backward_args, struct_size) - 0usize];
+    [
+        "Offset of field: foveal_backward_args::reserved",
+    ][::core::mem::offset_of!(foveal_backward_args, reserved) - 4usize];
+    [
+        "Offset of field: foveal_backward_args::forward",
+    ][::core::mem::offset_of!(foveal_backward_args, forward) - 8usize];
+    [
+        "Offset of field: foveal_backward_args::dout",
+    ][::core::mem::offset_of!(foveal_backward_args, dout) - 16usize];
+    [
+        "Offset of field: foveal_backward_args::dlse",
+    ][::core::mem::offset_of!(foveal_backward_args, dlse) - 96usize];
+    [
+        "Offset of field: foveal_backward_args::dq",
+    ][::core::mem::offset_of!(foveal_backward_args, dq) - 176usize];
+    [
+        "Offset of field: foveal_backward_args::dk",
+    ][::core::mem::offset_of!(foveal_backward_args, dk) - 256usize];
+    [
+        "Offset of field: foveal_backward_args::dv",
+    ][::core::mem::offset_of!(foveal_backward_args, dv) - 336usize];
+    [
+        "Offset of field: foveal_backward_args::dsinks",
+    ][::core::mem::offset_of!(foveal_backward_args, dsinks) - 416usize];
+    [
+        "Offset of field: foveal_backward_args::dbias",
+    ][::core::mem::offset_of!(foveal_backward_args, dbias) - 496usize];
+    [
+        "Offset of field: foveal_backward_args::dalibi_slopes",
+    ][::core::mem::offset_of!(foveal_backward_args, dalibi_slopes) - 576usize];
+    [
+        "Offset of field: foveal_backward_args::workspace",
+    ][::core::mem::offset_of!(foveal_backward_args, workspace) - 656usize];
+    [
+        "Offset of field: foveal_backward_args::workspace_bytes",
+    ][::core::mem::offset_of!(foveal_backward_args, workspace_bytes) - 664usize];
+};
+unsafe extern "C" {
+    pub fn foveal_backward_args_init_sized(args: *mut foveal_backward_args, size: usize);
+}
+unsafe extern "C" {
+    pub fn foveal_backward(
+        args: *const foveal_backward_args,
+        stream: *mut ::core::ffi::c_void,
+    ) -> foveal_status;
+}
+unsafe extern "C" {
+    pub fn foveal_backward_supports(args: *const foveal_backward_args) -> foveal_status;
+}
+unsafe extern "C" {
+    pub fn foveal_backward_plan_create(
+        args: *const foveal_backward_args,
+        device: i32,
+        plan: *mut *mut foveal_plan,
+    ) -> foveal_status;
+}
+unsafe extern "C" {
+    pub fn foveal_backward_plan_launch(
+        plan: *const foveal_plan,
+        args: *const foveal_backward_args,
+        stream: *mut ::core::ffi::c_void,
+    ) -> foveal_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct foveal_merge_args {
     pub struct_size: u32,
     pub backend: foveal_backend,

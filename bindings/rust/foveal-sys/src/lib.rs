@@ -45,6 +45,18 @@ impl foveal_forward_args {
     }
 }
 
+impl foveal_backward_args {
+    /// The defaults, as `foveal_backward_args_init()` of the header sets them.
+    pub fn new() -> Self {
+        let mut args = core::mem::MaybeUninit::<Self>::zeroed();
+        // SAFETY: as foveal_forward_args::new().
+        unsafe {
+            foveal_backward_args_init_sized(args.as_mut_ptr(), size_of::<Self>());
+            args.assume_init()
+        }
+    }
+}
+
 impl foveal_merge_args {
     /// The defaults, as `foveal_merge_args_init()` of the header sets them.
     pub fn new() -> Self {
@@ -94,6 +106,12 @@ impl foveal_gather_args {
 }
 
 impl Default for foveal_forward_args {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Default for foveal_backward_args {
     fn default() -> Self {
         Self::new()
     }

@@ -25,8 +25,8 @@ fn window_side(width: Option<usize>) -> i64 {
 #[derive(Debug)]
 pub struct Forward<'a> {
     args: sys::foveal_forward_args,
-    places: Places,
-    backend: Backend,
+    pub(crate) places: Places,
+    pub(crate) backend: Backend,
     causal: bool,
     right: Option<usize>,
     refused: Option<Error>,
@@ -197,7 +197,7 @@ impl<'a> Forward<'a> {
     }
 
     /// The C structure, for `backend`.
-    fn args(&self, backend: Backend) -> Result<sys::foveal_forward_args> {
+    pub(crate) fn args(&self, backend: Backend) -> Result<sys::foveal_forward_args> {
         if let Some(error) = &self.refused {
             return Err(error.clone());
         }
@@ -274,6 +274,10 @@ impl Workspace<'_> {
     pub unsafe fn from_raw(data: *mut std::ffi::c_void, bytes: usize) -> Self {
         Workspace { data, bytes: bytes as u64, life: PhantomData } // usize has at most 64 bits
     }
+
+    pub(crate) fn raw(&self) -> (*mut std::ffi::c_void, u64) {
+        (self.data, self.bytes)
+    }
 }
 
 /// A kept plan: immutable, usable from several threads. `Display` describes it for people.
@@ -290,7 +294,7 @@ impl Workspace<'_> {
 /// # Ok::<(), foveal::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct Plan(*mut sys::foveal_plan);
+pub struct Plan(pub(crate) *mut sys::foveal_plan);
 
 // SAFETY: the library's plans are immutable; any functions may use one at the same time.
 unsafe impl Send for Plan {}

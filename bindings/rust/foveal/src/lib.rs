@@ -33,6 +33,7 @@
 //! said in the crate `foveal-sys`; the features `build` and `cuda` are handed on to it.
 
 mod append;
+mod backward;
 mod element;
 mod error;
 mod forward;
@@ -43,6 +44,7 @@ mod place;
 mod tensor;
 
 pub use append::Append;
+pub use backward::Backward;
 pub use element::{Bf16, DType, Element, F16};
 pub use error::{Error, Result};
 pub use forward::{Forward, Plan, Workspace};

@@ -1,0 +1,77 @@
+#include "cpu/head_group.hpp"
+
+#include <algorithm>
+#include <cstddef>
+
+namespace foveal::cpu {
+namespace {
+
+// Of one head. The batch strides are those of pages, if the keys are in pages.
+KeyRows key_rows(const ForwardProblem& problem, const void* tensor, const Strides& stride, const Sequence& sequence,
+                 int64_t batch, int64_t head) {
+    const bool in_pages = sequence.pages != nullptr;
+    const int64_t element = bytes_of(problem.dtype);
+    const int64_t first = offset_of(stride, in_pages ? 0 : batch, sequence.first_k, head);
+    KeyRows rows{static_cast<const std::byte*>(tensor) + first * element, stride.row * element};
+    if (in_pages) {
+        rows.pages = sequence.pages;
+        rows.page_size = problem.page_size;
+        rows.page_stride_bytes = stride.batch * element;
+    }
+    return rows;
+}
+
+void set_tree(HeadGroup& group, const ForwardProblem& problem, const ForwardPointers& pointers,
+              const Sequence& sequence, int64_t batch) {
+    constexpr int64_t kBitsOfWord = 32;
+    group.tree = problem.has_tree ? pointers.tree_mask + offset_of(problem.tree, batch, sequence.first_q, 0) : nullptr;
+    group.tree_row_stride = problem.tree.row;
+    group.tree_first_key = sequence.len_k - sequence.len_q;
+    group.tree_keys = static_cast<int32_t>(std::min<int64_t>(sequence.len_q, problem.tree_words * kBitsOfWord));
+}
+
+void set_score_options(HeadGroup& group, const ForwardProblem& problem, const ForwardPointers& pointers, int64_t batch,
+                       int64_t head_q) {
+    group.softcap = problem.softcap;
+    group.alibi_slopes =
+        problem.has_alibi ? pointers.alibi_slopes + offset_of(problem.alibi, batch, 0, head_q) : nullptr;
+    group.alibi_stride = problem.alibi.head;
+    group.sinks = problem.has_sinks ? pointers.sinks + offset_of(problem.sinks, batch, 0, head_q) : nullptr;
+    group.sinks_stride = problem.sinks.head;
+    group.bias_dtype = problem.bias_dtype;
+    group.bias = problem.has_bias
+                     ? advance(problem.bias_dtype, pointers.bias, offset_of(problem.bias, batch, 0, head_q))
+                     : nullptr;
+    group.bias_stride = problem.bias;
+    group.mask = problem.has_mask ? pointers.mask + offset_of(problem.mask, batch, 0, head_q) : nullptr;
+    group.mask_stride = problem.mask;
+}
+
+}  // namespace
+
+HeadGroup head_group(const ForwardProblem& problem, const ForwardPointers& pointers, const Sequence& sequence,
+                     int64_t batch, int64_t head_q, int64_t heads) {
+    const int64_t head_k = head_q / problem.heads_per_kv();
+    HeadGroup group;
+    group.dtype = problem.dtype;
+    group.q = advance(problem.dtype, pointers.q, offset_of(problem.q, batch, sequence.first_q, head_q));
+    group.k = key_rows(problem, pointers.k, problem.k, sequence, batch, head_k);
+    group.v = key_rows(problem, pointers.v, problem.v, sequence, batch, head_k);
+    group.out = advance(problem.dtype, pointers.out, offset_of(problem.out, batch, sequence.first_q, head_q));
+    group.lse = problem.wants_lse ? pointers.lse + offset_of(problem.lse, batch, sequence.first_q, head_q) : nullptr;
+    group.q_stride = problem.q;
+    group.out_stride = problem.out;
+    group.lse_stride = problem.lse;
+    group.len_q = sequence.len_q;
+    group.len_k = sequence.len_k;
+    group.heads = heads;
+    group.head_dim = problem.head_dim;
+    group.head_dim_v = problem.head_dim_v;
+    group.scale = problem.scale;
+    group.band = sequence.band(problem);
+    set_tree(group, problem, pointers, sequence, batch);
+    set_score_options(group, problem, pointers, batch, head_q);
+    return group;
+}
+
+}  // namespace foveal::cpu
