@@ -79,7 +79,8 @@ Batch drawn_batch(std::mt19937& random, uint32_t iteration) {
     const uint32_t teams = kTeams[random() % std::size(kTeams)];
     batch.teams = {teams, (teams & (teams - 1)) == 0 ? trailing_zeros(teams) : -1};
     batch.levels = 4 + static_cast<int32_t>(random() % 3);
-    const uint32_t sequences = 1 + random() % (iteration % 5 == 0 ? 300 : 12), kind = random() % 5;
+    const auto sequences = static_cast<uint32_t>(1 + random() % (iteration % 5 == 0 ? 300 : 12)),
+               kind = static_cast<uint32_t>(random() % 5);
     uint32_t all = 0;
     for (uint32_t i = 0; i < sequences; ++i) {
         batch.blocks.push_back(drawn_blocks(random, kind, iteration));
