@@ -126,7 +126,7 @@ typedef struct foveal_forward_args {
     foveal_tensor q;   /* rank 4 dense, rank 3 varlen */
     foveal_tensor k;   /* h_q must be a multiple of h_k */
     foveal_tensor v;   /* d_v may differ from d */
-    foveal_tensor out; /* the dtype of q; written, never read */
+    foveal_tensor out; /* the dtype of q, or f32 (cpu): unrounded, for merging; written, never read */
     foveal_tensor lse; /* optional: f32 [b, h_q, s_q], varlen [h_q, total_q]; natural logarithm of the sum of exp */
 
     /* Values of cu_seqlens ascend from 0 to total, those of seqused lie between 0 and their sequence's length. The CPU

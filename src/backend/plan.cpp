@@ -16,6 +16,10 @@ void describe_keys(std::ostream& out, const ForwardProblem& p) {
         out << "keys       " << (p.varlen ? "dense\n" : "varlen\n");
 }
 
+void describe_out(std::ostream& out, const ForwardProblem& p) {
+    if (p.out_dtype != p.dtype) out << "out        " << name_of(p.out_dtype) << '\n';
+}
+
 void describe_mask(std::ostream& out, const ForwardProblem& p) {
     out << "mask       left " << side_text(p.window_left) << ", right " << side_text(p.window_right) << ", "
         << (p.has_query_offset               ? "query_offset"
@@ -44,6 +48,7 @@ std::string describe(const ForwardProblem& p) {
         << ", rows " << p.rows_q << " x " << p.rows_k << (p.varlen ? " in total" : "") << ", heads " << p.heads_q
         << " / " << p.heads_k << ", d " << p.head_dim << ", d_v " << p.head_dim_v << ", scale " << p.scale << '\n';
     describe_keys(out, p);
+    describe_out(out, p);
     describe_mask(out, p);
     describe_scores(out, p);
     return out.str();

@@ -54,10 +54,11 @@ HeadGroup head_group(const ForwardProblem& problem, const ForwardPointers& point
     const int64_t head_k = head_q / problem.heads_per_kv();
     HeadGroup group;
     group.dtype = problem.dtype;
+    group.out_dtype = problem.out_dtype;
     group.q = advance(problem.dtype, pointers.q, offset_of(problem.q, batch, sequence.first_q, head_q));
     group.k = key_rows(problem, pointers.k, problem.k, sequence, batch, head_k);
     group.v = key_rows(problem, pointers.v, problem.v, sequence, batch, head_k);
-    group.out = advance(problem.dtype, pointers.out, offset_of(problem.out, batch, sequence.first_q, head_q));
+    group.out = advance(problem.out_dtype, pointers.out, offset_of(problem.out, batch, sequence.first_q, head_q));
     group.lse = problem.wants_lse ? pointers.lse + offset_of(problem.lse, batch, sequence.first_q, head_q) : nullptr;
     group.q_stride = problem.q;
     group.out_stride = problem.out;

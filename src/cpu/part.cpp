@@ -262,7 +262,7 @@ void divide(float* out, float sum, float weight, int64_t size) {
 
 void MergeParts(const HeadGroup& group, float* memory, int64_t count) {
     const Scaling scaling = scaling_of(group);
-    const StoreRow store = row_storer(group.dtype);
+    const StoreRow store = row_storer(group.out_dtype);
     const int64_t queries = group.queries();
     const int64_t floats = part_floats(queries, group.head_dim_v);
     const Part first = part_at(memory, queries, group.head_dim_v);
@@ -274,7 +274,7 @@ void MergeParts(const HeadGroup& group, float* memory, int64_t count) {
         if (group.sinks != nullptr) weight = weight_against_sink(keys, group.sink_of(query.head));
         float* const out = first.out + i * first.pitch;
         divide(out, first.sum[i], weight, group.head_dim_v);
-        store(out, group.head_dim_v, advance(group.out, group.dtype, query.offset(group.out_stride)));
+        store(out, group.head_dim_v, advance(group.out, group.out_dtype, query.offset(group.out_stride)));
         if (group.lse == nullptr) continue;
         double lse = keys.log_sum_exp();
         if (group.sinks != nullptr) lse = log_add_exp(lse, group.sink_of(query.head));

@@ -35,7 +35,7 @@ class Tile {
           shared_(take_shared(workspace_, group.head_dim, group.head_dim_v)),
           scaling_(scaling_of(group)),
           load_row_(row_loader(group.dtype)),
-          store_row_(row_storer(group.dtype)),
+          store_row_(row_storer(group.out_dtype)),
           scores_(group, shared_.rows),
           packed_(group, shared_) {}
 
@@ -204,7 +204,7 @@ class Tile {
             }
             for (int64_t lane = 0; lane < last; ++lane, query.next()) {
                 store_row_(shared_.rows + lane * pitch, group_.head_dim_v,
-                           advance(group_.out, group_.dtype, query.offset(group_.out_stride)));
+                           advance(group_.out, group_.out_dtype, query.offset(group_.out_stride)));
                 if (group_.lse != nullptr) {
                     const double of_keys = sum_of_keys(subtile, v * lanes() + lane).log_sum_exp();
                     group_.lse[query.offset(group_.lse_stride)] = static_cast<float>(

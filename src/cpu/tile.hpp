@@ -19,7 +19,7 @@ inline constexpr int32_t kBlockKeys = 64;
 // row * heads + head: a tile of them reads each key once for all heads, and few rows still fill the vectors.
 // Strides are in elements.
 struct HeadGroup {
-    DType dtype;
+    DType dtype, out_dtype;
     const void* q;  // [len_q, heads, d]
     void* out;      // [len_q, heads, d_v]
     float* lse;     // [heads, len_q] or null

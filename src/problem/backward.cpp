@@ -76,6 +76,9 @@ void check_overlaps(const foveal_backward_args& args) {
 BackwardProblem validate(const foveal_backward_args& args) {
     BackwardProblem p;
     p.forward = validate(*args.forward);
+    if (p.forward.out_dtype != p.forward.dtype)
+        refuse("forward->out.dtype is " + name_of(p.forward.out_dtype) + "; for gradients it is q's, " +
+               name_of(p.forward.dtype));
     check_presence(args);
     for (const Twin& twin : kTwins) check_twin(twin, args);
     p.has_dlse = args.dlse.rank != 0;

@@ -46,15 +46,15 @@ void check_forms(const foveal_forward_args& args, bool varlen, KeyForm keys) {
     const Argument q{"q", args.q}, out{"out", args.out};
     if (!is_float(q.dtype())) refuse("q.dtype is " + name_of(q.dtype()) + "; supported are f32, bf16 and f16");
     const char* layout = varlen ? "varlen (cu_seqlens_q is present)" : "dense (cu_seqlens_q is absent)";
-    const auto check = [&](const Argument& a, int rank, const char* form) {
+    const auto check = [&](const Argument& a, int rank, const char* form, const char* type = "q's dtype") {
         require_rank(a, rank, form);
-        require_dtype(a, q.dtype(), "q's dtype");
+        if (&a.tensor != &args.out || a.dtype() != DType::f32) require_dtype(a, q.dtype(), type);
         check_strided(a);
     };
     check(q, varlen ? 3 : 4, layout);
     for (const Argument& a : {Argument{"k", args.k}, Argument{"v", args.v}})
         check(a, keys == KeyForm::varlen ? 3 : 4, layout_of_keys(args, keys));
-    check(out, varlen ? 3 : 4, layout);
+    check(out, varlen ? 3 : 4, layout, "q's dtype (or f32)");
     require_no_overlap(out);
     const Argument lse{"lse", args.lse};
     if (!lse.present()) return;
@@ -279,6 +279,7 @@ ForwardProblem validate(const foveal_forward_args& args) {
 
     ForwardProblem p;
     p.dtype = dtype_of(args.q);
+    p.out_dtype = dtype_of(args.out);
     p.varlen = varlen;
     p.keys = keys;
     p.has_seqused_q = args.seqused_q.rank != 0;

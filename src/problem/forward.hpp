@@ -38,7 +38,8 @@ struct ForwardPointers {
 
 struct ForwardProblem {
     DType dtype = DType::bf16;
-    bool varlen = false;  // q, out and lse
+    DType out_dtype = DType::bf16;  // that, or f32
+    bool varlen = false;            // q, out and lse
     KeyForm keys = KeyForm::dense;
     bool has_seqused_q = false;
     bool has_seqused_k = false;

@@ -33,6 +33,7 @@ UsefulWork work_of(const ForwardProblem& p, double pairs, double rows_q, double 
     const double channels = static_cast<double>(p.head_dim + p.head_dim_v);  // of q and out, or of k and v
     UsefulWork work{pairs, 2 * channels * pairs * heads_q, 0};
     work.bytes = channels * (rows_q * heads_q + rows_k * heads_k) * static_cast<double>(bytes_of(p.dtype));
+    work.bytes += rows_q * heads_q * static_cast<double>(p.head_dim_v * (bytes_of(p.out_dtype) - bytes_of(p.dtype)));
     if (p.wants_lse) work.bytes += rows_q * heads_q * static_cast<double>(sizeof(float));
     if (p.has_bias) work.bytes += matrix_bytes(p, p.bias, p.bias_dtype, pairs, rows_q, rows_k);
     if (p.has_mask) work.bytes += matrix_bytes(p, p.mask, DType::boolean, pairs, rows_q, rows_k);

@@ -13,7 +13,7 @@ namespace {
 // What the library counts as useful work depends on these alone. Strides say which matrices are shared.
 foveal::ForwardProblem problem_of(const Case& c) {
     foveal::ForwardProblem p;
-    p.dtype = static_cast<foveal::DType>(c.dtype);
+    p.dtype = p.out_dtype = static_cast<foveal::DType>(c.dtype);
     p.varlen = c.varlen;
     p.keys = c.page_size > 0 ? foveal::KeyForm::paged : c.varlen_k ? foveal::KeyForm::varlen : foveal::KeyForm::dense;
     p.wants_lse = c.lse;

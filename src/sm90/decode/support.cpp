@@ -59,6 +59,7 @@ std::string obstacle_of(const ForwardProblem& p) {
     if (p.has_bias) return present("bias");
     if (p.has_mask) return present("mask");
     if (p.dtype == DType::f32) return "q.dtype is f32";
+    if (p.out_dtype != p.dtype) return "out.dtype is " + name_of(p.out_dtype) + " beside q's, " + name_of(p.dtype);
     if (p.head_dim > kWidestHead) return "q's head dimension is " + std::to_string(p.head_dim);
     if (p.head_dim_v > kWidestHead) return "v's head dimension is " + std::to_string(p.head_dim_v);
     if (!p.varlen && p.rows_q > kFewRows && parts_of(p) > kMostParts)

@@ -116,6 +116,8 @@ void check_supported(const ForwardProblem& p) {
     check_forms(p);
     require_scale(p, "the sm90 backend");
     if (p.dtype == DType::f32) refuse("q.dtype is f32; the sm90 backend supports bf16 and f16");
+    if (p.out_dtype != p.dtype)
+        refuse("out.dtype is " + name_of(p.out_dtype) + "; the sm90 backend writes q's, " + name_of(p.dtype));
     const ForwardTile& widest = kForwardTiles[std::size(kForwardTiles) - 1].tile;
     check_head_dim("q", p.head_dim, widest.head_dim);
     check_head_dim("v", p.head_dim_v, widest.head_dim_v);
