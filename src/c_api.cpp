@@ -1,5 +1,7 @@
 // The C ABI: turns exceptions into statuses, and keeps each thread's last message and last few plans. It knows
 // operations and backends, and no architecture.
+#include "c_api.hpp"
+
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -36,6 +38,16 @@ using foveal::ForwardProblem;
 
 thread_local std::string last_error;
 
+using foveal::guarded;
+using foveal::initialise;
+using foveal::kFirstSize;
+using foveal::Known;
+using foveal::required;
+
+}  // namespace
+
+namespace foveal {
+
 // The message itself may not fit the memory; then only the status tells.
 foveal_status fail(foveal_status status, const char* message) noexcept {
     try {
@@ -46,31 +58,6 @@ foveal_status fail(foveal_status status, const char* message) noexcept {
     return status;
 }
 
-template <typename Body>
-foveal_status guarded(Body&& body) noexcept {
-    try {
-        body();
-        return FOVEAL_OK;
-    } catch (const Error& error) {
-        return fail(error.status(), error.what());
-    } catch (const std::bad_alloc&) {
-        return fail(FOVEAL_OUT_OF_MEMORY, "out of host memory");
-    } catch (const std::exception& error) {
-        return fail(FOVEAL_INTERNAL_ERROR, error.what());
-    } catch (...) {
-        return fail(FOVEAL_INTERNAL_ERROR, "unknown exception");
-    }
-}
-
-template <typename T>
-T& required(T* pointer, const char* name) {
-    if (pointer == nullptr) throw Error(FOVEAL_INVALID_ARGUMENT, std::string(name) + " is NULL");
-    return *pointer;
-}
-
-// Each structure as foveal 0.1.0 has it: no caller's is shorter.
-template <class Args>
-constexpr size_t kFirstSize = 0;
 template <>
 constexpr size_t kFirstSize<foveal_forward_args> = offsetof(foveal_forward_args, mask) +
                                                    sizeof(foveal_forward_args::mask);
@@ -104,46 +91,9 @@ static_assert(kFirstSize<foveal_forward_args> % alignof(foveal_forward_args) == 
 static_assert(kFirstSize<foveal_backward_args> % alignof(foveal_backward_args) == 0);
 static_assert(kFirstSize<foveal_merge_args> % alignof(foveal_merge_args) == 0);
 
-// Is the structure that the caller says to be `size` long one of an older, of this or of a later version? A later one
-// may only carry zeros where this version knows nothing.
-void check_struct_size(const void* args, uint32_t size, size_t first_size, size_t known_size, const char* init) {
-    const auto name = [size] { return "args.struct_size is " + std::to_string(size); };
-    if (size < first_size)
-        throw Error(FOVEAL_INVALID_ARGUMENT,
-                    name() + "; it must be at least " + std::to_string(first_size) + " (call " + init + ")");
-    constexpr uint32_t kMaxStructSize = 1u << 16;
-    if (size > kMaxStructSize) throw Error(FOVEAL_INVALID_ARGUMENT, name() + "; no version is that large");
-    const auto* bytes = static_cast<const unsigned char*>(args);
-    for (size_t i = known_size; i < size; ++i)
-        if (bytes[i] != 0)
-            throw Error(FOVEAL_UNSUPPORTED,
-                        name() + " and byte " + std::to_string(i) + " is set: an option of a later version of foveal");
-}
+}  // namespace foveal
 
-// The caller's arguments as this version knows them. An older caller's structure ends before this version's does: then
-// a copy, completed with defaults.
-template <class Args>
-class Known {
-   public:
-    Known(const Args* args, const char* init_name, void (*init)(Args*, size_t)) : args_(args) {
-        const uint32_t size = required(args, "args").struct_size;
-        check_struct_size(args, size, kFirstSize<Args>, sizeof(Args), init_name);
-        if (size >= sizeof(Args)) return;
-        args_ = &completed_.emplace();
-        init(&*completed_, sizeof(Args));
-        std::memcpy(&*completed_, args, size);
-        completed_->struct_size = sizeof(Args);
-    }
-    Known(const Known&) = delete;
-    Known& operator=(const Known&) = delete;
-
-    const Args& operator*() const { return *args_; }
-    const Args* operator->() const { return args_; }
-
-   private:
-    const Args* args_;
-    std::optional<Args> completed_;
-};
+namespace {
 
 Known<foveal_forward_args> known(const foveal_forward_args* args) {
     return {args, "foveal_forward_args_init", foveal_forward_args_init_sized};
@@ -185,6 +135,16 @@ Known<foveal_copy_pages_args> known(const foveal_copy_pages_args* args) {
 Known<foveal_gather_args> known(const foveal_gather_args* args) {
     return {args, "foveal_gather_args_init", foveal_gather_args_init_sized};
 }
+
+}  // namespace
+
+void foveal::complete(const foveal_forward_args* given, foveal_forward_args* to, size_t size) {
+    const auto all = known(given);
+    std::memcpy(static_cast<void*>(to), &*all, size);
+    to->struct_size = static_cast<uint32_t>(size);
+}
+
+namespace {
 
 std::unique_ptr<ForwardPlan> make_plan(const ForwardProblem& problem, const Backend& backend, int32_t device) {
     return backend.plan_forward(problem, device);
@@ -301,16 +261,6 @@ void launch(const foveal_plan& kept, const Args& args, void* stream) {
     plan.launch(pointers, stream);
 }
 
-// The caller's structure, `size` bytes as it knows it; behind what this version knows, zeros.
-template <class Args>
-void initialise(Args* args, size_t size, Args defaults = {}) {
-    static_assert(FOVEAL_BACKEND_AUTO == 0, "the default backend");
-    if (args == nullptr) return;
-    defaults.struct_size = static_cast<uint32_t>(size);
-    std::memset(static_cast<void*>(args), 0, size);
-    std::memcpy(static_cast<void*>(args), &defaults, size < sizeof defaults ? size : sizeof defaults);
-}
-
 }  // namespace
 
 extern "C" {
@@ -340,13 +290,8 @@ void foveal_plan_destroy(foveal_plan* plan) { delete plan; }
 
 foveal_status foveal_plan_describe(const foveal_plan* plan, char* text, size_t size, size_t* needed) {
     return guarded([&] {
-        const std::string description =
-            std::visit([](const auto& held) { return held->describe(); }, required(plan, "plan").plan);
-        if (needed != nullptr) *needed = description.size() + 1;
-        if (size == 0) return;
-        const size_t copied = std::min(size - 1, description.size());
-        std::memcpy(&required(text, "text"), description.data(), copied);
-        text[copied] = '\0';
+        foveal::copy_text(std::visit([](const auto& held) { return held->describe(); }, required(plan, "plan").plan),
+                          text, size, needed);
     });
 }
 
