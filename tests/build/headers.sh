@@ -17,9 +17,9 @@ takes() {
     done
 }
 for version in "" -12 -13 -14 -15 -16 -17 -18 -19; do
-    for compiler in gcc clang; do takes $compiler$version c99 c foveal/foveal.h; done
+    for compiler in gcc clang; do takes $compiler$version c99 c foveal/foveal.h foveal/foveal_parallel.h; done
     for compiler in g++ clang++; do
-        takes $compiler$version c++20 c++ foveal/foveal.h foveal/foveal.hpp foveal/types.hpp foveal/candle_v3.hpp
+        takes $compiler$version c++20 c++ foveal/foveal.h foveal/foveal_parallel.h foveal/foveal.hpp foveal/types.hpp foveal/candle_v3.hpp
     done
 done
 [ -n "$tried" ] || { echo "FAILED: there is no compiler"; exit 1; }

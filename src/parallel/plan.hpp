@@ -1,0 +1,114 @@
+// A plan of one rank: the problem, the method, what it sends, receives and computes, and where its workspace's parts
+// lie.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "foveal/foveal_parallel.h"
+#include "parallel/schedule.hpp"
+#include "problem/forward.hpp"
+
+namespace foveal::parallel {
+
+// The same on all ranks, but for `rank` and `local`.
+struct Problem {
+    int32_t rank = 0;
+    int32_t ranks = 1;
+    ForwardProblem local;  // this rank's q, k and v, as [b, rows, heads, channels]
+    Layout q, k;
+    Visibility visibility;
+    double link_bytes_per_second = 0;
+};
+
+// head_ranks neighbouring ranks are a crew: each has all the crew's rows of its part of the heads. 1: no ulysses.
+// Crews meet as single ranks would.
+struct Method {
+    bool gathers = false;  // all_gather among the crews; else ring
+    int32_t head_ranks = 1;
+};
+
+// The part of the heads that a rank of a crew has.
+struct HeadPart {
+    int64_t first_q = 0, heads_q = 0;
+    int64_t first_k = 0, heads_k = 0;
+};
+HeadPart head_part(const Problem& problem, const Method& method, int32_t member);
+
+// Schedules of all crews.
+struct CrewSchedules {
+    Layout q, k;
+    std::vector<Schedule> of_crew;
+};
+CrewSchedules schedule_crews(const Problem& problem, const Method& method);
+
+// What the model says of the slowest rank.
+struct Estimate {
+    Method method;
+    double seconds = 0;        // of the whole
+    double compute = 0;        // thereof kernels
+    double communication = 0;  // thereof and beneath them
+    double bytes = 0;          // received by the rank that receives most
+};
+Estimate estimate(const Problem& problem, const Method& method);
+
+// Part of the workspace, in bytes from its beginning.
+struct Region {
+    uint64_t offset = 0;
+    uint64_t bytes = 0;
+};
+
+inline constexpr int32_t kParts = 4;  // partial results that are merged at once
+
+struct Regions {
+    Region zeros;               // i32 [b]
+    Region keys[2], values[2];  // of other ranks (all_gather: the first, of all)
+    Region parts, part_lses;    // [kParts] of out and lse
+    Region sums, sum_lses;      // f32 [2] of out and lse, unless parts are merged at once into out
+    Region crew_q, crew_k, crew_v, crew_out, crew_lse;  // all rows of the crew, this rank's heads
+    Region packed_q, packed_k, packed_v, packed_out;    // this rank's rows, a block for each of the crew's heads
+    uint64_t total_bytes = 0;
+};
+
+struct Send {
+    int32_t crew = 0;
+    int64_t row = 0;
+    int64_t rows = 0;
+};
+
+struct Plan {
+    Problem problem;
+    Method method;
+    std::vector<Estimate> considered;    // the one taken first
+    Layout q, k;                         // of crews
+    std::vector<Move> moves_q, moves_k;  // of this rank's crew
+    Schedule schedule;
+    DType part_dtype = DType::f32;         // of partial results: f32 where the backend writes that, else q's
+    std::vector<std::vector<Send>> sends;  // [hops]
+    Regions regions;
+    std::vector<int32_t> offsets;  // of each cell, in order, if there are slopes
+
+    int32_t crew() const { return problem.rank / method.head_ranks; }
+    int32_t member() const { return problem.rank % method.head_ranks; }
+    HeadPart heads() const { return head_part(problem, method, member()); }
+    int64_t crew_rows_q() const { return q.rows_of_rank[static_cast<size_t>(crew())]; }
+    int64_t crew_rows_k() const { return k.rows_of_rank[static_cast<size_t>(crew())]; }
+};
+
+// The caller's tensors as [b, rows, heads, channels] (lse: [b, heads, rows]), with what belongs to the whole problem
+// (alignment, window, chunk, bias, mask) as given. Throws Error, naming what has no place beside spans.
+foveal_forward_args local_args(const foveal_forward_args& given);
+// The problem of local_args(), whose window, chunk, bias and mask do not count.
+ForwardProblem local_problem(const foveal_forward_args& local);
+
+// The call of one cell, without q, k, v, out and lse: windows, alignment and the parts of bias, mask, slopes and sinks.
+// first: the one of a stretch's cells that counts the sinks. offset: where a device finds cell.offset.
+foveal_forward_args cell_args(const Plan& plan, const foveal_forward_args& local, const Stretch& stretch,
+                              const Cell& cell, bool first, const int32_t* offset);
+
+// Throws Error(INVALID_ARGUMENT or UNSUPPORTED).
+Plan make_plan(const foveal_parallel_args& args);
+std::string describe(const Plan& plan);
+
+}  // namespace foveal::parallel

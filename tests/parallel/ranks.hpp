@@ -1,0 +1,50 @@
+// A case's call over several ranks, each a thread with its own rows in its own memory, on the CPU backend.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "foveal/foveal_parallel.h"
+#include "tests/support/check.hpp"
+
+namespace foveal_testing {
+
+struct Ranks {
+    std::vector<foveal_span> spans_q, spans_k;
+    int32_t count = 1;
+    foveal_parallel_method method = FOVEAL_PARALLEL_AUTO;
+    int32_t head_ranks = 0;
+    double timeout_seconds = 60;
+    // Instead of foveal_communicator_create_in_process().
+    std::function<void(foveal_communicator** communicators)> connect = {};
+    // What a rank changes in its arguments before it calls; false: it does not call at all.
+    std::function<bool(int32_t rank, foveal_parallel_args& args)> before_call = {};
+};
+
+// Of one rank.
+struct RankResult {
+    foveal_status status = FOVEAL_OK;
+    std::string message;
+};
+
+// Lengths of the sequences of a call: dense ones are alike, and count once.
+struct Lengths {
+    std::vector<int64_t> q, k;
+};
+Lengths lengths_of(const foveal_forward_args& whole);
+
+std::vector<foveal_span> placed(foveal_placement placement, const std::vector<int64_t>& lengths, int32_t ranks);
+// Cut anywhere, anywhere; some ranks may get nothing.
+std::vector<foveal_span> scattered(std::mt19937& random, const std::vector<int64_t>& lengths, int32_t ranks);
+
+// Every rank's call, twice in the same workspace; then out and lse of `whole` hold what they have computed. Statuses
+// and messages of the first failure of each rank.
+std::vector<RankResult> run_ranks(const foveal_forward_args& whole, const Ranks& ranks);
+
+// check_case() with run_ranks() in place of foveal_forward().
+CheckResult check_over_ranks(const std::string& text, const std::function<Ranks(const foveal_forward_args&)>& ranks_of);
+
+}  // namespace foveal_testing
