@@ -34,6 +34,13 @@ class ForwardArguments {
     // record a gradient. Raises for tensors that are negated or have a tangent. True for all libraries but PyTorch.
     bool is_plain(nb::handle out);
     void launch();  // on the current stream of q's library, without the GIL
+    // Likewise with another function of the library, whose status it returns.
+    template <class Function>
+    foveal_status launch_with(Function&& call) const {
+        void* const stream = current_stream(q_.type, q_.device);
+        const nb::gil_scoped_release released;
+        return call(stream);
+    }
     nb::object result(bool wants_lse) const;
     // out and lse of an earlier call, for its gradient.
     void borrow_results(nb::handle out, nb::handle lse);

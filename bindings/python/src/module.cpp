@@ -16,6 +16,7 @@
 #include "documentation.hpp"
 #include "errors.hpp"
 #include "library.hpp"
+#include "parallel.hpp"
 #include "torch.hpp"
 
 namespace foveal::python {
@@ -285,6 +286,7 @@ NB_MODULE(_foveal, module) {
     define_host_buffer(module);
 
     define_functions(module);
+    define_parallel(module);
     static PyMethodDef functions[]{positional<attention, 24>("attention_dispatched"),
                                    positional<attention_varlen, 24>("attention_varlen_dispatched"),
                                    positional<merge, 5>("merge_dispatched"),

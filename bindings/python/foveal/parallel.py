@@ -1,0 +1,292 @@
+"""One sequence over several devices: attention whose rows of q, k and v lie on the ranks of a process group.
+
+    import foveal.parallel
+    out = foveal.parallel.attention(q, k, v, causal=True)    # each rank's own rows, of the default group
+
+Every rank calls with its own rows and gets its own rows of the result: what one device that held everything would have
+computed. Rows are placed by `placement`; take() cuts a rank's rows out of a whole tensor, positions() says where in
+their sequences they stand (for rotary embeddings), plan() prints which method is taken and why. docs/parallel.md has
+the whole story.
+
+Groups of gloo and others carry tensors of the CPU. Tensors on a GPU go through the NCCL communicator of the group, on
+a stream of its own beside the current one; that has not been run on two GPUs yet. Gradients do not travel over ranks
+yet: a tensor that requires one is refused.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import datetime
+import functools
+import weakref
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal, overload
+
+import foveal
+import torch
+import torch.distributed as dist
+from foveal import _foveal
+
+__all__ = ["attention", "plan", "positions", "spans", "take"]
+
+_Message = tuple[int, int, int]
+
+
+def spans(lengths: Sequence[int], ranks: int, placement: str = "zigzag") -> list[tuple[int, int, int, int]]:
+    """Which rank has which rows: (rank, sequence, position, rows), neighbouring rows of one sequence each.
+
+    Args:
+        lengths: of the sequences; of a batch [b, s, h, d], whose sequences are alike, of one of them: [s].
+        placement: "zigzag": each sequence is cut into 2 * ranks parts, of which rank r has part r and, counted from
+            the end, part r again, so that causal masks give all ranks as much to do. "contiguous": all rows, sequence
+            after sequence, cut into `ranks` parts; for full attention and windows.
+    """
+    return list(_placed(tuple(lengths), ranks, placement))
+
+
+@functools.lru_cache(maxsize=64)
+def _placed(lengths: tuple[int, ...], ranks: int, placement: str) -> tuple[tuple[int, int, int, int], ...]:
+    return tuple(_foveal.parallel_place(placement, list(lengths), ranks))
+
+
+def take(
+    whole: torch.Tensor, own: Sequence[tuple[int, int, int, int]], rank: int, lengths: Sequence[int], dim: int = 1
+) -> torch.Tensor:
+    """The rows of `rank` out of `whole`, which has those of all sequences, one after the other, along `dim`.
+
+    own: spans() of the lengths, of all ranks.
+    """
+    first = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
+    parts = [whole.narrow(dim, first[s] + position, rows) for r, s, position, rows in own if r == rank]
+    return torch.cat(parts, dim) if parts else whole.narrow(dim, 0, 0)
+
+
+def positions(own: Sequence[tuple[int, int, int, int]], rank: int) -> torch.Tensor:
+    """Where in its sequence each of the rank's rows stands: int64 [rows]."""
+    parts = [torch.arange(position, position + rows) for r, _, position, rows in own if r == rank]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
+
+
+def _tensor_at(address: int, size: int) -> torch.Tensor:
+    return torch.frombuffer((ctypes.c_char * size).from_address(address), dtype=torch.uint8)
+
+
+def _exchange(group: Any, rank: int, sends: list[_Message], receives: list[_Message], timeout_seconds: float) -> None:
+    """All messages of one exchange; those of one pair of ranks are told apart by their number."""
+    own = [message for message in sends if message[2] == rank]
+    for (to, size, _), (start, _, _) in zip([m for m in receives if m[2] == rank], own, strict=True):
+        ctypes.memmove(to, start, size)
+    works: list[Any] = []
+    for start_one, messages in ((dist.irecv, receives), (dist.isend, sends)):
+        number: Counter[int] = Counter()
+        for address, size, peer in messages:
+            if peer != rank:
+                peer_of_all = dist.get_global_rank(group, peer)
+                works.append(start_one(_tensor_at(address, size), peer_of_all, group=group, tag=number[peer]))
+                number[peer] += 1
+    for work in works:
+        if not work.wait(datetime.timedelta(seconds=timeout_seconds)):
+            raise TimeoutError(f"a rank has not come within {timeout_seconds} s")
+
+
+class _Rank:
+    """What a process keeps for one group and device: communicator, workspace, streams."""
+
+    def __init__(self, group: Any, device: torch.device, timeout_seconds: float) -> None:
+        self.workspace = torch.zeros(0, dtype=torch.uint8, device=device)
+        self.offsets: torch.Tensor | None = None
+        self.stream: Any = None
+        rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+        if device.type == "cpu":
+            exchange = functools.partial(_exchange, group, rank)
+            self.communicator = _foveal.Communicator(rank, ranks, timeout_seconds, exchange)
+            return
+        backend = group._get_backend(device)
+        if not hasattr(backend, "_comm_ptr"):
+            raise foveal.UnsupportedError(f"tensors on {device} need a group of NCCL; this one's is {backend.name()}")
+        if not backend._is_initialized():
+            dist.barrier(group, device_ids=[device.index])  # NCCL's communicator is made with its first collective
+        self.communicator = _foveal.Communicator(backend._comm_ptr(), "", timeout_seconds)
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def allocate(self, size: int) -> int:
+        """The address of so many bytes, a multiple of 256, that were zeros once."""
+        if self.workspace.numel() < size + 256:
+            self.workspace = torch.zeros(size + 256, dtype=torch.uint8, device=self.workspace.device)
+        address: int = self.workspace.data_ptr()
+        return address + -address % 256
+
+    def upload(self, offsets: list[int]) -> int:
+        self.offsets = torch.tensor(offsets, dtype=torch.int32, device=self.workspace.device)
+        return self.offsets.data_ptr()
+
+
+_ranks: weakref.WeakKeyDictionary[Any, dict[tuple[torch.device, float], _Rank]] = weakref.WeakKeyDictionary()
+
+
+def _described(
+    q: Any, k: Any, lengths: Sequence[int] | None, lengths_k: Sequence[int] | None, placement: str, rank: int,
+    ranks: int, method: str, head_ranks: int,
+) -> dict[str, Any]:  # fmt: skip
+    if lengths is None:
+        lengths = [_rows(q) * ranks]
+        lengths_k = [_rows(k) * ranks] if lengths_k is None and _rows(k) != _rows(q) else lengths_k
+    return {
+        "spans_q": _placed(tuple(lengths), ranks, placement),
+        "spans_k": None if lengths_k is None else _placed(tuple(lengths_k), ranks, placement),
+        "rank": rank,
+        "ranks": ranks,
+        "method": method,
+        "head_ranks": head_ranks,
+    }
+
+
+def _rows(tensor: Any) -> int:
+    shape = tensor[0] if isinstance(tensor, tuple) else tensor.shape
+    return int(shape[-3])
+
+
+@overload
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    group: Any = None,
+    lengths: Sequence[int] | None = None,
+    lengths_k: Sequence[int] | None = None,
+    placement: str = "zigzag",
+    method: str = "auto",
+    head_ranks: int = 0,
+    timeout_seconds: float = 600.0,
+    scale: float | None = None,
+    causal: bool = False,
+    window: tuple[int | None, int | None] = (None, None),
+    align: str = "bottom_right",
+    softcap: float = 0.0,
+    chunk: int = 0,
+    alibi_slopes: torch.Tensor | None = None,
+    sinks: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    return_lse: Literal[False] = False,
+) -> torch.Tensor: ...
+@overload
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    group: Any = None,
+    lengths: Sequence[int] | None = None,
+    lengths_k: Sequence[int] | None = None,
+    placement: str = "zigzag",
+    method: str = "auto",
+    head_ranks: int = 0,
+    timeout_seconds: float = 600.0,
+    scale: float | None = None,
+    causal: bool = False,
+    window: tuple[int | None, int | None] = (None, None),
+    align: str = "bottom_right",
+    softcap: float = 0.0,
+    chunk: int = 0,
+    alibi_slopes: torch.Tensor | None = None,
+    sinks: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    return_lse: Literal[True],
+) -> tuple[torch.Tensor, torch.Tensor]: ...
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    group: Any = None,
+    lengths: Sequence[int] | None = None,
+    lengths_k: Sequence[int] | None = None,
+    placement: str = "zigzag",
+    method: str = "auto",
+    head_ranks: int = 0,
+    timeout_seconds: float = 600.0,
+    scale: float | None = None,
+    causal: bool = False,
+    window: tuple[int | None, int | None] = (None, None),
+    align: str = "bottom_right",
+    softcap: float = 0.0,
+    chunk: int = 0,
+    alibi_slopes: torch.Tensor | None = None,
+    sinks: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    return_lse: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """softmax(scores, masked) @ v over the ranks of a process group. Each of them calls, with its own rows.
+
+    Args:
+        q, k, v: this rank's rows, [b, s, heads, d], or packed, [total, heads, d]; k and v without gaps.
+        group: of torch.distributed; None: the default one.
+        lengths: of the sequences as a whole, on every rank the same. Of a batch, whose sequences are alike, one;
+            None: as many rows on each rank as on this one. Packed documents may cross ranks.
+        lengths_k: of the keys; None: those of the queries.
+        placement: "zigzag" or "contiguous": see spans().
+        method: "ring", "all_gather", "ulysses", or "auto": the fastest by the plan's model.
+        head_ranks: ulysses: how many ranks divide the heads among them; the rest goes by ring. 0: chosen.
+        timeout_seconds: how long a rank waits for another; then it raises.
+        return_lse: also the natural logarithm of the sum of exp, [b, heads, s] or [heads, total].
+        The others as those of foveal.attention, of whole sequences: a bias or a mask has this rank's rows and all keys.
+
+    Raises:
+        foveal.InvalidArgument, foveal.UnsupportedError: before anything is sent, on all ranks alike.
+        foveal.Error: a rank has failed, or has not come. Afterwards the communicator is of no use: make a new group.
+    """
+    group = dist.group.WORLD if group is None else group
+    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+    call = _described(q, k, lengths, lengths_k, placement, rank, ranks, method, head_ranks)
+    options = {
+        "scale": scale, "causal": causal, "window": window, "align": align, "softcap": softcap, "chunk": chunk,
+        "alibi_slopes": alibi_slopes, "sinks": sinks, "bias": bias, "mask": mask,
+    }  # fmt: skip
+    of_group = _ranks.setdefault(group, {})
+    key = (q.device, timeout_seconds)
+    own = of_group[key] if key in of_group else of_group.setdefault(key, _Rank(group, q.device, timeout_seconds))
+    packed = q.dim() == 3
+    tensors = (q[None], k[None], v[None]) if packed else (q, k, v)
+    stream = 0 if own.stream is None else own.stream.cuda_stream
+    result = _foveal.parallel_attention(
+        tensors, options, call, own.communicator, own.allocate, own.upload, stream, return_lse
+    )
+    if not packed:
+        return result  # type: ignore[no-any-return]
+    return (result[0][0], result[1][0]) if return_lse else result[0]
+
+
+def plan(
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    rank: int,
+    ranks: int,
+    lengths: Sequence[int] | None = None,
+    lengths_k: Sequence[int] | None = None,
+    placement: str = "zigzag",
+    method: str = "auto",
+    head_ranks: int = 0,
+    backend: Literal["cpu", "sm90"] = "sm90",
+    return_lse: bool = False,
+    causal: bool = False,
+    window: tuple[int | None, int | None] = (None, None),
+) -> str:
+    """Which method attention() would take and why, what it sends and computes: text. Needs neither ranks nor GPUs.
+
+    Args:
+        q, k, v: this rank's tensors, or their descriptions: ((1, 4096, 32, 128), "bfloat16").
+        The others: those of attention().
+    """
+    call = _described(q, k, lengths, lengths_k, placement, rank, ranks, method, head_ranks)
+    options = {
+        "scale": None, "causal": causal, "window": window, "align": "bottom_right", "softcap": 0.0, "chunk": 0,
+        "alibi_slopes": None, "sinks": None, "bias": None, "mask": None,
+    }  # fmt: skip
+    return _foveal.parallel_plan((q, k, v), options, call, backend, return_lse)

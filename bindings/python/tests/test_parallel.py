@@ -1,0 +1,148 @@
+"""foveal.parallel over processes of gloo: every rank has its rows of what one process computes."""
+
+import datetime
+import os
+import pathlib
+import time
+
+import foveal
+import pytest
+
+torch = pytest.importorskip("torch", reason="SKIPPED: no PyTorch")
+
+import foveal.parallel  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+import torch.multiprocessing as mp  # noqa: E402
+
+CASES = [
+    dict(causal=True, method="ring"),
+    dict(causal=True, method="all_gather"),
+    dict(causal=True, method="ulysses"),
+    dict(window=(40, 0), placement="contiguous"),
+    dict(softcap=20.0, chunk=64, causal=True),
+    dict(causal=True, sinks=True, alibi_slopes=True, method="ring"),
+    dict(mask=True),
+]
+
+
+def whole(generator, shape, heads_k):
+    q = torch.randn(*shape, generator=generator)
+    k, v = (torch.randn(*shape[:-2], heads_k, shape[-1], generator=generator) for _ in range(2))
+    return q, k, v
+
+
+def check_case(rank, ranks, options):
+    options, placement = dict(options), options.get("placement", "zigzag")
+    generator, length = torch.Generator().manual_seed(7), 301
+    q, k, v = whole(generator, (2, length, 4, 32), 4 if options.get("method") == "ulysses" else 2)
+    for name in ("sinks", "alibi_slopes"):
+        if options.get(name):
+            options[name] = torch.rand(4, generator=generator)
+    spans = foveal.parallel.spans([length], ranks, placement)
+    own = lambda t, dim=1: foveal.parallel.take(t, spans, rank, [length], dim)  # noqa: E731
+    local = dict(options)
+    if options.get("mask"):
+        options["mask"] = torch.rand(2, 1, length, length, generator=generator) < 0.5
+        local["mask"] = own(options["mask"], 2)
+    asked = {name: options[name] for name in options if name not in ("method", "placement")}
+    expected, expected_lse = foveal.attention(q, k, v, return_lse=True, **asked)
+    out, lse = foveal.parallel.attention(
+        own(q), own(k).contiguous(), own(v).contiguous(), lengths=[length], return_lse=True, **local
+    )
+    torch.testing.assert_close(out, own(expected), atol=2e-6, rtol=2e-5)
+    torch.testing.assert_close(lse, own(expected_lse, 2), atol=2e-5, rtol=2e-5)
+
+
+def check_documents(rank, ranks):
+    """Packed documents, some of which cross ranks."""
+    generator, lengths = torch.Generator().manual_seed(8), [90, 0, 150, 3]
+    q, k, v = whole(generator, (sum(lengths), 4, 32), 2)
+    ends = torch.tensor([0, 90, 90, 240, 243], dtype=torch.int32)
+    expected = foveal.attention_varlen(q, k, v, ends, ends, causal=True)
+    for placement in ("zigzag", "contiguous"):
+        spans = foveal.parallel.spans(lengths, ranks, placement)
+        own = [foveal.parallel.take(t, spans, rank, lengths, 0) for t in (q, k, v, expected)]
+        out = foveal.parallel.attention(*own[:3], lengths=lengths, placement=placement, causal=True)
+        torch.testing.assert_close(out, own[3], atol=2e-6, rtol=2e-5)
+        rows = sum(rows for r, _, _, rows in spans if r == rank)
+        assert foveal.parallel.positions(spans, rank).shape == (rows,) == out.shape[:1]
+
+
+def check_refusals():
+    q = torch.randn(1, 10, 2, 32)
+    with pytest.raises(foveal.InvalidArgument, match="method is"):
+        foveal.parallel.attention(q, q, q, method="telepathy")
+    with pytest.raises(foveal.InvalidArgument, match="forward.q has 10 rows; the spans of rank"):
+        foveal.parallel.attention(q, q, q, lengths=[100])
+    with pytest.raises(foveal.UnsupportedError, match="gradient"):
+        foveal.parallel.attention(q.requires_grad_(), q, q)
+
+
+def agree(rank, ranks, port, folder):
+    connect(rank, ranks, port)
+    for options in CASES:
+        check_case(rank, ranks, options)
+    check_documents(rank, ranks)
+    check_refusals()
+    dist.barrier()
+    dist.destroy_process_group()
+    pathlib.Path(folder, str(rank)).touch()
+
+
+def one_does_not_come(rank, ranks, port, folder):
+    connect(rank, ranks, port)
+    q = torch.randn(1, 100, 2, 32)
+    if rank == 0:
+        begin = time.monotonic()
+        with pytest.raises(foveal.Error, match="exchange of rank 0"):
+            foveal.parallel.attention(q, q, q, timeout_seconds=2)
+        assert time.monotonic() - begin < 30
+        with pytest.raises(foveal.Error, match="has been aborted"):
+            foveal.parallel.attention(q, q, q, timeout_seconds=2)
+        pathlib.Path(folder, "failed as it should").touch()
+        os._exit(0)  # gloo would wait for its peer
+    while not pathlib.Path(folder, "failed as it should").exists():
+        time.sleep(0.1)
+    os._exit(0)
+
+
+def connect(rank, ranks, port):
+    torch.set_num_threads(1)
+    foveal.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=100))
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_agree_with_one_process(ranks, tmp_path):
+    mp.spawn(agree, (ranks, free_port(), str(tmp_path)), ranks)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [str(rank) for rank in range(ranks)]
+
+
+def test_a_rank_that_does_not_come(tmp_path):
+    mp.spawn(one_does_not_come, (2, free_port(), str(tmp_path)), 2)
+    assert (tmp_path / "failed as it should").exists()
+
+
+def test_plan_says_why():
+    q, kv = ((1, 8192, heads, 128) for heads in (32, 8))
+    described = [(q, "bfloat16"), (kv, "bfloat16"), (kv, "bfloat16")]
+    text = foveal.parallel.plan(*described, rank=1, ranks=8, causal=True)
+    assert "rank       1 of 8" in text and "all_gather" in text and "ulysses of 8" in text
+    text = foveal.parallel.plan(*described, rank=1, ranks=8, causal=True, method="ring")
+    assert "method     ring" in text and "all_gather" not in text
+
+
+def test_spans():
+    assert foveal.parallel.spans([8], 2) == [(0, 0, 0, 2), (0, 0, 6, 2), (1, 0, 2, 2), (1, 0, 4, 2)]
+    assert foveal.parallel.spans([5, 3], 2, "contiguous") == [(0, 0, 0, 4), (1, 0, 4, 1), (1, 1, 0, 3)]
+    with pytest.raises(foveal.InvalidArgument, match="placement is"):
+        foveal.parallel.spans([8], 2, "anywhere")
