@@ -7,6 +7,7 @@
 #include <functional>
 #include <vector>
 
+#include "foveal/foveal_parallel.h"
 #include "tests/support/backward_data.hpp"
 #include "tests/support/case_data.hpp"
 
@@ -151,6 +152,26 @@ std::string strides_text(foveal_backend backend, int64_t row_stride, int64_t bat
     return all ? "yes" : "no";
 }
 
+// Two ranks, each with half of a sequence's rows.
+std::string ranks_text(foveal_backend backend) {
+    bool all = true;
+    for (const char* const mask : {"full", "causal", "left64", "chunk100 causal", "softcap30 sinks lse"}) {
+        const foveal_testing::Case c = foveal_testing::parse_case(of_dims(dense(mask), types_of(backend)[0], 64, 64));
+        const foveal_forward_args half = foveal_testing::shape_args(c, backend);
+        const foveal_span spans[] = {{0, 0, c.rows_q, 0, 0}, {0, c.rows_q, c.rows_q, 1, 0}};
+        foveal_parallel_args args;
+        foveal_parallel_args_init(&args);
+        args.ranks = 2;
+        args.forward = &half;
+        args.spans_q = spans;
+        args.spans_q_count = 2;
+        foveal_parallel_plan* plan = nullptr;
+        all = foveal_parallel_plan_create(&args, &plan) == FOVEAL_OK && all;
+        foveal_parallel_plan_destroy(plan);
+    }
+    return all ? "yes" : "no";
+}
+
 std::string line(const std::string& title, const std::function<std::string(foveal_backend)>& cell) {
     std::string text = "| " + title + " |";
     for (const foveal_backend backend : kBackends) text += " " + cell(backend) + " |";
@@ -166,6 +187,7 @@ std::string support_markdown() {
     table += line("d_v other than d", dims_v_text);
     for (const Row& row : rows())
         table += line(row.title, [&row](foveal_backend backend) { return answer(backend, row.problems); });
+    table += line("one sequence over several ranks (over NCCL: not run yet)", ranks_text);
     const int64_t row = 4 * 64, batch = 256 * row;
     table +=
         line("strides beyond 32 bits", [&](foveal_backend backend) { return strides_text(backend, row, 1LL << 33); });
