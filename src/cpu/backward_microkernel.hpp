@@ -23,7 +23,7 @@ inline constexpr int kChannelVectors = 2;
 #endif
 
 // to[j, ..] += sum over queries of weights[j, i] * rows[i, ..], kVectors vectors of channels; keys is a multiple of
-// kKeyRows.
+// kKeyRows. The sum is made by itself and then added, so that rounding errors grow with the root of the subtiles.
 // weights: [keys, queries] with weights_pitch; rows: [queries, channels] with pitch; to: [keys, channels] with pitch
 template <int kVectors>
 HWY_NOINLINE void accumulate_channels(const float* HWY_RESTRICT weights, int64_t weights_pitch,
@@ -36,7 +36,7 @@ HWY_NOINLINE void accumulate_channels(const float* HWY_RESTRICT weights, int64_t
         FOVEAL_UNROLL
         for (int r = 0; r < kKeyRows; ++r) {
             FOVEAL_UNROLL
-            for (int v = 0; v < kVectors; ++v) acc[r][v] = hn::Load(d, to + r * pitch + v * n);
+            for (int v = 0; v < kVectors; ++v) acc[r][v] = hn::Zero(d);
         }
         const float* row = rows;
         for (int64_t i = 0; i < queries; ++i, row += pitch) {
@@ -53,7 +53,10 @@ HWY_NOINLINE void accumulate_channels(const float* HWY_RESTRICT weights, int64_t
         FOVEAL_UNROLL
         for (int r = 0; r < kKeyRows; ++r) {
             FOVEAL_UNROLL
-            for (int v = 0; v < kVectors; ++v) hn::Store(acc[r][v], d, to + r * pitch + v * n);
+            for (int v = 0; v < kVectors; ++v) {
+                float* const sum = to + r * pitch + v * n;
+                hn::Store(hn::Add(hn::Load(d, sum), acc[r][v]), d, sum);
+            }
         }
     }
 }

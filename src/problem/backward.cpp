@@ -101,8 +101,9 @@ BackwardProblem validate(const foveal_backward_args& args) {
 
 BackwardPointers pointers_of(const foveal_backward_args& args) {
     const auto read = [&](const char* name, const foveal_tensor& t) { return data_of({name, t}); };
-    const auto written = [&](const char* name, const foveal_tensor& t) {
-        return const_cast<void*>(data_of({name, t}));
+    const auto written = [](const char* name, const foveal_tensor& t) {
+        void* const data = const_cast<void*>(data_of({name, t}));
+        return has_elements(t) ? data : nullptr;
     };
     BackwardPointers p;
     p.forward = pointers_of(*args.forward);

@@ -68,9 +68,11 @@ void differentiate_row(const Case& c, int64_t len_q, const BackwardRow& row, con
     gradient.dx.assign(p.size(), Real{0});
     gradient.dslope = 0;
     const bool empty = row.lse == -HUGE_VALF;
+    const auto above = std::is_same_v<Real, float> ? static_cast<Real>(order) * Real{0.2F} : Real{0};
+    const auto weight = [&](Real x) { return std::exp(x - (static_cast<Real>(row.lse) + above)) * std::exp(above); };
     const int64_t position = position_of(c, len_q, head.len_k, row);
     for (size_t n = 0; n < p.size(); ++n) {
-        p[n] = empty ? 0 : std::exp(p[n] - static_cast<Real>(row.lse));
+        p[n] = empty ? 0 : weight(p[n]);
         if (p[n] == 0) continue;
         const int64_t key = keys.first + static_cast<int64_t>(n);
         const Real dp = dot<Real>(row.dout, head.v.data() + key * c.head_dim_v, order);
@@ -82,8 +84,7 @@ void differentiate_row(const Case& c, int64_t len_q, const BackwardRow& row, con
         for (size_t n = 0; n < p.size(); ++n) gradient.ds[n] *= 1 - tanh[n] * tanh[n];
     }
     gradient.dsink = 0;
-    if (row.options.sink && !empty)
-        gradient.dsink = -std::exp(static_cast<Real>(*row.options.sink) - static_cast<Real>(row.lse)) * gradient.D;
+    if (row.options.sink && !empty) gradient.dsink = -weight(static_cast<Real>(*row.options.sink)) * gradient.D;
 }
 
 template void differentiate_row(const Case&, int64_t, const BackwardRow&, const KeyValueHead&, KeyInterval,

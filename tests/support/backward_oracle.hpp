@@ -33,7 +33,8 @@ struct RowGradient {
 };
 
 // keys: all of which the row sees. order: of the reference, which of several orders it sums products of rows in; D in
-// another one than dout . v, for a sum over a row and the products of a tile are not summed alike.
+// another one than dout . v, for a sum over a row and the products of a tile are not summed alike; and about which
+// number its exponentials are taken, as reference_row() says.
 template <class Real>
 void differentiate_row(const Case& c, int64_t len_q, const BackwardRow& row, const KeyValueHead& head, KeyInterval keys,
                        RowGradient<Real>& gradient, int order = 0);
