@@ -48,7 +48,8 @@ class BackwardTile {
         std::fill_n(memory_.dv, keys.size() * v_pitch(), 0.0f);
         const Range visits = order.visits_of(part);
         for (int32_t number = visits.begin; number < visits.end; ++number) {
-            Subtile subtile = start(number);
+            const Subtile subtile = start(number);
+            if (number + 1 < visits.end) ask_for_rows(number + 1);
             std::fill_n(memory_.dq, group_.dq == nullptr ? 0 : rows_of_dq(of_.head_dim) * width(subtile), 0.0f);
             std::fill_n(memory_.distances, queries_per_subtile(), 0.0f);
             for (int32_t block = subtile.blocks.visit.begin; block < subtile.blocks.visit.end; ++block)
@@ -140,6 +141,23 @@ class BackwardTile {
 
     bool uses_pairs(const Subtile& subtile, int32_t block) const {
         return subtile.has_q_pairs && block_has_pairs_[block - keys_.begin / kBlockKeys];
+    }
+
+    // The rows of a subtile that is next: they are often a page or more apart, where the hardware does not look ahead.
+    void ask_for_rows(int32_t number) const {
+        constexpr int64_t kLineBytes = 64;
+        constexpr int kIntoL2 = 2;
+        const int64_t first = number * queries_per_subtile();
+        const auto ask = [](const void* row, int64_t bytes) {
+            for (int64_t at = 0; at < bytes; at += kLineBytes)
+                __builtin_prefetch(static_cast<const std::byte*>(row) + at, 0, kIntoL2);
+        };
+        Query query(first, of_.heads);
+        for (int64_t i = first; i < std::min(first + queries_per_subtile(), of_.queries()); ++i, query.next()) {
+            ask(advance(of_.q, of_.dtype, query.offset(of_.q_stride)), of_.head_dim * bytes_of(of_.dtype));
+            ask(advance(group_.dout, of_.dtype, query.offset(group_.dout_stride)),
+                of_.head_dim_v * bytes_of(of_.dtype));
+        }
     }
 
     // Rows of queries as floats. Those that see no key, or of which no key counts, may hold anything: they are zeros.
