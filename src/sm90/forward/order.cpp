@@ -78,7 +78,7 @@ double mean_tile_seconds(const ForwardProblem& p, const cuda::DeviceTraits& trai
                          bool last_rows_first) {
     ForwardProblem mean = p;
     mean.rows_q = std::max<int64_t>(1, p.rows_q / p.batch);
-    mean.rows_k = p.rows_k / p.batch;
+    if (p.keys == KeyForm::varlen) mean.rows_k = p.rows_k / p.batch;
     const std::vector<RowBlock> row_blocks = row_blocks_with_costs(mean, tile, last_rows_first);
     double cost = 0;
     for (const RowBlock& row_block : row_blocks) cost += row_block.cost / static_cast<double>(row_blocks.size());

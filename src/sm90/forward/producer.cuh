@@ -1,6 +1,7 @@
 // The forward kernel's producer warps that load Q, K and V: steps 1 to 3 of its schedule (kernel.cuh).
 #pragma once
 
+#include "sm90/forward/key_loader.cuh"
 #include "sm90/forward/params.hpp"
 #include "sm90/forward/shared.cuh"
 #include "sm90/forward/tiles.hpp"
@@ -77,6 +78,31 @@ __device__ __forceinline__ void produce_k(Shared<kConfig>& shared, const Forward
     });
 }
 
+// The same of keys of any form.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ void produce_any_k(Shared<kConfig>& shared, const ForwardMaps& maps,
+                                              const ForwardParams& params) {
+    constexpr ForwardTile kTile = kConfig.tile;
+    const KeyPlaces& places = params.places;
+    if (places.box_rows > 0) {
+        const BoxLoader<kTile.keys, kTile.head_dim> loader(places, maps.k);
+        for_each_block(shared, params, [&](const Work& work, int32_t block, auto ring) {
+            const KeyPlace place = loader.find(work, block * kTile.keys);
+            shared.k_ring.wait_free(ring);
+            loader.load(shared.k[ring.slot], shared.k_ring.full[ring.slot][0], work.head_k, place);
+        });
+    } else {
+        const RowLoader<kTile.keys, kTile.head_dim> loader(places, places.k);
+        for_each_block(shared, params, [&](const Work& work, int32_t block, auto ring) {
+            const auto rows = loader.find(work, block * kTile.keys);
+            shared.k_ring.wait_free(ring);
+            loader.load(shared.k[ring.slot], rows);
+            if (ptx::elect_sync()) ptx::mbarrier_arrive(shared.k_ring.full[ring.slot][0]);
+            __syncwarp();
+        });
+    }
+}
+
 // Zeroes some rows of a tile of panels, of kRows rows and kColumns columns.
 template <int32_t kRows, int32_t kColumns>
 __device__ __forceinline__ void zero_rows(uint16_t* tile, Range zeroed) {
@@ -86,6 +112,20 @@ __device__ __forceinline__ void zero_rows(uint16_t* tile, Range zeroed) {
         for (int32_t i = zeroed.begin * kRowVectors + lane; i < zeroed.end * kRowVectors; i += 32)
             rows[i] = uint4{0, 0, 0, 0};
     }
+}
+
+// Of a V block in v_landed: zeroes the rows outside `seen`, counted from the block's first, and hands it on.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ void finish_v(Shared<kConfig>& shared, int32_t slot, RingPosition<1>& landing, Range seen) {
+    constexpr ForwardTile kTile = kConfig.tile;
+    ptx::mbarrier_wait(shared.v_landed, landing.parity);
+    landing.advance();
+    zero_rows<kTile.keys, kTile.head_dim_v>(shared.v[slot], {0, min_i32(seen.begin, kTile.keys)});
+    zero_rows<kTile.keys, kTile.head_dim_v>(shared.v[slot], {max_i32(seen.end, 0), kTile.keys});
+    ptx::fence_proxy_async();
+    __syncwarp();
+    if (ptx::elect_sync()) ptx::mbarrier_arrive(shared.v_ring.full[slot][0]);
+    __syncwarp();
 }
 
 template <ForwardConfig kConfig>
@@ -106,16 +146,40 @@ __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const Forward
             load_tile<kTile.keys, kTile.head_dim_v>(shared.v[ring.slot], maps.v, landed, work.first_k + row,
                                                     work.head_k, work.batch);
         __syncwarp();
-        if (!has_stray_rows) return;
-        ptx::mbarrier_wait(shared.v_landed, landing.parity);
-        landing.advance();
-        zero_rows<kTile.keys, kTile.head_dim_v>(shared.v[ring.slot], {0, min_i32(seen.begin - row, kTile.keys)});
-        zero_rows<kTile.keys, kTile.head_dim_v>(shared.v[ring.slot], {max_i32(seen.end - row, 0), kTile.keys});
-        ptx::fence_proxy_async();
-        __syncwarp();
-        if (ptx::elect_sync()) ptx::mbarrier_arrive(shared.v_ring.full[ring.slot][0]);
-        __syncwarp();
+        if (has_stray_rows) finish_v<kConfig>(shared, ring.slot, landing, {seen.begin - row, seen.end - row});
     });
+}
+
+// The same of keys of any form.
+template <ForwardConfig kConfig>
+__device__ __forceinline__ void produce_any_v(Shared<kConfig>& shared, const ForwardMaps& maps,
+                                              const ForwardParams& params) {
+    constexpr ForwardTile kTile = kConfig.tile;
+    const KeyPlaces& places = params.places;
+    if (places.box_rows > 0) {
+        const BoxLoader<kTile.keys, kTile.head_dim_v> loader(places, maps.v);
+        RingPosition<1> landing;
+        for_each_block(shared, params, [&](const Work& work, int32_t block, auto ring) {
+            const int32_t row = block * kTile.keys;
+            const Range seen = work.seen;
+            const bool is_last_of_tensor = !places.in_pages && work.first_k + seen.end >= params.mapped_rows_k;
+            const bool has_stray_rows = row < seen.begin || (row + kTile.keys > seen.end && !is_last_of_tensor);
+            const KeyPlace place = loader.find(work, row);
+            shared.v_ring.wait_free(ring);
+            loader.load(shared.v[ring.slot], has_stray_rows ? shared.v_landed : shared.v_ring.full[ring.slot][0],
+                        work.head_k, place);
+            if (has_stray_rows) finish_v<kConfig>(shared, ring.slot, landing, {seen.begin - row, seen.end - row});
+        });
+    } else {
+        const RowLoader<kTile.keys, kTile.head_dim_v> loader(places, places.v);
+        for_each_block(shared, params, [&](const Work& work, int32_t block, auto ring) {
+            const auto rows = loader.find(work, block * kTile.keys);
+            shared.v_ring.wait_free(ring);
+            loader.load(shared.v[ring.slot], rows);
+            if (ptx::elect_sync()) ptx::mbarrier_arrive(shared.v_ring.full[ring.slot][0]);
+            __syncwarp();
+        });
+    }
 }
 
 template <ForwardConfig kConfig>
