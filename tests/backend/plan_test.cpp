@@ -56,8 +56,15 @@ TEST(Plan, LongFullRowsOfD64GetThreeWarpgroups) {
 }
 
 TEST(Plan, KeysInPagesComeInTheLargestBoxesThatPagesHold) {
-    for (const auto& [page, rows] : {std::pair{"8", "8"}, {"16", "16"}, {"24", "8"}, {"48", "16"}, {"64", "64"},
-                                     {"128", "128"}, {"192", "64"}, {"256", "128"}, {"1024", "128"}})
+    for (const auto& [page, rows] : {std::pair{"8", "8"},
+                                     {"16", "16"},
+                                     {"24", "8"},
+                                     {"48", "16"},
+                                     {"64", "64"},
+                                     {"128", "128"},
+                                     {"192", "64"},
+                                     {"256", "128"},
+                                     {"1024", "128"}})
         expect_plan(std::string("b2 s512 h2 d128 bf16 causal page") + page,
                     std::string("by the copy engine, in boxes of ") + rows + " rows\n");
     expect_plan("b2 s512 h2 d256 bf16 page128", "in boxes of 64 rows");
@@ -76,8 +83,9 @@ TEST(Plan, KeysOfAnyFormTakeTheSameTiles) {
         return plan.substr(begin, plan.find('\n', begin) - begin);
     };
     for (const std::string d : {"d64", "d128", "d192 dv128", "d256", "d512"})
-        for (const std::string option : {"", " lse", " softcap30", " softcap30 lse", " bias=bh", " bias=1h lse", " alibi",
-                                         " alibi lse", " mask=b1", " chunk64 lse", " scale-1", " softcap100"}) {
+        for (const std::string option :
+             {"", " lse", " softcap30", " softcap30 lse", " bias=bh", " bias=1h lse", " alibi", " alibi lse",
+              " mask=b1", " chunk64 lse", " scale-1", " softcap100"}) {
             const std::string text = "b2 sq300 sk500 used_k=500,9 hq4 hk2 bf16 causal " + d + option;
             const std::string apart = plan_of(text), paged = plan_of(text + " page16");
             EXPECT_EQ(line(paged, "tile "), line(apart, "tile ")) << text;

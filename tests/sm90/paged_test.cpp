@@ -44,8 +44,9 @@ std::unique_ptr<CaseData> run_case(const std::string& text) {
 // The same rows of sequence i of both.
 void expect_same_sequence(CaseData& a, CaseData& b, int64_t i) {
     for (const TensorId id : {TensorId::kOut, TensorId::kLse})
-        EXPECT_TRUE(same_bits(rows_of(a, id, i), rows_of(b, id, i)))
-            << tensor_name(id) << " of sequence " << i << "\n" << to_text(a.the_case()) << "\n" << to_text(b.the_case());
+        EXPECT_TRUE(same_bits(rows_of(a, id, i), rows_of(b, id, i))) << tensor_name(id) << " of sequence " << i << "\n"
+                                                                     << to_text(a.the_case()) << "\n"
+                                                                     << to_text(b.the_case());
 }
 
 // ---- the grid
@@ -80,9 +81,9 @@ INSTANTIATE_TEST_SUITE_P(Eighths, PagedGrid, ::testing::Range(0u, 8u));
 
 TEST_F(Gpu, LongSequencesInPages) {
     for (const std::string pages : {" page16", " page64 csr", " page1", " page48", " page8", " page17"}) {
-        for (const std::string tail :
-             {"hq8 hk2 d128 bf16 causal", "hq4 hk4 d64 bf16 causal lse", "hq4 hk1 d256 f16 causal softcap30",
-              "hq2 hk1 d512 bf16 full", "hq4 hk2 d192 dv128 bf16 left700 right0 lse", "hq8 hk2 d128 f16 causal alibi"}) {
+        for (const std::string tail : {"hq8 hk2 d128 bf16 causal", "hq4 hk4 d64 bf16 causal lse",
+                                       "hq4 hk1 d256 f16 causal softcap30", "hq2 hk1 d512 bf16 full",
+                                       "hq4 hk2 d192 dv128 bf16 left700 right0 lse", "hq8 hk2 d128 f16 causal alibi"}) {
             for (const std::string queries :
                  {"b5 sq1300 sk2900 used_k=2900,1300,2048,5,1 ", "varlen qlens=1300,1,16,700,1,900,1,3,2000 sk2500 "}) {
                 expect_right(queries + tail + pages);
@@ -95,10 +96,11 @@ TEST_F(Gpu, LongSequencesInPages) {
 
 // Batches that are dealt out by load (balance.cuh), whose costs an offset changes.
 TEST_F(Gpu, LongVarlenBatchesInPagesDealtOutByLoad) {
-    const std::string lengths = "varlen qlens=4000,1,0,2500,3300,130,1024 sk4100 used_k=4100,2000,300,2500,1700,3000,1024 ";
-    for (const std::string tail : {"hq32 hk8 d128 bf16 full lse page64", "hq32 hk8 d128 f16 causal page16",
-                                   "h16 d64 bf16 full lse page128 csr", "hq12 hk4 d256 bf16 causal page32",
-                                   "hq32 hk8 d128 bf16 causal page1 qoff=100,1999,0,-50,-1600,2870,0"})
+    const std::string lengths =
+        "varlen qlens=4000,1,0,2500,3300,130,1024 sk4100 used_k=4100,2000,300,2500,1700,3000,1024 ";
+    for (const std::string tail :
+         {"hq32 hk8 d128 bf16 full lse page64", "hq32 hk8 d128 f16 causal page16", "h16 d64 bf16 full lse page128 csr",
+          "hq12 hk4 d256 bf16 causal page32", "hq32 hk8 d128 bf16 causal page1 qoff=100,1999,0,-50,-1600,2870,0"})
         expect_right(lengths + tail);
 }
 
@@ -162,7 +164,8 @@ TEST_F(Gpu, OffsetsOfAnySign) {
     for (const std::string rows :
          {"b3 sq1 sk100", "b3 sq16 sk600", "b3 sq130 sk100", "b3 sq700 sk900", "varlen qlens=1,16,700 sk900"}) {
         for (const std::string offsets : {" qoff=-5,0,99", " qoff=-536870911,536870911,50", " qoff=-140,700,-1"}) {
-            for (const std::string window : {" causal", " left30", " full", " left3 right40", " chunk48", " left300 right0"})
+            for (const std::string window :
+                 {" causal", " left30", " full", " left3 right40", " chunk48", " left300 right0"})
                 for (const std::string d : {" d24 f16", " d128 bf16", " d256 bf16"})
                     expect_right(rows + offsets + window + " hq4 hk2 lse" + d);
             expect_right(rows + offsets + " hq4 hk2 d24 bf16 alibi sinks lse vnan3");

@@ -45,8 +45,8 @@ PagedCase draw_paged_case(uint32_t seed, const PagedChoices& choices) {
     const std::vector<int64_t> keys = draw_lengths(draw, page, most);
     std::string queries, rest;
     if (varlen)
-        queries = "varlen" +
-                  list("qlens", {draw.of(choices.few_queries), draw.of(choices.any_queries), draw.of(choices.few_queries)});
+        queries = "varlen" + list("qlens", {draw.of(choices.few_queries), draw.of(choices.any_queries),
+                                            draw.of(choices.few_queries)});
     else
         queries = "b3 sq" + std::to_string(draw.of(draw.one_in(4) ? choices.any_queries : choices.few_queries));
     rest += draw.of<std::string>({" hq1 hk1", " hq4 hk2", " hq8 hk1", " hq6 hk2", " hq32 hk1"});

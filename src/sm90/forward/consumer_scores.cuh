@@ -54,7 +54,8 @@ __device__ __forceinline__ void Consumer<kConfig>::hide_tree(const Work& work, i
     const int32_t first_of_tree = work.band.len_k - work.len_q, nodes = min_i32(work.len_q, 32 * tree.words);
     if (tree.data == nullptr || first_key >= first_of_tree + nodes || first_key + kTile.keys <= first_of_tree) return;
     const int32_t row = rows().query + Fragment::first_row(ptx::lane_id());
-    const uint32_t* words = tree.data + work.batch * tree.batch_stride + (work.first_q + int64_t{row}) * tree.row_stride;
+    const uint32_t* words =
+        tree.data + work.batch * tree.batch_stride + (work.first_q + int64_t{row}) * tree.row_stride;
     hide_by_tree(s_, words, tree.row_stride, work.len_q - row,
                  first_key + Fragment::first_column(ptx::lane_id()) - first_of_tree, nodes);
 }

@@ -82,7 +82,8 @@ template <ForwardConfig kConfig>
 __device__ __forceinline__ void produce_work(Shared<kConfig>& shared, const ForwardParams& params) {
     constexpr ForwardTile kTile = kConfig.tile;
     constexpr WorkTraits kTraits = work_traits_of(kConfig);
-    if (kTraits.any_keys || is_varlen<kTraits>(params) || params.seqused_q != nullptr || params.seqused_k != nullptr) await_kernel_before();
+    if (kTraits.any_keys || is_varlen<kTraits>(params) || params.seqused_q != nullptr || params.seqused_k != nullptr)
+        await_kernel_before();
     WorkCursor<kTraits> cursor(params, shared.ranked_tiles);
     RingPosition<kWorkSlots> ring;
     bool is_set_up = false;

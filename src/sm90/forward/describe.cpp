@@ -23,7 +23,8 @@ void describe_loads(std::ostream& out, const ForwardProblem& p, const PreparedFo
     const int32_t rows = box_rows_of(p, kernel.tile().keys);
     out << "loads      k and v ";
     if (rows == 0)
-        out << "row by row, by threads: a page has no box of " << kLeastBoxRows << " rows or more for the copy engine\n";
+        out << "row by row, by threads: a page has no box of " << kLeastBoxRows
+            << " rows or more for the copy engine\n";
     else
         out << "by the copy engine, in boxes of " << rows << " rows\n";
 }

@@ -88,7 +88,9 @@ struct Maps {
 Maps maps_of(const ForwardProblem& p, const PreparedForward& kernel, const ForwardPointers& pointers) {
     const bool in_pages = p.keys == KeyForm::paged;
     const int64_t batch = p.varlen ? 1 : p.batch;
-    const int64_t batch_k = in_pages ? p.pages : p.keys == KeyForm::varlen ? 1 : p.batch,
+    const int64_t batch_k = in_pages                    ? p.pages
+                            : p.keys == KeyForm::varlen ? 1
+                                                        : p.batch,
                   rows_k = in_pages ? p.page_size : p.rows_k;
     const int32_t box_rows = kernel.params.places.box_rows;
     const cuda::MappedTensor q{"q", pointers.q, batch, p.rows_q, p.heads_q, p.head_dim, p.q};
