@@ -10,6 +10,7 @@
 
 #include "tests/support/gpu_fixture.hpp"
 #include "tests/support/paged_cases.hpp"
+#include "tests/support/plan_text.hpp"
 
 namespace foveal_testing {
 namespace {
@@ -100,8 +101,10 @@ TEST_F(Gpu, LongVarlenBatchesInPagesDealtOutByLoad) {
         "varlen qlens=4000,1,0,2500,3300,130,1024 sk4100 used_k=4100,2000,300,2500,1700,3000,1024 ";
     for (const std::string tail :
          {"hq32 hk8 d128 bf16 full lse page64", "hq32 hk8 d128 f16 causal page16", "h16 d64 bf16 full lse page128 csr",
-          "hq12 hk4 d256 bf16 causal page32", "hq32 hk8 d128 bf16 causal page1 qoff=100,1999,0,-50,-1600,2870,0"})
+          "hq12 hk4 d256 bf16 causal page32", "hq32 hk8 d128 bf16 causal page1 qoff=100,1999,0,-50,-1600,2870,0"}) {
+        expect_plan(lengths + tail, "dealt out");
         expect_right(lengths + tail);
+    }
 }
 
 // ---- 1.7
