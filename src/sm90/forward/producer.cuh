@@ -114,14 +114,15 @@ __device__ __forceinline__ void zero_rows(uint16_t* tile, Range zeroed) {
     }
 }
 
-// Of a V block in v_landed: zeroes the rows outside `seen`, counted from the block's first, and hands it on.
+// Of a V block in v_landed, whose first key is `row`: zeroes the rows outside `seen`, and hands it on.
 template <ForwardConfig kConfig>
-__device__ __forceinline__ void finish_v(Shared<kConfig>& shared, int32_t slot, RingPosition<1>& landing, Range seen) {
+__device__ __forceinline__ void finish_v(Shared<kConfig>& shared, int32_t slot, RingPosition<1>& landing, Range seen,
+                                         int32_t row) {
     constexpr ForwardTile kTile = kConfig.tile;
     ptx::mbarrier_wait(shared.v_landed, landing.parity);
     landing.advance();
-    zero_rows<kTile.keys, kTile.head_dim_v>(shared.v[slot], {0, min_i32(seen.begin, kTile.keys)});
-    zero_rows<kTile.keys, kTile.head_dim_v>(shared.v[slot], {max_i32(seen.end, 0), kTile.keys});
+    zero_rows<kTile.keys, kTile.head_dim_v>(shared.v[slot], {0, min_i32(seen.begin - row, kTile.keys)});
+    zero_rows<kTile.keys, kTile.head_dim_v>(shared.v[slot], {max_i32(seen.end - row, 0), kTile.keys});
     ptx::fence_proxy_async();
     __syncwarp();
     if (ptx::elect_sync()) ptx::mbarrier_arrive(shared.v_ring.full[slot][0]);
@@ -146,7 +147,7 @@ __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const Forward
             load_tile<kTile.keys, kTile.head_dim_v>(shared.v[ring.slot], maps.v, landed, work.first_k + row,
                                                     work.head_k, work.batch);
         __syncwarp();
-        if (has_stray_rows) finish_v<kConfig>(shared, ring.slot, landing, {seen.begin - row, seen.end - row});
+        if (has_stray_rows) finish_v<kConfig>(shared, ring.slot, landing, seen, row);
     });
 }
 
@@ -168,7 +169,7 @@ __device__ __forceinline__ void produce_any_v(Shared<kConfig>& shared, const For
             shared.v_ring.wait_free(ring);
             loader.load(shared.v[ring.slot], has_stray_rows ? shared.v_landed : shared.v_ring.full[ring.slot][0],
                         work.head_k, place);
-            if (has_stray_rows) finish_v<kConfig>(shared, ring.slot, landing, {seen.begin - row, seen.end - row});
+            if (has_stray_rows) finish_v<kConfig>(shared, ring.slot, landing, seen, row);
         });
     } else {
         const RowLoader<kTile.keys, kTile.head_dim_v> loader(places, places.v);
