@@ -1,5 +1,5 @@
-// Keys and values in pages, forms that differ, offsets and trees (contract 1.3, 1.11) on the sm90 backend. A dense q of up
-// to 16 rows is the decode kernel's, all else the forward's.
+// Keys and values in pages, forms that differ, offsets and trees (contract 1.3, 1.11) on the sm90 backend. A dense q of
+// up to 16 rows is the decode kernel's, all else the forward's.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -147,7 +147,8 @@ TEST_F(Gpu, QueriesAndKeysHaveFormsOfTheirOwn) {
         expect_right("varlen qlens=5,0,70 sk130" + tail + " used_k=0,5,129 used_q=5,0,64");
         // The same numbers in four forms.
         const auto dense = run_case("b2 sq20 sk70" + tail);
-        for (const std::string form : {"b2 sq20 klens=70,70", "varlen qlens=20,20 klens=70,70", "varlen qlens=20,20 sk70"})
+        for (const std::string form :
+             {"b2 sq20 klens=70,70", "varlen qlens=20,20 klens=70,70", "varlen qlens=20,20 sk70"})
             for (int64_t i = 0; i < 2; ++i) expect_same_sequence(*run_case(form + tail), *dense, i);
     }
 }
