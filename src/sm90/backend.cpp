@@ -11,7 +11,6 @@ namespace {
 
 void check(const ForwardProblem& problem) {
     if (decodes(problem)) return check_decode(problem);
-    check_form(problem);
     check_supported(problem);
 }
 

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
 
 #include "tests/support/plan_text.hpp"
 
@@ -48,7 +49,52 @@ TEST(Plan, LongFullRowsOfD64GetThreeWarpgroups) {
     expect_plan("s16384 h32 d64 bf16 full", "tile       192 rows");
     expect_plan("s16384 h32 d64 bf16 full lse", "tile       256 rows");
     expect_plan("s16384 h32 d64 bf16 full softcap30", "tile       256 rows");
+    // Where a row of s_k says nothing of a sequence's own, it must not decide its bits.
+    expect_plan("b2 s16384 h32 d64 bf16 full used_k=16384,1", "tile       256 rows");
+    expect_plan("s16384 h32 d64 bf16 full page16", "tile       256 rows");
     expect_plan("s512 h2 d64 bf16 alibi", "tile       128 rows");
+}
+
+TEST(Plan, KeysInPagesComeInTheLargestBoxesThatPagesHold) {
+    for (const auto& [page, rows] : {std::pair{"8", "8"},
+                                     {"16", "16"},
+                                     {"24", "8"},
+                                     {"48", "16"},
+                                     {"64", "64"},
+                                     {"128", "128"},
+                                     {"192", "64"},
+                                     {"256", "128"},
+                                     {"1024", "128"}})
+        expect_plan(std::string("b2 s512 h2 d128 bf16 causal page") + page,
+                    std::string("by the copy engine, in boxes of ") + rows + " rows\n");
+    expect_plan("b2 s512 h2 d256 bf16 page128", "in boxes of 64 rows");
+    expect_plan("b2 s512 h2 d512 bf16 page128 csr", "in boxes of 32 rows");
+    for (const std::string page : {"1", "4", "12", "17", "97"})
+        expect_plan("b2 s512 h2 d128 bf16 page" + page, "loads      k and v row by row");
+    for (const std::string form : {"varlen qlens=5,9 sk70", "b2 sq5 klens=7,9", "b2 s50 qoff=5,-9", "b2 s50 tree"})
+        expect_plan(form + " h2 d128 f16", "by the copy engine, in boxes of 128 rows");
+    EXPECT_EQ(plan_of("b2 s512 h2 d128 bf16 causal").find("loads "), std::string::npos);
+}
+
+// The bits follow from the kernel: the same tile, and the same variant but for a log-sum-exp that nobody asked for.
+TEST(Plan, KeysOfAnyFormTakeTheSameTiles) {
+    const auto line = [](const std::string& plan, const std::string& name) {
+        const size_t begin = plan.find("\n" + name) + 1;
+        return plan.substr(begin, plan.find('\n', begin) - begin);
+    };
+    for (const std::string d : {"d64", "d128", "d192 dv128", "d256", "d512"})
+        for (const std::string option :
+             {"", " lse", " softcap30", " softcap30 lse", " bias=bh", " bias=1h lse", " alibi", " alibi lse",
+              " mask=b1", " chunk64 lse", " scale-1", " softcap100"}) {
+            const std::string text = "b2 sq300 sk500 used_k=500,9 hq4 hk2 bf16 causal " + d + option;
+            const std::string apart = plan_of(text), paged = plan_of(text + " page16");
+            EXPECT_EQ(line(paged, "tile "), line(apart, "tile ")) << text;
+            std::string kernel = line(apart, "kernel ");
+            const std::string lse = " and log-sum-exp", got = line(paged, "kernel ");
+            const bool has_lse = got.find("log-sum-exp") != std::string::npos;
+            if (has_lse && kernel.find("log-sum-exp") == std::string::npos) kernel += lse;
+            EXPECT_EQ(got, kernel) << text;
+        }
 }
 
 TEST(Plan, ShortRowsOfOneHeadAfterTheOther) {

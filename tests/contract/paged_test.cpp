@@ -4,87 +4,26 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "tests/cpu/fixture.hpp"
-#include "tests/support/case_pages.hpp"
+#include "tests/support/paged_cases.hpp"
 
 namespace foveal_testing {
 namespace {
 
 // ---- the grid
 
-class Draw {
-   public:
-    explicit Draw(uint32_t seed) : random_(seed) {}
-
-    template <class T>
-    T of(const std::vector<T>& values) {
-        return values[random_() % values.size()];
-    }
-    bool one_in(uint32_t n) { return random_() % n == 0; }
-
-   private:
-    std::mt19937 random_;
-};
-
-std::string list(const char* name, const std::vector<int64_t>& numbers) {
-    std::string text;
-    for (const int64_t number : numbers) text += (text.empty() ? "" : ",") + std::to_string(number);
-    return std::string(" ") + name + "=" + text;
-}
-
-struct PagedCase {
-    std::string problem;  // with keys that lie as q's form has them, or dense beside varlen queries
-    std::string pages;    // the words that put them into pages
-};
-
-// Lengths around the ends of pages and of blocks of keys.
-std::vector<int64_t> draw_lengths(Draw& draw, int64_t page, int64_t most) {
-    std::vector<int64_t> lengths;
-    for (int i = 0; i < 3; ++i)
-        lengths.push_back(std::min(
-            most, draw.of<int64_t>({0, 1, page - 1, page, page + 1, 2 * page, 3 * page - 1, 63, 64, 65, 200, 517})));
-    return lengths;
-}
-
-std::string draw_scores(Draw& draw, bool varlen) {
-    std::string text = draw.of<std::string>(
-        {" full", " causal", " causal", " left40 causal", " left9 right3", " chunk64 causal", " left70"});
-    if (draw.one_in(4)) text += " softcap20";
-    if (draw.one_in(4)) text += draw.of<std::string>({" alibi", " alibi_b"});
-    if (draw.one_in(4)) text += " sinks";
-    if (draw.one_in(3)) text += " tree";
-    if (!varlen && draw.one_in(6)) text += draw.of<std::string>({" bias=bh", " bias_f32=11", " bias=b1q1"});
-    if (!varlen && draw.one_in(6)) text += draw.of<std::string>({" mask=b1", " mask=1hqk"});
-    if (draw.one_in(3)) text += " qoff=" + draw.of<std::string>({"0,5,-3", "60,100,63", "-20,517,300"});
-    return text + (draw.one_in(2) ? " lse" : "");
-}
-
 PagedCase draw_case(uint32_t seed) {
-    Draw draw(seed);
-    const auto page = draw.of<int64_t>({1, 8, 16, 17, 48, 64, 128, 256});
-    const bool varlen = draw.one_in(2);
-    const int64_t most = draw.of<int64_t>({1, page, 200, 517});
-    const std::vector<int64_t> keys = draw_lengths(draw, page, most);
-    const std::vector<int64_t> few = {1, 1, 2, 3, 5, 8, 16}, any = {0, 1, 4, 16, 37, 70};
-    PagedCase c;
-    if (varlen)
-        c.problem = "varlen" + list("qlens", {draw.of(few), draw.of(any), draw.of(few)});
-    else
-        c.problem = "b3 sq" + std::to_string(draw.one_in(4) ? 70 : draw.of(few));
-    c.problem += " sk" + std::to_string(most) + list("used_k", keys);
-    c.problem += draw.of<std::string>({" hq1 hk1", " hq4 hk2", " hq8 hk1", " hq6 hk2", " hq32 hk1"});
-    c.problem += draw.of<std::string>({" d64", " d24 dv40", " d128", " d13"});
-    c.problem += draw.of<std::string>({" f32", " bf16", " f16"}) + draw_scores(draw, varlen);
-    c.problem += draw.of<std::string>({"", "", " pad"});
-    if (draw.one_in(2)) c.problem += " bhsd";  // NHD or HND
-    c.pages = " page" + std::to_string(page) + draw.of<std::string>({"", " csr"});
-    if (c.problem.find("dv") == std::string::npos && draw.one_in(3)) c.pages += " pool";
-    return c;
+    static const PagedChoices choices{{1, 8, 16, 17, 48, 64, 128, 256},
+                                      {1, 200, 517},
+                                      {1, 1, 2, 3, 5, 8, 16},
+                                      {0, 1, 4, 16, 37, 70},
+                                      {" d64", " d24 dv40", " d128", " d13"},
+                                      {" f32", " bf16", " f16"}};
+    return draw_paged_case(seed, choices);
 }
 
 // Unused pages and rows hold NaN and the ends of tables no pages; what is right is so in any order of the pages, and to
@@ -93,7 +32,7 @@ TEST(Contract_1_11, Grid) {
     constexpr uint32_t kCases = 500;
     for (uint32_t seed = 1; seed <= kCases; ++seed) {
         const PagedCase c = draw_case(seed);
-        const std::string paged = c.problem + c.pages;
+        const std::string paged = c.paged();
         expect_right(paged);
         const auto expected = run(c.problem), got = run(paged), reordered = run(paged + " order7");
         for (const TensorId id : {TensorId::kOut, TensorId::kLse}) {
@@ -135,7 +74,7 @@ TEST(Contract_1_11, TheGridNoticesWhatIsIgnored) {
         bool noticed = false;
         for (uint32_t seed = 1; seed <= 100 && !noticed; ++seed) {
             const PagedCase c = draw_case(seed);
-            noticed = !check_case(parse_case(c.problem + c.pages), kCpu, mutated).passed();
+            noticed = !check_case(parse_case(c.paged()), kCpu, mutated).passed();
         }
         EXPECT_TRUE(noticed) << mutation.name;
     }
@@ -323,20 +262,6 @@ TEST(Contract_1_11, APlanSaysWhereTheKeysLie) {
         foveal_plan_describe(plan, description, sizeof description, nullptr);
         foveal_plan_destroy(plan);
         EXPECT_NE(std::string(description).find(words), std::string::npos) << description;
-    }
-}
-
-TEST(Contract_1_9, Sm90RefusesByNameWhatItDoesNotHave) {
-    for (const auto& [text, name] : {std::pair<std::string, std::string>{"b2 sq3 sk40 page16", "block_table"},
-                                     {"b2 sq3 sk40 page16 csr", "page_indices"},
-                                     {"b2 sq3 klens=4,5", "cu_seqlens_k"},
-                                     {"varlen qlens=3,4 sk5", "cu_seqlens_k"},
-                                     {"b2 sq3 sk5 qoff=1,2", "query_offset"},
-                                     {"b2 sq3 sk5 tree", "tree_mask"}}) {
-        const foveal_forward_args args = shape_args(parse_case(text + " h2 d64 bf16"), FOVEAL_BACKEND_SM90);
-        EXPECT_EQ(foveal_supports(&args), FOVEAL_UNSUPPORTED) << text;
-        EXPECT_EQ(std::string(foveal_last_error()).find(name), 0u) << foveal_last_error();
-        EXPECT_NE(std::string(foveal_last_error()).find("cpu"), std::string::npos) << foveal_last_error();
     }
 }
 

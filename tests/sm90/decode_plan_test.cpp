@@ -63,27 +63,25 @@ TEST(DecodePlan, TakesFewQueriesOverACache) {
     EXPECT_TRUE(decodes(p)) << "the most that are few";
     p.rows_q = 17;
     EXPECT_FALSE(decodes(p)) << "enough for the forward kernel's tiles";
-    p.has_query_offset = true;
-    EXPECT_TRUE(decodes(p)) << "the forward kernel has no offsets";
-    p.has_query_offset = false;
-    p.has_tree = true;
-    EXPECT_TRUE(decodes(p)) << "nor trees";
-    p.has_tree = false;
+    p.has_query_offset = p.has_tree = true;
+    EXPECT_FALSE(decodes(p)) << "whatever the mask";
     p.rows_q = 1;
+    EXPECT_TRUE(decodes(p));
     p.has_bias = true;
     EXPECT_FALSE(decodes(p)) << "the decode kernel has no bias";
+    p.keys = KeyForm::paged;
+    EXPECT_EQ(refusal_of(p), "") << "the forward kernel has";
 }
 
-TEST(DecodePlan, TakesAVarlenQThatTheForwardKernelDoesNot) {
+// How many rows its sequences have only the device knows.
+TEST(DecodePlan, LeavesAVarlenQToTheForwardKernel) {
     ForwardProblem p = problem(4, 32, 8);
     p.varlen = true;
-    p.rows_q = 700;
-    EXPECT_TRUE(decodes(p));
-    EXPECT_EQ(refusal_of(p), "");
-    p.keys = KeyForm::dense;
-    EXPECT_TRUE(decodes(p));
-    p.keys = KeyForm::varlen;
-    EXPECT_FALSE(decodes(p));
+    for (const KeyForm keys : {KeyForm::paged, KeyForm::dense, KeyForm::varlen}) {
+        p.keys = keys;
+        EXPECT_FALSE(decodes(p));
+        EXPECT_EQ(refusal_of(p), "");
+    }
 }
 
 TEST(DecodePlan, RefusesByName) {
@@ -91,13 +89,9 @@ TEST(DecodePlan, RefusesByName) {
         ForwardProblem p = problem(4, 32, 8);
         change(p);
         expect_refused(p, words);
-        expect_refused(p, "block_table");
     };
     refused([](auto& p) { p.dtype = DType::f32; }, "q.dtype is f32");
-    refused([](auto& p) { p.has_bias = true; }, "bias is present");
-    refused([](auto& p) { p.has_mask = true; }, "mask is present");
     refused([](auto& p) { p.head_dim = 520; }, "q's head dimension is 520");
-    refused([](auto& p) { p.rows_q = 33; }, "q has 33 rows of 4 heads");
     ForwardProblem p = problem(4, 32, 8);
     p.head_dim = 100;
     expect_refused(p, "head dimension is 100");

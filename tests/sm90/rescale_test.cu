@@ -20,7 +20,7 @@ using sm90::ForwardVariant;
 
 template <DType kType, int32_t kTileIndex, ForwardVariant kVariant>
 struct Counting {
-    static constexpr sm90::ForwardConfig kConfig{kType, sm90::kForwardTiles[kTileIndex].tile, kVariant, true};
+    static constexpr sm90::ForwardConfig kConfig{kType, sm90::kForwardTiles[kTileIndex].tile, kVariant, false, true};
 };
 
 struct CountingKernel {

@@ -264,9 +264,8 @@ bool everybody_ends(size_t tile_index, const std::vector<Tile>& tiles, std::inde
 
 // All row blocks of `heads` heads in packs of 2^heads_log2, twice, the second time from the end: tiles of all lengths
 // follow each other. passed_over_blocks: ForwardPlan's.
-std::vector<Tile> tiles_of(const ForwardTile& tile, int heads, int heads_log2, int passed_over_blocks, Window window,
-                           int len_q, int len_k, bool ascending) {
-    const Band band = band_of(window, len_q, len_k);
+std::vector<Tile> tiles_of(const ForwardTile& tile, int heads, int heads_log2, int passed_over_blocks, Band band,
+                           int len_q, bool ascending) {
     const int queries = tile.rows() >> heads_log2, own_queries = queries_of_warpgroup(heads_log2);
     std::vector<Tile> tiles;
     for (int row = 0; row < len_q; row += queries) {
@@ -294,8 +293,40 @@ std::vector<Tile> tiles_of(const ForwardTile& tile, int heads, int heads_log2, i
     return both;
 }
 
+constexpr int kNone = kUnlimitedWidth;
+
+// Every tile, every way to lay it over a sequence: how many there are.
+int expect_everybody_ends(Band band, int len_q) {
+    struct Course {
+        int heads, heads_log2, passed_over_blocks;
+        bool ascending;
+    };
+    constexpr Course kCourses[] = {{1, 0, 1, true}, {1, 0, 4, false},  {2, 1, 4, true},
+                                   {4, 2, 1, true}, {11, 3, 4, false}, {11, 3, 1, true}};
+    int problems = 0;
+    for (size_t index = 0; index < std::size(kForwardTiles); ++index) {
+        const ForwardTileEntry& entry = kForwardTiles[index];
+        for (const auto& [heads, heads_log2, passed_over_blocks, ascending] : kCourses) {
+            if (entry.tile.segments() % (1 << heads_log2) != 0) continue;
+            const auto tiles = tiles_of(entry.tile, heads, heads_log2, passed_over_blocks, band, len_q, ascending);
+            for (const Tile& tile : tiles)
+                for (const OwnWork& own : tile.own) {
+                    if (!has_rows(own)) continue;
+                    EXPECT_GE(own.steps_before, 0);
+                    EXPECT_GE(own.steps_after, 0);
+                    EXPECT_EQ(own.steps_before + own.blocks.visit.size() + own.steps_after, tile.visit.size());
+                }
+            EXPECT_TRUE(everybody_ends(index, tiles, std::make_index_sequence<std::size(kForwardTiles)>()))
+                << "d " << entry.tile.head_dim << ", " << entry.tile.rows() << " rows, keys i + " << band.low
+                << " to i + " << band.high << ", chunk " << band.chunk << ", offset " << band.off << ", " << len_q
+                << " x " << band.len_k;
+            ++problems;
+        }
+    }
+    return problems;
+}
+
 TEST(Rings, NobodyWaitsForEver) {
-    constexpr int kNone = kUnlimitedWidth;
     const Window windows[] = {{kNone, kNone},
                               {kNone, 0},
                               {0, 0},
@@ -309,38 +340,25 @@ TEST(Rings, NobodyWaitsForEver) {
                               {100, 5, true},
                               {kNone, 0, false, 100},
                               {kNone, kNone, false, 256}};
-    struct Course {
-        int heads, heads_log2, passed_over_blocks;
-        bool ascending;
-    };
-    constexpr Course kCourses[] = {{1, 0, 1, true}, {1, 0, 4, false},  {2, 1, 4, true},
-                                   {4, 2, 1, true}, {11, 3, 4, false}, {11, 3, 1, true}};
     int problems = 0;
-    for (size_t index = 0; index < std::size(kForwardTiles); ++index) {
-        const ForwardTileEntry& entry = kForwardTiles[index];
-        for (const Window& window : windows)
-            for (const int len_q : {1, 64, 65, 200, 257, 512, 700, 1000})
-                for (const int len_k : {1, 64, 100, 513, 1300})
-                    for (const auto& [heads, heads_log2, passed_over_blocks, ascending] : kCourses) {
-                        if (entry.tile.segments() % (1 << heads_log2) != 0) continue;
-                        const auto tiles = tiles_of(entry.tile, heads, heads_log2, passed_over_blocks, window, len_q,
-                                                    len_k, ascending);
-                        for (const Tile& tile : tiles)
-                            for (const OwnWork& own : tile.own) {
-                                if (!has_rows(own)) continue;
-                                ASSERT_GE(own.steps_before, 0);
-                                ASSERT_GE(own.steps_after, 0);
-                                ASSERT_EQ(own.steps_before + own.blocks.visit.size() + own.steps_after,
-                                          tile.visit.size());
-                            }
-                        ASSERT_TRUE(everybody_ends(index, tiles, std::make_index_sequence<std::size(kForwardTiles)>()))
-                            << "d " << entry.tile.head_dim << ", " << entry.tile.rows() << " rows, window "
-                            << window.left << ' ' << window.right << " chunk " << window.chunk << ", " << len_q << " x "
-                            << len_k;
-                        ++problems;
-                    }
-    }
+    for (const Window& window : windows)
+        for (const int len_q : {1, 64, 65, 200, 257, 512, 700, 1000})
+            for (const int len_k : {1, 64, 100, 513, 1300}) {
+                problems += expect_everybody_ends(band_of(window, len_q, len_k), len_q);
+                if (testing::Test::HasFailure()) return;
+            }
     EXPECT_GT(problems, 1000);
+}
+
+TEST(Rings, NobodyWaitsForEverWhateverTheOffset) {
+    const Window windows[] = {{kNone, 0}, {63, 0}, {300, 0}, {10, 10}, {0, 200}, {100, kNone}, {kNone, 0, false, 100}};
+    for (const Window& window : windows)
+        for (const int off : {-kMaxSequenceLength, -600, -65, 37, 450, 512, 700, 1301, kMaxSequenceLength})
+            for (const int len_q : {1, 65, 257, 700})
+                for (const int len_k : {0, 1, 100, 513, 1300}) {
+                    expect_everybody_ends(band_at(window, off, len_k), len_q);
+                    if (testing::Test::HasFailure()) return;
+                }
 }
 
 // The test can fail: warpgroups that are further apart than the ring is long do wait for ever.

@@ -14,8 +14,8 @@ namespace {
 constexpr int32_t kWidestHead = kDecodeTiles[kDecodeTileCount - 1].tile.head_dim;
 
 // Of a dense q, every part of its columns reads K and V anew. Up to so many rows that is the way all the same, since
-// the forward kernel's tiles would be mostly empty; of more rows, up to so many parts, where there is no other way.
-constexpr int64_t kFewRows = 16, kMostParts = 8;
+// the forward kernel's tiles would be mostly empty.
+constexpr int64_t kFewRows = 16;
 
 // Of the tiles for these head dimensions and options, the first that holds all columns, or else the last.
 int32_t tile_index_of(const ForwardProblem& p, DecodeVariant variant, int64_t columns) {
@@ -53,46 +53,13 @@ int64_t parts_of(const ForwardProblem& p) {
     return std::max<int64_t>((columns + at_once - 1) / at_once, 1);
 }
 
-// What keeps a problem from the decode kernel whatever its keys are; "" where nothing does.
-std::string obstacle_of(const ForwardProblem& p) {
-    const auto present = [](const char* name) { return std::string(name) + " is present"; };
-    if (p.has_bias) return present("bias");
-    if (p.has_mask) return present("mask");
-    if (p.dtype == DType::f32) return "q.dtype is f32";
-    if (p.out_dtype != p.dtype) return "out.dtype is " + name_of(p.out_dtype) + " beside q's, " + name_of(p.dtype);
-    if (p.head_dim > kWidestHead) return "q's head dimension is " + std::to_string(p.head_dim);
-    if (p.head_dim_v > kWidestHead) return "v's head dimension is " + std::to_string(p.head_dim_v);
-    if (!p.varlen && p.rows_q > kFewRows && parts_of(p) > kMostParts)
-        return "q has " + std::to_string(p.rows_q) + " rows of " + std::to_string(p.heads_per_kv()) +
-               " heads that share one of k";
-    return "";
-}
-
-// Has the forward kernel learnt to read these keys, under this mask?
-bool is_forward_form(const ForwardProblem& p) {
-    const KeyForm same = p.varlen ? KeyForm::varlen : KeyForm::dense;
-    return p.keys == same && !p.has_query_offset && !p.has_tree;
-}
-
 }  // namespace
 
 bool decodes(const ForwardProblem& p) {
-    if (!obstacle_of(p).empty()) return false;
-    return !is_forward_form(p) || (!p.varlen && p.rows_q <= kFewRows);
-}
-
-void check_form(const ForwardProblem& p) {
-    if (is_forward_form(p)) return;
-    const std::string form = p.keys == KeyForm::paged ? p.lists_pages ? "page_indices" : "block_table"
-                             : p.has_tree             ? "tree_mask"
-                             : p.has_query_offset     ? "query_offset"
-                             : p.varlen               ? "cu_seqlens_q without cu_seqlens_k"
-                                                      : "cu_seqlens_k without cu_seqlens_q";
-    refuse(obstacle_of(p) + " beside " + form +
-           "; beside it the sm90 backend supports bf16 and f16, head dimensions up to " + std::to_string(kWidestHead) +
-           ", of a dense q up to " + std::to_string(kFewRows) +
-           " rows, or rows times heads that share one of k up to 128 (64 where the head dimension exceeds 256), and "
-           "neither bias nor mask");
+    const bool has_matrix = p.has_bias || p.has_mask;
+    const bool holds =
+        p.dtype != DType::f32 && p.out_dtype == p.dtype && p.head_dim <= kWidestHead && p.head_dim_v <= kWidestHead;
+    return holds && !has_matrix && !p.varlen && p.rows_q <= kFewRows;
 }
 
 int64_t counts_of(const ForwardProblem& p, const DecodeTile& tile) {

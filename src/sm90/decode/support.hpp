@@ -15,13 +15,9 @@ struct DecodeChoice {
     bool operator==(const DecodeChoice&) const = default;
 };
 
-// Few queries over a cache. Follows from q's shape, heads, head dimensions and options alone, of a dense q that has few
-// rows; or from what the forward kernel has not learnt: keys in pages, of another form than q, at an offset, or a tree.
+// Few queries over a cache: a dense q of few rows without a bias or a mask. Follows from q's shape and the options
+// alone, never from where keys lie; a varlen q's rows only the device knows.
 bool decodes(const ForwardProblem& problem);
-
-// Of a problem that does not decode: throws Error(UNSUPPORTED), naming what stands against it, if it is not for the
-// forward kernel either.
-void check_form(const ForwardProblem& problem);
 
 // Counts of a workspace: of each sequence, or, where q is varlen, each part of one (sequence.hpp).
 int64_t counts_of(const ForwardProblem& problem, const DecodeTile& tile);

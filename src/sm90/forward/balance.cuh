@@ -84,7 +84,7 @@ class Balancer {
             const int32_t take = min_i32(min_i32(bundles_ - dealt, left), bundles_up_to(32 * in_run - in_first_run));
             const int32_t step = min_i32(first_run + lane, row_blocks - 1);
             const int32_t row = (params_.order.last_rows_first ? row_blocks - 1 - step : step) * queries;
-            const Band band = known_band<kTraits>(band_of(params_.window, len_q, len_k));
+            const Band band = band_in_sequence<kTraits>(params_, window_.sequence(sequence_), len_q, len_k);
             const int32_t cost = tile_cost(kv_range(band, {row, min_i32(row + queries, len_q)}, kKeys).visit, kKeys);
             const float runs_a_tile = 1.0f / static_cast<float>(in_run);
 #pragma unroll

@@ -223,6 +223,9 @@ class Consumer : public Walk<Consumer<kConfig>, kConfig.tile> {
     // registers. true: softcap took the exact form.
     __device__ __forceinline__ bool modify_scores(const BlockRange& blocks, int32_t i);
 
+    // A tree's part of it.
+    __device__ __forceinline__ void hide_tree(const Work& work, int32_t first_key);
+
     __device__ __forceinline__ RowTotals totals() const { return softmax_.totals(); }
     __device__ __forceinline__ void first_probabilities() {
         softmax_.template probabilities<0, kKsteps>(s_, p_);

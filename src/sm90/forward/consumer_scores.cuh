@@ -5,6 +5,7 @@
 #include "sm90/forward/consumer.cuh"
 #include "sm90/ptx/async_copy.cuh"
 #include "sm90/scores/scores.cuh"
+#include "sm90/scores/tree.cuh"
 
 namespace foveal::sm90 {
 
@@ -33,6 +34,7 @@ __device__ __forceinline__ bool Consumer<kConfig>::modify_scores(const BlockRang
         add_bias(params_.scores.scale, 1.0f, {0.0f, 0.0f}, kNaturalElements);
     else if constexpr (kConfig.modifies_scores())
         exactly = ScoreOf(params_.scores, work, rows(), first_key, lane).apply(s_);
+    if constexpr (kConfig.any_keys && kConfig.has_options()) hide_tree(work, first_key);
     if (!blocks.unmasked.contains(block_of(blocks, i))) {
         softmax_.mask(s_, known_band<kTraits>(work.band), rows().query + Fragment::first_row(lane), first_key, lane);
         // Far tiles pass here for every block, and tiles with rows that see none of the first for the second, so
@@ -44,6 +46,18 @@ __device__ __forceinline__ bool Consumer<kConfig>::modify_scores(const BlockRang
         }
     }
     return exactly;
+}
+
+template <ForwardConfig kConfig>
+__device__ __forceinline__ void Consumer<kConfig>::hide_tree(const Work& work, int32_t first_key) {
+    const TreeMask& tree = params_.places.tree;
+    const int32_t first_of_tree = work.band.len_k - work.len_q, nodes = min_i32(work.len_q, 32 * tree.words);
+    if (tree.data == nullptr || first_key >= first_of_tree + nodes || first_key + kTile.keys <= first_of_tree) return;
+    const int32_t row = rows().query + Fragment::first_row(ptx::lane_id());
+    const uint32_t* words =
+        tree.data + work.batch * tree.batch_stride + (work.first_q + int64_t{row}) * tree.row_stride;
+    hide_by_tree(s_, words, tree.row_stride, work.len_q - row,
+                 first_key + Fragment::first_column(ptx::lane_id()) - first_of_tree, nodes);
 }
 
 template <ForwardConfig kConfig>

@@ -39,8 +39,9 @@ class WorkCursor {
             const int32_t len_q = lengths_q<kTraits>(params_).of_dense(work.batch).length;
             if (place.row_block * (kRows >> params_.heads_log2) >= len_q) continue;  // seqused_q ends before this tile
             work.head_k = place.unit - work.batch * params_.heads_k;
-            fill<kTraits>(work, params_, place, params_.heads_log2, len_q,
-                          lengths_k<kTraits>(params_).of_dense(work.batch).length);
+            const SequenceRows k = rows_of_keys<kTraits, false>(params_, work.batch);
+            if constexpr (kTraits.any_keys) work.first_k = k.first;
+            fill<kTraits>(work, params_, place, params_.heads_log2, len_q, k.length);
             return work;
         }
     }
@@ -81,7 +82,8 @@ template <ForwardConfig kConfig>
 __device__ __forceinline__ void produce_work(Shared<kConfig>& shared, const ForwardParams& params) {
     constexpr ForwardTile kTile = kConfig.tile;
     constexpr WorkTraits kTraits = work_traits_of(kConfig);
-    if (is_varlen<kTraits>(params) || params.seqused_q != nullptr || params.seqused_k != nullptr) await_kernel_before();
+    if (kTraits.any_keys || is_varlen<kTraits>(params) || params.seqused_q != nullptr || params.seqused_k != nullptr)
+        await_kernel_before();
     WorkCursor<kTraits> cursor(params, shared.ranked_tiles);
     RingPosition<kWorkSlots> ring;
     bool is_set_up = false;

@@ -18,6 +18,17 @@ void describe_kernel(std::ostream& out, const ForwardProblem& p, const PreparedF
         << " keys, " << tile.stages << " stages; limited by " << kernel.entry().limited_by << '\n';
 }
 
+void describe_loads(std::ostream& out, const ForwardProblem& p, const PreparedForward& kernel) {
+    if (!kernel.schedule.choice.any_keys) return;
+    const int32_t rows = box_rows_of(p, kernel.tile().keys);
+    out << "loads      k and v ";
+    if (rows == 0)
+        out << "row by row, by threads: a page has no box of " << kLeastBoxRows
+            << " rows or more for the copy engine\n";
+    else
+        out << "by the copy engine, in boxes of " << rows << " rows\n";
+}
+
 void describe_resources(std::ostream& out, const ForwardProblem& p, const PreparedForward& kernel, int32_t sms) {
     const ForwardSchedule& schedule = kernel.schedule;
     const ForwardTile& tile = kernel.tile();
@@ -51,8 +62,8 @@ void describe_order(std::ostream& out, const ForwardProblem& p, const ForwardSch
 }
 
 void describe_bound(std::ostream& out, const ForwardProblem& p, const Card* card) {
-    if (p.varlen || p.has_seqused_q || p.has_seqused_k) {
-        out << "bound      the lengths are on the device\n";
+    if (p.varlen || p.keys == KeyForm::varlen || p.has_seqused_q || p.has_seqused_k || p.has_query_offset) {
+        out << "bound      the lengths or offsets are on the device\n";
         return;
     }
     const UsefulWork work = useful_work_of_dense(p);
@@ -74,6 +85,7 @@ std::string Sm90ForwardPlan::describe() const {
     std::ostringstream out;
     out << foveal::describe(problem());
     describe_kernel(out, problem(), kernel_);
+    describe_loads(out, problem(), kernel_);
     describe_resources(out, problem(), kernel_, traits_.sms);
     describe_order(out, problem(), kernel_.schedule);
     out << "workspace  " << workspace_bytes() << " bytes\n";

@@ -42,8 +42,13 @@ __device__ __forceinline__ void produce(Shared<kConfig>& shared, const ForwardMa
     const int32_t warp = uniform(static_cast<int32_t>(threadIdx.x) / 32);
     if (threadIdx.x == 0) initialise_barriers<kConfig>(shared);
     if (warp != 3) await_set_up<kConfig>();
-    if (warp == 0) produce_k<kConfig>(shared, maps, params);
-    if (warp == 1) produce_v<kConfig>(shared, maps, params);
+    if constexpr (kConfig.any_keys) {
+        if (warp == 0) produce_any_k<kConfig>(shared, maps, params);
+        if (warp == 1) produce_any_v<kConfig>(shared, maps, params);
+    } else {
+        if (warp == 0) produce_k<kConfig>(shared, maps, params);
+        if (warp == 1) produce_v<kConfig>(shared, maps, params);
+    }
     if (warp == 2) produce_q<kConfig>(shared, maps);
     if (warp == 3) produce_work<kConfig>(shared, params);
 }

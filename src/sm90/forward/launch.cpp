@@ -22,23 +22,25 @@ namespace {
 
 constexpr std::array kTypes = {DType::bf16, DType::f16};
 constexpr size_t kVariants = static_cast<size_t>(ForwardVariant::options_lse) + 1;
-constexpr size_t kKernels = kTypes.size() * kTileCount * kVariants;
+constexpr size_t kForms = 2;  // keys as q, and of any form
+constexpr size_t kKernels = kTypes.size() * kTileCount * kVariants * kForms;
 
 constexpr size_t kernel_index_of(size_t type, ForwardChoice choice) {
-    return (type * kTileCount + static_cast<size_t>(choice.tile_index)) * kVariants +
-           static_cast<size_t>(choice.variant);
+    const size_t tile = type * kTileCount + static_cast<size_t>(choice.tile_index);
+    return (tile * kVariants + static_cast<size_t>(choice.variant)) * kForms + (choice.any_keys ? 1 : 0);
 }
 
 // One kernel for each type, tile and variant that the tile is used for (tiles.hpp): where its .cu is missing, the
 // library does not link.
 template <size_t kIndex>
 constexpr cuda::Kernel kernel() {
-    constexpr auto kVariant = static_cast<ForwardVariant>(kIndex % kVariants);
-    constexpr auto kTileIndex = static_cast<int32_t>(kIndex / kVariants % kTileCount);
-    constexpr DType kType = kTypes[kIndex / kVariants / kTileCount];
-    static_assert(kernel_index_of(kIndex / kVariants / kTileCount, {kTileIndex, kVariant}) == kIndex);
-    if constexpr (kForwardTiles[kTileIndex].serves(kVariant))
-        return {&forward_kernel<ForwardInstance<kType, kTileIndex, kVariant>>,
+    constexpr bool kAnyKeys = kIndex % kForms != 0;
+    constexpr auto kVariant = static_cast<ForwardVariant>(kIndex / kForms % kVariants);
+    constexpr auto kTileIndex = static_cast<int32_t>(kIndex / kForms / kVariants % kTileCount);
+    constexpr size_t kTypeIndex = kIndex / kForms / kVariants / kTileCount;
+    static_assert(kernel_index_of(kTypeIndex, {kTileIndex, kVariant, kAnyKeys}) == kIndex);
+    if constexpr (kForwardTiles[kTileIndex].serves(kVariant, kAnyKeys))
+        return {&forward_kernel<ForwardInstance<kTypes[kTypeIndex], kTileIndex, kVariant, kAnyKeys>>,
                 shared_bytes(kForwardTiles[kTileIndex].tile)};
     return {};
 }
@@ -70,6 +72,12 @@ ForwardParams with_pointers(ForwardParams params, const ForwardProblem& p, const
     params.scores.alibi_slopes = pointers.alibi_slopes;
     set_data(params.scores.bias, pointers.bias, p.bias_dtype);
     set_data(params.scores.mask, pointers.mask, DType::boolean);
+    KeyPlaces& places = params.places;
+    places.table = p.page_table(pointers);
+    places.k.data = pointers.k;
+    places.v.data = pointers.v;
+    places.query_offset = pointers.query_offset;
+    places.tree.data = pointers.tree_mask;
     return params;
 }
 
@@ -78,14 +86,22 @@ struct Maps {
 };
 
 Maps maps_of(const ForwardProblem& p, const PreparedForward& kernel, const ForwardPointers& pointers) {
+    const bool in_pages = p.keys == KeyForm::paged;
     const int64_t batch = p.varlen ? 1 : p.batch;
+    const int64_t batch_k = in_pages                    ? p.pages
+                            : p.keys == KeyForm::varlen ? 1
+                                                        : p.batch,
+                  rows_k = in_pages ? p.page_size : p.rows_k;
+    const int32_t box_rows = kernel.params.places.box_rows;
     const cuda::MappedTensor q{"q", pointers.q, batch, p.rows_q, p.heads_q, p.head_dim, p.q};
-    cuda::MappedTensor k{"k", pointers.k, batch, p.rows_k, p.heads_k, p.head_dim, p.k};
-    cuda::MappedTensor v{"v", pointers.v, batch, p.rows_k, p.heads_k, p.head_dim_v, p.v};
+    cuda::MappedTensor k{"k", pointers.k, batch_k, rows_k, p.heads_k, p.head_dim, p.k};
+    cuda::MappedTensor v{"v", pointers.v, batch_k, rows_k, p.heads_k, p.head_dim_v, p.v};
     const cuda::MappedTensor out{"out", pointers.out, batch, p.rows_q, p.heads_q, p.head_dim_v, p.out};
     // A tensor map has no empty dimension: without keys K and V map a row of q, which the kernel masks and zeroes.
-    if (p.rows_k == 0) k = v = {"q", pointers.q, batch, 1, p.heads_k, p.head_dim, p.q};
-    const cuda::MapBox block{kPanelColumns, kernel.tile().keys}, warp{kPanelColumns, kWarpRows};
+    // So where their rows are gathered.
+    const bool is_mapped = p.rows_k > 0 && batch_k > 0 && box_rows > 0;
+    if (!is_mapped) k = v = {"q", pointers.q, batch, 1, p.heads_k, p.head_dim, p.q};
+    const cuda::MapBox block{kPanelColumns, is_mapped ? box_rows : kernel.tile().keys}, warp{kPanelColumns, kWarpRows};
     Maps maps{};
     maps.q = cuda::tensor_map(p.dtype, q, {kPanelColumns, kWarpgroupRows});
     maps.packed_q = kernel.schedule.heads_log2 > 0 ? cuda::tensor_map(p.dtype, q, warp) : maps.q;

@@ -73,12 +73,13 @@ std::vector<RowBlock> row_blocks_with_costs(const ForwardProblem& p, TileShape t
 }
 
 // What a tile takes on average in a batch of sequences of its mean length: computing, or reading and writing, each row
-// and each key once.
+// and each key once. Where keys are not packed, their number only has a bound, which may be far off; then, as many as
+// queries.
 double mean_tile_seconds(const ForwardProblem& p, const cuda::DeviceTraits& traits, TileShape tile, int32_t grid,
                          bool last_rows_first) {
     ForwardProblem mean = p;
     mean.rows_q = std::max<int64_t>(1, p.rows_q / p.batch);
-    mean.rows_k = p.rows_k / p.batch;
+    mean.rows_k = p.keys == KeyForm::varlen ? p.rows_k / p.batch : std::min(p.rows_k, mean.rows_q);
     const std::vector<RowBlock> row_blocks = row_blocks_with_costs(mean, tile, last_rows_first);
     double cost = 0;
     for (const RowBlock& row_block : row_blocks) cost += row_block.cost / static_cast<double>(row_blocks.size());

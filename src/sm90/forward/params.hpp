@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "problem/mask.hpp"
+#include "sm90/forward/key_places.hpp"
 #include "sm90/forward/schedule.hpp"
 #include "sm90/scores/options.hpp"
 
@@ -47,6 +48,8 @@ struct ForwardParams {
     int32_t head_dim_v;  // columns of `out` that exist
     const float* sinks;  // [h_q] or null
     ScoreOptions scores;
+
+    KeyPlaces places;  // only kernels that take keys of any form read it
 };
 
 // The tensors as the copy engine sees them. packed_q: in boxes of 16 rows, in place of 64 (which are 1 % faster on

@@ -20,6 +20,9 @@ int32_t passed_over_blocks(const ForwardProblem& p, const ForwardTile& tile, int
     return all_alike ? 1 : 4;
 }
 
+// May a row's rounding follow from the rows that it shares a tile with?
+bool rounds_together(const ForwardProblem& p) { return p.softcap > 0 || p.has_alibi; }
+
 // ForwardSchedule's: what costs least, and of such the most heads, if that is less than without packing. Fewer tiles
 // cost less, and so do tiles of fewer queries where they visit fewer K/V blocks: under a narrow window, or where a
 // tile's rows are more than a block's keys (H200, 2026-11-28: docs/performance-log, 73). Varlen: the most heads, and
@@ -30,7 +33,9 @@ int32_t packed_heads_log2(const ForwardProblem& p, const ForwardTile& tile) {
     const int32_t most = std::min(std::countr_zero(static_cast<uint32_t>(tile.segments())),
                                   static_cast<int32_t>(std::bit_width(static_cast<uint32_t>(heads_per_kv - 1))));
     if (p.varlen) return most;
-    const auto cost = [&](int32_t log2) { return unit_cost(p, {tile.rows(), tile.keys, log2}); };
+    ForwardProblem decisive = p;
+    if (rounds_together(p) && !knows_lengths_of_keys(p)) decisive.rows_k = p.rows_q;
+    const auto cost = [&](int32_t log2) { return unit_cost(decisive, {tile.rows(), tile.keys, log2}); };
     const int64_t apart = cost(0);
     int32_t best = 0;
     for (int32_t log2 = 1; log2 <= most; ++log2)
@@ -132,6 +137,7 @@ ForwardParams params_of(const ForwardProblem& p, const ForwardSchedule& schedule
     params.lse_head_stride = p.lse.head;
     params.head_dim_v = static_cast<int32_t>(p.head_dim_v);
     params.scores = score_options_of(p);
+    params.places = key_places_of(p, kForwardTiles[schedule.choice.tile_index].tile.keys);
     return params;
 }
 

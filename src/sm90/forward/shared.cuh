@@ -14,7 +14,7 @@ inline constexpr int32_t kOnesRows = 16;  // rows of ones: one kstep multiplies 
 
 // What the search for tiles (work.cuh) needs of the kernel's config.
 FOVEAL_HOST_DEVICE constexpr WorkTraits work_traits_of(const ForwardConfig& config) {
-    return {config.tile.rows(), config.tile.keys, !config.tile.dense_only, config.has_options()};
+    return {config.tile.rows(), config.tile.keys, !config.tile.dense_only, config.has_options(), config.any_keys};
 }
 
 // The CTA's named barriers, of which the hardware has 16. Barrier 0 joins all threads when the CTA has set itself up

@@ -14,21 +14,6 @@ namespace {
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(FOVEAL_UNSUPPORTED, message); }
 
-// What the CPU backend alone has so far.
-void check_forms(const ForwardProblem& p) {
-    const auto refuse_present = [](const char* name, const char* what) {
-        refuse(std::string(name) + " is present: " + what + ", which the cpu backend supports and sm90 does not yet");
-    };
-    if (p.keys == KeyForm::paged) refuse_present(p.lists_pages ? "page_indices" : "block_table", "k and v in pages");
-    if (p.varlen && p.keys == KeyForm::dense)
-        refuse(
-            "cu_seqlens_k is absent beside cu_seqlens_q; dense k and v beside a varlen q are supported by the cpu "
-            "backend, and not yet by sm90");
-    if (!p.varlen && p.keys == KeyForm::varlen) refuse_present("cu_seqlens_k", "varlen k and v beside a dense q");
-    if (p.has_query_offset) refuse_present("query_offset", "an offset of each sequence");
-    if (p.has_tree) refuse_present("tree_mask", "a mask over a sequence's last keys");
-}
-
 // Tiles are counted in 32 bits.
 void check_tile_count(const ForwardProblem& p, const ForwardTile& tile) {
     const double row_blocks =
@@ -45,7 +30,13 @@ void check_tile_count(const ForwardProblem& p, const ForwardTile& tile) {
 bool too_long(int32_t tile_index, ForwardVariant variant, const ForwardProblem& p) {
     constexpr int64_t kLongRow = 16384;
     return tile_index == kTileD64 && variant == ForwardVariant::plain && !p.varlen && !p.window().limited() &&
-           p.rows_k >= kLongRow;
+           p.rows_k >= kLongRow && knows_lengths_of_keys(p);
+}
+
+// Does it take a kernel for keys of any form?
+bool needs_any_keys(const ForwardProblem& p) {
+    const bool unlike_q = p.keys == KeyForm::paged || p.varlen != (p.keys == KeyForm::varlen);
+    return unlike_q || p.has_query_offset || p.has_tree;
 }
 
 // One value for several heads or sequences.
@@ -58,7 +49,7 @@ bool shares_values(const ForwardProblem& p) {
 ForwardVariant variant_of(const ForwardProblem& p) {
     // Multiplying by a scale that is not positive would not keep the order of the scores, nor a mask's -inf.
     const bool positive_scale = p.scale >= std::numeric_limits<float>::min();
-    if (!positive_scale || p.chunk > 0 || p.has_alibi || p.has_mask || p.softcap > kLargestFastSoftcap ||
+    if (!positive_scale || p.chunk > 0 || p.has_alibi || p.has_mask || p.has_tree || p.softcap > kLargestFastSoftcap ||
         shares_values(p))
         return ForwardVariant::options;
     // Elements of 16 bits are copied to shared memory (scores/staged_bias.cuh).
@@ -75,12 +66,13 @@ ForwardVariant with_lse(ForwardVariant variant) {
 
 ForwardChoice choice_of(const ForwardProblem& p, ForwardVariant variant) {
     const ForwardVariant and_lse = with_lse(variant), needed = p.wants_lse ? and_lse : variant;
+    const bool any_keys = needs_any_keys(p);
     for (int32_t i = 0; const auto& entry : kForwardTiles) {
         const ForwardTile& tile = entry.tile;
         if (p.head_dim <= tile.head_dim && p.head_dim_v <= tile.head_dim_v && !(tile.dense_only && p.varlen) &&
             !too_long(i, needed, p))
             for (const ForwardVariant served : {needed, and_lse, ForwardVariant::options_lse})
-                if (entry.serves(served)) return {i, served};
+                if (entry.serves(served, any_keys)) return {i, served, any_keys};
         ++i;
     }
     throw Error(FOVEAL_INTERNAL_ERROR, "no sm90 tile for this problem");
@@ -110,10 +102,11 @@ const char* name_of(ForwardVariant variant) {
     return "unknown";
 }
 
+bool knows_lengths_of_keys(const ForwardProblem& p) { return p.keys == KeyForm::dense && !p.has_seqused_k; }
+
 ForwardChoice choice_of(const ForwardProblem& p) { return choice_of(p, variant_of(p)); }
 
 void check_supported(const ForwardProblem& p) {
-    check_forms(p);
     require_scale(p, "the sm90 backend");
     if (p.dtype == DType::f32) refuse("q.dtype is f32; the sm90 backend supports bf16 and f16");
     if (p.out_dtype != p.dtype)

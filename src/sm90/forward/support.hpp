@@ -12,11 +12,16 @@ namespace foveal::sm90 {
 struct ForwardChoice {
     int32_t tile_index = 0;  // into kForwardTiles
     ForwardVariant variant{};
+    bool any_keys = false;  // as in ForwardConfig
     bool operator==(const ForwardChoice&) const = default;
 };
 
 // Throws Error(UNSUPPORTED), naming the argument, the value and what is supported.
 void check_supported(const ForwardProblem& problem);
+
+// Does the host know how many keys each sequence has? Where it does not, rows_k, an upper bound, must not decide how a
+// sequence is computed.
+bool knows_lengths_of_keys(const ForwardProblem& problem);
 
 // The kernel for the problem. Throws as check_supported() does.
 ForwardChoice choice_of(const ForwardProblem& problem);

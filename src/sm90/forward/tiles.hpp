@@ -86,10 +86,13 @@ inline constexpr int32_t kPlain = bit_of(ForwardVariant::plain), kLse = bit_of(F
 
 struct ForwardTileEntry {
     ForwardTile tile;
-    int32_t variants;        // that it is used for
-    const char* limited_by;  // the resource that keeps it from being larger
+    int32_t variants;           // that it is used for
+    int32_t any_keys_variants;  // the same of kernels that take keys of any form
+    const char* limited_by;     // the resource that keeps it from being larger
 
-    constexpr bool serves(ForwardVariant variant) const { return (variants & bit_of(variant)) != 0; }
+    constexpr bool serves(ForwardVariant variant, bool any_keys) const {
+        return ((any_keys ? any_keys_variants : variants) & bit_of(variant)) != 0;
+    }
 };
 
 // Indices into kForwardTiles.
@@ -112,21 +115,23 @@ inline constexpr ForwardTileEntry kForwardTiles[kTileCount] = {
     //  d, d_v, consumers, takes_turns, shares_rows, sums_in_product, keys, stages, query_buffers, staged_panels,
     //  first_ksteps, early_ksteps, registers, dense_only
     {{ 64,  64, 4, false, false, true,  64, 6, 2, 1, 1, 1, 32, 112},
-     kPlain | kLse | kSoftcap | kSoftcapLse,
+     kPlain | kLse | kSoftcap | kSoftcapLse, kPlain | kLse | kSoftcapLse,
      "registers: 4 * 128 * 112 + 128 * 32 = 640 * 96"},
-    {{ 64,  64, 3, true,  false, true, 128, 4, 2, 1, 1, 2, 32, 160, true}, kPlain,
+    {{ 64,  64, 3, true,  false, true, 128, 4, 2, 1, 1, 2, 32, 160, true}, kPlain, 0,
      "registers: 3 * 128 * 160 + 128 * 32 = 65536"},
-    {{ 64,  64, 2, true,  false, false, 128, 5, 2, 2, 1, 3, 40, 232}, kBias | kBiasLse | kOptions | kOptionsLse,
+    {{ 64,  64, 2, true,  false, false, 128, 5, 2, 2, 1, 3, 40, 232},
+     kBias | kBiasLse | kOptions | kOptionsLse, kBiasLse | kOptionsLse,
      "registers: options need more than 160"},
     {{128, 128, 2, true,  false, false, 128, 2, 2, 2, 1, 3, 40, 232},
      kPlain | kLse | kSoftcap | kSoftcapLse | kBias | kBiasLse | kOptions | kOptionsLse,
-     "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
-    {{192, 128, 2, true,  false, false, 128, 2, 1, 1, 1, 3, 40, 232}, kPlain | kOptionsLse,
-     "shared memory: Q 48, K 96, V 64 and O 16 of 227 KiB"},
-    {{256, 256, 2, true,  false, false,  64, 2, 1, 2, 1, 1, 40, 232},
      kPlain | kLse | kSoftcapLse | kBiasLse | kOptionsLse,
      "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
-    {{512, 512, 2, true,  true,  false,  32, 2, 1, 2, 1, 0, 40, 232}, kPlain | kOptionsLse,
+    {{192, 128, 2, true,  false, false, 128, 2, 1, 1, 1, 3, 40, 232}, kPlain | kOptionsLse, kPlain | kOptionsLse,
+     "shared memory: Q 48, K 96, V 64 and O 16 of 227 KiB"},
+    {{256, 256, 2, true,  false, false,  64, 2, 1, 2, 1, 1, 40, 232},
+     kPlain | kLse | kSoftcapLse | kBiasLse | kOptionsLse, kPlain | kLse | kSoftcapLse | kBiasLse | kOptionsLse,
+     "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
+    {{512, 512, 2, true,  true,  false,  32, 2, 1, 2, 1, 0, 40, 232}, kPlain | kOptionsLse, kPlain | kOptionsLse,
      "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
 };
 // clang-format on
@@ -149,6 +154,8 @@ struct ForwardConfig {
     DType dtype;
     ForwardTile tile;
     ForwardVariant variant;
+    // K and V may be in pages, or of a form that is not q's, and sequences have a query_offset or a tree.
+    bool any_keys = false;
     bool counts_rescales = false;  // a test's kernels do: rescale_count (consumer.cuh)
 
     FOVEAL_HOST_DEVICE constexpr bool has_options() const {
@@ -169,9 +176,9 @@ struct ForwardConfig {
 
 // The same as a type: nvcc 13.0 writes host stubs that do not compile for a __global__ template whose argument is a
 // structure.
-template <DType kType, int32_t kTileIndex, ForwardVariant kVariant>
+template <DType kType, int32_t kTileIndex, ForwardVariant kVariant, bool kAnyKeys = false>
 struct ForwardInstance {
-    static constexpr ForwardConfig kConfig{kType, kForwardTiles[kTileIndex].tile, kVariant};
+    static constexpr ForwardConfig kConfig{kType, kForwardTiles[kTileIndex].tile, kVariant, kAnyKeys};
 };
 
 }  // namespace foveal::sm90

@@ -5,6 +5,7 @@
 #include "sm90/forward/params.hpp"
 #include "sm90/forward/schedule.hpp"
 #include "sm90/forward/tiles.hpp"
+#include "sm90/scores/alibi.cuh"
 #include "sm90/scores/mask.hpp"
 
 namespace foveal::sm90 {
@@ -14,6 +15,7 @@ struct WorkTraits {
     int32_t rows, keys;  // of a tile, and of a K/V block
     bool varlen;         // the kernel serves varlen batches too
     bool options;        // the kernel serves attention chunks, K/V blocks in descending order, and shared values
+    bool any_keys;       // the kernel serves K and V of another form than q's, and offsets of the queries
 };
 
 // One tile: query rows of one sequence, and the K/V blocks that they need. The rows belong to one head or, if the tile
@@ -60,6 +62,10 @@ __device__ __forceinline__ Segment segment_of(const ForwardParams& params, const
     if (scores.alibi_slopes != nullptr)
         segment.slope =
             scores.alibi_slopes[work.sequence * scores.alibi_batch_stride + of_head(scores.alibi_head_stride)];
+    // An offset may put queries further from the keys than the lengths say.
+    if constexpr (kTraits.any_keys && kTraits.options)
+        if (params.places.query_offset != nullptr)
+            segment.slope = finite_slope(segment.slope, work.len_q, work.band.len_k + abs(work.band.off));
     return segment;
 }
 
@@ -93,6 +99,27 @@ __device__ __forceinline__ Lengths lengths_k(const ForwardParams& params) {
     return {params.rows_k, params.cu_seqlens_k, params.seqused_k, kTraits.options ? params.scores.seqused_k_stride : 1};
 }
 
+// Keys of a sequence, of a dense or a varlen batch.
+template <WorkTraits kTraits, bool kVarlen>
+__device__ __forceinline__ SequenceRows rows_of_keys(const ForwardParams& params, int32_t sequence) {
+    const Lengths lengths = lengths_k<kTraits>(params);
+    if constexpr (kTraits.any_keys) return lengths.of(sequence);
+    return kVarlen ? lengths.of_varlen(sequence) : lengths.of_dense(sequence);
+}
+
+// The window over a sequence.
+template <WorkTraits kTraits>
+__device__ __forceinline__ Band band_in_sequence(const ForwardParams& params, int32_t sequence, int32_t len_q,
+                                                 int32_t len_k) {
+    if constexpr (kTraits.any_keys) {
+        const KeyPlaces& places = params.places;
+        if (places.query_offset != nullptr)
+            return known_band<kTraits>(
+                band_at(params.window, places.query_offset[sequence * places.query_offset_stride], len_k));
+    }
+    return known_band<kTraits>(band_of(params.window, len_q, len_k));
+}
+
 // Work::computed of a tile that there is.
 template <WorkTraits kTraits>
 __device__ __forceinline__ uint32_t computed_rows(const ForwardParams& params, const Work& work) {
@@ -115,7 +142,7 @@ __device__ __forceinline__ void fill(Work& work, const ForwardParams& params, Ti
     work.row = place.row_block * queries;
     work.len_q = len_q;
     work.heads_log2 = heads_log2;
-    work.band = known_band<kTraits>(band_of(params.window, len_q, len_k));
+    work.band = band_in_sequence<kTraits>(params, work.sequence, len_q, len_k);
     work.seen = seen_keys(work.band, len_q);
     work.blocks = blocks_of_rows(work.band, {work.row, min_i32(work.row + queries, len_q)}, kTraits.keys);
     // A tile whose rows see no key visits one block, all of it masked and its V zeroed, and so writes its zeros.
@@ -152,7 +179,7 @@ __device__ __forceinline__ Work work_in_sequence(const ForwardParams& params, in
     Work work{};
     work.sequence = sequence;
     const SequenceRows q = lengths_q<kTraits>(params).of_varlen(sequence),
-                       k = lengths_k<kTraits>(params).of_varlen(sequence);
+                       k = rows_of_keys<kTraits, true>(params, sequence);
     work.first_q = q.first;
     work.first_k = k.first;
     const int32_t len_q = q.length, len_k = k.length;
@@ -204,6 +231,7 @@ class SequenceWindow {
     }
 
     // Of the sequence of a lane.
+    __device__ int32_t sequence(int32_t lane) const { return sequences_before_ + lane; }
     __device__ int32_t len_q(int32_t lane) const { return __shfl_sync(~0u, len_q_, lane); }
     __device__ int32_t len_k(int32_t lane) const { return __shfl_sync(~0u, len_k_, lane); }
 
@@ -214,7 +242,7 @@ class SequenceWindow {
         len_q_ = len_k_ = 0;
         if (sequence < params_.batch) {
             len_q_ = lengths_q<kTraits>(params_).of_varlen(sequence).length;
-            len_k_ = lengths_k<kTraits>(params_).of_varlen(sequence).length;
+            len_k_ = rows_of_keys<kTraits, true>(params_, sequence).length;
         }
         const SequenceTiles of_sequence = tiles_of_sequence<kTraits>(params_, len_q_, len_k_);
         int32_t tiles = of_sequence.row_blocks * of_sequence.heads_per_kv * params_.heads_k;

@@ -31,7 +31,7 @@ ScoreOptions score_options_of(const ForwardProblem& p) {
         if (p.softcap > kLargestFastSoftcap) options.inverse_softcap = 1 / p.softcap;
     }
     options.alibi_batch_stride = p.alibi.batch;
-    options.only_alibi = p.has_alibi && p.softcap <= 0 && !p.has_bias && !p.has_mask;
+    options.only_alibi = p.has_alibi && p.softcap <= 0 && !p.has_bias && !p.has_mask && !p.has_tree;
     // Under ALiBi the nearest keys weigh most: a row that meets them first rarely outgrows its reference.
     options.last_keys_first = p.has_alibi && p.window().right < kUnlimitedWidth;
     options.bias = score_matrix(p.bias, p.bias_dtype, p.rows_k);

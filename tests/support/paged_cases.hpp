@@ -1,0 +1,44 @@
+// Cases with keys in pages, drawn from a seed: what the tests of both backends check.
+#pragma once
+
+#include <cstdint>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace foveal_testing {
+
+class Draw {
+   public:
+    explicit Draw(uint32_t seed) : random_(seed) {}
+
+    template <class T>
+    T of(const std::vector<T>& values) {
+        return values[random_() % values.size()];
+    }
+    bool one_in(uint32_t n) { return random_() % n == 0; }
+
+   private:
+    std::mt19937 random_;
+};
+
+// One problem whose keys lie in three ways.
+struct PagedCase {
+    std::string problem;  // keys dense, beside varlen queries too
+    std::string packed;   // varlen queries: keys packed, else empty
+    std::string pages;    // the words that put the problem's keys into pages
+
+    std::string paged() const { return problem + pages; }
+};
+
+// What a backend's cases are drawn from, each with a space in front.
+struct PagedChoices {
+    std::vector<int64_t> page_sizes;
+    std::vector<int64_t> most_keys;  // of a sequence; or a page
+    std::vector<int64_t> few_queries, any_queries;
+    std::vector<std::string> head_dims, types;
+};
+
+PagedCase draw_paged_case(uint32_t seed, const PagedChoices& choices);
+
+}  // namespace foveal_testing
