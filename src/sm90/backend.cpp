@@ -1,5 +1,7 @@
 #include "sm90/backend.hpp"
 
+#include "sm90/backward/plan.hpp"
+#include "sm90/backward/support.hpp"
 #include "sm90/decode/plan.hpp"
 #include "sm90/decode/support.hpp"
 #include "sm90/device.hpp"
@@ -17,15 +19,6 @@ void check(const ForwardProblem& problem) {
 std::unique_ptr<ForwardPlan> plan(const ForwardProblem& problem, int32_t device) {
     check(problem);
     return decodes(problem) ? plan_decode(problem, device) : plan_forward(problem, device);
-}
-
-void check_backward_supported(const BackwardProblem&) {
-    throw Error(FOVEAL_UNSUPPORTED, "backward on sm90: not yet; the cpu backend computes gradients");
-}
-
-std::unique_ptr<BackwardPlan> plan_backward(const BackwardProblem& problem, int32_t) {
-    check_backward_supported(problem);
-    return nullptr;
 }
 
 }  // namespace

@@ -5,14 +5,16 @@
 
 #include "cuda/traits.hpp"
 #include "problem/append.hpp"
+#include "problem/backward.hpp"
 #include "problem/cache_copy.hpp"
 #include "problem/forward.hpp"
 #include "problem/merge.hpp"
 
 namespace foveal::sm90 {
 
-struct PreparedDecode;   // decode/plan.hpp
-struct PreparedForward;  // forward/plan.hpp
+struct PreparedBackward;  // backward/plan.hpp
+struct PreparedDecode;    // decode/plan.hpp
+struct PreparedForward;   // forward/plan.hpp
 
 // Is this host pointer device memory? false where there is no driver.
 bool holds(const void* pointer);
@@ -30,6 +32,10 @@ void launch_forward(const ForwardProblem& problem, const PreparedForward& kernel
 // The same of the decode kernel: split over the GPU if there is a workspace.
 void launch_decode(const ForwardProblem& problem, const PreparedDecode& kernel, int32_t device,
                    const ForwardPointers& pointers, void* stream);
+
+// Enqueues the backward's kernels on `stream`, whose device must be `device`.
+void launch_backward(const BackwardProblem& problem, const PreparedBackward& prepared, int32_t device,
+                     const BackwardPointers& pointers, void* stream);
 
 // Enqueues the append on `stream`, on the stream's device.
 void launch_append(const Append& append, void* stream);

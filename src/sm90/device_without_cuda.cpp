@@ -23,6 +23,10 @@ void launch_forward(const ForwardProblem&, const PreparedForward&, int32_t, cons
 
 void launch_decode(const ForwardProblem&, const PreparedDecode&, int32_t, const ForwardPointers&, void*) { refuse(); }
 
+void launch_backward(const BackwardProblem&, const PreparedBackward&, int32_t, const BackwardPointers&, void*) {
+    refuse();
+}
+
 void launch_append(const Append&, void*) { refuse(); }
 
 void launch_cache_copy(const CacheCopy&, void*) { refuse(); }

@@ -20,6 +20,8 @@ void check_stride(const char* tensor, const char* which, int64_t stride, int64_t
                " elements; the sm90 backend needs less than 2^40 bytes");
 }
 
+}  // namespace
+
 void check_strides(const char* tensor, const Strides& strides, int64_t element_bytes) {
     check_stride(tensor, "batch", strides.batch, element_bytes);
     check_stride(tensor, "row", strides.row, element_bytes);
@@ -30,8 +32,6 @@ void check_alignment(const char* tensor, const void* data) {
     if (reinterpret_cast<uintptr_t>(data) % kCopyEngineBytes != 0)
         refuse(std::string(tensor) + ".data is not aligned to 16 bytes, which the sm90 backend needs");
 }
-
-}  // namespace
 
 void check_head_dim(const char* name, int64_t head_dim, int32_t widest) {
     if (head_dim % 8 != 0 || head_dim > widest)

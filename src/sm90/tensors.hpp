@@ -1,4 +1,4 @@
-// What every sm90 kernel asks of the tensors of a forward. Each throws Error(UNSUPPORTED), naming the argument.
+// What every sm90 kernel asks of its tensors. Each throws Error(UNSUPPORTED), naming the argument.
 #pragma once
 
 #include <cstdint>
@@ -10,10 +10,13 @@ namespace foveal::sm90 {
 // A row is whole vectors of 16 bytes, and no wider than the widest tile.
 void check_head_dim(const char* name, int64_t head_dim, int32_t widest);
 
-// Of q, k, v and out: what the copy engine can address.
+// What the copy engine can address, of elements of so many bytes.
+void check_strides(const char* tensor, const Strides& strides, int64_t element_bytes);
+// Of q, k, v and out.
 void check_strides(const ForwardProblem& problem);
 
-// The same of their data.
+// The same of data.
+void check_alignment(const char* tensor, const void* data);
 void check_pointers(const ForwardPointers& pointers);
 
 }  // namespace foveal::sm90

@@ -1,5 +1,6 @@
-// Global memory that several CTAs of a launch share: past the L1, which is not kept coherent.
+// Global memory that several CTAs of a launch share: past the L1, which is not kept coherent, and in order.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-ld
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#memory-consistency-model
 #pragma once
 
 #include <cstdint>
@@ -37,5 +38,21 @@ __device__ __forceinline__ int32_t atomic_add_acq_rel(int32_t* to, int32_t x) {
     asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], %2;" : "=r"(before) : "l"(to), "r"(x) : "memory");
     return before;
 }
+
+// ld.acquire.gpu: what was written before the value was released is seen after it.
+__device__ __forceinline__ int32_t load_acquire(const int32_t* at) {
+    int32_t value;
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(at) : "memory");
+    return value;
+}
+
+// red.release.gpu.add: adds to the value after all that this thread wrote before.
+__device__ __forceinline__ void add_release(int32_t* at, int32_t value) {
+    asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(at), "r"(value) : "memory");
+}
+
+// fence.proxy.async: orders this thread's ordinary accesses to any memory and those of the copy engine.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-membar-fence
+__device__ __forceinline__ void fence_proxy_async_all() { asm volatile("fence.proxy.async;" ::: "memory"); }
 
 }  // namespace foveal::sm90::ptx

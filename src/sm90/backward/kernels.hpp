@@ -1,0 +1,24 @@
+// The kernels of the backward, as the CUDA runtime's launch functions take them.
+#pragma once
+
+#include "sm90/backward/tiles.hpp"
+
+namespace foveal::sm90 {
+
+// Address of backward<Instance>, each defined in a .cu of its own dtype and head dimension.
+template <class Instance>
+const void* backward_kernel();
+
+// The two in place of it where heads are wide.
+template <class Instance>
+const void* wide_keys_kernel();
+template <class Instance>
+const void* wide_queries_kernel();
+
+// The one before it, and the one after it.
+template <class Instance>
+const void* prepare_kernel();
+template <class Instance>
+const void* finish_kernel();
+
+}  // namespace foveal::sm90

@@ -1,0 +1,117 @@
+#include "sm90/backward/plan.hpp"
+
+#include <algorithm>
+#include <sstream>
+
+#include "sm90/backward/schedule.hpp"
+#include "sm90/backward/sequences.hpp"
+#include "sm90/backward/support.hpp"
+#include "sm90/device.hpp"
+
+namespace foveal::sm90 {
+namespace {
+
+// Upper bounds from the shapes alone: lengths are on the device.
+int64_t most_tasks(const ForwardProblem& p) {
+    const int64_t key_tiles =
+        p.varlen ? p.rows_k / kBackwardKeys + p.batch : p.batch * ((p.rows_k + kBackwardKeys - 1) / kBackwardKeys);
+    return key_tiles * p.heads_k;
+}
+
+WorkspaceLayout layout_of(const BackwardProblem& problem, const BackwardTile& tile, int64_t slots) {
+    constexpr int64_t kAlignment = 256;
+    WorkspaceLayout layout;
+    const auto place = [&](int64_t count, int64_t element_bytes) {
+        const int64_t at = layout.bytes;
+        layout.bytes = (at + count * element_bytes + kAlignment - 1) / kAlignment * kAlignment;
+        return at;
+    };
+    const int64_t units = problem.forward.heads_q * slots;
+    layout.dq_sums = place(tile.is_wide ? 0 : units * kBackwardConsumers * tile.dq_elements(), sizeof(float));
+    layout.neg_lse = place(units * kBackwardQueries, sizeof(float));
+    layout.neg_delta = place(units * kBackwardQueries, sizeof(float));
+    layout.sink_parts = place(problem.wants_dsinks ? units : 0, sizeof(float));
+    layout.arrivals = place(units * kBackwardConsumers, sizeof(int32_t));
+    layout.tasks = place(tile.is_wide ? 0 : most_tasks(problem.forward), sizeof(BackwardTask));
+    layout.counts = place(2, sizeof(int32_t));
+    return layout;
+}
+
+PreparedBackward prepared(const BackwardProblem& problem, int32_t sms) {
+    const ForwardProblem& p = problem.forward;
+    const auto batch = static_cast<int32_t>(p.batch), rows_q = static_cast<int32_t>(p.rows_q),
+               rows_k = static_cast<int32_t>(p.rows_k), heads_q = static_cast<int32_t>(p.heads_q),
+               heads_k = static_cast<int32_t>(p.heads_k);
+    PreparedBackward prepared;
+    prepared.tile_index = tile_index_of(problem);
+    prepared.variant = variant_of(problem);
+    prepared.slots = query_slots().count(p.varlen, batch, rows_q);
+    prepared.workspace = layout_of(problem, prepared.tile(), prepared.slots);
+    const int32_t units = prepared.slots * heads_q, sinks = problem.wants_dsinks ? heads_q : 0;
+    if (prepared.tile().is_wide) {
+        prepared.prepare_grid = units;
+        if (problem.wants_dk || problem.wants_dv)
+            prepared.keys_grid = Slots{kWideKeys}.count(p.varlen, batch, rows_k) * heads_k;
+        if (problem.wants_dq) prepared.queries_grid = Slots{kWideQueries}.count(p.varlen, batch, rows_q) * heads_q;
+        prepared.finish_grid = sinks;
+        return prepared;
+    }
+    prepared.prepare_grid = batch * kListCtas + units;
+    if (p.total_rows_q() > 0) prepared.grid = static_cast<int32_t>(std::min<int64_t>(sms, most_tasks(p)));
+    prepared.finish_grid = sinks + (problem.wants_dq ? units : 0);
+    return prepared;
+}
+
+void describe_kernels(std::ostream& out, const PreparedBackward& prepared) {
+    const BackwardTile& tile = prepared.tile();
+    if (tile.is_wide) {
+        out << "tile       dk, dv: " << kWideKeys << " keys x " << kBackwardQueries
+            << " rows a step; dq: " << kWideQueries << " rows x " << kWideKeys << " keys a step\n"
+            << "grid       " << prepared.keys_grid << " and " << prepared.queries_grid << " CTAs of "
+            << kBackwardThreads << " threads; before them " << prepared.prepare_grid << " of " << kPrepareThreads
+            << '\n'
+            << "shared     up to " << kWideSharedBytes << " bytes a CTA\n";
+        return;
+    }
+    out << "tile       " << kBackwardKeys << " keys (" << kBackwardConsumers << " warpgroups of 64) x "
+        << kBackwardQueries << " rows a step, " << tile.query_buffers << " stages of q, " << tile.dout_buffers
+        << " of dout\n"
+        << "grid       " << prepared.grid << " CTAs of " << kBackwardThreads << " threads; before it "
+        << prepared.prepare_grid << " of " << kPrepareThreads << ", after it " << prepared.finish_grid << " of "
+        << kFinishThreads << '\n'
+        << "shared     " << shared_bytes(tile) << " bytes a CTA\n"
+        << "order      groups of heads with up to " << kGroupTasks
+        << " tasks; keys and rows in opposite directions, which change from group to group\n";
+}
+
+}  // namespace
+
+Sm90BackwardPlan::Sm90BackwardPlan(const BackwardProblem& problem, int32_t device, const cuda::DeviceTraits& traits)
+    : BackwardPlan(problem, FOVEAL_BACKEND_SM90, device), prepared_(prepared(problem, traits.sms)) {}
+
+std::string Sm90BackwardPlan::describe() const {
+    const BackwardTile& tile = prepared_.tile();
+    std::ostringstream out;
+    out << foveal::describe(problem()) << "kernel     sm90 backward, " << name_of(problem().forward.dtype)
+        << ", d up to " << tile.head_dim
+        << (prepared_.variant == BackwardVariant::options ? ", with score options" : "")
+        << (tile.is_wide ? ", dk and dv apart from dq\n" : ", dq's sums in a fixed order\n");
+    describe_kernels(out, prepared_);
+    out << "registers  " << tile.producer_registers << " a producer thread, " << tile.consumer_registers
+        << " a consumer thread\n"
+        << "workspace  " << workspace_bytes() << " bytes\n";
+    return out.str();
+}
+
+void Sm90BackwardPlan::launch(const BackwardPointers& pointers, void* stream) const {
+    require_workspace(pointers, workspace_bytes());
+    check_pointers(pointers);
+    launch_backward(problem(), prepared_, device(), pointers, stream);
+}
+
+std::unique_ptr<BackwardPlan> plan_backward(const BackwardProblem& problem, int32_t device) {
+    check_backward_supported(problem);
+    return std::make_unique<Sm90BackwardPlan>(problem, device, traits_of(device));
+}
+
+}  // namespace foveal::sm90

@@ -1,0 +1,105 @@
+// The backward kernel's tiles: the only place that knows their sizes.
+#pragma once
+
+#include <cstdint>
+
+#include "problem/dtype.hpp"
+#include "problem/host_device.hpp"
+#include "sm90/tile/panel.hpp"
+#include "sm90/tile/warpgroup.hpp"
+
+namespace foveal::sm90 {
+
+// Two consumer warpgroups have 64 keys each, and walk the queries that see them in steps of 64.
+inline constexpr int32_t kBackwardConsumers = 2;
+inline constexpr int32_t kBackwardKeys = kBackwardConsumers * kWarpgroupRows;
+inline constexpr int32_t kBackwardQueries = 64;
+inline constexpr int32_t kBackwardThreads = (kBackwardConsumers + 1) * kWarpgroupThreads;
+
+// The kernels before and after it.
+inline constexpr int32_t kPrepareThreads = 256;
+inline constexpr int32_t kListCtas = 4;  // that list the tasks of a sequence
+inline constexpr int32_t kFinishThreads = kBackwardConsumers * kWarpgroupThreads;
+
+// Tasks that one producer warp has published and others still read (shared.cuh).
+inline constexpr int32_t kTaskSlots = 4;
+
+// Head dimensions that are smaller than the tile's are filled up with zeros by the copy engine.
+struct BackwardTile {
+    int32_t head_dim;       // columns of Q, K, V and dO
+    int32_t key_buffers;    // K tiles in shared memory: the next task's is loaded while this one is computed
+    int32_t query_buffers;  // Q tiles, ahead of the products
+    int32_t dout_buffers;   // dO tiles
+    int32_t producer_registers, consumer_registers;  // a thread
+    // One kernel for dK and dV and another for dQ (wide_keys.cuh, wide_queries.cuh), not one for all.
+    bool is_wide = false;
+
+    FOVEAL_HOST_DEVICE constexpr int32_t key_elements() const { return kBackwardKeys * head_dim; }
+    FOVEAL_HOST_DEVICE constexpr int32_t query_elements() const { return kBackwardQueries * head_dim; }
+    // Columns of dQ that a warpgroup computes, and its fp32 sums of one step.
+    FOVEAL_HOST_DEVICE constexpr int32_t dq_columns() const { return head_dim / kBackwardConsumers; }
+    FOVEAL_HOST_DEVICE constexpr int32_t dq_elements() const { return kBackwardQueries * dq_columns(); }
+};
+
+FOVEAL_HOST_DEVICE constexpr int32_t shared_bytes(const BackwardTile& tile) {
+    constexpr int32_t kBarriersAndTasks = 1024;
+    constexpr int32_t kRowBytes = kBackwardQueries * 4;  // of -lse or -delta
+    return 2 * (tile.key_elements() * (tile.key_buffers + 1) +
+                tile.query_elements() * (tile.query_buffers + tile.dout_buffers) + kBackwardKeys * kBackwardQueries) +
+           4 * kBackwardConsumers * tile.dq_elements() + kRowBytes * (tile.query_buffers + tile.dout_buffers) +
+           kBarriersAndTasks;
+}
+
+// Indices into kBackwardTiles.
+enum BackwardTileIndex : int32_t { kBackwardD64, kBackwardD128, kBackwardD256, kBackwardTileCount };
+
+// In ascending order: a problem gets the first that is large enough.
+inline constexpr BackwardTile kBackwardTiles[kBackwardTileCount] = {
+    //  d, key_buffers, query_buffers, dout_buffers, registers
+    {64, 2, 4, 4, 24, 240},
+    {128, 2, 3, 2, 24, 240},
+    {256, 1, 2, 2, 24, 240, true},
+};
+
+// setmaxnreg deals out what the launch was given: a multiple of 8 registers a thread.
+constexpr bool fits_sm(const BackwardTile& tile) {
+    constexpr int32_t kGiven = kRegistersPerSm / kBackwardThreads / 8 * 8 * kBackwardThreads;
+    return (tile.is_wide || shared_bytes(tile) <= kMaxSharedBytes) &&
+           kWarpgroupThreads * (tile.producer_registers + kBackwardConsumers * tile.consumer_registers) <= kGiven;
+}
+static_assert([] {
+    for (const BackwardTile& tile : kBackwardTiles)
+        if (!fits_sm(tile)) return false;
+    return true;
+}());
+
+// What a kernel can do beyond a positive scale and a window.
+enum class BackwardVariant : int32_t {
+    plain,
+    options,  // every option of the scores (scores.cuh), chunks and any scale
+};
+inline constexpr int32_t kBackwardVariants = 2;
+
+// The wide kernels: 64 keys, or 64 queries for each of two warpgroups.
+inline constexpr int32_t kWideKeys = 64;
+inline constexpr int32_t kWideQueries = kBackwardConsumers * kWarpgroupRows;
+inline constexpr int32_t kWideSharedBytes = 7 * 64 * 256 * 2 + 1024;  // seven tiles, barriers and the task
+static_assert(kWideSharedBytes <= kMaxSharedBytes);
+
+// What the kernel is instantiated for.
+struct BackwardConfig {
+    DType dtype;
+    BackwardTile tile;
+    BackwardVariant variant;
+
+    FOVEAL_HOST_DEVICE constexpr bool has_options() const { return variant == BackwardVariant::options; }
+};
+
+// The same as a type: nvcc 13.0 writes host stubs that do not compile for a __global__ template whose argument is a
+// structure.
+template <DType kType, int32_t kTileIndex, BackwardVariant kVariant = BackwardVariant::plain>
+struct BackwardInstance {
+    static constexpr BackwardConfig kConfig{kType, kBackwardTiles[kTileIndex], kVariant};
+};
+
+}  // namespace foveal::sm90

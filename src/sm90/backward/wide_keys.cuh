@@ -1,0 +1,255 @@
+// dK and dV of heads too wide for the kernel that computes all at once: a CTA has 64 keys of one KV head, and walks the
+// query tiles that see them, of each query head of the group.
+//
+//   [producer, warp 0]  K; for every step: Q and -lse.
+//   [producer, warp 1]  V; for every step: dO and -delta.
+//   [consumer 0]        S = K Q^T, from -lse / scale on; P, which goes to shared memory too; dV += P dO.
+//   [consumer 1]        dP = V dO^T, from -delta on; waits for P; dS = P * dP; dK += dS Q.
+// Both issue the scores of the next step before the sums of this one, under which then lie the exponentials, or the
+// product with P.
+#pragma once
+
+#include <cstdint>
+
+#include "sm90/backward/accumulators.cuh"
+#include "sm90/backward/await.cuh"
+#include "sm90/backward/epilogue.cuh"
+#include "sm90/backward/kernels.hpp"
+#include "sm90/backward/wide.cuh"
+#include "sm90/ptx/mbarrier.cuh"
+
+namespace foveal::sm90 {
+
+// 0 is that of __syncthreads().
+enum WideBarrier : int32_t { kProbabilitiesStored = 1, kProbabilitiesRead = 2 };
+
+template <BackwardConfig kConfig>
+struct WideKeysShared {
+    static constexpr int32_t kStages = 2;
+    using W = Wide<kConfig>;
+    alignas(1024) uint16_t k[W::kElements];
+    uint16_t v[W::kElements];
+    uint16_t q[kStages][W::kElements], dout[kStages][W::kElements];
+    float4 p[Fragment::size(kWideKeys) / 4][kWarpgroupThreads];  // as the registers have it
+    float neg_lse[kStages][kBackwardQueries], neg_delta[kStages][kBackwardQueries];
+    BackwardTask task;
+    Ring<kStages> q_ring, dout_ring;
+    uint64_t k_full, v_full, landed[2];
+};
+
+template <BackwardConfig kConfig>
+__device__ __forceinline__ void produce_wide(WideKeysShared<kConfig>& shared, const BackwardMaps& maps,
+                                             const BackwardParams& params) {
+    const int32_t warp = uniform(static_cast<int32_t>(threadIdx.x) / kWarpThreads);
+    if (warp > 1) return;
+    const BackwardTask& task = shared.task;
+    const bool of_q = warp == 0;
+    RingPosition<1> landing;
+    RingPosition<WideKeysShared<kConfig>::kStages> at;
+    using Load = typename Wide<kConfig>::Load;
+    Load{of_q ? shared.k : shared.v,
+         of_q ? maps.k : maps.v,
+         task.k.first,
+         task.key,
+         task.head_k,
+         task.batch,
+         nullptr,
+         nullptr}
+        .issue_used(of_q ? shared.k_full : shared.v_full, shared.landed[warp], landing, task.seen,
+                    params.mapped_rows_k);
+    auto& ring = of_q ? shared.q_ring : shared.dout_ring;
+    for_each_step(task, params.heads_per_kv, [&](BackwardStep step, bool) {
+        ring.wait_free(at);
+        const int64_t row = unit_of(params, task, step) * kBackwardQueries;
+        Load{of_q ? shared.q[at.slot] : shared.dout[at.slot],
+             of_q ? maps.q : maps.dout,
+             task.q.first,
+             step.tile * kBackwardQueries,
+             task.head_k * params.heads_per_kv + step.head,
+             task.batch,
+             of_q ? shared.neg_lse[at.slot] : shared.neg_delta[at.slot],
+             (of_q ? params.workspace.neg_lse : params.workspace.neg_delta) + row}
+            .issue_used(ring.full[at.slot][0], shared.landed[warp], landing, {0, task.q.length}, params.mapped_rows_q);
+        at.advance();
+    });
+}
+
+// kIsOfKeys: consumer 1, which has dK; else consumer 0, which has dV.
+template <BackwardConfig kConfig, bool kIsOfKeys>
+class WideKeysConsumer {
+    using W = Wide<kConfig>;
+    static constexpr int32_t kBoth = kBackwardConsumers * kWarpgroupThreads;
+
+   public:
+    __device__ __forceinline__ WideKeysConsumer(WideKeysShared<kConfig>& shared, const BackwardParams& params)
+        : shared_(shared),
+          params_(params),
+          warp_(uniform(static_cast<int32_t>(threadIdx.x) % kWarpgroupThreads / kWarpThreads)),
+          rows_(W::low_word(kIsOfKeys ? shared.v : shared.k)),
+          q_(W::low_word(shared.q[0])),
+          dout_(W::low_word(shared.dout[0])) {}
+
+    __device__ __forceinline__ void run() {
+        if (shared_.task.query_tiles.size() == 0) {
+#pragma unroll
+            for (float& x : sums_) x = 0;
+        } else {
+            walk();
+        }
+        const BackwardTask& task = shared_.task;
+        store_gradient<kConfig.dtype>(
+            sums_, kIsOfKeys ? params_.dk : params_.dv,
+            {task.batch, task.k.first, task.head_k, task.key + warp_ * kWarpRows, task.k.length},
+            kIsOfKeys ? params_.head_dim : params_.head_dim_v, kIsOfKeys ? params_.scale : 1.0F);
+    }
+
+   private:
+    __device__ __forceinline__ void walk() {
+        const BackwardTask& task = shared_.task;
+        const Range tiles{uniform(task.query_tiles.begin), uniform(task.query_tiles.end)};
+        step_ = BackwardStep::first(tiles, true);
+        ptx::mbarrier_wait(kIsOfKeys ? shared_.v_full : shared_.k_full, 0);
+        begin_scores();
+        issue_scores();
+        ptx::wgmma_wait_group<0>();
+        ptx::pin(x_);
+        before().release(at_.slot);
+        transform();
+        for (bool is_first = true, more = true; more; is_first = false) {
+            typename W::Operand factors;
+            finish_factors(factors);
+            behind().wait_full(at_);
+            const int32_t slot = at_.slot;
+            at_.advance();
+            more = step_.advance(tiles, true, params_.heads_per_kv);
+            if (more) begin_scores();
+            issue_scores();  // of the last step once more, for nothing: no branch may stand before the wait
+            W::issue_sums(sums_, factors, (kIsOfKeys ? q_ : dout_) + static_cast<uint32_t>(slot) * W::kTile, !is_first);
+            ptx::wgmma_wait_group<1>();
+            ptx::pin(x_);
+            if (more) {
+                before().release(at_.slot);
+                transform();
+            }
+            ptx::wgmma_wait_group<0>();
+            ptx::pin(sums_);
+            behind().release(slot);
+        }
+    }
+
+    // The ring whose tiles the scores need, and that whose tiles the sums need.
+    __device__ __forceinline__ auto& before() { return kIsOfKeys ? shared_.dout_ring : shared_.q_ring; }
+    __device__ __forceinline__ auto& behind() { return kIsOfKeys ? shared_.q_ring : shared_.dout_ring; }
+
+    __device__ __forceinline__ void begin_scores() {
+        before().wait_full(at_);
+        start_columns(x_, kIsOfKeys ? shared_.neg_delta[at_.slot] : shared_.neg_lse[at_.slot]);
+        const BackwardTask& task = shared_.task;
+        if (kIsOfKeys || task.unmasked.contains(step_.tile)) return;
+        const int32_t lane = ptx::lane_id();
+        hide_columns(x_, task.band, task.key + warp_ * kWarpRows + Fragment::first_row(lane),
+                     step_.tile * kBackwardQueries + Fragment::first_column(lane));
+    }
+    __device__ __forceinline__ void issue_scores() {
+        W::issue_scores(x_, rows_, (kIsOfKeys ? dout_ : q_) + static_cast<uint32_t>(at_.slot) * W::kTile);
+    }
+
+    // Under the sums of the step before.
+    __device__ __forceinline__ void transform() {
+        if constexpr (!kIsOfKeys) {
+#pragma unroll
+            for (float& x : x_) x = ptx::ex2(x * params_.scale_log2);
+            ptx::pin(x_);
+        }
+    }
+
+    // P goes from consumer 0 to consumer 1.
+    __device__ __forceinline__ void finish_factors(typename W::Operand& factors) {
+        const auto thread = threadIdx.x % kWarpgroupThreads;
+        if constexpr (kIsOfKeys) {
+            ptx::barrier_sync(kProbabilitiesStored, kBoth);
+#pragma unroll
+            for (int32_t i = 0; i < Fragment::size(kWideKeys); i += 4) {
+                const float4 p = shared_.p[i / 4][thread];
+                x_[i] *= p.x, x_[i + 1] *= p.y, x_[i + 2] *= p.z, x_[i + 3] *= p.w;
+            }
+            ptx::barrier_arrive(kProbabilitiesRead, kBoth);
+        } else {
+            if (has_stored_) ptx::barrier_sync(kProbabilitiesRead, kBoth);
+            has_stored_ = true;
+#pragma unroll
+            for (int32_t i = 0; i < Fragment::size(kWideKeys); i += 4)
+                shared_.p[i / 4][thread] = float4{x_[i], x_[i + 1], x_[i + 2], x_[i + 3]};
+            ptx::barrier_arrive(kProbabilitiesStored, kBoth);
+        }
+        round_operand<kConfig.dtype>(factors, x_);
+    }
+
+    WideKeysShared<kConfig>& shared_;
+    const BackwardParams& params_;
+    const int32_t warp_;
+    const uint32_t rows_, q_, dout_;  // low words of descriptors
+    typename W::Sums sums_;
+    typename W::Scores x_;
+    RingPosition<WideKeysShared<kConfig>::kStages> at_;
+    BackwardStep step_;
+    bool has_stored_ = false;
+};
+
+template <BackwardConfig kConfig>
+__device__ __forceinline__ void run_wide_keys(WideKeysShared<kConfig>& shared, const BackwardMaps& maps,
+                                              const BackwardParams& params) {
+    constexpr uint32_t kConsumerWarps = kBackwardConsumers * kWarpgroupWarps;
+    constexpr Slots kSlots{kWideKeys};
+    const auto cta = static_cast<int32_t>(blockIdx.x);
+    const int32_t slot = cta / params.heads_k;
+    if (threadIdx.x == 0) {
+        for (int32_t i = 0; i < WideKeysShared<kConfig>::kStages; ++i) {
+            shared.q_ring.initialise(i, 1, kConsumerWarps);
+            shared.dout_ring.initialise(i, 1, kConsumerWarps);
+        }
+        ptx::mbarrier_init(shared.k_full, 1);
+        ptx::mbarrier_init(shared.v_full, 1);
+        ptx::mbarrier_init(shared.landed[0], 1);
+        ptx::mbarrier_init(shared.landed[1], 1);
+        ptx::fence_mbarrier_init();
+    }
+    await_kernel_before();
+    if (threadIdx.x == 0) {
+        const BackwardSequences& sequences = params.sequences;
+        const int32_t number = kSlots.sequence_at(sequences.k, sequences.batch, slot);
+        shared.task = task_of(sequences, sequences.of(number), number, cta % params.heads_k,
+                              (slot - kSlots.of(sequences.k, number)) * kWideKeys, kWideKeys, true);
+    }
+    __syncthreads();
+    if (shared.task.key >= shared.task.k.length) return;
+    const int32_t warpgroup = uniform(static_cast<int32_t>(threadIdx.x) / kWarpgroupThreads);
+    if (warpgroup == 0) {
+        ptx::setmaxnreg_dec<kConfig.tile.producer_registers>();
+        if (shared.task.query_tiles.size() > 0) produce_wide<kConfig>(shared, maps, params);
+    } else {
+        ptx::setmaxnreg_inc<kConfig.tile.consumer_registers>();
+        if (warpgroup == 1)
+            WideKeysConsumer<kConfig, false>(shared, params).run();
+        else
+            WideKeysConsumer<kConfig, true>(shared, params).run();
+    }
+}
+
+template <class Instance>
+__global__ void __launch_bounds__(kBackwardThreads, 1)
+    backward_of_wide_keys(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap k_map,
+                          const __grid_constant__ CUtensorMap v_map, const __grid_constant__ CUtensorMap dout_map,
+                          const __grid_constant__ BackwardParams params) {
+    extern __shared__ unsigned char shared_memory[];
+    run_wide_keys<Instance::kConfig>(*reinterpret_cast<WideKeysShared<Instance::kConfig>*>(shared_memory),
+                                     {q_map, k_map, v_map, dout_map}, params);
+}
+
+template <class Instance>
+const void* wide_keys_kernel() {
+    static_assert(sizeof(WideKeysShared<Instance::kConfig>) <= static_cast<size_t>(kWideSharedBytes));
+    return reinterpret_cast<const void*>(&backward_of_wide_keys<Instance>);
+}
+
+}  // namespace foveal::sm90
