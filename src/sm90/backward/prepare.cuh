@@ -97,8 +97,9 @@ __device__ __forceinline__ void prepare_rows(const BackwardParams& params, int32
     const BackwardSequences& sequences = params.sequences;
     const int32_t b = query_slots().sequence_at(sequences.q, sequences.batch, slot),
                   batch = sequences.is_varlen() ? 0 : b;
-    const SequenceRows rows = sequences.q.of(b);
-    const int32_t first = (slot - query_slots().of(sequences.q, b)) * kBackwardQueries;
+    const BackwardSequence sequence = sequences.of(b);
+    const SequenceRows rows = sequence.q;
+    const int32_t first = (slot - sequence.slot) * kBackwardQueries;
     const auto thread = static_cast<int32_t>(threadIdx.x);
     const int64_t unit = params.unit(slot, head);
     const bool wants_dsinks = params.dsinks != nullptr;
@@ -114,9 +115,10 @@ __device__ __forceinline__ void prepare_rows(const BackwardParams& params, int32
 #pragma unroll
     for (int32_t r = thread / kRowThreads; r < kBackwardQueries; r += kRowsAtOnce) {
         const bool exists = first + r < rows.length;
+        const bool sees_keys = sequence.seeing.contains(first + r);  // else dO may be anything
         const int64_t row = rows.first + first + r;
         float delta = 0;
-        if (exists && has_vector)
+        if (sees_keys && has_vector)
             delta = dot<kType>(row_vectors_of<kType>(params.out, batch, row, head)[vector],
                                row_vectors_of<kType>(params.dout, batch, row, head)[vector], 0.0F);
 #pragma unroll
@@ -129,7 +131,7 @@ __device__ __forceinline__ void prepare_rows(const BackwardParams& params, int32
         if (counts && params.dlse != nullptr)
             delta -= params.dlse[batch * params.dlse_batch_stride + head * params.dlse_head_stride + row];
         params.workspace.neg_lse[unit * kBackwardQueries + r] = counts ? -lse * params.inverse_scale : -INFINITY;
-        params.workspace.neg_delta[unit * kBackwardQueries + r] = counts ? -delta : 0.0F;
+        params.workspace.neg_delta[unit * kBackwardQueries + r] = counts && sees_keys ? -delta : 0.0F;
         if (wants_dsinks && counts) dsink -= expf(sink - lse) * delta;
     }
     if (!wants_dsinks) return;

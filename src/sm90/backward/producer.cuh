@@ -148,7 +148,7 @@ __device__ __forceinline__ void produce_keys_and_queries(BackwardShared<kConfig>
                 task.batch,
                 shared.neg_lse[queries.slot],
                 params.workspace.neg_lse + unit_of(params, task, step) * kBackwardQueries}
-                .issue_used(shared.q_ring.full[queries.slot][0], shared.landed[0], landing, {0, task.q.length},
+                .issue_used(shared.q_ring.full[queries.slot][0], shared.landed[0], landing, task.seeing,
                             params.mapped_rows_q);
             queries.advance();
         });
@@ -178,7 +178,7 @@ __device__ __forceinline__ void produce_values_and_douts(BackwardShared<kConfig>
                 task.batch,
                 shared.neg_delta[douts.slot],
                 params.workspace.neg_delta + unit_of(params, task, step) * kBackwardQueries}
-                .issue_used(shared.dout_ring.full[douts.slot][0], shared.landed[1], landing, {0, task.q.length},
+                .issue_used(shared.dout_ring.full[douts.slot][0], shared.landed[1], landing, task.seeing,
                             params.mapped_rows_q);
             douts.advance();
             if (!is_first) return;

@@ -36,6 +36,7 @@ struct BackwardTask {
     SequenceRows q, k;  // the sequence's
     int32_t key;        // the task's first, of the sequence
     Range seen;         // keys of the sequence that some query sees
+    Range seeing;       // queries of the sequence that see some key
     Range query_tiles;  // to be visited; empty: there are no more tasks
     Range unmasked;     // of them, those whose rows all see all keys of the task
     int32_t slot;       // of the sequence's first query tile (sequences.hpp)
@@ -45,15 +46,9 @@ struct BackwardTask {
 inline constexpr int32_t kTaskWords = sizeof(BackwardTask) / 4;
 static_assert(kTaskWords <= kWarpThreads);
 
-// Query tiles of which a row sees one of `keys` keys from `key` on, of len_q rows. A row sees keys from an end to an
-// end, which both ascend: the rows that see one of the keys are an interval.
+// Query tiles of which a row sees one of `keys` keys from `key` on, of len_q rows.
 FOVEAL_HOST_DEVICE Range query_tiles_of(Band band, int32_t key, int32_t keys, int32_t len_q) {
-    const int32_t last_key = min_i32(key + keys, band.len_k) - 1;
-    Range rows{max_i32(0, key - band.high), min_i32(len_q, last_key - band.low + 1)};
-    if (band.chunk > 0) {
-        rows.begin = max_i32(rows.begin, key / band.chunk * band.chunk - band.off);
-        rows.end = min_i32(rows.end, (last_key / band.chunk + 1) * band.chunk - band.off);
-    }
+    const Range rows = seeing_queries(band, {key, key + keys}, len_q);
     if (rows.begin >= rows.end) return {0, 0};
     return {rows.begin / kBackwardQueries, (rows.end + kBackwardQueries - 1) / kBackwardQueries};
 }
@@ -85,6 +80,7 @@ FOVEAL_HOST_DEVICE BackwardTask task_of(const BackwardSequences& sequences, cons
     task.k = sequence.k;
     task.key = key;
     task.seen = sequence.seen;
+    task.seeing = sequence.seeing;
     task.query_tiles = query_tiles_of(sequence.band, key, keys, sequence.q.length);
     task.unmasked = unmasked_tiles_of(sequence.band, key, keys, task.query_tiles);
     task.slot = sequence.slot;

@@ -13,10 +13,24 @@
 
 namespace foveal::sm90 {
 
+// Queries, of len_q, that see one of the keys [keys.begin, keys.end). A query sees keys from an end to an end, which
+// both ascend: so these are an interval.
+FOVEAL_HOST_DEVICE Range seeing_queries(Band band, Range keys, int32_t len_q) {
+    const int32_t last_key = min_i32(keys.end, band.len_k) - 1;
+    if (last_key < keys.begin) return {0, 0};
+    Range rows{max_i32(0, keys.begin - band.high), min_i32(len_q, last_key - band.low + 1)};
+    if (band.chunk > 0) {
+        rows.begin = max_i32(rows.begin, keys.begin / band.chunk * band.chunk - band.off);
+        rows.end = min_i32(rows.end, (last_key / band.chunk + 1) * band.chunk - band.off);
+    }
+    return rows;
+}
+
 struct BackwardSequence {
     SequenceRows q, k;
     Band band;
-    Range seen;    // keys
+    Range seen;    // keys that some query sees
+    Range seeing;  // queries that see some key
     int32_t slot;  // of its first query tile
 };
 
@@ -61,6 +75,7 @@ struct BackwardSequences {
         s.k = k.of(sequence);
         s.band = band_of(window, s.q.length, s.k.length);
         s.seen = s.q.length > 0 ? seen_keys(s.band, s.q.length) : Range{0, 0};
+        s.seeing = seeing_queries(s.band, {0, s.k.length}, s.q.length);
         s.slot = query_slots().of(q, sequence);
         return s;
     }

@@ -69,7 +69,7 @@ __device__ __forceinline__ void produce_wide(WideKeysShared<kConfig>& shared, co
              task.batch,
              of_q ? shared.neg_lse[at.slot] : shared.neg_delta[at.slot],
              (of_q ? params.workspace.neg_lse : params.workspace.neg_delta) + row}
-            .issue_used(ring.full[at.slot][0], shared.landed[warp], landing, {0, task.q.length}, params.mapped_rows_q);
+            .issue_used(ring.full[at.slot][0], shared.landed[warp], landing, task.seeing, params.mapped_rows_q);
         at.advance();
     });
 }

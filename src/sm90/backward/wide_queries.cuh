@@ -52,9 +52,9 @@ __device__ __forceinline__ void produce_wide(WideQueriesShared<kConfig>& shared,
     for (int32_t w = 0; w < (warp == 0 ? kBackwardConsumers : 0); ++w) {
         const int32_t row = task.query + w * kWarpgroupRows;
         Load{shared.q[w], maps.q, q.first, row, task.head, task.batch, nullptr, nullptr}.issue_used(
-            shared.q_full[w], shared.landed[0], landing, {0, q.length}, params.mapped_rows_q);
+            shared.q_full[w], shared.landed[0], landing, task.sequence.seeing, params.mapped_rows_q);
         Load{shared.dout[w], maps.dout, q.first, row, task.head, task.batch, nullptr, nullptr}.issue_used(
-            shared.dout_full[w], shared.landed[0], landing, {0, q.length}, params.mapped_rows_q);
+            shared.dout_full[w], shared.landed[0], landing, task.sequence.seeing, params.mapped_rows_q);
     }
     for (int32_t block = task.key_blocks.begin; block < task.key_blocks.end; ++block) {
         const int32_t row = block * kWideKeys;
