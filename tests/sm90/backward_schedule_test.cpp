@@ -16,7 +16,8 @@ namespace foveal::sm90 {
 namespace {
 
 struct Problem {
-    int32_t len_q, len_k, heads_k;
+    int32_t len_q, len_k, heads_k, batch;
+    bool alike;  // else as if the lengths were not known to be the same
     Window window;
 
     std::string text() const {
@@ -24,7 +25,9 @@ struct Problem {
                " heads, left " + std::to_string(window.left) + ", right " + std::to_string(window.right) + ", chunk " +
                std::to_string(window.chunk) + (window.top_left ? ", top-left" : "");
     }
-    BackwardSequences sequences() const { return {{len_q, nullptr, nullptr}, {len_k, nullptr, nullptr}, window, 1, 0}; }
+    BackwardSequences sequences() const {
+        return {{len_q, nullptr, nullptr}, {len_k, nullptr, nullptr}, window, batch, 0};
+    }
 };
 
 std::vector<Problem> problems() {
@@ -33,24 +36,27 @@ std::vector<Problem> problems() {
     const auto any_of = [&](const std::vector<int32_t>& values) { return values[random() % values.size()]; };
     for (int i = 0; i < 400; ++i)
         all.push_back({any_of({1, 5, 63, 64, 65, 128, 300, 640, 1000}), any_of({1, 64, 127, 128, 129, 300, 1000, 2000}),
-                       any_of({1, 2, 3, 40}),
+                       any_of({1, 2, 3, 16, 40}), any_of({1, 2, 5, 16}), random() % 2 == 0,
                        Window{any_of({kUnlimitedWidth, 0, 1, 40, 128, 300}), any_of({kUnlimitedWidth, 0, 0, 9, 200}),
                               random() % 2 == 0, any_of({0, 0, 1, 50, 128, 400})}});
     return all;
 }
 
-// All tasks of a sequence, in the order of the list.
+// All tasks, in the order of the list.
 std::vector<BackwardTask> tasks_of(const Problem& p) {
     const BackwardSequences sequences = p.sequences();
     const BackwardSequence sequence = sequences.of(0);
     const Range key_tiles = seen_key_tiles(sequence.seen);
-    const TaskOrder order = task_order(key_tiles, p.heads_k);
-    std::vector<BackwardTask> tasks;
-    for (int32_t t = 0; t < order.tasks(); ++t) {
-        const TaskPlace place = task_place(order, t);
-        tasks.push_back(task_of(sequences, sequence, 0, place.head_k,
-                                (key_tiles.begin + place.key_tile) * kBackwardKeys, kBackwardKeys, place.ascends));
-    }
+    const TaskOrder order = task_order(key_tiles, p.heads_k, p.alike);
+    std::vector<BackwardTask> tasks(static_cast<size_t>(order.tasks() * p.batch));
+    for (int32_t b = 0; b < p.batch; ++b)
+        for (int32_t t = 0; t < order.tasks(); ++t) {
+            const TaskPlace place = task_place(order, t);
+            const int32_t at = p.alike ? place_among_alike(order, place, b, p.batch) : b * order.tasks() + t;
+            tasks.at(static_cast<size_t>(at)) =
+                task_of(sequences, sequence, b, place.head_k, (key_tiles.begin + place.key_tile) * kBackwardKeys,
+                        kBackwardKeys, place.ascends);
+        }
     return tasks;
 }
 
@@ -71,10 +77,11 @@ Seen seen_of(const Band& band, int32_t len_q, int32_t query_tile, int32_t key, i
 TEST(BackwardSchedule, EveryPlaceOccursOnce) {
     for (const Problem& p : problems()) {
         const std::vector<BackwardTask> tasks = tasks_of(p);
-        std::set<std::pair<int32_t, int32_t>> places;
-        for (const BackwardTask& task : tasks) places.insert({task.head_k, task.key});
+        std::set<std::tuple<int32_t, int32_t, int32_t>> places;
+        for (const BackwardTask& task : tasks) places.insert({task.sequence, task.head_k, task.key});
         EXPECT_EQ(places.size(), tasks.size()) << p.text();
-        EXPECT_EQ(tasks.size(), static_cast<size_t>(seen_key_tiles(p.sequences().of(0).seen).size() * p.heads_k));
+        EXPECT_EQ(tasks.size(),
+                  static_cast<size_t>(seen_key_tiles(p.sequences().of(0).seen).size() * p.heads_k * p.batch));
     }
 }
 
@@ -97,15 +104,15 @@ TEST(BackwardSchedule, VisitsWhatIsSeen) {
 
 TEST(BackwardSchedule, NoTaskWaitsForALaterOne) {
     for (const Problem& p : problems()) {
-        // Of a head and a query tile: the ranks of the tasks so far. Each must be the next.
-        std::map<std::pair<int32_t, int32_t>, int32_t> arrived;
+        // Of a sequence, a head and a query tile: how many tasks have come so far. Each must be the next.
+        std::map<std::tuple<int32_t, int32_t, int32_t>, int32_t> arrived;
         for (const BackwardTask& task : tasks_of(p))
             for (int32_t tile = task.query_tiles.begin; tile < task.query_tiles.end; ++tile)
-                ASSERT_EQ(rank_of(task, tile), (arrived[{task.head_k, tile}])++)
+                ASSERT_EQ(rank_of(task, tile), (arrived[{task.sequence, task.head_k, tile}])++)
                     << p.text() << ", key " << task.key << ", tile " << tile;
         const BackwardSequence sequence = p.sequences().of(0);
         for (int32_t tile = 0; tile * kBackwardQueries < p.len_q; ++tile)
-            ASSERT_EQ(sees_keys(sequence.band, tile, p.len_q), arrived.count({0, tile}) > 0) << p.text();
+            ASSERT_EQ(sees_keys(sequence.band, tile, p.len_q), arrived.count({0, 0, tile}) > 0) << p.text();
     }
 }
 

@@ -57,11 +57,13 @@ __device__ __forceinline__ void list_tasks(const BackwardParams& params, int32_t
         before += seen_key_tiles(params.sequences.of(b).seen).size() * params.heads_k;
     before = cta_sum<kPrepareThreads>(before);
     const BackwardSequence sequence = params.sequences.of(batch);
-    const TaskOrder order = task_order(seen_key_tiles(sequence.seen), params.heads_k);
+    const bool alike = params.sequences.are_alike();
+    const TaskOrder order = task_order(seen_key_tiles(sequence.seen), params.heads_k, alike);
     for (int32_t t = part * kPrepareThreads + thread; t < order.tasks(); t += kListCtas * kPrepareThreads) {
         const TaskPlace place = task_place(order, t);
         const int32_t key = (seen_key_tiles(sequence.seen).begin + place.key_tile) * kBackwardKeys;
-        params.workspace.tasks[before + t] =
+        const int32_t at = alike ? place_among_alike(order, place, batch, params.sequences.batch) : before + t;
+        params.workspace.tasks[at] =
             task_of(params.sequences, sequence, batch, place.head_k, key, kBackwardKeys, place.ascends);
     }
     if (part == 0 && thread == 0) {

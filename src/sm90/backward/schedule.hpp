@@ -142,26 +142,43 @@ struct TaskOrder {
 
 inline constexpr int32_t kGroupTasks = 128;  // at most, unless one head has more: about as many as there are SMs
 
-FOVEAL_HOST_DEVICE TaskOrder task_order(Range key_tiles, int32_t heads_k) {
-    const int32_t fitting = kGroupTasks / max_i32(key_tiles.size(), 1);
-    return {key_tiles.size(), heads_k, max_i32(1, min_i32(fitting, heads_k))};
+// alike: all sequences have the same lengths. Then their groups are taken together, and a sequence has one of each
+// order.
+FOVEAL_HOST_DEVICE TaskOrder task_order(Range key_tiles, int32_t heads_k, bool alike) {
+    const int32_t fitting = kGroupTasks / max_i32(key_tiles.size(), 1), most = alike ? (heads_k + 1) / 2 : heads_k;
+    return {key_tiles.size(), heads_k, max_i32(1, min_i32(fitting, most))};
 }
 
 struct TaskPlace {
-    int32_t key_tile;  // counted from the first that is seen
+    int32_t first_head, heads;  // the group's
+    int32_t step;               // in the group; heads change fastest
+    int32_t key_tile;           // counted from the first that is seen
     int32_t head_k;
     bool ascends;  // the queries
 };
 
-// Task `t` of [0, order.tasks()). Every place occurs once; heads change fastest.
+// Task `t` of [0, order.tasks()). Every place occurs once.
 FOVEAL_HOST_DEVICE TaskPlace task_place(const TaskOrder& order, int32_t t) {
     const int32_t group_tasks = order.group_heads * order.key_tiles;
     const int32_t group = t / group_tasks, in_group = t - group * group_tasks;
-    const int32_t first_head = group * order.group_heads;
-    const int32_t heads = min_i32(order.group_heads, order.heads - first_head);
-    const int32_t step = in_group / heads;
-    const bool ascends = (group & 1) == 0;
-    return {ascends ? order.key_tiles - 1 - step : step, first_head + in_group % heads, ascends};
+    TaskPlace place;
+    place.first_head = group * order.group_heads;
+    place.heads = min_i32(order.group_heads, order.heads - place.first_head);
+    place.step = in_group / place.heads;
+    place.head_k = place.first_head + in_group % place.heads;
+    place.ascends = (group & 1) == 0;
+    place.key_tile = place.ascends ? order.key_tiles - 1 - place.step : place.step;
+    return place;
+}
+
+// Where in the list the task is, of sequence `sequence` of `batch` that are all alike: the same groups of so many
+// sequences that they have kGroupTasks tasks are one group.
+FOVEAL_HOST_DEVICE int32_t place_among_alike(const TaskOrder& order, const TaskPlace& place, int32_t sequence,
+                                             int32_t batch) {
+    const int32_t together = max_i32(1, kGroupTasks / (order.group_heads * order.key_tiles));
+    const int32_t first = sequence / together * together, sequences = min_i32(together, batch - first);
+    return first * order.tasks() + place.first_head * order.key_tiles * sequences +
+           (place.step * sequences + sequence - first) * place.heads + place.head_k - place.first_head;
 }
 
 }  // namespace foveal::sm90

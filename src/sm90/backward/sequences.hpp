@@ -68,6 +68,8 @@ struct BackwardSequences {
     int32_t slots;  // of a head, of query tiles
 
     FOVEAL_HOST_DEVICE bool is_varlen() const { return q.cu_seqlens != nullptr; }
+    // Have all sequences the same lengths? Known from the form alone.
+    FOVEAL_HOST_DEVICE bool are_alike() const { return !is_varlen() && q.seqused == nullptr && k.seqused == nullptr; }
 
     FOVEAL_HOST_DEVICE BackwardSequence of(int32_t sequence) const {
         BackwardSequence s;

@@ -1,0 +1,76 @@
+// What the sm90 backend computes gradients of, how it says what it does not, and the workspace that its plans ask for.
+// No GPU is needed.
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "foveal/foveal.h"
+#include "tests/support/backward_case.hpp"
+#include "tests/support/backward_data.hpp"
+
+namespace foveal_testing {
+namespace {
+
+std::string refusal_of(const std::string& text) {
+    foveal_forward_args forward;
+    const foveal_backward_args args =
+        backward_shape_args(parse_backward_case("backward " + text), FOVEAL_BACKEND_SM90, forward);
+    const foveal_status status = foveal_backward_supports(&args);
+    if (status == FOVEAL_OK) return "";
+    EXPECT_EQ(status, FOVEAL_UNSUPPORTED) << text;
+    return foveal_last_error();
+}
+
+TEST(BackwardSupport, WhatIsComputed) {
+    for (const std::string form : {"b2 s130 hq4 hk2", "varlen qlens=5,130 klens=64,9 hq4 hk1",
+                                   "b3 sq130 sk201 h2 used_q=130,1,77 used_k=201,0,130", "b2 sq0 sk70 h2"})
+        for (const std::string rest : {" d128 bf16 causal", " d64 f16 left9 right3 dlse", " d8 bf16 sinks softcap3",
+                                       " d96 dv40 bf16 chunk50 causal", " d256 f16 causal", " d192 dv128 bf16 sinks"})
+            EXPECT_EQ(refusal_of(form + rest), "") << form << rest;
+}
+
+TEST(BackwardSupport, WhatIsRefusedByName) {
+    const struct {
+        const char* text;
+        const char* message;
+    } cases[] = {
+        {"b1 s64 h2 d64 f32", "q.dtype is f32"},
+        {"b1 s64 h2 d264 bf16", "q's head dimension is 264"},
+        {"b1 s64 h2 d64 dv320 bf16", "v's head dimension is 320"},
+        {"b1 s64 h2 d68 bf16", "q's head dimension is 68"},
+        {"b1 s64 h2 d64 bf16 alibi", "dalibi_slopes is asked"},
+        {"b1 s64 h2 d64 bf16 bias=bh", "dbias is asked"},
+        {"b1 s64 h2 d64 bf16 qoff=3 causal", "query_offset is present"},
+        {"b1 s64 h2 d256 bf16 softcap3", "softcap is 3"},
+        {"b1 s64 h2 d256 bf16 chunk9", "chunk is 9"},
+        {"b1 s64 h2 d256 bf16 mask=bh", "mask is present"},
+        {"b1 s64 h2 d256 bf16 scale-1", "scale is -1"},
+        {"varlen qlens=60,130 sk100 used_k=100,37 h2 d64 bf16", "cu_seqlens_k is absent"},
+    };
+    for (const auto& one : cases)
+        EXPECT_NE(refusal_of(one.text).find(one.message), std::string::npos) << one.text << ": " << refusal_of(one.text);
+}
+
+size_t workspace_bytes(const std::string& text) {
+    foveal_forward_args forward;
+    const foveal_backward_args args =
+        backward_shape_args(parse_backward_case("backward " + text), FOVEAL_BACKEND_SM90, forward);
+    foveal_plan* plan = nullptr;
+    EXPECT_EQ(foveal_backward_plan_create(&args, -1, &plan), FOVEAL_OK) << foveal_last_error();
+    const size_t bytes = foveal_plan_workspace_bytes(plan);
+    foveal_plan_destroy(plan);
+    return bytes;
+}
+
+// dQ in fp32 and two values for each row, and a little for tiles of rows and of keys.
+TEST(BackwardSupport, TheWorkspaceFollowsFromTheShapes) {
+    const auto rows = [](double b, double s, double h, double d) { return 4 * b * s * h * (d + 2); };
+    const auto bytes_of = [](const std::string& text) { return static_cast<double>(workspace_bytes(text)); };
+    EXPECT_LE(bytes_of("b4 s4096 h16 d128 bf16 causal"), 1.001 * rows(4, 4096, 16, 128));
+    EXPECT_LE(bytes_of("b1 s1024 hq32 hk8 d64 bf16"), 1.003 * rows(1, 1024, 32, 64));
+    EXPECT_LE(bytes_of("b4 s4096 h16 d256 bf16 causal"), 0.02 * rows(4, 4096, 16, 256));
+    EXPECT_EQ(workspace_bytes("b4 s4096 h16 d128 bf16 causal"), workspace_bytes("b4 s4096 h16 d128 f16 left7 right9"));
+}
+
+}  // namespace
+}  // namespace foveal_testing
