@@ -49,16 +49,21 @@ __device__ __forceinline__ void zero_unseen_keys(const BackwardParams& params, c
     zero({tiles.end * kBackwardKeys, length});
 }
 
+// Tasks of the sequences before this one, where they have lengths of their own.
+__device__ __forceinline__ int32_t tasks_before(const BackwardParams& params, int32_t batch) {
+    int32_t before = 0;
+    for (auto b = static_cast<int32_t>(threadIdx.x); b < batch; b += kPrepareThreads)
+        before += seen_key_tiles(params.sequences.of(b).seen).size() * params.heads_k;
+    return cta_sum<kPrepareThreads>(before);
+}
+
 // Part `part`, of kListCtas, of a sequence.
 __device__ __forceinline__ void list_tasks(const BackwardParams& params, int32_t batch, int32_t part) {
     const auto thread = static_cast<int32_t>(threadIdx.x);
-    int32_t before = 0;
-    for (int32_t b = thread; b < batch; b += kPrepareThreads)
-        before += seen_key_tiles(params.sequences.of(b).seen).size() * params.heads_k;
-    before = cta_sum<kPrepareThreads>(before);
     const BackwardSequence sequence = params.sequences.of(batch);
     const bool alike = params.sequences.are_alike();
     const TaskOrder order = task_order(seen_key_tiles(sequence.seen), params.heads_k, alike);
+    const int32_t before = alike ? batch * order.tasks() : tasks_before(params, batch);
     for (int32_t t = part * kPrepareThreads + thread; t < order.tasks(); t += kListCtas * kPrepareThreads) {
         const TaskPlace place = task_place(order, t);
         const int32_t key = (seen_key_tiles(sequence.seen).begin + place.key_tile) * kBackwardKeys;
