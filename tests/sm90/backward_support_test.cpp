@@ -48,7 +48,8 @@ TEST(BackwardSupport, WhatIsRefusedByName) {
         {"varlen qlens=60,130 sk100 used_k=100,37 h2 d64 bf16", "cu_seqlens_k is absent"},
     };
     for (const auto& one : cases)
-        EXPECT_NE(refusal_of(one.text).find(one.message), std::string::npos) << one.text << ": " << refusal_of(one.text);
+        EXPECT_NE(refusal_of(one.text).find(one.message), std::string::npos)
+            << one.text << ": " << refusal_of(one.text);
 }
 
 size_t workspace_bytes(const std::string& text) {
