@@ -9,6 +9,7 @@ FOLDER), and one launch under ncu (--ncu). Exit status 1 if anything failed.
 """
 
 import argparse
+import importlib.util
 import re
 import subprocess
 import sys
@@ -25,6 +26,7 @@ PROGRAMS = {
     "first_call_captured": ["gpu_tests", "--gtest_filter=Gpu.TheFirstCallCanBeCaptured"],
     "merge_tests": ["merge_tests", "--gtest_filter=*Sm90*"],
     "append_tests": ["append_tests", "--gtest_filter=*Sm90*"],
+    "backward_tests": ["backward_tests", "--gtest_filter=*Sm90*"],
     "cache_copy_tests": ["cache_copy_tests", "--gtest_filter=*Sm90*"],
     "candle_v3_tests": ["candle_v3_tests", "--gtest_filter=*Sm90*"],
     "score_tests": ["score_tests", "--gtest_filter=*Sm90*"],
@@ -100,7 +102,11 @@ def sanitizer(binaries, tool):
 
 
 def pytest(folder):
-    status, text = run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", folder], 300)
+    """What needs the GPU, in several processes where pytest-xdist is there: the rest runs without one as well."""
+    shared = ["-n", "8"] if importlib.util.find_spec("xdist") else []
+    status, text = run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *shared, "-p", "no:cacheprovider", folder], 300
+    )
     counts = {what: number(rf"(\d+) {what}", text) for what in ("passed", "failed", "skipped")}
     return counts, status == 0 and counts["passed"] > 0, text
 
