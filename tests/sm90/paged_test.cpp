@@ -72,7 +72,9 @@ TEST_P(PagedGrid, IsRightAndHasTheBitsOfKeysThatAreNotInPages) {
         const std::vector<std::byte> expected = outputs_of(c.problem);
         EXPECT_EQ(outputs_of(c.paged()), expected) << c.paged();
         EXPECT_EQ(outputs_of(c.paged() + " order7"), expected) << c.paged() << " order7";
-        if (!c.packed.empty()) EXPECT_EQ(outputs_of(c.packed), expected) << c.packed << "\n" << c.problem;
+        if (!c.packed.empty()) {
+            EXPECT_EQ(outputs_of(c.packed), expected) << c.packed << "\n" << c.problem;
+        }
         if (HasFailure()) return;
     }
 }
