@@ -67,7 +67,7 @@ size_t workspace_bytes(const std::string& text) {
 TEST(BackwardSupport, TheWorkspaceFollowsFromTheShapes) {
     const auto rows = [](double b, double s, double h, double d) { return 4 * b * s * h * (d + 2); };
     const auto bytes_of = [](const std::string& text) { return static_cast<double>(workspace_bytes(text)); };
-    EXPECT_LE(bytes_of("b4 s4096 h16 d128 bf16 causal"), 1.001 * rows(4, 4096, 16, 128));
+    EXPECT_LE(bytes_of("b4 s4096 h16 d128 bf16 causal"), 1.002 * rows(4, 4096, 16, 128));
     EXPECT_LE(bytes_of("b1 s1024 hq32 hk8 d64 bf16"), 1.003 * rows(1, 1024, 32, 64));
     EXPECT_LE(bytes_of("b4 s4096 h16 d256 bf16 causal"), 0.02 * rows(4, 4096, 16, 256));
     EXPECT_EQ(workspace_bytes("b4 s4096 h16 d128 bf16 causal"), workspace_bytes("b4 s4096 h16 d128 f16 left7 right9"));

@@ -59,10 +59,16 @@ TEST(DecodePlan, TakesFewQueriesOverACache) {
     EXPECT_TRUE(decodes(p)) << "not in pages: the same kernel, so the same bits";
     p.has_seqused_k = false;
     EXPECT_TRUE(decodes(p)) << "lengths that the host knows: the same";
+    p.rows_q = 8;
+    EXPECT_TRUE(decodes(p)) << "32 columns, the most of two parts";
+    p.rows_q = 9;
+    EXPECT_FALSE(decodes(p)) << "three parts would read K and V three times";
+    p = problem(4, 8, 8);
     p.rows_q = 16;
     EXPECT_TRUE(decodes(p)) << "the most that are few";
     p.rows_q = 17;
     EXPECT_FALSE(decodes(p)) << "enough for the forward kernel's tiles";
+    EXPECT_TRUE(decodes(problem(4, 128, 1))) << "a single row, however many heads share a KV head";
     p.has_query_offset = p.has_tree = true;
     EXPECT_FALSE(decodes(p)) << "whatever the mask";
     p.rows_q = 1;

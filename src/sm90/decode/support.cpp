@@ -13,9 +13,9 @@ namespace {
 
 constexpr int32_t kWidestHead = kDecodeTiles[kDecodeTileCount - 1].tile.head_dim;
 
-// Of a dense q, every part of its columns reads K and V anew. Up to so many rows that is the way all the same, since
-// the forward kernel's tiles would be mostly empty.
-constexpr int64_t kFewRows = 16;
+// The most rows of a dense q that are few, and the most parts of their columns, each of which reads K and V anew:
+// beyond that the forward kernel, whose tiles hold more columns, reads less. A single row is always one of few.
+constexpr int64_t kFewRows = 16, kFewParts = 2;
 
 // Of the tiles for these head dimensions and options, the first that holds all columns, or else the last.
 int32_t tile_index_of(const ForwardProblem& p, DecodeVariant variant, int64_t columns) {
@@ -59,7 +59,7 @@ bool decodes(const ForwardProblem& p) {
     const bool has_matrix = p.has_bias || p.has_mask;
     const bool holds =
         p.dtype != DType::f32 && p.out_dtype == p.dtype && p.head_dim <= kWidestHead && p.head_dim_v <= kWidestHead;
-    return holds && !has_matrix && !p.varlen && p.rows_q <= kFewRows;
+    return holds && !has_matrix && !p.varlen && (p.rows_q == 1 || (p.rows_q <= kFewRows && parts_of(p) <= kFewParts));
 }
 
 int64_t counts_of(const ForwardProblem& p, const DecodeTile& tile) {

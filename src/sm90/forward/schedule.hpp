@@ -164,7 +164,10 @@ FOVEAL_HOST_DEVICE OwnWork own_work(Band band, bool chunked, BlockRange tile, in
     if (chunked) return {tile, 0, 0};
     const int32_t begin = min_i32(row, len_q - 1);
     BlockRange blocks = blocks_of_rows(band, {begin, min_i32(begin + rows, len_q)}, keys);
-    if (blocks.visit.size() == 0) blocks = {{tile.visit.begin, tile.visit.begin + 1}, {0, 0}};
+    if (blocks.visit.size() == 0) {  // before the first key, or behind the last
+        const int32_t block = min_i32(blocks.visit.begin, tile.visit.end - 1);
+        blocks = {{block, block + 1}, {0, 0}};
+    }
     const int32_t below = blocks.visit.begin - tile.visit.begin, above = tile.visit.end - blocks.visit.end;
     const bool ascending = is_ascending();
     return {blocks, ascending ? below : above, ascending ? above : below};
