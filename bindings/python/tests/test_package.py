@@ -66,7 +66,10 @@ def stub(name):
 
 def test_the_stubs_name_what_there_is():
     exported = {name for name in dir(foveal._foveal) if not name.startswith("_")}
-    assert stub("_foveal.pyi").keys() | {"append", "attention", "attention_varlen", "merge"} == exported
+    assert (
+        stub("_foveal.pyi").keys() | {"append", "attention", "attention_varlen", "copy_pages", "gather", "merge"}
+        == exported
+    )
     types = stub("_functions.pyi")
     home = {name: value for name, value in vars(foveal).items() if getattr(value, "__module__", "") == "foveal"}
     errors = {name for name, value in home.items() if isinstance(value, type) and issubclass(value, foveal.Error)}

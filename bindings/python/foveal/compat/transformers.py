@@ -39,6 +39,7 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_
 from transformers.utils.import_utils import is_tracing
 
 __all__ = ["PlainMask", "attention_forward", "attention_mask_for", "paged_attention_forward", "register"]
+paged_attention_forward.__module__ = __name__  # where it is public
 
 _names: set[str] = set()  # what transformers knows this layer as
 
