@@ -30,10 +30,10 @@ extern "C" {
  * tensors have one sequence, number 0, that stands for each of the batch; in packed ones ([total, h, d]) sequences are
  * documents, which may cross ranks. */
 typedef struct foveal_span {
-    int64_t sequence;
+    int64_t sequence; /* its number */
     int64_t position; /* in the sequence, of the first row */
-    int64_t rows;
-    int32_t rank;
+    int64_t rows;     /* how many */
+    int32_t rank;     /* that has them */
     int32_t reserved; /* 0 */
 } foveal_span;
 
@@ -56,13 +56,15 @@ FOVEAL_API foveal_status foveal_place(foveal_placement placement, const int64_t*
  * another arrive in the order in which they were sent, and a rank may send to itself. `stream` is the caller's
  * communication stream, NULL on the CPU. Each returns FOVEAL_OK or any other status; message() then says why. */
 typedef struct foveal_transport {
-    uint32_t struct_size; /* sizeof(foveal_transport) as the caller knows it */
-    int32_t rank;         /* of this process or thread, in [0, ranks) */
-    int32_t ranks;
-    int32_t reserved; /* 0 */
-    void* context;    /* the first argument of each function */
-    foveal_status (*begin)(void* context);
+    uint32_t struct_size;                  /* sizeof(foveal_transport) as the caller knows it */
+    int32_t rank;                          /* of this process or thread, in [0, ranks) */
+    int32_t ranks;                         /* how many there are */
+    int32_t reserved;                      /* 0 */
+    void* context;                         /* the first argument of each function */
+    foveal_status (*begin)(void* context); /* messages follow */
+    /* These bytes go to rank `peer`. */
     foveal_status (*send)(void* context, const void* data, uint64_t bytes, int32_t peer, void* stream);
+    /* So many bytes come from rank `peer`. */
     foveal_status (*recv)(void* context, void* data, uint64_t bytes, int32_t peer, void* stream);
     /* All of it is under way on `stream`, or, where stream is NULL, done. It may be called in place of send and recv's
      * work. A peer that does not come within timeout_seconds is an error. */
@@ -122,7 +124,7 @@ typedef struct foveal_parallel_args {
     uint32_t struct_size;          /* sizeof(foveal_parallel_args) as the caller knows it */
     foveal_parallel_method method; /* default FOVEAL_PARALLEL_AUTO */
     int32_t rank;                  /* this one */
-    int32_t ranks;
+    int32_t ranks;                 /* how many there are */
     int32_t
         head_ranks; /* ulysses: divides ranks, h_q, and one of h_k and head_ranks the other; 0 (the default): chosen */
     int32_t reserved; /* 0 */
@@ -134,9 +136,9 @@ typedef struct foveal_parallel_args {
      */
     const foveal_forward_args* forward;
     const foveal_span* spans_q; /* [spans_q_count] */
-    int64_t spans_q_count;
+    int64_t spans_q_count;      /* how many */
     const foveal_span* spans_k; /* [spans_k_count]; NULL and 0: those of q */
-    int64_t spans_k_count;
+    int64_t spans_k_count;      /* how many */
 
     double link_bytes_per_second; /* what a rank sends to the others, for the model; 0: NVLink's of an H200 */
 
