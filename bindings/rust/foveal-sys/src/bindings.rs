@@ -512,7 +512,10 @@ const _: () = {
     ][::core::mem::offset_of!(foveal_copy_pages_args, pairs) - 168usize];
 };
 unsafe extern "C" {
-    pub fn foveal_copy_pages_args_init_sized(args: *mut foveal_copy_pages_args, size: usize);
+    pub fn foveal_copy_pages_args_init_sized(
+        args: *mut foveal_copy_pages_args,
+        size: usize,
+    );
 }
 unsafe extern "C" {
     pub fn foveal_copy_pages(
