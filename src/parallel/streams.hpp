@@ -17,8 +17,8 @@ class StreamEvents {
     void order(void* earlier, void* later);
 
    private:
-    void* event_ = nullptr;
-    int32_t device_ = -1;
+    [[maybe_unused]] void* event_ = nullptr;
+    [[maybe_unused]] int32_t device_ = -1;
 };
 
 // Has all work on the stream ended? Throws Error where it has failed.
