@@ -164,7 +164,8 @@ TEST(Transport, AnAbortedCommunicatorStaysSo) {
 }
 
 TEST(Transport, MalformedOnesAreRefused) {
-    foveal_transport t = foveal::parallel::in_process_transports(2)[0];
+    const std::vector<foveal_transport> transports = foveal::parallel::in_process_transports(2);
+    const foveal_transport& t = transports[0];
     foveal_communicator* communicator = nullptr;
     const auto refused = [&](auto change, const char* message, double timeout = 1) {
         foveal_transport changed = t;
@@ -178,6 +179,7 @@ TEST(Transport, MalformedOnesAreRefused) {
     refused([](foveal_transport& c) { c.struct_size = 8; }, "args.struct_size is 8");
     refused([](foveal_transport&) {}, "timeout_seconds is 0", 0);
     EXPECT_EQ(foveal_communicator_create_in_process(0, 1, &communicator), FOVEAL_INVALID_ARGUMENT);
+    for (const foveal_transport& own : transports) own.destroy(own.context);
 }
 
 // ---- NCCL
