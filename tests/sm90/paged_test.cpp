@@ -1,5 +1,5 @@
 // Keys and values in pages, forms that differ, offsets and trees (contract 1.3, 1.11) on the sm90 backend. A dense q of
-// up to 16 rows is the decode kernel's, all else the forward's.
+// few rows is the decode kernel's, all else the forward's.
 #include <gtest/gtest.h>
 
 #include <algorithm>
