@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-/// A mangled name of something in the C++ namespace foveal, or made for it (vtables, guards, lambdas' invokers).
+/// A C name that begins with foveal_, or a mangled one with an identifier in it that begins with foveal (its length
+/// stands before it): of the namespace foveal, of a type of the C ABI, or made for one (vtables, guards, lambdas' invokers).
 fn is_ours(name: &str) -> bool {
-    name.starts_with("foveal_") || (name.starts_with("_Z") && name.contains("6foveal"))
+    let begins_an_identifier = |at: usize| name[..at].ends_with(|before: char| before.is_ascii_digit());
+    name.starts_with("foveal_")
+        || (name.starts_with("_Z") && name.match_indices("foveal").any(|(at, _)| begins_an_identifier(at)))
 }
 
 /// Kinds of symbols that every object may define, and of which the linker keeps one: instances of C++ templates.
