@@ -3,6 +3,7 @@
 #include "cpu/append.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <string>
 
@@ -162,6 +163,22 @@ void check_sequences(const Append& append) {
     }
 }
 
+// x / 0 would make NaN of a zero, and the range of e4m3 is for the scale to be chosen.
+void check_scales(const Append& append) {
+    for (size_t n = 0; n < 2; ++n) {
+        const AppendedRows& rows = append.rows[n];
+        if (!rows.present() || rows.scale == nullptr || rows.to_dtype != DType::e4m3) continue;
+        const int64_t scales = rows.scale_stride == 0 ? std::min<int64_t>(rows.heads, 1) : rows.heads;
+        for (int64_t i = 0; i < scales; ++i) {
+            const float scale = rows.scale[i * rows.scale_stride];
+            if (!(scale > 0) || std::isinf(scale))
+                throw Error(FOVEAL_INVALID_ARGUMENT, std::string(n == 0 ? "k_scale[" : "v_scale[") + std::to_string(i) +
+                                                         "] is " + std::to_string(scale) +
+                                                         "; beside a cache of e4m3 a scale is positive and finite");
+        }
+    }
+}
+
 void check_rows(const Append& append) {
     const AppendPlaces& places = append.places;
     const bool turns = append.rotary.dim > 0, has_q = append.rows[2].present();
@@ -189,6 +206,7 @@ void append(const Append& append) {
     check_ends(places.cu_seqlens, places.batch, places.rows, "cu_seqlens", "the number of new rows");
     check_sequences(append);
     check_rows(append);
+    check_scales(append);
     int64_t row_elements = 0;
     for (const AppendedRows& rows : append.rows) row_elements += rows.heads * rows.head_dim;
     if (row_elements == 0) return;

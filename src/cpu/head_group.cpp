@@ -10,7 +10,7 @@ namespace {
 KeyRows key_rows(const ForwardProblem& problem, const void* tensor, const Strides& stride, const Sequence& sequence,
                  int64_t batch, int64_t head) {
     const bool in_pages = sequence.pages != nullptr;
-    const int64_t element = bytes_of(problem.dtype);
+    const int64_t element = bytes_of(problem.keys_dtype);
     const int64_t first = offset_of(stride, in_pages ? 0 : batch, sequence.first_k, head);
     KeyRows rows{static_cast<const std::byte*>(tensor) + first * element, stride.row * element};
     if (in_pages) {
@@ -47,14 +47,28 @@ void set_score_options(HeadGroup& group, const ForwardProblem& problem, const Fo
     group.mask_stride = problem.mask;
 }
 
+float descale_of(const Descale& descale, const float* values, int64_t batch, int64_t head_k) {
+    return descale.present ? values[offset_of(descale.stride, batch, 0, head_k)] : 1.0f;
+}
+
+void set_types(HeadGroup& group, const ForwardProblem& problem, const ForwardPointers& pointers, int64_t batch,
+               int64_t head_k) {
+    group.dtype = problem.dtype == DType::e4m3 ? DType::f32 : problem.dtype;
+    group.q_dtype = problem.dtype;
+    group.keys_dtype = problem.keys_dtype;
+    group.out_dtype = problem.out_dtype;
+    group.q_descale = descale_of(problem.q_descale, pointers.q_descale, batch, head_k);
+    group.k_descale = descale_of(problem.k_descale, pointers.k_descale, batch, head_k);
+    group.v_descale = descale_of(problem.v_descale, pointers.v_descale, batch, head_k);
+}
+
 }  // namespace
 
 HeadGroup head_group(const ForwardProblem& problem, const ForwardPointers& pointers, const Sequence& sequence,
                      int64_t batch, int64_t head_q, int64_t heads) {
     const int64_t head_k = head_q / problem.heads_per_kv();
     HeadGroup group;
-    group.dtype = problem.dtype;
-    group.out_dtype = problem.out_dtype;
+    set_types(group, problem, pointers, batch, head_k);
     group.q = advance(problem.dtype, pointers.q, offset_of(problem.q, batch, sequence.first_q, head_q));
     group.k = key_rows(problem, pointers.k, problem.k, sequence, batch, head_k);
     group.v = key_rows(problem, pointers.v, problem.v, sequence, batch, head_k);

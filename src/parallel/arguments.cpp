@@ -36,6 +36,10 @@ constexpr Member kRefused[] = {
 // An option that foveal.h has got and this file has not is refused as well: what is left without the known ones is not
 // the default.
 void refuse_others(const foveal_forward_args& given) {
+    for (const Member& member : {kTaken[0], kTaken[1], kTaken[2]})
+        if ((given.*member.tensor).dtype == FOVEAL_E4M3)
+            refuse_unsupported(std::string("forward.") + member.name +
+                               ".dtype is e4m3; over several ranks f32, bf16 and f16 are supported");
     for (const Member& member : kRefused)
         if ((given.*member.tensor).rank != 0)
             refuse_unsupported(std::string("forward.") + member.name +

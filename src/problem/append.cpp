@@ -80,7 +80,8 @@ void check_new_rows(const Argument& a, const Argument& first) {
 
 void check_cache(const Argument& cache, const Argument& rows) {
     require_rank(cache, 4, "a cache ([pages, page_size, heads, d])");
-    require_float(cache);
+    if (!is_float(cache.dtype()) && cache.dtype() != DType::e4m3)
+        refuse(cache.text() + ".dtype is " + name_of(cache.dtype()) + "; supported are f32, bf16, f16 and e4m3");
     const int head = rows.tensor.rank - 2;
     require_dim(cache, 2, rows.tensor.shape[head], rows.dim(head).c_str());
     require_dim(cache, 3, rows.tensor.shape[head + 1], rows.dim(head + 1).c_str());

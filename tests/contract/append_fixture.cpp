@@ -16,6 +16,7 @@ T pick(std::mt19937& random, std::initializer_list<T> values) {
 
 float poison(foveal_dtype dtype) {
     if (dtype == FOVEAL_F32) return std::bit_cast<float>(kPoison32);
+    if (dtype == FOVEAL_E4M3) return NAN;
     return dtype == FOVEAL_BF16 ? bf16_to_float(kPoison16) : f16_to_float(kPoison16);
 }
 

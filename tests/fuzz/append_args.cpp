@@ -25,7 +25,7 @@ void draw_places(FuzzedDataProvider& bytes, foveal_append_args& args, const std:
 void draw(FuzzedDataProvider& bytes, foveal_append_args& args) {
     const int64_t batch = std::min<int64_t>(draw_size(bytes), 1 << 20), rows = draw_size(bytes);
     const int64_t heads = draw_size(bytes), d = draw_size(bytes), d_v = draw_size(bytes);
-    const foveal_dtype dtype = draw_float(bytes), cache = draw_float(bytes);
+    const foveal_dtype dtype = draw_float(bytes), cache = bytes.ConsumeBool() ? draw_float(bytes) : FOVEAL_E4M3;
     const std::vector<int64_t> numbers = bytes.ConsumeBool() ? std::vector{rows} : std::vector{batch, rows};
     const auto rows_of = [&](int64_t h, int64_t n) {
         std::vector<int64_t> shape = numbers;

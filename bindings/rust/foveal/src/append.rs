@@ -9,8 +9,8 @@ use crate::{Backend, Result, RotaryLayout, Stream, Tensor, TensorMut};
 /// New rows of k and v into a cache of pages, turned by a rotary embedding and divided by a scale on the way, and rows
 /// of q turned alike. One kernel; the rest of the cache keeps every bit.
 ///
-/// New rows are dense, `[b, s_new, heads, d]`, or ragged, `[total_new, heads, d]`: f32, bf16 or f16. A cache is
-/// `[pages, page_size, h_k, d]`, with any strides but the last, so `[pages, h_k, page_size, d]` is handed over as a view.
+/// New rows are dense, `[b, s_new, heads, d]`, or ragged, `[total_new, heads, d]`: f32, bf16 or f16. A cache is one of
+/// those or e4m3 (CPU; what is larger than 448 becomes 448), `[pages, page_size, h_k, d]`, with any strides but the last, so `[pages, h_k, page_size, d]` is handed over as a view.
 /// Rows go to slots ([`slot_mapping`](Append::slot_mapping)) or behind what the cache holds
 /// ([`cache_lengths`](Append::cache_lengths)).
 ///
