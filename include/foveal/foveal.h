@@ -194,8 +194,8 @@ typedef struct foveal_forward_args {
     /* Optional f32 [b, h_k], strides 0 allowed: what an element of an e4m3 tensor, of that sequence and K/V head, is
      * multiplied by, in fp32. Absent: 1. Only beside e4m3 tensors. */
     foveal_tensor q_descale; /* of the query heads that share the K/V head */
-    foveal_tensor k_descale; /* see q_descale */
-    foveal_tensor v_descale; /* see q_descale */
+    foveal_tensor k_descale; /* see q_descale; or, of k of rank 4, k's shape but the last: each row's own */
+    foveal_tensor v_descale; /* the same of v */
 } foveal_forward_args;
 
 /* Sets struct_size and all defaults; every tensor becomes absent. size: sizeof(foveal_forward_args) as the caller knows
@@ -394,6 +394,13 @@ typedef struct foveal_append_args {
     /* f32 [1] or [h_k]: k_cache holds x / scale. Absent: 1. Beside e4m3 a scale is positive and finite. */
     foveal_tensor k_scale;
     foveal_tensor v_scale; /* the same of v_cache */
+
+    /* Optional, of e4m3 caches and in place of k_scale: f32, written. The scale is worked out: the largest finite
+     * magnitude, turned, over 448; 1 where that is 0. [h_k]: of all rows of the call that are written, head by head (1
+     * where there are none), which is meant for a cache that holds no others; [pages, page_size, h_k]: of each row, at
+     * its place in the cache. */
+    foveal_tensor k_scale_out;
+    foveal_tensor v_scale_out; /* the same of v_cache */
 } foveal_append_args;
 
 /* As foveal_forward_args_init_sized() and foveal_forward_args_init(). */

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "cpu/convert.hpp"
 #include "cpu/key_rows.hpp"
@@ -21,46 +22,64 @@
 HWY_BEFORE_NAMESPACE();
 namespace foveal::cpu::HWY_NAMESPACE {
 
-// For one factor. A type of 16 bits has few results, so they are looked up.
+// A row times a factor: size codes, to Format's elements; there is room for whole vectors of floats.
+template <class Format>
+void scale_row(const uint8_t* from, float factor, int64_t size, void* to) {
+    auto* const row = static_cast<typename Format::Storage*>(to);
+    const VecF32 factors = hn::Set(F32(), factor);
+    const int64_t n = lanes();
+    int64_t i = 0;
+    for (; i + n <= size; i += n) Format::store(hn::Mul(E4M3Format::load(from + i), factors), row + i);
+    if (i >= size) return;
+    HWY_ALIGN uint8_t tail[hn::MaxLanes(F32())] = {};
+    std::copy(from + i, from + size, tail);
+    Format::store(hn::Mul(E4M3Format::load(tail), factors), row + i);
+}
+
+using ScaleRow = void (*)(const uint8_t* from, float factor, int64_t size, void* to);
+
+// to: f32, bf16 or f16
+inline ScaleRow row_scaler(DType to) {
+    return to == DType::f32 ? scale_row<F32Format> : to == DType::bf16 ? scale_row<BF16Format> : scale_row<F16Format>;
+}
+
+// For one factor, or one for each key. Of one factor a type of 16 bits has few results, so they are looked up.
 class Dequantiser {
    public:
-    // to: f32, bf16 or f16
-    Dequantiser(DType to, float factor) : to_(to), factor_(factor) {
-        if (to == DType::f32) return;
-        HWY_ALIGN float numbers[kMagnitudes];
+    // to: f32, bf16 or f16. factors: f32 of each key; first is null: `factor` is all keys'.
+    Dequantiser(DType to, float factor, const KeyRows& factors)
+        : scale_row_(row_scaler(to)),
+          looks_up_(to != DType::f32 && factors.first == nullptr),
+          factor_(factor),
+          factors_(factors) {
+        if (!looks_up_) return;
         uint8_t codes[kMagnitudes];
         for (int i = 0; i < kMagnitudes; ++i) codes[i] = static_cast<uint8_t>(i);
-        scale_row(codes, kMagnitudes, numbers);
-        row_storer(to)(numbers, kMagnitudes, results_);
+        scale_row_(codes, factor, kMagnitudes, results_);
         for (int i = 0; i < kMagnitudes; ++i) {
             lower_[i] = static_cast<uint8_t>(results_[i]);
             upper_[i] = static_cast<uint8_t>(results_[i] >> 8);
         }
     }
 
-    DType dtype() const { return to_; }
-
-    // from: [size]; to: [size], aligned to a vector, with room for whole vectors of floats
-    void row(const std::byte* from, int64_t size, std::byte* to) const {
+    // from: this key's [size]; to: [size], aligned to a vector, with room for whole vectors of floats
+    void row(const std::byte* from, int32_t key, int64_t size, std::byte* to) const {
         const auto* const codes = reinterpret_cast<const uint8_t*>(from);
-        if (to_ == DType::f32)
-            scale_row(codes, size, reinterpret_cast<float*>(to));
-        else
+        if (looks_up_)
             look_up_row(codes, size, reinterpret_cast<uint16_t*>(to));
+        else
+            scale_row_(codes, factor_of(key), size, to);
     }
 
    private:
     static constexpr int kMagnitudes = 128;
     static constexpr uint16_t kSign = 0x80;
 
-    void scale_row(const uint8_t* from, int64_t size, float* to) const {
-        const VecF32 factors = hn::Set(F32(), factor_);
-        const int64_t n = lanes();
-        int64_t i = 0;
-        for (; i + n <= size; i += n) hn::Store(hn::Mul(E4M3Format::load(from + i), factors), F32(), to + i);
-        if (i >= size) return;
-        load_row<E4M3Format>(from + i, size - i, to + i);
-        hn::Store(hn::Mul(hn::Load(F32(), to + i), factors), F32(), to + i);
+    float factor_of(int32_t key) const {
+        if (factors_.first == nullptr) return factor_;
+        float factor;
+        std::memcpy(&factor, factors_.row(key), sizeof factor);
+        return factor;
     }
 
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
@@ -126,8 +145,10 @@ class Dequantiser {
 #endif
 #endif
 
-    DType to_;
+    ScaleRow scale_row_;
+    bool looks_up_;
     float factor_;
+    KeyRows factors_;
     alignas(64) uint16_t results_[kMagnitudes] = {};  // of positive codes
     alignas(64) uint8_t lower_[kMagnitudes] = {};     // their bytes
     alignas(64) uint8_t upper_[kMagnitudes] = {};
@@ -143,7 +164,7 @@ class DequantisedRows {
 
     const std::byte* row(int32_t key) const {
         std::byte* const to = two_rows_ + key % 2 * pitch_bytes_;
-        dequantiser_.row(rows_.row(key), channels_, to);
+        dequantiser_.row(rows_.row(key), key, channels_, to);
         return to;
     }
 

@@ -47,8 +47,8 @@ class PackedBlock {
           load_row_(row_loader(group.dtype)),
           may_be_pairs_(group.dtype == DType::bf16 && has_bf16_pairs()) {
         if (!group.dequantises()) return;
-        dequantise_k_.emplace(group.dtype, group.k_descale);
-        dequantise_v_.emplace(group.dtype, group.v_descale);
+        dequantise_k_.emplace(group.dtype, group.k_descale, group.k_descales);
+        dequantise_v_.emplace(group.dtype, group.v_descale, group.v_descales);
     }
 
     // Forgets the block before.

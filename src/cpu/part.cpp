@@ -48,14 +48,14 @@ constexpr int32_t kDequantisedRows = 16;
 // Rows of K or V as the products read them: where they lie or, of e4m3, in `memory`.
 class Rows {
    public:
-    // from: filled up like BlockRows
-    Rows(const std::byte* const* from, int32_t count, int64_t channels, const std::optional<Dequantiser>& dequantiser,
-         float* memory)
+    // from: those of keys first to first + count, filled up like BlockRows
+    Rows(const std::byte* const* from, int32_t first, int32_t count, int64_t channels,
+         const std::optional<Dequantiser>& dequantiser, float* memory)
         : rows_(from) {
         if (!dequantiser) return;
         for (int32_t j = 0; j < count; ++j) {
             auto* const to = reinterpret_cast<std::byte*>(memory + j * pitch_of(channels));
-            dequantiser->row(from[j], channels, to);
+            dequantiser->row(from[j], first + j, channels, to);
             dequantised_[j] = to;
         }
         for (int32_t j = count; j % kKeysATime != 0; ++j) dequantised_[j] = dequantised_[count - 1];
@@ -90,8 +90,8 @@ class FewQueries {
         std::fill_n(ones_, queries_, 1.0f);
         bias_ = workspace.take(kBlockKeys);
         if (!group.dequantises()) return;
-        dequantise_k_.emplace(group.dtype, group.k_descale);
-        dequantise_v_.emplace(group.dtype, group.v_descale);
+        dequantise_k_.emplace(group.dtype, group.k_descale, group.k_descales);
+        dequantise_v_.emplace(group.dtype, group.v_descale, group.v_descales);
         dequantised_ = workspace.take(kDequantisedRows * pitch_of(std::max(group.head_dim, group.head_dim_v)));
     }
 
@@ -140,7 +140,7 @@ class FewQueries {
     }
 
     void attend_block(int32_t first, const BlockRows& rows, const BlockRows& next) const {
-        for_rows(rows.count, [&](Range some) { score(some, rows); });
+        for_rows(rows.count, [&](Range some) { score(first, some, rows); });
         bool all_seen = true;
         Query query(0, group_.heads);
         for (int i = 0; i < queries_; ++i, query.next()) {
@@ -159,8 +159,9 @@ class FewQueries {
     }
 
     // Of these rows of K; V's are asked for meanwhile.
-    void score(Range some, const BlockRows& rows) const {
-        const Rows k(rows.k + some.begin, some.size(), group_.head_dim, dequantise_k_, dequantised_);
+    void score(int32_t first, Range some, const BlockRows& rows) const {
+        const Rows k(rows.k + some.begin, first + some.begin, some.size(), group_.head_dim, dequantise_k_,
+                     dequantised_);
         const RowsAhead values_ahead{rows.v + some.begin, rows.count - some.begin, bytes(group_.head_dim_v)};
         const auto keys = static_cast<int32_t>(round_up(some.size(), kKeysATime));
         for_queries([&](auto count, int i, bool is_first) {
@@ -172,7 +173,8 @@ class FewQueries {
 
     // These rows of V; the next block's of K are asked for meanwhile.
     void add_values(int32_t first, Range some, bool all_seen, const BlockRows& rows, const BlockRows& next) const {
-        const Rows v(rows.v + some.begin, some.size(), group_.head_dim_v, dequantise_v_, dequantised_);
+        const Rows v(rows.v + some.begin, first + some.begin, some.size(), group_.head_dim_v, dequantise_v_,
+                     dequantised_);
         const RowsAhead keys_ahead{next.k + some.begin, next.count - some.begin, bytes(group_.head_dim)};
         if (all_seen) {
             for_queries([&](auto count, int i, bool is_first) {

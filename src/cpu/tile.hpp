@@ -22,6 +22,7 @@ struct HeadGroup {
     DType dtype;  // that is computed in: q's; of e4m3, f32
     DType q_dtype, keys_dtype, out_dtype;
     float q_descale, k_descale, v_descale;  // of what is in e4m3
+    KeyRows k_descales, v_descales;         // [len_k] f32 in their place: each key's own; first is null: none
     const void* q;                          // [len_q, heads, d]
     void* out;                              // [len_q, heads, d_v]
     float* lse;                             // [heads, len_q] or null

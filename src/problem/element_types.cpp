@@ -11,6 +11,10 @@ namespace {
 // A tensor that may be in e4m3, and its descale.
 struct Quantisable {
     Argument tensor, descale;
+    bool of_keys;
+
+    // Packed rows have none: [total_k, h_k] would look like [b, h_k].
+    bool may_have_row_descales() const { return of_keys && tensor.tensor.rank == 4; }
 };
 
 void check_descale(const Quantisable& of, int64_t batch, int64_t heads_k) {
@@ -19,11 +23,15 @@ void check_descale(const Quantisable& of, int64_t batch, int64_t heads_k) {
     if (of.tensor.dtype() != DType::e4m3)
         refuse(descale.text() + " is present, but " + of.tensor.text() + ".dtype is " + name_of(of.tensor.dtype()) +
                "; a descale belongs to e4m3");
-    require_rank(descale, 2, "a value for each sequence and K/V head ([b, h_k])");
     require_dtype(descale, DType::f32, descale.name);
+    check_strided(descale, LastStride::one_or_shared);
+    if (descale.tensor.rank == 3 && of.may_have_row_descales()) {
+        for (int i = 0; i < 3; ++i) require_dim(descale, i, of.tensor.tensor.shape[i], of.tensor.dim(i).c_str());
+        return;
+    }
+    require_rank(descale, 2, "a value for each sequence and K/V head ([b, h_k])");
     require_dim(descale, 0, batch, "the batch size");
     require_dim(descale, 1, heads_k, "the number of k heads");
-    check_strided(descale, LastStride::one_or_shared);
 }
 
 }  // namespace
@@ -51,9 +59,9 @@ void require_bias_dtype(const Argument& bias, const foveal_forward_args& args) {
 }
 
 void check_descales(const foveal_forward_args& args, int64_t batch, int64_t heads_k) {
-    check_descale({{"q", args.q}, {"q_descale", args.q_descale}}, batch, heads_k);
-    check_descale({{"k", args.k}, {"k_descale", args.k_descale}}, batch, heads_k);
-    check_descale({{"v", args.v}, {"v_descale", args.v_descale}}, batch, heads_k);
+    check_descale({{"q", args.q}, {"q_descale", args.q_descale}, false}, batch, heads_k);
+    check_descale({{"k", args.k}, {"k_descale", args.k_descale}, true}, batch, heads_k);
+    check_descale({{"v", args.v}, {"v_descale", args.v_descale}, true}, batch, heads_k);
 }
 
 void take_element_types(const foveal_forward_args& args, ForwardProblem& problem) {
@@ -61,7 +69,8 @@ void take_element_types(const foveal_forward_args& args, ForwardProblem& problem
     problem.keys_dtype = dtype_of(args.k);
     problem.out_dtype = dtype_of(args.out);
     const auto descale = [](const foveal_tensor& t) {
-        return t.rank == 0 ? Descale{} : Descale{true, head_strides_of(t)};
+        if (t.rank == 0) return Descale{};
+        return t.rank == 3 ? Descale{true, true, row_value_strides_of(t)} : Descale{true, false, head_strides_of(t)};
     };
     problem.q_descale = descale(args.q_descale);
     problem.k_descale = descale(args.k_descale);

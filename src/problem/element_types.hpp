@@ -15,7 +15,7 @@ void check_element_types(const foveal_forward_args& args);
 // q's type or f32; of e4m3 q: bf16, f16 or f32.
 void require_bias_dtype(const Argument& bias, const foveal_forward_args& args);
 
-// f32 [batch, heads_k], beside tensors in e4m3 alone.
+// f32 [batch, heads_k], or of k and v of rank 4 a value for each of their rows; beside tensors in e4m3 alone.
 void check_descales(const foveal_forward_args& args, int64_t batch, int64_t heads_k);
 
 // The types and the descales' strides of arguments that are checked.

@@ -33,15 +33,16 @@ struct ForwardPointers {
     const int32_t* query_offset = nullptr;   // [b]
     const uint32_t* tree_mask = nullptr;     // [b, s_q, words] or [total_q, words]
     const float* q_descale = nullptr;        // [b, h_k]
-    const float* k_descale = nullptr;        // [b, h_k]
-    const float* v_descale = nullptr;        // [b, h_k]
+    const float* k_descale = nullptr;        // [b, h_k], or [pages, page_size, h_k]
+    const float* v_descale = nullptr;        // likewise
     void* workspace = nullptr;
     uint64_t workspace_bytes = 0;
 };
 
-// Of a tensor in e4m3: there is a factor for each sequence and K/V head, this far from each other.
+// Of a tensor in e4m3: there is a factor for each sequence and K/V head, this far from each other; or, of k and v, for
+// each row and head, where they lie like the rows themselves.
 struct Descale {
-    bool present = false;
+    bool present = false, of_rows = false;
     Strides stride;
     bool operator==(const Descale&) const = default;
 };

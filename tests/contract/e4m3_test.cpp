@@ -73,7 +73,7 @@ void expect_same(const std::string& text, const std::vector<float>& got, const s
 void expect_as_dequantised(const std::string& text, foveal_dtype dtype) {
     const auto data = run(text);
     Case plain = data->the_case();
-    plain.e4m3_keys = plain.out_f16 = plain.descaled = plain.one_descale = false;
+    plain.e4m3_keys = plain.out_f16 = plain.descaled = plain.one_descale = plain.row_descales = false;
     plain.dtype = dtype;
     const auto dequantised = make_case_data(plain, kCpu);
     for (const TensorId id : {TensorId::kQ, TensorId::kK, TensorId::kV}) copy_dequantised(*data, *dequantised, id);
@@ -126,6 +126,35 @@ TEST(Contract_1_14, AllInE4m3IsAsDequantisedInF32RoundedOnce) {
     for (const std::string& problem : problems())
         for (const std::string type : {" e4m3 descale", " e4m3 out_f16 descale1", " e4m3"})
             expect_as_dequantised(problem + " lse" + type, FOVEAL_F32);
+}
+
+// Packed rows of keys have none.
+TEST(Contract_1_14, EachRowMayHaveItsOwnDescale) {
+    size_t tested = 0;
+    for (const std::string& problem : problems()) {
+        if (problem.find("klens") != std::string::npos) continue;
+        ++tested;
+        expect_as_dequantised(problem + " lse bf16 kv_e4m3 descale_rows", FOVEAL_BF16);
+        expect_as_dequantised(problem + " lse f16 kv_e4m3 descale_rows", FOVEAL_F16);
+        expect_as_dequantised(problem + " lse f32 kv_e4m3 descale_rows", FOVEAL_F32);
+        expect_as_dequantised(problem + " lse e4m3 descale_rows", FOVEAL_F32);
+    }
+    EXPECT_EQ(tested, problems().size() - 2);
+}
+
+// Rows that share theirs have the bits of one a head.
+TEST(Contract_1_14, DescalesOfRowsThatAreAlikeAreThoseOfAHead) {
+    const auto data = run("b2 sq5 sk90 hq4 hk2 d64 bf16 kv_e4m3 descale");
+    const std::vector<float> expected = all_rows_of(*data, TensorId::kOut);
+    foveal_forward_args args = data->args();
+    for (foveal_tensor* t : {&args.k_descale, &args.v_descale}) {
+        t->rank = 3;
+        t->shape[2] = t->shape[1], t->stride[2] = t->stride[1];
+        t->shape[1] = 90, t->stride[1] = 0;
+    }
+    data->poison_outputs();
+    ASSERT_EQ(foveal_forward(&args, nullptr), FOVEAL_OK) << foveal_last_error();
+    EXPECT_TRUE(same_bits(all_rows_of(*data, TensorId::kOut), expected));
 }
 
 // What is not rounded is, rounded, the result.
@@ -241,10 +270,11 @@ TEST(Contract_1_14, DescalesAreRefusedByName) {
                    [](auto& a) { a.k_descale.shape[1] = 4; });
     expect_refused(all, {"v_descale.shape[0]", "3", "batch size", "2"}, [](auto& a) { a.v_descale.shape[0] = 3; });
     expect_refused(all, {"q_descale.rank", "1", "[b, h_k]", "2"}, [](auto& a) { a.q_descale.rank = 1; });
-    expect_refused(all, {"v_descale.rank", "3", "2"}, [](auto& a) {
-        a.v_descale.rank = 3;
-        a.v_descale.shape[2] = a.v_descale.stride[2] = 1;
-    });
+    const auto rank_3 = [](foveal_tensor& t) { t.rank = 3, t.shape[2] = t.stride[2] = 1; };
+    expect_refused(all, {"v_descale.shape[1]", "2", "v.shape[1]", "9"}, [&](auto& a) { rank_3(a.v_descale); });
+    expect_refused(all, {"q_descale.rank", "3", "[b, h_k]", "2"}, [&](auto& a) { rank_3(a.q_descale); });
+    expect_refused("varlen qlens=5 klens=9 hq4 hk2 d8 e4m3 descale", {"k_descale.rank", "3", "[b, h_k]", "2"},
+                   [&](auto& a) { rank_3(a.k_descale); });
     expect_refused(all, {"k_descale.dtype", "f16", "f32"}, [](auto& a) { a.k_descale.dtype = FOVEAL_F16; });
     expect_refused(all, {"k_descale.stride[1]", "2", "0"}, [](auto& a) { a.k_descale.stride[1] = 2; });
     expect_refused(keys, {"q_descale is present", "q.dtype is bf16", "e4m3"},

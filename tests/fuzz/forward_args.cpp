@@ -56,7 +56,9 @@ void draw_tensors(FuzzedDataProvider& bytes, const Dimensions& d, foveal_forward
     args.v = draw_tensor(bytes, d.keys_dtype, key_rows(d.head_dim_v));
     for (foveal_tensor* descale : {&args.q_descale, &args.k_descale, &args.v_descale})
         if (bytes.ConsumeIntegralInRange<int>(0, 3) == 0)
-            *descale = draw_tensor(bytes, FOVEAL_F32, {d.batch, d.heads_k});
+            *descale = draw_tensor(bytes, FOVEAL_F32,
+                                   bytes.ConsumeBool() ? std::vector{d.batch, d.heads_k}
+                                                       : std::vector{args.k.shape[0], args.k.shape[1], d.heads_k});
     args.out = draw_tensor(bytes, d.out_dtype, rows(d.rows_q, d.heads_q, d.head_dim_v));
     if (bytes.ConsumeBool())
         args.lse = draw_tensor(bytes, FOVEAL_F32,

@@ -10,6 +10,7 @@
 //   e4m3                         type of q, k, v; out is bf16 or, with out_f16, f16
 //   bf16 kv_e4m3                 type of q and out, and e4m3 of k and v
 //   descale | descale1           descales of each sequence and K/V head | one of each tensor in e4m3   none
+//   descale_rows                 descales of each row of k and v and of each head; q's as descale      none
 //   full | causal | left4 right2 window: unlimited, right = 0, or explicit widths                    full
 //   topleft                      window aligned to the first query and key                           bottom right
 //   chunk128                     attention chunks of so many positions                               none
@@ -94,7 +95,7 @@ struct Case {
     foveal_dtype dtype = FOVEAL_BF16;  // of q
     bool e4m3_keys = false;            // k and v are in e4m3, and q is not
     bool out_f16 = false;              // of q in e4m3
-    bool descaled = false, one_descale = false;
+    bool descaled = false, one_descale = false, row_descales = false;
 
     int64_t window_left = FOVEAL_UNLIMITED;
     int64_t window_right = FOVEAL_UNLIMITED;

@@ -101,6 +101,12 @@ TensorLayout lay_out_slopes(const Case& c) {
     return lay_out(FOVEAL_F32, dimensions, false);
 }
 
+TensorLayout lay_out_row_descales(const Case& c) {
+    const RowShape shape = shape_of_k(c);
+    const int64_t pad = c.padded ? 1 : 0;
+    return lay_out(FOVEAL_F32, {{0, shape.batch, pad}, {1, shape.rows, pad}, {2, c.heads_k, 3 * pad}}, false);
+}
+
 TensorLayout lay_out_descales(const Case& c) {
     TensorLayout layout =
         lay_out(FOVEAL_F32, {{0, c.batch, c.padded ? 1 : 0}, {1, c.heads_k, c.padded ? 3 : 0}}, false);
@@ -230,9 +236,11 @@ Axes axes_of(const Case& c, TensorId id) {
         case TensorId::kBias:
         case TensorId::kMask:
             return {0, 2, 1};
-        case TensorId::kQDescale:
         case TensorId::kKDescale:
         case TensorId::kVDescale:
+            if (c.row_descales) return {0, 1, 2};
+            [[fallthrough]];
+        case TensorId::kQDescale:
             return {0, -1, 1};
         default:
             return {sequence, first, first + 1};
@@ -283,9 +291,11 @@ TensorLayout layout_of(const Case& c, TensorId id) {
             return lay_out_scores(c, c.bias.value(), c.bias_dtype());
         case TensorId::kMask:
             return lay_out_scores(c, c.mask.value(), FOVEAL_BOOL);
-        case TensorId::kQDescale:
         case TensorId::kKDescale:
         case TensorId::kVDescale:
+            if (c.row_descales) return lay_out_row_descales(c);
+            [[fallthrough]];
+        case TensorId::kQDescale:
             return lay_out_descales(c);
     }
     return {};

@@ -71,10 +71,11 @@ TEST(Case, ReadsWhatIsInE4m3) {
     EXPECT_FALSE(has_tensor(keys, TensorId::kKDescale));
     EXPECT_FALSE(has_tensor(parse_case("b2 s5 h4 d8 f16 kv_e4m3 descale1"), TensorId::kQDescale));
     for (const char* text : {"b2 s5 h4 d8 e4m3 full", "b2 s5 h4 d8 e4m3 out_f16 descale1 causal",
-                             "b2 s5 h4 d8 bf16 kv_e4m3 descale full lse"})
+                             "b2 s5 h4 d8 bf16 kv_e4m3 descale full lse", "b2 s5 h4 d8 e4m3 descale_rows full"})
         EXPECT_EQ(to_text(parse_case(text)), text);
-    for (const char* text : {"s5 h1 e4m3 bf16", "s5 h1 e4m3 kv_e4m3", "s5 h1 out_f16", "s5 h1 descale",
-                             "s5 h1 kv_e4m3 qkv", "s5 h1 e4m3 descale descale1"})
+    for (const char* text :
+         {"s5 h1 e4m3 bf16", "s5 h1 e4m3 kv_e4m3", "s5 h1 out_f16", "s5 h1 descale", "s5 h1 kv_e4m3 qkv",
+          "s5 h1 e4m3 descale descale1", "varlen qlens=5 klens=5 h1 e4m3 descale_rows"})
         EXPECT_THROW(parse_case(text), CaseError) << text;
 }
 

@@ -162,6 +162,7 @@ class Parser {
             {"out_f16", [](Case& c) { c.out_f16 = true; }},
             {"descale", [](Case& c) { c.descaled = true; }},
             {"descale1", [](Case& c) { c.descaled = c.one_descale = true; }},
+            {"descale_rows", [](Case& c) { c.descaled = c.row_descales = true; }},
             {"full", [](Case& c) { c.window_left = c.window_right = FOVEAL_UNLIMITED; }},
             {"causal", [](Case& c) { c.window_right = 0; }},
             {"topleft", [](Case& c) { c.top_left = true; }},
@@ -247,7 +248,10 @@ class Parser {
         if (case_.out_f16 && !case_.is_e4m3()) fail_token("out_f16", "only with e4m3");
         if (case_.descaled && case_.keys_dtype() != FOVEAL_E4M3) fail_token(text_, "a descale without e4m3");
         if (case_.qkv && case_.e4m3_keys) fail_token("qkv", "q, k and v must have the same type");
-        if (has_word("descale") && has_word("descale1")) fail_token(text_, "descale and descale1");
+        if (has_word("descale") + has_word("descale1") + has_word("descale_rows") > 1)
+            fail_token(text_, "two kinds of descales");
+        if (case_.row_descales && case_.varlen_k && case_.page_size == 0)
+            fail_token("descale_rows", "not of packed keys");
     }
 
     void check_score_options() const {
@@ -341,7 +345,7 @@ std::string to_text(const Case& c) {
     add(dtype_name(c.dtype));
     if (c.e4m3_keys) add("kv_e4m3");
     if (c.out_f16) add("out_f16");
-    if (c.descaled) add(c.one_descale ? "descale1" : "descale");
+    if (c.descaled) add(c.one_descale ? "descale1" : c.row_descales ? "descale_rows" : "descale");
 
     if (c.window_left == FOVEAL_UNLIMITED && c.window_right == FOVEAL_UNLIMITED) add("full");
     if (c.window_left != FOVEAL_UNLIMITED) add_number("left", c.window_left);

@@ -19,7 +19,8 @@ namespace {
 int64_t element_index(const Case& c, const TensorLayout& layout, TensorId id, int64_t sequence, int64_t head,
                       int64_t row) {
     const Axes axes = axes_of(c, id);
-    const bool of_k = id == TensorId::kK || id == TensorId::kV;
+    const bool of_k = id == TensorId::kK || id == TensorId::kV ||
+                      (c.row_descales && (id == TensorId::kKDescale || id == TensorId::kVDescale));
     if (of_k && c.page_size > 0)
         return layout.offset + page_at(c, sequence, row / c.page_size) * stride_along(layout.view, axes.sequence) +
                row % c.page_size * stride_along(layout.view, axes.row) + head * stride_along(layout.view, axes.head);
@@ -131,11 +132,12 @@ class HostData final : public CaseData {
         const int64_t rows = id == TensorId::kQ ? case_.used_q(sequence) : case_.used_k(sequence);
         const KeyInterval filled = id == TensorId::kQ ? KeyInterval{0, rows} : keys_seen_by_any(case_, sequence);
         Place place{id, sequence, head, 0, 0, case_.used_k(sequence)};
-        const float descale = descale_of(case_, id, sequence, id == TensorId::kQ ? head / case_.group() : head);
         // What all sequences share, the first one fills.
         for (place.row = id != TensorId::kQ && sequence > 0 ? case_.common : 0; place.row < rows; ++place.row) {
             const bool seen = filled.first <= place.row && place.row < filled.last;
             const int64_t begin = element_index(case_, layout, id, sequence, head, place.row);
+            const int64_t head_k = id == TensorId::kQ ? head / case_.group() : head;
+            const float descale = descale_of(case_, id, sequence, head_k, place.row);
             for (place.channel = 0; place.channel < channels_of(case_, id); ++place.channel) {
                 store(buffer(id).data(), layout.view.dtype, begin + place.channel,
                       (seen ? input_value(recipe, place) : unseen_value(place)) / descale);
@@ -145,10 +147,16 @@ class HostData final : public CaseData {
 
     void fill_descales(TensorId id) {
         if (!has_tensor(case_, id)) return;
-        for (int64_t sequence = 0; sequence < case_.batch; ++sequence)
+        for (int64_t sequence = 0; sequence < case_.batch; ++sequence) {
+            // Those of rows that no query sees stay NaN.
+            const bool of_rows = case_.row_descales && id != TensorId::kQDescale;
+            const KeyInterval rows = of_rows ? keys_seen_by_any(case_, sequence) : KeyInterval{0, 1};
             for (int64_t head = 0; head < case_.heads_k; ++head)
-                store(at(id).buffer.data(), FOVEAL_F32, element_index(case_, at(id).layout, id, sequence, head, 0),
-                      descale_of(case_, id, sequence, head));
+                for (int64_t row = rows.first; row < rows.last; ++row)
+                    store(at(id).buffer.data(), FOVEAL_F32,
+                          element_index(case_, at(id).layout, id, sequence, head, row),
+                          descale_of(case_, id, sequence, head, row));
+        }
     }
 
     // A bias or a mask.
@@ -226,12 +234,14 @@ void fill_head_values(const Case& c, TensorId id, const TensorLayout& layout, st
     }
 }
 
-float descale_of(const Case& c, TensorId id, int64_t sequence, int64_t head_k) {
+float descale_of(const Case& c, TensorId id, int64_t sequence, int64_t head_k, int64_t row) {
     const TensorId descale = id == TensorId::kQ || id == TensorId::kQDescale   ? TensorId::kQDescale
                              : id == TensorId::kK || id == TensorId::kKDescale ? TensorId::kKDescale
                                                                                : TensorId::kVDescale;
     if (!has_tensor(c, descale)) return 1;
-    const Place place{descale, c.one_descale ? 0 : sequence, c.one_descale ? 0 : head_k, 0, 0, 0};
+    const bool of_rows = c.row_descales && descale != TensorId::kQDescale;
+    const bool shared = c.one_descale || (of_rows && row < c.common);  // by all sequences
+    const Place place{descale, shared ? 0 : sequence, c.one_descale ? 0 : head_k, of_rows ? row : 0, 0, 0};
     const uint64_t hash = hash_of(recipe_of(c), place);
     return (1.0f + static_cast<float>(hash >> 40) * 0x1p-24f) / 64;  // few of the products are exact
 }
@@ -272,9 +282,10 @@ void read_host(const Case& c, const TensorLayout& layout, TensorId id, const std
     const int64_t channels = channels_of(c, id);
     const int64_t to_next = channel_stride(layout.view, id);
     const bool in_e4m3 = layout.view.dtype == FOVEAL_E4M3;
-    const float descale = in_e4m3 ? descale_of(c, id, sequence, id == TensorId::kQ ? head / c.group() : head) : 1.0f;
+    const int64_t head_k = id == TensorId::kQ ? head / c.group() : head;
     for (int64_t row = first; row < first + count; ++row) {
         const int64_t begin = element_index(c, layout, id, sequence, head, row);
+        const float descale = in_e4m3 ? descale_of(c, id, sequence, head_k, row) : 1.0f;
         for (int64_t i = 0; i < channels; ++i, ++to) {
             *to = load(buffer, layout.view.dtype, begin + i * to_next);
             if (in_e4m3) *to = round_to(c.computed_dtype(), *to * descale);

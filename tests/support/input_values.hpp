@@ -137,7 +137,7 @@ FOVEAL_TESTING_HOST_DEVICE inline float unseen_value(const Place& p) {
 
 InputRecipe recipe_of(const Case& c);
 
-// What an element of q, k or v, of this sequence and K/V head, is multiplied by.
-float descale_of(const Case& c, TensorId id, int64_t sequence, int64_t head_k);
+// What an element of q, k or v, of this sequence, K/V head and row, is multiplied by.
+float descale_of(const Case& c, TensorId id, int64_t sequence, int64_t head_k, int64_t row);
 
 }  // namespace foveal_testing

@@ -31,8 +31,8 @@ const TensorOption kTensors[] = {
     {"bias", "added to the scores; q's type or F32", &Args::bias, nullptr, Element::kOfQOrF32},
     {"mask", "BOOL; false: the key is not seen", &Args::mask},
     {"q_descale", "F32 [b, h_k]: what q in F8_E4M3 is multiplied by", &Args::q_descale},
-    {"k_descale", "F32 [b, h_k]: what k in F8_E4M3 is multiplied by", &Args::k_descale},
-    {"v_descale", "F32 [b, h_k]: what v in F8_E4M3 is multiplied by", &Args::v_descale},
+    {"k_descale", "F32 [b, h_k], or each row's own: what k in F8_E4M3 is multiplied by", &Args::k_descale},
+    {"v_descale", "F32 [b, h_k], or each row's own: what v in F8_E4M3 is multiplied by", &Args::v_descale},
 };
 
 template <class Number>

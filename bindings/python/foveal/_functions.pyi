@@ -171,6 +171,8 @@ def append(
     q_out: None = None,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    k_scale_out: Tensor | None = None,
+    v_scale_out: Tensor | None = None,
     uint8_as: Bytes = None,
 ) -> None: ...
 @overload
@@ -192,6 +194,8 @@ def append(
     q_out: Tensor | None = None,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    k_scale_out: Tensor | None = None,
+    v_scale_out: Tensor | None = None,
     uint8_as: Bytes = None,
 ) -> Tensor: ...
 def copy_pages(k_cache: Tensor | None, v_cache: Tensor | None, pairs: Tensor) -> None: ...

@@ -112,10 +112,12 @@ def _merge_parts(outs, lses):
 
 def _append_rows(
     k, v, k_cache, v_cache, q=None, *, slot_mapping=None, cache_lengths=None, cu_seqlens=None, block_table=None,
-    cos=None, sin=None, positions=None, interleaved=False, k_scale=None, v_scale=None, uint8_as=None,
+    cos=None, sin=None, positions=None, interleaved=False, k_scale=None, v_scale=None, k_scale_out=None,
+    v_scale_out=None, uint8_as=None,
 ):  # fmt: skip
     where = (slot_mapping, cache_lengths, cu_seqlens, block_table, cos, sin, positions, interleaved)
-    return _foveal.append_dispatched(k, v, k_cache, v_cache, *where, q, None, k_scale, v_scale, uint8_as, True)
+    scales = (k_scale, v_scale, k_scale_out, v_scale_out)
+    return _foveal.append_dispatched(k, v, k_cache, v_cache, *where, q, None, *scales, uint8_as, True)
 
 
 def _fake_append(k, v, k_cache, v_cache, q=None, **options):
@@ -316,7 +318,7 @@ _CACHES = "Tensor? k, Tensor? v, Tensor(a!)? k_cache, Tensor(b!)? v_cache"
 _APPEND_OPTIONS = (
     "*, Tensor? slot_mapping=None, Tensor? cache_lengths=None, Tensor? cu_seqlens=None, Tensor? block_table=None, "
     "Tensor? cos=None, Tensor? sin=None, Tensor? positions=None, bool interleaved=False, Tensor? k_scale=None, "
-    "Tensor? v_scale=None, str? uint8_as=None"
+    "Tensor? v_scale=None, Tensor(c!)? k_scale_out=None, Tensor(d!)? v_scale_out=None, str? uint8_as=None"
 )
 _register("append", f"{_CACHES}, {_APPEND_OPTIONS}", "()", _append_rows, _fake_append)
 _register("append_q", f"{_CACHES}, Tensor q, {_APPEND_OPTIONS}", "Tensor", _append_rows, _fake_append)
@@ -339,7 +341,18 @@ _TENSOR_NAMES = (
     *("q", "k", "v", "cu_seqlens_q", "cu_seqlens_k", "dout", "dlse", "out", "lse"),
     *("alibi_slopes", "sinks", "seqused_q", "seqused_k", "bias", "mask", "q_descale", "k_descale", "v_descale"),
     *("k_cache", "v_cache", "slot_mapping", "cache_lengths", "cu_seqlens", "block_table", "cos", "sin", "positions"),
-    *("pairs", "k_scale", "v_scale", "page_indptr", "page_indices", "query_offset", "tree_mask", "workspace"),
+    *(
+        "pairs",
+        "k_scale",
+        "v_scale",
+        "k_scale_out",
+        "v_scale_out",
+        "page_indptr",
+        "page_indices",
+        "query_offset",
+        "tree_mask",
+        "workspace",
+    ),
 )
 
 

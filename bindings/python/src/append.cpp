@@ -28,8 +28,10 @@ constexpr std::array kParameters{Parameter<Args>{"k", &Args::k},
                                  Parameter<Args>{"q", &Args::q},
                                  Parameter<Args>{"q_out", &Args::q_out, true},
                                  Parameter<Args>{"k_scale", &Args::k_scale},
-                                 Parameter<Args>{"v_scale", &Args::v_scale}};
-constexpr size_t kInterleaved = 11, kUint8As = 16;  // their places among the arguments
+                                 Parameter<Args>{"v_scale", &Args::v_scale},
+                                 Parameter<Args>{"k_scale_out", &Args::k_scale_out, true},
+                                 Parameter<Args>{"v_scale_out", &Args::v_scale_out, true}};
+constexpr size_t kInterleaved = 11, kUint8As = 18;  // their places among the arguments
 constexpr size_t kK = 0, kV = 1, kQ = 11, kQOut = 12;
 
 using Tensors = CallTensors<Args, kParameters>;

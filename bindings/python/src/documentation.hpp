@@ -49,7 +49,8 @@ Args:
         m // 32 says whether it sees key s_k - n + m, as far as the window lets it.
     workspace: foveal.Workspace, or a packed tensor of zeros on q's device: memory that plan() says makes a call fast.
     q_descale, k_descale, v_descale: float32 [b, h_k], may be expanded: what elements of q, k and v in float8_e4m3fn are
-        multiplied by, of that sequence and K/V head. None: 1.
+        multiplied by, of that sequence and K/V head. None: 1. Of k and v, but for packed ones, also the shape of k without
+        d, such as [pages, page_size, h_k]: each row's own.
     uint8_as: "float8_e4m3fn": q, k and v of dtype uint8 hold elements of that type.
     return_lse: return (out, lse).
     out: where to write, [b, s_q, h_q, d_v], apart from all inputs; None: a new tensor of q's library. Not for JAX,
@@ -113,7 +114,7 @@ Raises:
 inline constexpr char kAppendDoc[] =
     "append(k, v, k_cache, v_cache, *, slot_mapping=None, cache_lengths=None, cu_seqlens=None, block_table=None, "
     "cos=None, sin=None, positions=None, interleaved=False, q=None, q_out=None, k_scale=None, v_scale=None, "
-    "uint8_as=None)\n--\n\n"
+    "k_scale_out=None, v_scale_out=None, uint8_as=None)\n--\n\n"
     R"(Writes new rows of k and v to a cache of pages, turned by a rotary embedding on the way; turns rows of q alike.
 
     A pair (x, y) becomes (x cos - y sin, y cos + x sin), the rotary embedding of arXiv:2104.09864, in fp32 with each
@@ -138,6 +139,10 @@ Args:
     q: [b, s_new, h_q, d] or [total_new, h_q, d], k's dtype.
     q_out: where q goes, of its shape and dtype; may be q. None: a new tensor.
     k_scale, v_scale: float32 [1] or [h_k]: the cache holds x / scale. None: 1. Positive and finite beside float8_e4m3fn.
+    k_scale_out, v_scale_out: float32, written, of caches in float8_e4m3fn and in place of k_scale and v_scale: the scale
+        is worked out, the largest finite magnitude, turned, over 448; 1 where that is 0. [h_k]: of all rows of the call
+        that are written, head by head, for a cache that holds no others; [pages, page_size, h_k]: of each row, at its
+        place in the cache.
     uint8_as: "float8_e4m3fn": caches of dtype uint8 hold elements of that type.
 
 Returns:
@@ -153,8 +158,8 @@ inline constexpr char kCopyPagesDoc[] =
 pages does before it writes to one.
 
 Args:
-    k_cache, v_cache: [pages, page_size, h_k, d] and [pages, page_size, h_k, d_v]: float32, bfloat16 or float16, any
-        strides but the last; written. None: not copied.
+    k_cache, v_cache: [pages, page_size, h_k, d] and [pages, page_size, h_k, d_v]: float32, bfloat16, float16 or (on the
+        CPU) float8_e4m3fn, any strides but the last; written. None: not copied.
     pairs: int32 or int64 [n, 2], src and dst; where one of them is negative, nothing is copied. No page is the dst of two
         pairs, nor the dst of one and the src of another.
 
@@ -169,7 +174,8 @@ inline constexpr char kGatherDoc[] =
 takes them.
 
 Args:
-    k_cache, v_cache: [pages, page_size, h_k, d] and [pages, page_size, h_k, d_v]: float32, bfloat16 or float16.
+    k_cache, v_cache: [pages, page_size, h_k, d] and [pages, page_size, h_k, d_v]: float32, bfloat16, float16
+        or (on the CPU) float8_e4m3fn.
     cu_seqlens_k: int32 [b + 1], ascending from 0 to total_k: row cu_seqlens_k[i] + j becomes key j of sequence i.
     total_k: how many rows there are; not asked where k and v are given.
     seqused_k: int32 [b]; only so many rows of each sequence are written. The others are 0 where foveal allocates the

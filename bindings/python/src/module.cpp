@@ -275,8 +275,9 @@ void define_functions(nb::module_& module) {
         if (string_of(name) != "bias" && string_of(name) != "mask") varlen_options[name] = value;
     merge_options["out"] = nb::none();
     merge_options["lse"] = nb::none();
-    for (const char* const name : {"slot_mapping", "cache_lengths", "cu_seqlens", "block_table", "cos", "sin",
-                                   "positions", "interleaved", "q", "q_out", "k_scale", "v_scale", "uint8_as"})
+    for (const char* const name :
+         {"slot_mapping", "cache_lengths", "cu_seqlens", "block_table", "cos", "sin", "positions", "interleaved", "q",
+          "q_out", "k_scale", "v_scale", "k_scale_out", "v_scale_out", "uint8_as"})
         append_options[name] = nb::none();
     append_options["interleaved"] = nb::bool_(false);
     for (const char* const name : {"total_k", "seqused_k", "block_table", "page_indptr", "page_indices", "k", "v"})
@@ -305,7 +306,7 @@ NB_MODULE(_foveal, module) {
     static PyMethodDef functions[]{positional<attention, kForwardArguments + 1>("attention_dispatched"),
                                    positional<attention_varlen, kForwardArguments + 1>("attention_varlen_dispatched"),
                                    positional<merge, 5>("merge_dispatched"),
-                                   positional<append, 18>("append_dispatched"),
+                                   positional<append, 20>("append_dispatched"),
                                    positional<attention_backward, 29>("attention_backward"),
                                    positional<backward_supports, 23>("backward_supports"),
                                    positional<copy_pages, 4>("copy_pages_dispatched"),

@@ -37,7 +37,7 @@ const char* dtypes_of(std::string_view name) {
     if (name == "positions" || name == "pairs") return "int32 and int64";
     if (name == "block_table" || name == "page_indices" || name == "tree_mask") return "int32 and uint32";
     if (name.starts_with("lse") || name == "sinks" || name == "alibi_slopes" || name.ends_with("_scale") ||
-        name.ends_with("_descale"))
+        name.ends_with("_scale_out") || name.ends_with("_descale"))
         return "float32";
     if (may_be_e4m3(name)) return "bfloat16, float16, float32 and float8_e4m3fn";
     return name == "mask" ? "bool" : "bfloat16, float16 and float32";

@@ -140,6 +140,55 @@ def test_append_saturates_and_keeps_nan():
         foveal.append(k, None, cache, None, slot_mapping=torch.tensor([0]), k_scale=torch.zeros(1))
 
 
+@pytest.mark.parametrize("of_rows", [False, True])
+def test_append_works_scales_out(of_rows):
+    torch.manual_seed(2)
+    k, v = torch.randn(B, 7, H_K, D).mul(30).to(torch.bfloat16), torch.randn(B, 7, H_K, 24).to(torch.bfloat16)
+    caches = [torch.zeros(6, 4, H_K, x.shape[-1], dtype=E4M3) for x in (k, v)]
+    table = torch.tensor([[4, 1], [0, 3]], dtype=torch.int32)
+    scales = [torch.full((6, 4, H_K) if of_rows else (H_K,), -1.0) for _ in range(2)]
+    where = {"cache_lengths": torch.tensor([1, 0], dtype=torch.int32), "block_table": table}
+    foveal.append(k, v, *caches, **where, k_scale_out=scales[0], v_scale_out=scales[1])
+    place = [[table[i, j // 4].item() * 4 + j % 4 for j in range(1 - i, 8 - i)] for i in range(B)]
+    for x, cache, scale in zip((k, v), caches, scales, strict=True):
+        absmax = x.float().abs().amax(3)
+        expected = absmax / 448 if of_rows else absmax.amax((0, 1)).expand(B, 7, H_K) / 448
+        got = scale.view(-1, H_K)[place] if of_rows else scale.expand(B, 7, H_K)
+        assert torch.equal(got, expected)
+        codes = cache.view(torch.uint8).view(24, H_K, -1)[place]
+        assert torch.equal(codes, (x.float() / got[..., None]).clamp(-448, 448).to(E4M3).view(torch.uint8))
+    if of_rows:
+        assert (scales[0] == -1).sum() == (24 - 2 * 7) * H_K
+
+    q = torch.randn(B, 1, H_Q, D).to(torch.bfloat16)
+    used = torch.tensor([8, 7], dtype=torch.int32)
+    descales = scales if of_rows else [x.expand(B, H_K) for x in scales]
+    options = {"seqused_k": used, "k_descale": descales[0].abs(), "v_descale": descales[1].abs()}
+    out = foveal.attention(q, *caches, block_table=table, **options)
+    rows = torch.stack([torch.tensor([table[i, j // 4].item() * 4 + j % 4 for j in range(8)]) for i in range(B)])
+    plain = []
+    for cache, descale in zip(caches, descales, strict=True):
+        factor = descale.abs().view(24, H_K)[rows] if of_rows else descale[:, None].expand(B, 8, H_K)
+        values = cache.view(torch.uint8).view(24, H_K, -1)[rows].view(E4M3).float()
+        plain.append((values * factor[..., None]).to(torch.bfloat16))
+    assert torch.equal(out, foveal.attention(q, *plain, seqused_k=used))
+
+
+def test_scales_that_are_worked_out_are_refused_by_name():
+    k, cache, length = torch.ones(1, 2, 1, 8), torch.zeros(1, 4, 1, 8, dtype=E4M3), torch.zeros(1, dtype=torch.int32)
+    for message, options in {
+        "k_scale and k_scale_out are present": {"k_scale": torch.ones(1), "k_scale_out": torch.ones(1)},
+        "k_scale_out.rank is 2": {"k_scale_out": torch.ones(1, 4)},
+        r"k_scale_out.shape\[1\] is 5": {"k_scale_out": torch.ones(1, 5, 1)},
+        "v_scale_out is present, but v is absent": {"v_scale_out": torch.ones(1)},
+        "k_scale_out.dtype is float64": {"k_scale_out": torch.ones(1, dtype=torch.float64)},
+    }.items():
+        with pytest.raises(foveal.InvalidArgument, match=f"^{message}"):
+            foveal.append(k, None, cache, None, cache_lengths=length, **options)
+    with pytest.raises(foveal.InvalidArgument, match="^k_scale_out is present, but k_cache.dtype is f32"):
+        foveal.append(k, None, cache.float(), None, cache_lengths=length, k_scale_out=torch.ones(1))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_quantize_qkv(dtype):
     torch.manual_seed(1)
@@ -169,7 +218,11 @@ def test_quantize_qkv_of_empty_and_unusual_tensors():
     assert [x.tolist() for x in foveal.quantize_qkv(q, k, k)[3:]] == [[[pytest.approx(1 / 448)]], [[1]], [[1]]]
     k = torch.tensor([float("nan"), float("inf"), 3.0, -500.0]).view(1, 1, 1, 4)
     codes, descale = foveal.quantize_qkv(k, k, k)[1::3]
-    assert descale.tolist() == [[1]] and codes.float().flatten()[1:].tolist() == [448, 3, -448]
+    assert torch.equal(descale, torch.tensor([[500 / 448]])) and codes.float().flatten()[1:].tolist() == [
+        448,
+        2.75,
+        -448,
+    ]
     assert codes.float().flatten()[0].isnan()
     with pytest.raises(foveal.InvalidArgument, match="k has rank 3"):
         foveal.quantize_qkv(q, k[0], k)
@@ -236,6 +289,9 @@ def test_operators():
     rows = torch.randn(1, 3, H_K, D)
     torch.ops.foveal.append(rows, None, cache, None, cache_lengths=torch.zeros(1, dtype=torch.int32))
     assert torch.equal(cache[:, :3].float(), rows.to(E4M3).float())
+    scale = torch.zeros(1, 4, H_K)
+    torch.ops.foveal.append(rows, None, cache, None, cache_lengths=torch.zeros(1, dtype=torch.int32), k_scale_out=scale)
+    assert torch.equal(scale[:, :3], rows.abs().amax(3) / 448) and not scale[:, 3].any()
 
 
 def test_flash_attention():
@@ -255,3 +311,63 @@ def test_flash_attention():
     new = torch.zeros(B, 1, H_K, D, dtype=torch.bfloat16)
     with pytest.raises(foveal.UnsupportedError, match="k_descale or v_descale is given beside new k and v"):
         flash_attn.flash_attn_with_kvcache(q, k, v, new, new, cache_seqlens=9, **descales)
+
+
+def test_flashinfer():
+    from foveal.compat import flashinfer
+
+    q, k, v, _ = tensors(s_q=3)
+    descales = {"k_descale": torch.full((B, H_K), 0.03), "v_descale": torch.tensor([[0.02, 0.05]]).expand(B, H_K)}
+    scales = {"k_scale": 0.03, "v_scale": descales["v_descale"][0]}
+    pages = tuple(x.view(torch.uint8).view(14, 10, H_K, D).view(E4M3) for x in (k, v))
+    indptr, indices = torch.tensor([0, 7, 14], dtype=torch.int32), torch.arange(14, dtype=torch.int32)
+    last = torch.full((B,), 10, dtype=torch.int32)
+    decode = flashinfer.BatchDecodeWithPagedKVCacheWrapper()
+    decode.plan(indptr, indices, last, H_Q, H_K, D, 10, o_data_type=torch.float16)
+    expected = foveal.attention(q[:, :1], k, v, **descales)
+    assert torch.equal(decode.run(q[:, 0], pages, **scales), expected[:, 0])
+    prefill = flashinfer.BatchPrefillWithPagedKVCacheWrapper()
+    prefill.plan(torch.tensor([0, 3, 6], dtype=torch.int32), indptr, indices, last, H_Q, H_K, D, 10, causal=True)
+    flat = q.flatten(0, 1)
+    expected = foveal.attention(q, k, v, causal=True, **descales).flatten(0, 1)
+    assert torch.equal(prefill.run(flat, pages, **scales), expected)
+
+    q8 = q.to(E4M3)
+    descales["q_descale"], scales["q_scale"] = torch.full((B, H_K), 0.5), 0.5
+    as_bytes = q8.view(torch.uint8)
+    first = as_bytes[:, 0].view(E4M3)
+    out = torch.empty(B, 1, H_Q, D, dtype=torch.float16)
+    expected = foveal.attention(first[:, None], k, v, **descales, out=out)
+    assert torch.equal(decode.run(first, pages, **scales), expected[:, 0])
+    flat = as_bytes.flatten(0, 1).view(E4M3)
+    out = torch.empty(flat.shape, dtype=torch.float16)
+    assert prefill.run(flat, pages, **scales, out=out).data_ptr() == out.data_ptr()
+    expected = foveal.attention(q8, k, v, causal=True, **descales, out=torch.empty(q.shape, dtype=torch.float16))
+    assert torch.equal(out, expected.flatten(0, 1))
+    assert prefill.run(flat, pages, **scales).dtype == torch.bfloat16
+
+    with pytest.raises(foveal.UnsupportedError, match="q_scale is 0.5 beside torch.bfloat16"):
+        decode.run(q[:, 0], pages, q_scale=0.5)
+    with pytest.raises(foveal.InvalidArgument, match="v_scale has 3 elements"):
+        decode.run(q[:, 0], pages, v_scale=torch.ones(3))
+
+
+def test_jax_under_jit_refuses_by_name():
+    jnp = pytest.importorskip("jax.numpy")
+    import foveal.jax
+
+    q, k, v, _ = tensors(torch.float32)
+    k, v = (jnp.asarray(x.view(torch.uint8).numpy().view(ml_dtypes.float8_e4m3fn)) for x in (k, v))
+    with pytest.raises(foveal.UnsupportedError, match="^k.dtype is float8_e4m3fn.*foveal.attention"):
+        foveal.jax.attention(jnp.asarray(q.numpy()), k, v)
+
+
+def test_scales_of_rows_go_along_with_their_pages():
+    k, length = torch.randn(1, 4, H_K, D), torch.zeros(1, dtype=torch.int32)
+    cache, scales = torch.zeros(3, 4, H_K, D, dtype=E4M3), torch.zeros(3, 4, H_K)
+    foveal.append(k, None, cache, None, cache_lengths=length, k_scale_out=scales)
+    pairs = torch.tensor([[0, 2]], dtype=torch.int32)
+    foveal.copy_pages(cache, None, pairs)
+    foveal.copy_pages(scales[..., None], None, pairs)
+    assert torch.equal(scales[2], scales[0]) and scales[0].all() and not scales[1].any()
+    assert torch.equal(cache[2].view(torch.uint8), cache[0].view(torch.uint8))

@@ -415,12 +415,14 @@ pub struct foveal_append_args {
     pub q_out: foveal_tensor,
     pub k_scale: foveal_tensor,
     pub v_scale: foveal_tensor,
+    pub k_scale_out: foveal_tensor,
+    pub v_scale_out: foveal_tensor,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of foveal_append_args",
-    ][::core::mem::size_of::<foveal_append_args>() - 1216usize];
+    ][::core::mem::size_of::<foveal_append_args>() - 1376usize];
     [
         "Alignment of foveal_append_args",
     ][::core::mem::align_of::<foveal_append_args>() - 8usize];
@@ -481,6 +483,12 @@ const _: () = {
     [
         "Offset of field: foveal_append_args::v_scale",
     ][::core::mem::offset_of!(foveal_append_args, v_scale) - 1136usize];
+    [
+        "Offset of field: foveal_append_args::k_scale_out",
+    ][::core::mem::offset_of!(foveal_append_args, k_scale_out) - 1216usize];
+    [
+        "Offset of field: foveal_append_args::v_scale_out",
+    ][::core::mem::offset_of!(foveal_append_args, v_scale_out) - 1296usize];
 };
 unsafe extern "C" {
     pub fn foveal_append_args_init_sized(args: *mut foveal_append_args, size: usize);

@@ -170,7 +170,7 @@ impl<'a> Forward<'a> {
         tree_mask;
         /// f32 `[b, h_k]`, strides 0 allowed: what an element of q in e4m3 is multiplied by. Absent: 1.
         q_descale;
-        /// The same of k.
+        /// The same of k; or each row's own, of the shape of k of rank 4 without d, such as `[pages, page_size, h_k]`.
         k_descale;
         /// The same of v.
         v_descale;

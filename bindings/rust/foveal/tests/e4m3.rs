@@ -19,8 +19,7 @@ fn cache(scale: f32) -> Result<Vec<E4m3>, Error> {
 
 fn value(code: E4m3) -> f32 {
     let (exponent, fraction) = (i32::from(code.0 >> 3 & 15), f32::from(code.0 & 7));
-    let magnitude =
-        if exponent == 0 { fraction * 2f32.powi(-9) } else { (8.0 + fraction) * 2f32.powi(exponent - 10) };
+    let magnitude = if exponent == 0 { fraction * 2f32.powi(-9) } else { (8.0 + fraction) * 2f32.powi(exponent - 10) };
     if code.0 & 0x80 == 0 {
         magnitude
     } else {
@@ -51,6 +50,30 @@ fn attention_is_that_of_dequantised_keys() -> Result<(), Error> {
         .run(Stream::none())?;
     let (k, v) = (Tensor::new(&keys, &SHAPE)?, Tensor::new(&values, &SHAPE)?);
     Forward::new(Tensor::new(&q, &shape)?, k, v, TensorMut::new(&mut expected, &shape)?).run(Stream::none())?;
+    assert_eq!(out, expected);
+    Ok(())
+}
+
+#[test]
+fn scales_are_worked_out_row_by_row() -> Result<(), Error> {
+    let (mut codes, mut scales) = (vec![E4m3::default(); 12], [0f32; 3]);
+    let slots = [0i64, 1, 2];
+    Append::new()
+        .k(Tensor::new(&ROWS, &[3, 1, 4])?, TensorMut::new(&mut codes, &SHAPE)?)
+        .slot_mapping(Tensor::new(&slots, &[3])?)
+        .k_scale_out(TensorMut::new(&mut scales, &[1, 3, 1])?)
+        .run(Stream::none())?;
+    assert_eq!(scales, [1e9 / 448.0, 5.0 / 448.0, 1e9 / 448.0]);
+    let keys: Vec<f32> = codes.iter().enumerate().map(|(i, &code)| value(code) * scales[i / 4]).collect();
+    let (q, shape) = ([0.1f32, 0.2, -0.3, 0.01], [1, 1, 1, 4]);
+    let (mut out, mut expected) = ([0f32; 4], [0f32; 4]);
+    let cache = Tensor::new(&codes, &SHAPE)?;
+    Forward::new(Tensor::new(&q, &shape)?, cache, cache, TensorMut::new(&mut out, &shape)?)
+        .k_descale(Tensor::new(&scales, &[1, 3, 1])?)
+        .v_descale(Tensor::new(&scales, &[1, 3, 1])?)
+        .run(Stream::none())?;
+    let keys = Tensor::new(&keys, &SHAPE)?;
+    Forward::new(Tensor::new(&q, &shape)?, keys, keys, TensorMut::new(&mut expected, &shape)?).run(Stream::none())?;
     assert_eq!(out, expected);
     Ok(())
 }
