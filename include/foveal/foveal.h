@@ -14,6 +14,11 @@
  *         with block_table, or page_indptr and page_indices, and seqused_k.
  * q (with out and lse) has either of two forms, k and v one of three, and any two go together.
  *
+ * q, k, v and out are f32, bf16 or f16, all of one; or k and v are e4m3 and q is
+ *   - f32, bf16 or f16, as out: the result is, bit for bit, that of k and v in q's dtype, dequantised: each element
+ *     times its descale in fp32, rounded once to q's dtype;
+ *   - e4m3 too, and out bf16 or f16: the result is that of the dequantised q, k and v.
+ *
  * A call is validated, planned and launched; it allocates no device memory, never synchronises and uses only the
  * caller's stream. What cannot be honoured exactly is refused: the status says how, foveal_last_error() says which
  * argument, with the offending values.
@@ -71,7 +76,8 @@ enum {
     FOVEAL_I32 = 4,  /* sequence offsets and lengths */
     FOVEAL_BOOL = 5, /* one byte an element: 0 is false, any other value true */
     FOVEAL_I64 = 6,  /* slots and positions */
-    FOVEAL_U32 = 7   /* page numbers */
+    FOVEAL_U32 = 7,  /* page numbers */
+    FOVEAL_E4M3 = 8  /* OCP FP8 E4M3 (e4m3fn): largest 448, no infinities, NaN is 0x7f and 0xff */
 };
 
 /* Who computes. */
@@ -126,7 +132,7 @@ typedef struct foveal_forward_args {
     foveal_tensor q;   /* rank 4 dense, rank 3 varlen */
     foveal_tensor k;   /* h_q must be a multiple of h_k */
     foveal_tensor v;   /* d_v may differ from d */
-    foveal_tensor out; /* the dtype of q, or f32 (cpu): unrounded, for merging; written, never read */
+    foveal_tensor out; /* the dtype of q (of e4m3: bf16 or f16), or f32 (cpu): unrounded, for merging; written only */
     foveal_tensor lse; /* optional: f32 [b, h_q, s_q], varlen [h_q, total_q]; natural logarithm of the sum of exp */
 
     /* Values of cu_seqlens ascend from 0 to total, those of seqused lie between 0 and their sequence's length. The CPU
@@ -157,7 +163,8 @@ typedef struct foveal_forward_args {
     /* Optional, dense only, of a shape that broadcasts to [b, h_q, s_q, s_k] as in NumPy: rank 1 to 4, right-aligned; a
      * dimension of size 1, one of stride 0 and one that is missing on the left is shared. Beside pages s_k is any
      * number, and no sequence uses more keys. */
-    foveal_tensor bias; /* q's dtype or f32; added to the score. A key whose bias is -inf is not seen */
+    foveal_tensor
+        bias; /* q's dtype (of e4m3: bf16 or f16) or f32; added to the score. A key whose bias is -inf is not seen */
     foveal_tensor mask; /* FOVEAL_BOOL: where it is false, the key is not seen */
 
     /* Pages: key j of sequence i is row j % page_size of a page of k and v, the page that entry j / page_size of the
@@ -183,6 +190,12 @@ typedef struct foveal_forward_args {
      * sm90. Without it a call computes all the same. */
     void* workspace;          /* aligned to 16 bytes; NULL: none */
     uint64_t workspace_bytes; /* 0 if and only if workspace is NULL */
+
+    /* Optional f32 [b, h_k], strides 0 allowed: what an element of an e4m3 tensor, of that sequence and K/V head, is
+     * multiplied by, in fp32. Absent: 1. Only beside e4m3 tensors. */
+    foveal_tensor q_descale; /* of the query heads that share the K/V head */
+    foveal_tensor k_descale; /* see q_descale; or, of k of rank 4, k's shape but the last: each row's own */
+    foveal_tensor v_descale; /* the same of v */
 } foveal_forward_args;
 
 /* Sets struct_size and all defaults; every tensor becomes absent. size: sizeof(foveal_forward_args) as the caller knows
@@ -353,9 +366,11 @@ typedef struct foveal_append_args {
     uint32_t struct_size;   /* sizeof(foveal_append_args) as the caller knows it */
     foveal_backend backend; /* AUTO: where the first of k, v and q that is present lies */
 
-    foveal_tensor k;       /* [b, s_new, h_k, d] or [total_new, h_k, d]: f32, bf16 or f16 */
-    foveal_tensor v;       /* [b, s_new, h_k, d_v] or [total_new, h_k, d_v], k's dtype */
-    foveal_tensor k_cache; /* [pages, page_size, h_k, d]: f32, bf16 or f16. Only the new rows are written */
+    foveal_tensor k; /* [b, s_new, h_k, d] or [total_new, h_k, d]: f32, bf16 or f16 */
+    foveal_tensor v; /* [b, s_new, h_k, d_v] or [total_new, h_k, d_v], k's dtype */
+    /* [pages, page_size, h_k, d]: f32, bf16, f16 or e4m3, of which the largest number is what larger ones and
+     * infinities become, and NaN stays NaN. Only the new rows are written. */
+    foveal_tensor k_cache;
     foveal_tensor v_cache; /* [pages, page_size, h_k, d_v], k_cache's dtype */
 
     /* Where the rows go: either to slots ... */
@@ -376,8 +391,16 @@ typedef struct foveal_append_args {
     foveal_tensor q;                    /* [b, s_new, h_q, d] or [total_new, h_q, d], k's dtype */
     foveal_tensor q_out;                /* shape and dtype of q; may be q */
 
-    foveal_tensor k_scale; /* f32 [1] or [h_k]: k_cache holds x / scale. Absent: 1 */
+    /* f32 [1] or [h_k]: k_cache holds x / scale. Absent: 1. Beside e4m3 a scale is positive and finite. */
+    foveal_tensor k_scale;
     foveal_tensor v_scale; /* the same of v_cache */
+
+    /* Optional, of e4m3 caches and in place of k_scale: f32, written. The scale is worked out: the largest finite
+     * magnitude, turned, over 448; 1 where that is 0. [h_k]: of all rows of the call that are written, head by head (1
+     * where there are none), which is meant for a cache that holds no others; [pages, page_size, h_k]: of each row, at
+     * its place in the cache. */
+    foveal_tensor k_scale_out;
+    foveal_tensor v_scale_out; /* the same of v_cache */
 } foveal_append_args;
 
 /* As foveal_forward_args_init_sized() and foveal_forward_args_init(). */
@@ -400,7 +423,7 @@ FOVEAL_API foveal_status foveal_append(const foveal_append_args* args, void* str
 typedef struct foveal_copy_pages_args {
     uint32_t struct_size;   /* sizeof(foveal_copy_pages_args) as the caller knows it */
     foveal_backend backend; /* AUTO: where the first of k_cache and v_cache that is present lies */
-    foveal_tensor k_cache;  /* [pages, page_size, h_k, d]: f32, bf16 or f16 */
+    foveal_tensor k_cache;  /* [pages, page_size, h_k, d]: f32, bf16, f16 or e4m3 */
     foveal_tensor v_cache;  /* [pages, page_size, h_k, d_v], k_cache's dtype */
     foveal_tensor pairs; /* i32 or i64 [n, 2]: src, dst. Nothing is copied where one of them is negative. No page is the
                           * dst of two pairs, nor the dst of one and the src of another */
@@ -423,7 +446,7 @@ FOVEAL_API foveal_status foveal_copy_pages(const foveal_copy_pages_args* args, v
 typedef struct foveal_gather_args {
     uint32_t struct_size;       /* sizeof(foveal_gather_args) as the caller knows it */
     foveal_backend backend;     /* AUTO: where the first of k_cache and v_cache that is present lies */
-    foveal_tensor k_cache;      /* [pages, page_size, h_k, d]: f32, bf16 or f16 */
+    foveal_tensor k_cache;      /* [pages, page_size, h_k, d]: f32, bf16, f16 or e4m3 */
     foveal_tensor v_cache;      /* [pages, page_size, h_k, d_v], k_cache's dtype */
     foveal_tensor k;            /* [total_k, h_k, d], k_cache's dtype; written */
     foveal_tensor v;            /* [total_k, h_k, d_v], likewise */

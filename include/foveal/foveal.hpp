@@ -23,13 +23,13 @@
 #include "foveal/foveal.h"
 #include "foveal/types.hpp"
 
-static_assert(sizeof(void*) != 8 || (sizeof(foveal_forward_args) == 1504 && sizeof(foveal_backward_args) == 672 &&
-                                     sizeof(foveal_merge_args) == 192 && sizeof(foveal_append_args) == 1216 &&
+static_assert(sizeof(void*) != 8 || (sizeof(foveal_forward_args) == 1744 && sizeof(foveal_backward_args) == 672 &&
+                                     sizeof(foveal_merge_args) == 192 && sizeof(foveal_append_args) == 1376 &&
                                      sizeof(foveal_copy_pages_args) == 248 && sizeof(foveal_gather_args) == 728),
               "a structure has grown: the inline namespace of this file gets another number");
 
 namespace foveal {
-inline namespace v1 {
+inline namespace v2 {
 
 // Who computes.
 enum class Backend : foveal_backend {
@@ -117,6 +117,9 @@ struct ForwardOptions {
     Tensor query_offset = {};                       // i32 [b]: off of each sequence, in place of alignment
     Tensor tree_mask = {};                          // u32 [b, s_q, words], varlen [total_q, words]
     std::span<std::byte> workspace = {};            // Plan::workspace_bytes() of zeros make a call fast
+    Tensor q_descale = {};                          // f32 [b, h_k], of q in e4m3; absent: 1
+    Tensor k_descale = {};                          // likewise, of k; or of each row, [pages, page_size, h_k]
+    Tensor v_descale = {};                          // likewise, of v
 };
 
 // The C structure of a call.
@@ -147,6 +150,9 @@ inline foveal_forward_args forward_args(const Tensor& q, const Tensor& k, const 
     args.page_indices = options.page_indices;
     args.query_offset = options.query_offset;
     args.tree_mask = options.tree_mask;
+    args.q_descale = options.q_descale;
+    args.k_descale = options.k_descale;
+    args.v_descale = options.v_descale;
     args.workspace = options.workspace.data();
     args.workspace_bytes = options.workspace.size();
     args.backend = static_cast<foveal_backend>(options.backend);
@@ -268,6 +274,8 @@ struct AppendOptions {
     Tensor q_out = {};                                      // as q
     Tensor k_scale = {};                                    // f32 [1] or [h_k]; absent: 1
     Tensor v_scale = {};                                    // f32 [1] or [h_k]; absent: 1
+    Tensor k_scale_out = {};                                // f32 [h_k] or [pages, page_size, h_k]: worked out, written
+    Tensor v_scale_out = {};                                // likewise
     Backend backend = Backend::automatic;                   // who computes
 };
 
@@ -292,6 +300,8 @@ inline void append(const AppendOptions& options, void* stream = nullptr) {
     args.q_out = options.q_out;
     args.k_scale = options.k_scale;
     args.v_scale = options.v_scale;
+    args.k_scale_out = options.k_scale_out;
+    args.v_scale_out = options.v_scale_out;
     check(foveal_append(&args, stream));
 }
 
@@ -412,7 +422,7 @@ class Plan {
     std::shared_ptr<foveal_plan> plan_;
 };
 
-}  // namespace v1
+}  // namespace v2
 }  // namespace foveal
 
 #endif

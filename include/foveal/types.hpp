@@ -30,7 +30,8 @@ enum class DType : foveal_dtype {
     i32 = FOVEAL_I32,
     boolean = FOVEAL_BOOL,
     i64 = FOVEAL_I64,
-    u32 = FOVEAL_U32
+    u32 = FOVEAL_U32,
+    e4m3 = FOVEAL_E4M3
 };
 
 }  // namespace v0

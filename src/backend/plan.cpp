@@ -16,7 +16,9 @@ void describe_keys(std::ostream& out, const ForwardProblem& p) {
         out << "keys       " << (p.varlen ? "dense\n" : "varlen\n");
 }
 
-void describe_out(std::ostream& out, const ForwardProblem& p) {
+// Of k, v and out, unless they are q's.
+void describe_types(std::ostream& out, const ForwardProblem& p) {
+    if (p.keys_dtype != p.dtype) out << "k and v    " << name_of(p.keys_dtype) << '\n';
     if (p.out_dtype != p.dtype) out << "out        " << name_of(p.out_dtype) << '\n';
 }
 
@@ -47,8 +49,8 @@ std::string describe(const ForwardProblem& p) {
     out << "problem    " << (p.varlen ? "varlen" : "dense") << ' ' << name_of(p.dtype) << ", batch " << p.batch
         << ", rows " << p.rows_q << " x " << p.rows_k << (p.varlen ? " in total" : "") << ", heads " << p.heads_q
         << " / " << p.heads_k << ", d " << p.head_dim << ", d_v " << p.head_dim_v << ", scale " << p.scale << '\n';
+    describe_types(out, p);
     describe_keys(out, p);
-    describe_out(out, p);
     describe_mask(out, p);
     describe_scores(out, p);
     return out.str();

@@ -3,8 +3,11 @@
 #include "cpu/append.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
+#include <limits>
 #include <string>
+#include <vector>
 
 #include "cpu/simd_targets.hpp"
 
@@ -51,6 +54,16 @@ void turn(float* row, int64_t pairs, int64_t step, int64_t distance, const float
     }
 }
 
+// NaN and infinities aside.
+float largest_magnitude(const float* row, int64_t size) {
+    float largest = 0;
+    for (int64_t i = 0; i < size; ++i) {
+        const float magnitude = std::fabs(row[i]);
+        if (magnitude <= std::numeric_limits<float>::max()) largest = std::max(largest, magnitude);
+    }
+    return largest;
+}
+
 class RowWriter {
    public:
     RowWriter(const Append& append, const AppendedRows& rows)
@@ -65,34 +78,63 @@ class RowWriter {
     void write(int64_t outer, int64_t row) {
         const AppendPlace place = append_.places.of(outer, row);
         if (rows_.in_cache && place.page < 0) return;
-        if (rows_.turns) load_angles(place.position);
-        const Strides &from = rows_.from_stride, &to = rows_.to_stride;
-        const int64_t first = outer * from.batch + row * from.row;
+        const Strides& to = rows_.to_stride;
         const int64_t target =
             rows_.in_cache ? place.page * to.batch + place.row * to.row : outer * to.batch + row * to.row;
-        for (int64_t head = 0; head < rows_.heads; ++head) {
-            load_(at(rows_.from, first + head * from.head, append_.dtype), rows_.head_dim, scratch_.row.get());
-            change(head);
+        for_heads(outer, row, place, [&](int64_t head) {
+            if (rows_.scale != nullptr || rows_.scales_rows) divide(scale_of(place, head));
             store_(scratch_.row.get(), rows_.head_dim,
                    const_cast<std::byte*>(at(rows_.to, target + head * to.head, rows_.to_dtype)));
-        }
+        });
+    }
+
+    // largest: [heads], of the rows before; becomes that of this row too.
+    void measure(int64_t outer, int64_t row, float* largest) {
+        const AppendPlace place = append_.places.of(outer, row);
+        if (place.page < 0) return;
+        for_heads(outer, row, place, [&](int64_t head) {
+            largest[head] = std::max(largest[head], largest_magnitude(scratch_.row.get(), rows_.head_dim));
+        });
     }
 
    private:
+    // Calls use(head) with the head's row, turned, in the scratch.
+    template <class Use>
+    void for_heads(int64_t outer, int64_t row, const AppendPlace& place, const Use& use) {
+        if (rows_.turns) load_angles(place.position);
+        const Strides& from = rows_.from_stride;
+        for (int64_t head = 0; head < rows_.heads; ++head) {
+            load_(at(rows_.from, outer * from.batch + row * from.row + head * from.head, append_.dtype), rows_.head_dim,
+                  scratch_.row.get());
+            if (rows_.turns) turn_row();
+            use(head);
+        }
+    }
+
     void load_angles(int64_t position) {
         const Rotary& rotary = append_.rotary;
         load_angles_(at(rotary.cos, position * rotary.cos_stride, rotary.dtype), rotary.dim / 2, scratch_.cos.get());
         load_angles_(at(rotary.sin, position * rotary.sin_stride, rotary.dtype), rotary.dim / 2, scratch_.sin.get());
     }
 
-    void change(int64_t head) {
-        float* const row = scratch_.row.get();
+    void turn_row() {
         const int64_t pairs = append_.rotary.dim / 2;
         const bool interleaved = append_.rotary.interleaved;
-        if (rows_.turns)
-            turn(row, pairs, interleaved ? 2 : 1, interleaved ? 1 : pairs, scratch_.cos.get(), scratch_.sin.get());
-        if (rows_.scale == nullptr) return;
-        const float scale = rows_.scale[head * rows_.scale_stride];
+        turn(scratch_.row.get(), pairs, interleaved ? 2 : 1, interleaved ? 1 : pairs, scratch_.cos.get(),
+             scratch_.sin.get());
+    }
+
+    // That is given, or that of this row, which is written to its place.
+    float scale_of(const AppendPlace& place, int64_t head) const {
+        if (!rows_.scales_rows) return rows_.scale[head * rows_.scale_stride];
+        const Strides& to = rows_.scale_out_stride;
+        const float scale = e4m3_scale_of(largest_magnitude(scratch_.row.get(), rows_.head_dim));
+        rows_.scale_out[place.page * to.batch + place.row * to.row + head * to.head] = scale;
+        return scale;
+    }
+
+    void divide(float scale) {
+        float* const row = scratch_.row.get();
         for (int64_t i = 0; i < rows_.head_dim; ++i) row[i] /= scale;
     }
 
@@ -112,6 +154,12 @@ void AppendRows(const Append& append, int64_t begin, int64_t end) {
     }
 }
 
+// The largest magnitudes of rows [begin, end) of one of k and v, head by head.
+void MeasureRows(const Append& append, const AppendedRows& rows, int64_t begin, int64_t end, float* largest) {
+    RowWriter writer(append, rows);
+    for (int64_t i = begin; i < end; ++i) writer.measure(i / append.places.rows, i % append.places.rows, largest);
+}
+
 }  // namespace
 }  // namespace foveal::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -121,6 +169,7 @@ namespace foveal::cpu {
 namespace {
 
 HWY_EXPORT(AppendRows);
+HWY_EXPORT(MeasureRows);
 
 // Elements below which waking another thread costs more than it helps, as in merge.cpp.
 constexpr int64_t kSerialElements = 1 << 17;
@@ -162,6 +211,22 @@ void check_sequences(const Append& append) {
     }
 }
 
+// x / 0 would make NaN of a zero, and the range of e4m3 is for the scale to be chosen.
+void check_scales(const Append& append) {
+    for (size_t n = 0; n < 2; ++n) {
+        const AppendedRows& rows = append.rows[n];
+        if (!rows.present() || rows.scale == nullptr || rows.to_dtype != DType::e4m3) continue;
+        const int64_t scales = rows.scale_stride == 0 ? std::min<int64_t>(rows.heads, 1) : rows.heads;
+        for (int64_t i = 0; i < scales; ++i) {
+            const float scale = rows.scale[i * rows.scale_stride];
+            if (!(scale > 0) || std::isinf(scale))
+                throw Error(FOVEAL_INVALID_ARGUMENT, std::string(n == 0 ? "k_scale[" : "v_scale[") + std::to_string(i) +
+                                                         "] is " + std::to_string(scale) +
+                                                         "; beside a cache of e4m3 a scale is positive and finite");
+        }
+    }
+}
+
 void check_rows(const Append& append) {
     const AppendPlaces& places = append.places;
     const bool turns = append.rotary.dim > 0, has_q = append.rows[2].present();
@@ -180,24 +245,66 @@ void check_rows(const Append& append) {
     }
 }
 
+// The rows, some at a time.
+class Chunks {
+   public:
+    explicit Chunks(const Append& append) : rows_(append.all_rows()) {
+        int64_t row_elements = 0;
+        for (const AppendedRows& rows : append.rows) row_elements += rows.heads * rows.head_dim;
+        if (rows_ == 0 || row_elements == 0) return;
+        rows_a_time_ = std::max<int64_t>(kElementsATime / row_elements, 1);
+        count_ = (rows_ + rows_a_time_ - 1) / rows_a_time_;
+        const bool serial = static_cast<double>(rows_) * static_cast<double>(row_elements) < kSerialElements;
+        const int threads = thread_count_for(serial);
+        threads_ = serial ? 1 : threads;
+    }
+
+    int64_t count() const { return count_; }
+    // Calls run(chunk, its first row, its end), of several threads.
+    template <class Run>
+    void for_each(const Run& run) const {
+        parallel_for(count_, threads_,
+                     [&](int64_t i) { run(i, i * rows_a_time_, std::min((i + 1) * rows_a_time_, rows_)); });
+    }
+
+   private:
+    int64_t rows_, rows_a_time_ = 1, count_ = 0;
+    int threads_ = 1;
+};
+
+// A scale for all rows of a head is known when all have been looked at.
+void work_out_scale(const Append& append, const Chunks& chunks, AppendedRows& rows) {
+    if (rows.scale_out == nullptr || rows.scales_rows) return;
+    const auto heads = static_cast<size_t>(rows.heads);
+    std::vector<float> largest(static_cast<size_t>(chunks.count()) * heads);  // [chunks, heads]
+    if (rows.present())
+        chunks.for_each([&](int64_t chunk, int64_t begin, int64_t end) {
+            HWY_DYNAMIC_DISPATCH(MeasureRows)
+            (append, rows, begin, end, largest.data() + static_cast<size_t>(chunk) * heads);
+        });
+    rows.scale = rows.scale_out;
+    rows.scale_stride = rows.scale_out_stride.head;
+    for (size_t head = 0; head < heads; ++head) {
+        float of_all = 0;
+        for (size_t i = head; i < largest.size(); i += heads) of_all = std::max(of_all, largest[i]);
+        rows.scale_out[static_cast<int64_t>(head) * rows.scale_stride] = e4m3_scale_of(of_all);
+    }
+}
+
 }  // namespace
 
 void append(const Append& append) {
-    const int64_t all_rows = append.all_rows();
-    if (all_rows == 0) return;
     const AppendPlaces& places = append.places;
-    check_ends(places.cu_seqlens, places.batch, places.rows, "cu_seqlens", "the number of new rows");
-    check_sequences(append);
-    check_rows(append);
-    int64_t row_elements = 0;
-    for (const AppendedRows& rows : append.rows) row_elements += rows.heads * rows.head_dim;
-    if (row_elements == 0) return;
-    const int64_t rows_a_time = std::max<int64_t>(kElementsATime / row_elements, 1);
-    const bool serial = static_cast<double>(all_rows) * static_cast<double>(row_elements) < kSerialElements;
-    const int threads = thread_count_for(serial);
-    parallel_for((all_rows + rows_a_time - 1) / rows_a_time, serial ? 1 : threads, [&](int64_t i) {
-        HWY_DYNAMIC_DISPATCH(AppendRows)(append, i * rows_a_time, std::min((i + 1) * rows_a_time, all_rows));
-    });
+    if (append.all_rows() > 0) {
+        check_ends(places.cu_seqlens, places.batch, places.rows, "cu_seqlens", "the number of new rows");
+        check_sequences(append);
+        check_rows(append);
+        check_scales(append);
+    }
+    const Chunks chunks(append);
+    Append scaled = append;
+    for (size_t n = 0; n < 2; ++n) work_out_scale(append, chunks, scaled.rows[n]);
+    chunks.for_each([&](int64_t, int64_t begin, int64_t end) { HWY_DYNAMIC_DISPATCH(AppendRows)(scaled, begin, end); });
 }
 
 }  // namespace foveal::cpu

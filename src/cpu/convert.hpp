@@ -1,4 +1,4 @@
-// Rows of f32, bf16 or f16 in the caller's memory to rows of float and back, rounding to nearest, ties to even.
+// Rows of f32, bf16, f16 or e4m3 in the caller's memory to rows of float and back, rounding to nearest, ties to even.
 //
 // Highway 1.0.3 truncates to bf16 on every target, and on targets without F16C truncates to f16 and misreads its
 // infinities; so what rounds here is written out.
@@ -99,6 +99,41 @@ struct F16Format {
 };
 #endif
 
+// 448 is the largest number: what is larger becomes it, infinities too. No step reads or makes a subnormal float.
+struct E4M3Format {
+    using Storage = uint8_t;
+    static HWY_INLINE VecF32 load(const uint8_t* from) {
+        const U32 d;
+        const VecU32 code = hn::PromoteTo(d, hn::LoadU(hn::Rebind<uint8_t, F32>(), from));
+        const VecU32 magnitude = hn::And(code, hn::Set(d, 0x7F));
+        const VecU32 sign = hn::ShiftLeft<24>(hn::And(code, hn::Set(d, 0x80)));
+        const VecU32 shifted = hn::ShiftLeft<20>(magnitude);
+        // 2^-6 more than m / 8 * 2^-6, which a subnormal number is.
+        const VecF32 above = hn::BitCast(F32(), hn::Add(shifted, hn::Set(d, 121U << 23)));
+        const VecU32 subnormal = hn::BitCast(d, hn::Sub(above, hn::Set(F32(), 0x1p-6f)));
+        const VecU32 normal = hn::Add(shifted, hn::Set(d, 120U << 23));
+        const VecU32 finite = hn::IfThenElse(hn::Lt(magnitude, hn::Set(d, 8)), subnormal, normal);
+        const VecU32 number = hn::IfThenElse(hn::Eq(magnitude, hn::Set(d, 0x7F)), hn::Set(d, 0x7FC00000), finite);
+        return hn::BitCast(F32(), hn::Or(sign, number));
+    }
+    static HWY_INLINE void store(VecF32 v, uint8_t* to) {
+        const U32 d;
+        const VecU32 bits = hn::BitCast(d, v);
+        const VecF32 magnitude = hn::Min(hn::Abs(v), hn::Set(F32(), 448.0f));
+        // 2^20 times the power of two at or below |v|, at least that of the smallest normal number: of the sum, the
+        // last bits are the mantissa, rounded, with its leading one.
+        const VecU32 exponent = hn::And(hn::BitCast(d, magnitude), hn::Set(d, 0x7F800000));
+        const VecU32 bias = hn::Add(hn::Max(exponent, hn::Set(d, 121U << 23)), hn::Set(d, 20U << 23));
+        const VecU32 sum = hn::BitCast(d, hn::Add(hn::BitCast(F32(), bias), magnitude));
+        const VecU32 exponents = hn::ShiftLeft<3>(hn::Sub(hn::ShiftRight<23>(sum), hn::Set(d, 121 + 20)));
+        const VecU32 number = hn::Add(exponents, hn::And(sum, hn::Set(d, 0x1F)));
+        const VecU32 sign = hn::And(hn::ShiftRight<24>(bits), hn::Set(d, 0x80));
+        const VecU32 code = hn::IfThenElse(hn::RebindMask(d, hn::IsNaN(v)), hn::Set(d, 0x7F), number);
+        const hn::Rebind<uint8_t, F32> d8;
+        hn::StoreU(hn::DemoteTo(d8, hn::BitCast(I32(), hn::Or(sign, code))), d8, to);
+    }
+};
+
 // to[0 .. size) = from[0 .. size), and zeros up to a multiple of lanes(): to has that much room.
 template <class Format>
 void load_row(const void* from, int64_t size, float* to) {
@@ -107,7 +142,7 @@ void load_row(const void* from, int64_t size, float* to) {
     const int64_t n = lanes();
     int64_t i = 0;
     for (; i + n <= size; i += n) hn::Store(Format::load(row + i), F32(), to + i);
-    if (i == size) return;
+    if (i >= size) return;
     HWY_ALIGN Storage tail[hn::MaxLanes(F32())] = {};
     std::copy(row + i, row + size, tail);
     hn::Store(Format::load(tail), F32(), to + i);
@@ -121,7 +156,7 @@ void store_row(const float* from, int64_t size, void* to) {
     const int64_t n = lanes();
     int64_t i = 0;
     for (; i + n <= size; i += n) Format::store(hn::Load(F32(), from + i), row + i);
-    if (i == size) return;
+    if (i >= size) return;
     HWY_ALIGN Storage tail[hn::MaxLanes(F32())];
     Format::store(hn::Load(F32(), from + i), tail);
     std::copy(tail, tail + (size - i), row + i);
@@ -138,6 +173,8 @@ inline LoadRow row_loader(DType dtype) {
             return load_row<BF16Format>;
         case DType::f16:
             return load_row<F16Format>;
+        case DType::e4m3:
+            return load_row<E4M3Format>;
         default:  // validate() lets no other through
             break;
     }
@@ -152,6 +189,8 @@ inline StoreRow row_storer(DType dtype) {
             return store_row<BF16Format>;
         case DType::f16:
             return store_row<F16Format>;
+        case DType::e4m3:
+            return store_row<E4M3Format>;
         default:  // validate() lets no other through
             break;
     }

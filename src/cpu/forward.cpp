@@ -61,8 +61,12 @@ class Execution {
 
    private:
     int64_t workspace_floats_of(const Split& split) const {
-        return split.few_queries ? few_queries_workspace_floats(few_queries_, problem_.head_dim)
+        return split.few_queries ? few_queries_workspace_floats(few_queries_, problem_.head_dim, dequantised_channels())
                                  : workspace_floats(problem_.head_dim, problem_.head_dim_v, schedule_.tile_queries);
+    }
+
+    int64_t dequantised_channels() const {
+        return problem_.keys_dtype == DType::e4m3 ? std::max(problem_.head_dim, problem_.head_dim_v) : 0;
     }
 
     const ForwardProblem& problem_;

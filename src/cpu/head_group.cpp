@@ -7,10 +7,10 @@ namespace foveal::cpu {
 namespace {
 
 // Of one head. The batch strides are those of pages, if the keys are in pages.
-KeyRows key_rows(const ForwardProblem& problem, const void* tensor, const Strides& stride, const Sequence& sequence,
-                 int64_t batch, int64_t head) {
+// element: bytes of one
+KeyRows key_rows(const ForwardProblem& problem, const void* tensor, int64_t element, const Strides& stride,
+                 const Sequence& sequence, int64_t batch, int64_t head) {
     const bool in_pages = sequence.pages != nullptr;
-    const int64_t element = bytes_of(problem.dtype);
     const int64_t first = offset_of(stride, in_pages ? 0 : batch, sequence.first_k, head);
     KeyRows rows{static_cast<const std::byte*>(tensor) + first * element, stride.row * element};
     if (in_pages) {
@@ -47,17 +47,37 @@ void set_score_options(HeadGroup& group, const ForwardProblem& problem, const Fo
     group.mask_stride = problem.mask;
 }
 
+float descale_of(const Descale& descale, const float* values, int64_t batch, int64_t head_k) {
+    return descale.present && !descale.of_rows ? values[offset_of(descale.stride, batch, 0, head_k)] : 1.0f;
+}
+
+void set_types(HeadGroup& group, const ForwardProblem& problem, const ForwardPointers& pointers,
+               const Sequence& sequence, int64_t batch, int64_t head_k) {
+    const auto of_rows = [&](const Descale& descale, const float* values) {
+        if (!descale.of_rows) return KeyRows{};
+        return key_rows(problem, values, bytes_of(DType::f32), descale.stride, sequence, batch, head_k);
+    };
+    group.dtype = problem.dtype == DType::e4m3 ? DType::f32 : problem.dtype;
+    group.q_dtype = problem.dtype;
+    group.keys_dtype = problem.keys_dtype;
+    group.out_dtype = problem.out_dtype;
+    group.q_descale = descale_of(problem.q_descale, pointers.q_descale, batch, head_k);
+    group.k_descale = descale_of(problem.k_descale, pointers.k_descale, batch, head_k);
+    group.v_descale = descale_of(problem.v_descale, pointers.v_descale, batch, head_k);
+    group.k_descales = of_rows(problem.k_descale, pointers.k_descale);
+    group.v_descales = of_rows(problem.v_descale, pointers.v_descale);
+}
+
 }  // namespace
 
 HeadGroup head_group(const ForwardProblem& problem, const ForwardPointers& pointers, const Sequence& sequence,
                      int64_t batch, int64_t head_q, int64_t heads) {
     const int64_t head_k = head_q / problem.heads_per_kv();
     HeadGroup group;
-    group.dtype = problem.dtype;
-    group.out_dtype = problem.out_dtype;
+    set_types(group, problem, pointers, sequence, batch, head_k);
     group.q = advance(problem.dtype, pointers.q, offset_of(problem.q, batch, sequence.first_q, head_q));
-    group.k = key_rows(problem, pointers.k, problem.k, sequence, batch, head_k);
-    group.v = key_rows(problem, pointers.v, problem.v, sequence, batch, head_k);
+    group.k = key_rows(problem, pointers.k, bytes_of(problem.keys_dtype), problem.k, sequence, batch, head_k);
+    group.v = key_rows(problem, pointers.v, bytes_of(problem.keys_dtype), problem.v, sequence, batch, head_k);
     group.out = advance(problem.out_dtype, pointers.out, offset_of(problem.out, batch, sequence.first_q, head_q));
     group.lse = problem.wants_lse ? pointers.lse + offset_of(problem.lse, batch, sequence.first_q, head_q) : nullptr;
     group.q_stride = problem.q;

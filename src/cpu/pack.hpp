@@ -32,8 +32,9 @@ struct BlockOfRows {
 
 // Rows beyond the sequence's end, up to a whole register block, are zeros, and so are those that no query of the
 // sequence sees: they may hold anything, and must not reach a result (contract 1.6).
-// from: [len_k, columns]; to: [kBlockKeys, columns] with pitch_of(columns)
-inline void pack_rows(LoadRow load_row, const KeyRows& from, int64_t columns, const BlockOfRows& rows, float* to) {
+// from: [len_k, columns], KeyRows or DequantisedRows; to: [kBlockKeys, columns] with pitch_of(columns)
+template <class Rows>
+void pack_rows(LoadRow load_row, const Rows& from, int64_t columns, const BlockOfRows& rows, float* to) {
     const int64_t pitch = pitch_of(columns);
     const auto [begin, end] = rows.filled();
     std::fill(to, to + begin * pitch, 0.0f);

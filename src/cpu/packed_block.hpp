@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "cpu/convert.hpp"
+#include "cpu/dequantise.hpp"
 #include "cpu/pack.hpp"
 #include "cpu/pairs.hpp"
 #include "cpu/simd.hpp"
@@ -19,6 +20,24 @@ HWY_BEFORE_NAMESPACE();
 namespace foveal::cpu::HWY_NAMESPACE {
 
 class PackedBlock {
+    // Calls pack with the rows in the type that is computed in.
+    template <class Pack>
+    auto with_rows(const KeyRows& rows, const std::optional<Dequantiser>& dequantiser, int64_t channels,
+                   const Pack& pack) const {
+        if (!dequantiser) return pack(rows);
+        const auto pitch_bytes = round_up(channels, kAlignment) * static_cast<int64_t>(sizeof(float));
+        return pack(
+            DequantisedRows(rows, *dequantiser, channels, reinterpret_cast<std::byte*>(shared_.two_rows), pitch_bytes));
+    }
+    template <class Pack>
+    auto with_k(const Pack& pack) const {
+        return with_rows(group_.k, dequantise_k_, group_.head_dim, pack);
+    }
+    template <class Pack>
+    auto with_v(const Pack& pack) const {
+        return with_rows(group_.v, dequantise_v_, group_.head_dim_v, pack);
+    }
+
    public:
     // shared: where the forms lie.
     PackedBlock(const HeadGroup& group, const Shared& shared)
@@ -26,7 +45,11 @@ class PackedBlock {
           shared_(shared),
           seen_(seen_keys(group.band, group.len_q)),
           load_row_(row_loader(group.dtype)),
-          may_be_pairs_(group.dtype == DType::bf16 && has_bf16_pairs()) {}
+          may_be_pairs_(group.dtype == DType::bf16 && has_bf16_pairs()) {
+        if (!group.dequantises()) return;
+        dequantise_k_.emplace(group.dtype, group.k_descale, group.k_descales);
+        dequantise_v_.emplace(group.dtype, group.v_descale, group.v_descales);
+    }
 
     // Forgets the block before.
     void begin(int32_t block) {
@@ -42,18 +65,20 @@ class PackedBlock {
     // Do the data of this block allow them? If so they are in the shared k_pairs and v_pairs.
     bool has_pairs() {
         if (!has_pairs_)
-            has_pairs_ = may_be_pairs_ && pack_key_pairs(group_.k, group_.head_dim, rows_, shared_.k_pairs) &&
-                         pack_value_pairs(group_.v, group_.head_dim_v, rows_, shared_.v_pairs);
+            has_pairs_ =
+                may_be_pairs_ &&
+                with_k([&](const auto& k) { return pack_key_pairs(k, group_.head_dim, rows_, shared_.k_pairs); }) &&
+                with_v([&](const auto& v) { return pack_value_pairs(v, group_.head_dim_v, rows_, shared_.v_pairs); });
         return *has_pairs_;
     }
 
     const float* k() {
-        if (!has_k_) pack_rows(load_row_, group_.k, group_.head_dim, rows_, shared_.k);
+        if (!has_k_) with_k([&](const auto& k) { pack_rows(load_row_, k, group_.head_dim, rows_, shared_.k); });
         has_k_ = true;
         return shared_.k;
     }
     const float* v() {
-        if (!has_v_) pack_rows(load_row_, group_.v, group_.head_dim_v, rows_, shared_.v);
+        if (!has_v_) with_v([&](const auto& v) { pack_rows(load_row_, v, group_.head_dim_v, rows_, shared_.v); });
         has_v_ = true;
         return shared_.v;
     }
@@ -70,6 +95,7 @@ class PackedBlock {
     const Range seen_;  // keys that some query of the sequence sees
     const LoadRow load_row_;
     const bool may_be_pairs_;
+    std::optional<Dequantiser> dequantise_k_, dequantise_v_;  // if they are in e4m3
     BlockOfRows rows_{};
     bool has_k_ = false, has_v_ = false;
     std::optional<bool> has_pairs_, values_are_finite_;  // once it is known

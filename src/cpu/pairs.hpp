@@ -80,7 +80,8 @@ inline bool transpose_row_pairs(const float* rows, int64_t columns, int vectors,
 
 // Rows of K, each word two neighbours; which rows are zeros: as in pack_rows(). Are all numbers ordinary?
 // to: [kBlockKeys, columns / 2] with pairs_pitch_of(columns)
-inline bool pack_key_pairs(const KeyRows& from, int64_t columns, const BlockOfRows& rows, uint32_t* to) {
+template <class Rows>
+bool pack_key_pairs(const Rows& from, int64_t columns, const BlockOfRows& rows, uint32_t* to) {
     const hn::Repartition<uint16_t, U32> d;
     const int64_t pitch = pairs_pitch_of(columns);
     const Range filled = rows.filled();
@@ -101,7 +102,8 @@ inline bool pack_key_pairs(const KeyRows& from, int64_t columns, const BlockOfRo
 
 // Rows of V, each word two numbers of a column, from row 2 i and row 2 i + 1.
 // to: [kBlockKeys / 2, columns] with pitch_of(columns)
-inline bool pack_value_pairs(const KeyRows& from, int64_t columns, const BlockOfRows& rows, uint32_t* to) {
+template <class Rows>
+bool pack_value_pairs(const Rows& from, int64_t columns, const BlockOfRows& rows, uint32_t* to) {
     const hn::Rebind<uint16_t, U32> d;
     const int64_t pitch = pitch_of(columns);
     const Range filled = rows.filled();
@@ -130,8 +132,14 @@ inline bool pack_value_pairs(const KeyRows& from, int64_t columns, const BlockOf
 #else
 inline bool load_query_pairs(const HeadGroup&, const Subtile&, LoadRow, float, float*) { return false; }
 inline bool transpose_row_pairs(const float*, int64_t, int, float, uint32_t*) { return false; }
-inline bool pack_key_pairs(const KeyRows&, int64_t, const BlockOfRows&, uint32_t*) { return false; }
-inline bool pack_value_pairs(const KeyRows&, int64_t, const BlockOfRows&, uint32_t*) { return false; }
+template <class Rows>
+bool pack_key_pairs(const Rows&, int64_t, const BlockOfRows&, uint32_t*) {
+    return false;
+}
+template <class Rows>
+bool pack_value_pairs(const Rows&, int64_t, const BlockOfRows&, uint32_t*) {
+    return false;
+}
 #endif
 }  // namespace foveal::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <optional>
 #include <type_traits>
 #include <utility>
 
@@ -14,6 +15,8 @@
 
 #include "cpu/bias_row.hpp"
 #include "cpu/convert.hpp"
+#include "cpu/dequantise.hpp"
+#include "cpu/queries.hpp"
 #include "cpu/row_kernel.hpp"
 #include "cpu/scaling.hpp"
 #include "cpu/scores.hpp"
@@ -38,6 +41,36 @@ struct BlockRows {
     }
 };
 
+// Rows in e4m3 that are dequantised at a time: few, so that the products of some run while the next ones are on their
+// way, and the first-level cache has them.
+constexpr int32_t kDequantisedRows = 16;
+
+// Rows of K or V as the products read them: where they lie or, of e4m3, in `memory`.
+class Rows {
+   public:
+    // from: those of keys first to first + count, filled up like BlockRows
+    Rows(const std::byte* const* from, int32_t first, int32_t count, int64_t channels,
+         const std::optional<Dequantiser>& dequantiser, float* memory)
+        : rows_(from) {
+        if (!dequantiser) return;
+        for (int32_t j = 0; j < count; ++j) {
+            auto* const to = reinterpret_cast<std::byte*>(memory + j * pitch_of(channels));
+            dequantiser->row(from[j], first + j, channels, to);
+            dequantised_[j] = to;
+        }
+        for (int32_t j = count; j % kKeysATime != 0; ++j) dequantised_[j] = dequantised_[count - 1];
+        rows_ = dequantised_;
+    }
+    Rows(const Rows&) = delete;
+    Rows& operator=(const Rows&) = delete;
+
+    const std::byte* const* rows() const { return rows_; }
+
+   private:
+    const std::byte* const* rows_;
+    const std::byte* dequantised_[kDequantisedRows];
+};
+
 template <class Format>
 class FewQueries {
    public:
@@ -45,6 +78,7 @@ class FewQueries {
         : group_(group),
           part_(part),
           scaling_(scaling_of(group)),
+          load_query_(row_loader(group.q_dtype)),
           load_bias_(row_loader(group.bias_dtype)),
           queries_(static_cast<int>(group.queries())),
           q_pitch_(pitch_of(group.head_dim)) {
@@ -52,15 +86,23 @@ class FewQueries {
         q_ = workspace.take(queries_ * q_pitch_);
         scores_ = workspace.take(queries_ * kScoresPitch);
         rescale_ = workspace.take(queries_);
+        ones_ = workspace.take(queries_);
+        std::fill_n(ones_, queries_, 1.0f);
         bias_ = workspace.take(kBlockKeys);
+        if (!group.dequantises()) return;
+        dequantise_k_.emplace(group.dtype, group.k_descale, group.k_descales);
+        dequantise_v_.emplace(group.dtype, group.v_descale, group.v_descales);
+        dequantised_ = workspace.take(kDequantisedRows * pitch_of(std::max(group.head_dim, group.head_dim_v)));
     }
 
-    static int64_t workspace_floats(int64_t queries, int64_t head_dim) {
+    static int64_t workspace_floats(int64_t queries, int64_t head_dim, int64_t dequantised) {
         Workspace workspace(nullptr);
         workspace.take(queries * pitch_of(head_dim));
         workspace.take(queries * kScoresPitch);
         workspace.take(queries);
+        workspace.take(queries);
         workspace.take(kBlockKeys);
+        workspace.take(dequantised == 0 ? 0 : kDequantisedRows * pitch_of(dequantised));
         return workspace.used();
     }
 
@@ -92,20 +134,13 @@ class FewQueries {
         Query query(0, group_.heads);
         for (int i = 0; i < queries_; ++i, query.next()) {
             float* const row = q_ + i * q_pitch_;
-            load_row<Format>(advance(group_.q, group_.dtype, query.offset(group_.q_stride)), group_.head_dim, row);
+            load_query(group_, load_query_, query, row);
             for (int64_t c = 0; c < group_.head_dim; ++c) row[c] *= scaling_.query_factor;
         }
     }
 
     void attend_block(int32_t first, const BlockRows& rows, const BlockRows& next) const {
-        const RowsAhead values_ahead{rows.v, rows.count, bytes(group_.head_dim_v)};
-        const RowsAhead keys_ahead{next.k, next.count, bytes(group_.head_dim)};
-        const auto keys = static_cast<int32_t>(round_up(rows.count, kKeysATime));
-        for_queries([&](auto count, int i, bool is_first) {
-            score_rows<Format, count()>(q_ + i * q_pitch_, q_pitch_, rows.k, group_.head_dim, keys,
-                                        scores_ + i * kScoresPitch, kScoresPitch,
-                                        is_first ? values_ahead : RowsAhead{});
-        });
+        for_rows(rows.count, [&](Range some) { score(first, some, rows); });
         bool all_seen = true;
         Query query(0, group_.heads);
         for (int i = 0; i < queries_; ++i, query.next()) {
@@ -113,16 +148,60 @@ class FewQueries {
             all_seen &= seen.begin == 0 && seen.end == rows.count;
             weigh(query, i, first, rows.count, seen);
         }
+        for_rows(rows.count, [&](Range some) { add_values(first, some, all_seen, rows, next); });
+    }
+
+    // Calls run(rows) for all of a block, or for some after the other where they are dequantised.
+    template <class Run>
+    HWY_INLINE void for_rows(int32_t count, Run&& run) const {
+        const int32_t step = group_.dequantises() ? kDequantisedRows : kBlockKeys;
+        for (int32_t begin = 0; begin < count; begin += step) run(Range{begin, std::min(begin + step, count)});
+    }
+
+    // Of these rows of K; V's are asked for meanwhile.
+    void score(int32_t first, Range some, const BlockRows& rows) const {
+        const Rows k(rows.k + some.begin, first + some.begin, some.size(), group_.head_dim, dequantise_k_,
+                     dequantised_);
+        const RowsAhead values_ahead{rows.v + some.begin, rows.count - some.begin, bytes(group_.head_dim_v)};
+        const auto keys = static_cast<int32_t>(round_up(some.size(), kKeysATime));
+        for_queries([&](auto count, int i, bool is_first) {
+            score_rows<Format, count()>(q_ + i * q_pitch_, q_pitch_, k.rows(), group_.head_dim, keys,
+                                        scores_ + i * kScoresPitch + some.begin, kScoresPitch,
+                                        is_first ? values_ahead : RowsAhead{});
+        });
+    }
+
+    // These rows of V; the next block's of K are asked for meanwhile.
+    void add_values(int32_t first, Range some, bool all_seen, const BlockRows& rows, const BlockRows& next) const {
+        const Rows v(rows.v + some.begin, first + some.begin, some.size(), group_.head_dim_v, dequantise_v_,
+                     dequantised_);
+        const RowsAhead keys_ahead{next.k + some.begin, next.count - some.begin, bytes(group_.head_dim)};
         if (all_seen) {
             for_queries([&](auto count, int i, bool is_first) {
-                add_values<count()>(i, {0, rows.count}, rows, is_first ? keys_ahead : RowsAhead{});
+                add_rows<count()>(i, some, some, v, is_first ? keys_ahead : RowsAhead{});
             });
-        } else {
-            add_seen_values(first, rows, keys_ahead);
+            return;
+        }
+        // Where some queries do not see all: one at a time, each with its own keys, as 0 * NaN is NaN. The sums are the
+        // same, to the bit.
+        Query query(0, group_.heads);
+        for (int i = 0; i < queries_; ++i, query.next()) {
+            const Range seen = seen_of_block(query, first, rows.count);
+            const int32_t begin = std::clamp(seen.begin, some.begin, some.end);
+            add_rows<1>(i, {begin, std::clamp(seen.end, begin, some.end)}, some, v, i == 0 ? keys_ahead : RowsAhead{});
         }
     }
 
-    static int64_t bytes(int64_t channels) { return channels * static_cast<int64_t>(sizeof(typename Format::Storage)); }
+    // Rows `seen` of v, which holds those of `some`. The block's first ones scale what there is.
+    template <int kQueries>
+    void add_rows(int i, Range seen, Range some, const Rows& v, RowsAhead ahead) const {
+        add_value_rows<Format, kQueries>(scores_ + i * kScoresPitch + seen.begin, kScoresPitch,
+                                         v.rows() + (seen.begin - some.begin), group_.head_dim_v, seen.size(),
+                                         some.begin == 0 ? rescale_ + i : ones_, part_.out + i * part_.pitch,
+                                         part_.pitch, ahead);
+    }
+
+    int64_t bytes(int64_t channels) const { return channels * bytes_of(group_.keys_dtype); }
 
     // Calls run(count, first query, is it the first?) for four queries at a time, then two, then one.
     template <class Run>
@@ -168,38 +247,26 @@ class FewQueries {
         return finite_slope(group_.alibi_slopes[query.head * group_.alibi_stride], group_.most_distance());
     }
 
-    template <int kQueries>
-    void add_values(int i, Range seen, const BlockRows& rows, RowsAhead ahead) const {
-        add_value_rows<Format, kQueries>(scores_ + i * kScoresPitch + seen.begin, kScoresPitch, rows.v + seen.begin,
-                                         group_.head_dim_v, seen.size(), rescale_ + i, part_.out + i * part_.pitch,
-                                         part_.pitch, ahead);
-    }
-
-    // Where some queries do not see all: one at a time, each with its own keys, as 0 * NaN is NaN. The sums are the
-    // same, to the bit.
-    void add_seen_values(int32_t first, const BlockRows& rows, RowsAhead ahead) const {
-        Query query(0, group_.heads);
-        for (int i = 0; i < queries_; ++i, query.next())
-            add_values<1>(i, seen_of_block(query, first, rows.count), rows, i == 0 ? ahead : RowsAhead{});
-    }
-
     const HeadGroup& group_;
     const Part& part_;
     const Scaling scaling_;
-    const LoadRow load_bias_;
+    const LoadRow load_query_, load_bias_;
     const int queries_;
     const int64_t q_pitch_;
-    float* q_;        // [queries, d], times the scaling's query_factor
-    float* scores_;   // [queries, kBlockKeys]
-    float* rescale_;  // [queries]
-    float* bias_;     // [kBlockKeys]
+    float* q_;                                                // [queries, d], times the scaling's query_factor
+    float* scores_;                                           // [queries, kBlockKeys]
+    float* rescale_;                                          // [queries]
+    float* ones_;                                             // [queries]
+    float* bias_;                                             // [kBlockKeys]
+    std::optional<Dequantiser> dequantise_k_, dequantise_v_;  // if they are in e4m3
+    float* dequantised_ = nullptr;                            // then: some rows of K or V
 };
 
 // A tile's vectors of queries are full with more.
 int64_t CountFewQueries() { return lanes(); }
 
-int64_t CountFewQueriesWorkspace(int64_t queries, int64_t head_dim) {
-    return FewQueries<F32Format>::workspace_floats(queries, head_dim);
+int64_t CountFewQueriesWorkspace(int64_t queries, int64_t head_dim, int64_t dequantised) {
+    return FewQueries<F32Format>::workspace_floats(queries, head_dim, dequantised);
 }
 
 void AttendFewQueries(const HeadGroup& group, Range keys, const Part& part, float* workspace) {
@@ -310,8 +377,8 @@ Part part_at(float* memory, int64_t queries, int64_t head_dim_v) {
 
 int64_t most_few_queries() { return HWY_DYNAMIC_DISPATCH(CountFewQueries)(); }
 
-int64_t few_queries_workspace_floats(int64_t queries, int64_t head_dim) {
-    return HWY_DYNAMIC_DISPATCH(CountFewQueriesWorkspace)(queries, head_dim);
+int64_t few_queries_workspace_floats(int64_t queries, int64_t head_dim, int64_t dequantised) {
+    return HWY_DYNAMIC_DISPATCH(CountFewQueriesWorkspace)(queries, head_dim, dequantised);
 }
 
 void attend_few_queries(const HeadGroup& group, Range keys, const Part& part, float* workspace) {

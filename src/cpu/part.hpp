@@ -28,8 +28,9 @@ Part part_at(float* memory, int64_t queries, int64_t head_dim_v);
 // which pays for packing K and V.
 int64_t most_few_queries();
 
-// Floats of workspace that attend_few_queries needs.
-int64_t few_queries_workspace_floats(int64_t queries, int64_t head_dim);
+// Floats of workspace that attend_few_queries needs. dequantised: the channels of K or of V, whichever are more, where
+// they are in e4m3; else 0.
+int64_t few_queries_workspace_floats(int64_t queries, int64_t head_dim, int64_t dequantised);
 
 // Fills a part of all the group's queries, at most most_few_queries(). workspace: aligned to 64 bytes; needs no
 // initialisation.

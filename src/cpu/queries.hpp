@@ -17,6 +17,13 @@
 HWY_BEFORE_NAMESPACE();
 namespace foveal::cpu::HWY_NAMESPACE {
 
+// A query's row as floats, `row` having room for whole vectors. load_row: of q's type.
+inline void load_query(const HeadGroup& group, LoadRow load_row, const Query& query, float* row) {
+    load_row(advance(group.q, group.q_dtype, query.offset(group.q_stride)), group.head_dim, row);
+    if (group.q_descale == 1.0f) return;
+    for (int64_t i = 0; i < group.head_dim; ++i) row[i] *= group.q_descale;
+}
+
 // Calls store(column, vector, four columns from there on) for all of them, times factor. rows: Shared's.
 template <class Store>
 HWY_INLINE void transpose_queries(const HeadGroup& group, const Subtile& subtile, LoadRow load_row, float factor,
@@ -28,7 +35,7 @@ HWY_INLINE void transpose_queries(const HeadGroup& group, const Subtile& subtile
         for (int64_t lane = 0; lane < lanes(); ++lane) {
             float* const row = rows + lane * pitch;
             if (v * lanes() + lane < subtile.queries) {
-                load_row(advance(group.q, group.dtype, query.offset(group.q_stride)), group.head_dim, row);
+                load_query(group, load_row, query, row);
                 query.next();
             } else {
                 std::fill_n(row, pitch, 0.0f);

@@ -37,7 +37,7 @@ inline int64_t pairs_pitch_of(int64_t columns) { return pitch_of((columns + 1) /
 inline int64_t queries_per_subtile() { return kMaxVectors * lanes(); }
 
 inline size_t element_offset_bytes(DType dtype, int64_t elements) {
-    return static_cast<size_t>(elements) * (dtype == DType::f32 ? sizeof(float) : sizeof(uint16_t));
+    return static_cast<size_t>(elements) * static_cast<size_t>(bytes_of(dtype));
 }
 
 inline const void* advance(const void* from, DType dtype, int64_t elements) {
@@ -94,6 +94,7 @@ struct Shared {
     float* scores;      // [kBlockKeys, queries_per_subtile()]
     float* rescale;     // [queries_per_subtile()]
     float* rows;        // [lanes(), max(d, d_v, kBlockKeys)] with pitch_of(it)
+    float* two_rows;    // [2, max(d, d_v)]: rows from e4m3, in the type that is computed in
 };
 
 inline Shared take_shared(Workspace& workspace, int64_t head_dim, int64_t head_dim_v) {
@@ -105,6 +106,7 @@ inline Shared take_shared(Workspace& workspace, int64_t head_dim, int64_t head_d
     shared.scores = workspace.take(kBlockKeys * queries_per_subtile());
     shared.rescale = workspace.take(queries_per_subtile());
     shared.rows = workspace.take(lanes() * pitch_of(std::max({head_dim, head_dim_v, int64_t{kBlockKeys}})));
+    shared.two_rows = workspace.take(2 * round_up(std::max(head_dim, head_dim_v), kAlignment));
     return shared;
 }
 

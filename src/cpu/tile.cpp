@@ -34,7 +34,7 @@ class Tile {
           workspace_(memory),
           shared_(take_shared(workspace_, group.head_dim, group.head_dim_v)),
           scaling_(scaling_of(group)),
-          load_row_(row_loader(group.dtype)),
+          load_row_(row_loader(group.q_dtype)),
           store_row_(row_storer(group.out_dtype)),
           scores_(group, shared_.rows),
           packed_(group, shared_) {}

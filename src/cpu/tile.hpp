@@ -19,12 +19,15 @@ inline constexpr int32_t kBlockKeys = 64;
 // row * heads + head: a tile of them reads each key once for all heads, and few rows still fill the vectors.
 // Strides are in elements.
 struct HeadGroup {
-    DType dtype, out_dtype;
-    const void* q;  // [len_q, heads, d]
-    void* out;      // [len_q, heads, d_v]
-    float* lse;     // [heads, len_q] or null
-    KeyRows k;      // [len_k, d]
-    KeyRows v;      // [len_k, d_v]
+    DType dtype;  // that is computed in: q's; of e4m3, f32
+    DType q_dtype, keys_dtype, out_dtype;
+    float q_descale, k_descale, v_descale;  // of what is in e4m3
+    KeyRows k_descales, v_descales;         // [len_k] f32 in their place: each key's own; first is null: none
+    const void* q;                          // [len_q, heads, d]
+    void* out;                              // [len_q, heads, d_v]
+    float* lse;                             // [heads, len_q] or null
+    KeyRows k;                              // [len_k, d]
+    KeyRows v;                              // [len_k, d_v]
     Strides q_stride, out_stride, lse_stride;
     int32_t len_q, len_k;
     int64_t heads;
@@ -46,6 +49,8 @@ struct HeadGroup {
     int32_t tree_first_key, tree_keys;
 
     int64_t queries() const { return len_q * heads; }
+    // Are k and v in e4m3, to be taken to `dtype` as they are read?
+    bool dequantises() const { return keys_dtype == DType::e4m3; }
     double sink_of(int64_t head) const { return sinks[head * sinks_stride]; }
     // Have all queries the same bias and mask?
     bool shares_bias_row() const {

@@ -30,12 +30,23 @@ constexpr Member kRefused[] = {
     {"block_table", &foveal_forward_args::block_table},   {"page_indptr", &foveal_forward_args::page_indptr},
     {"page_indices", &foveal_forward_args::page_indices}, {"query_offset", &foveal_forward_args::query_offset},
     {"tree_mask", &foveal_forward_args::tree_mask}};
+constexpr Member kDescales[] = {{"q_descale", &foveal_forward_args::q_descale},
+                                {"k_descale", &foveal_forward_args::k_descale},
+                                {"v_descale", &foveal_forward_args::v_descale}};
 
 [[noreturn]] void refuse_unsupported(const std::string& message) { throw Error(FOVEAL_UNSUPPORTED, message); }
 
 // An option that foveal.h has got and this file has not is refused as well: what is left without the known ones is not
 // the default.
 void refuse_others(const foveal_forward_args& given) {
+    for (const Member& member : {kTaken[0], kTaken[1], kTaken[2]})
+        if ((given.*member.tensor).dtype == FOVEAL_E4M3)
+            refuse_unsupported(std::string("forward.") + member.name +
+                               ".dtype is e4m3; over several ranks f32, bf16 and f16 are supported");
+    for (const Member& member : kDescales)
+        if ((given.*member.tensor).rank != 0)
+            refuse_unsupported(std::string("forward.") + member.name +
+                               " is present; it belongs to e4m3, which is not supported over several ranks");
     for (const Member& member : kRefused)
         if ((given.*member.tensor).rank != 0)
             refuse_unsupported(std::string("forward.") + member.name +

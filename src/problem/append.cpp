@@ -29,7 +29,9 @@ constexpr Member kRead[] = {{"k", &foveal_append_args::k},
                             {"v_scale", &foveal_append_args::v_scale}};
 constexpr Member kWritten[] = {{"k_cache", &foveal_append_args::k_cache},
                                {"v_cache", &foveal_append_args::v_cache},
-                               {"q_out", &foveal_append_args::q_out}};
+                               {"q_out", &foveal_append_args::q_out},
+                               {"k_scale_out", &foveal_append_args::k_scale_out},
+                               {"v_scale_out", &foveal_append_args::v_scale_out}};
 
 // New rows and where they go: k and k_cache, v and v_cache, q and q_out.
 struct Stream {
@@ -80,7 +82,8 @@ void check_new_rows(const Argument& a, const Argument& first) {
 
 void check_cache(const Argument& cache, const Argument& rows) {
     require_rank(cache, 4, "a cache ([pages, page_size, heads, d])");
-    require_float(cache);
+    if (!is_float(cache.dtype()) && cache.dtype() != DType::e4m3)
+        refuse(cache.text() + ".dtype is " + name_of(cache.dtype()) + "; supported are f32, bf16, f16 and e4m3");
     const int head = rows.tensor.rank - 2;
     require_dim(cache, 2, rows.tensor.shape[head], rows.dim(head).c_str());
     require_dim(cache, 3, rows.tensor.shape[head + 1], rows.dim(head + 1).c_str());
@@ -223,6 +226,26 @@ void check_scale(const Argument& scale, const Argument& rows) {
     check_strided(scale);
 }
 
+// A scale that is worked out.
+void check_scale_out(const Argument& out, const Argument& given, const Stream& stream) {
+    if (!out.present()) return;
+    if (!stream.from.present()) refuse(out.text() + " is present, but " + stream.from.text() + " is absent");
+    if (given.present()) refuse(given.text() + " and " + out.text() + " are present; a scale is given or worked out");
+    const Argument& cache = stream.to;
+    if (cache.dtype() != DType::e4m3)
+        refuse(out.text() + " is present, but " + cache.text() + ".dtype is " + name_of(cache.dtype()) +
+               "; scales are worked out for e4m3");
+    require_dtype(out, DType::f32, out.name);
+    if (out.tensor.rank == 1) {
+        require_dim(out, 0, cache.tensor.shape[2], cache.dim(2).c_str());
+    } else {
+        require_rank(out, 3, "scales that are worked out ([pages, page_size, h_k], or rank 1: [h_k])");
+        for (int i = 0; i < 3; ++i) require_dim(out, i, cache.tensor.shape[i], cache.dim(i).c_str());
+    }
+    check_strided(out);
+    require_no_overlap(out);
+}
+
 void check_overlaps(const foveal_append_args& args) {
     for (const Member& written : kWritten) {
         if ((args.*written.tensor).rank == 0) continue;
@@ -255,6 +278,13 @@ AppendedRows rows_of(const Stream& stream) {
 void take_scale(const Argument& scale, AppendedRows& rows) {
     rows.scale = static_cast<const float*>(data_of(scale));
     if (scale.present()) rows.scale_stride = stride_or_zero(scale.tensor, 0);
+}
+
+void take_scale_out(const Argument& out, AppendedRows& rows) {
+    if (!out.present()) return;
+    rows.scale_out = static_cast<float*>(const_cast<void*>(data_of(out)));
+    rows.scales_rows = out.tensor.rank == 3;
+    rows.scale_out_stride = rows.scales_rows ? row_value_strides_of(out.tensor) : head_strides_of(out.tensor);
 }
 
 Rotary rotary_of(const foveal_append_args& args) {
@@ -303,6 +333,9 @@ Append validate(const foveal_append_args& args) {
     const Argument k_scale{"k_scale", args.k_scale}, v_scale{"v_scale", args.v_scale};
     check_scale(k_scale, streams[0].from);
     check_scale(v_scale, streams[1].from);
+    const Argument k_scale_out{"k_scale_out", args.k_scale_out}, v_scale_out{"v_scale_out", args.v_scale_out};
+    check_scale_out(k_scale_out, k_scale, streams[0]);
+    check_scale_out(v_scale_out, v_scale, streams[1]);
 
     Append append;
     append.dtype = first.dtype();
@@ -321,6 +354,8 @@ Append validate(const foveal_append_args& args) {
     if (!k.present() && !v.present()) append.places.block_table = nullptr;
     take_scale(k_scale, k);
     take_scale(v_scale, v);
+    take_scale_out(k_scale_out, k);
+    take_scale_out(v_scale_out, v);
     k.turns = q.turns = append.rotary.dim > 0;  // without angles, cos and sin may be null
     q.in_cache = false;
     check_overlaps(args);

@@ -11,6 +11,12 @@
 
 namespace foveal {
 
+// The scale of numbers in e4m3, the largest of which is `largest`.
+inline float e4m3_scale_of(float largest) {
+    const float scale = largest / 448;
+    return scale > 0 ? scale : 1;
+}
+
 // Rows of k, v or q, and where they go.
 struct AppendedRows {
     const void* from = nullptr;  // [b, rows, heads, head_dim]; null: there are none
@@ -24,6 +30,9 @@ struct AppendedRows {
     bool turns = false;            // under the rotary embedding
     const float* scale = nullptr;  // [heads] or, stride 0, of all; null: 1
     int64_t scale_stride = 0;
+    float* scale_out = nullptr;  // [heads], or of each row [pages, page_size, heads]: to be worked out; null: it is not
+    Strides scale_out_stride;
+    bool scales_rows = false;  // the latter
 
     bool present() const { return from != nullptr; }
 };

@@ -76,6 +76,7 @@ void check_overlaps(const foveal_backward_args& args) {
 BackwardProblem validate(const foveal_backward_args& args) {
     BackwardProblem p;
     p.forward = validate(*args.forward);
+    if (p.forward.keys_dtype == DType::e4m3) refuse("forward->k.dtype is e4m3; gradients are of f32, bf16 and f16");
     if (p.forward.out_dtype != p.forward.dtype)
         refuse("forward->out.dtype is " + name_of(p.forward.out_dtype) + "; for gradients it is q's, " +
                name_of(p.forward.dtype));

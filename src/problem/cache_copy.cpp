@@ -14,8 +14,8 @@ namespace {
 
 void check_cache(const Argument& cache) {
     require_rank(cache, 4, "a cache ([pages, page_size, heads, d])");
-    if (!is_float(cache.dtype()))
-        refuse(cache.text() + ".dtype is " + name_of(cache.dtype()) + "; supported are f32, bf16 and f16");
+    if (!is_float(cache.dtype()) && cache.dtype() != DType::e4m3)
+        refuse(cache.text() + ".dtype is " + name_of(cache.dtype()) + "; supported are f32, bf16, f16 and e4m3");
     if (cache.tensor.shape[0] > std::numeric_limits<int32_t>::max())
         refuse(cache.dim(0) + " is " + std::to_string(cache.tensor.shape[0]) +
                "; at most 2147483647 pages are supported");

@@ -11,6 +11,7 @@ namespace foveal {
 constexpr int64_t bytes_of(DType dtype) {
     switch (dtype) {
         case DType::boolean:
+        case DType::e4m3:
             return 1;
         case DType::bf16:
         case DType::f16:
@@ -41,10 +42,13 @@ inline std::string name_of(DType dtype) {
             return "i64";
         case DType::u32:
             return "u32";
+        case DType::e4m3:
+            return "e4m3";
     }
     return "unknown dtype " + std::to_string(static_cast<foveal_dtype>(dtype));
 }
 
+// One whose numbers need no scale.
 constexpr bool is_float(DType dtype) { return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16; }
 
 inline DType dtype_of(const foveal_tensor& t) { return static_cast<DType>(t.dtype); }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "problem/argument.hpp"
+#include "problem/element_types.hpp"
 #include "problem/forward_inputs.hpp"
 #include "problem/overlap.hpp"
 #include "problem/workspace.hpp"
@@ -44,17 +45,16 @@ void check_options(const foveal_forward_args& args) {
 // Ranks and dtypes first: what follows reads shapes by position.
 void check_forms(const foveal_forward_args& args, bool varlen, KeyForm keys) {
     const Argument q{"q", args.q}, out{"out", args.out};
-    if (!is_float(q.dtype())) refuse("q.dtype is " + name_of(q.dtype()) + "; supported are f32, bf16 and f16");
     const char* layout = varlen ? "varlen (cu_seqlens_q is present)" : "dense (cu_seqlens_q is absent)";
-    const auto check = [&](const Argument& a, int rank, const char* form, const char* type = "q's dtype") {
+    const auto check = [&](const Argument& a, int rank, const char* form) {
         require_rank(a, rank, form);
-        if (&a.tensor != &args.out || a.dtype() != DType::f32) require_dtype(a, q.dtype(), type);
         check_strided(a);
     };
     check(q, varlen ? 3 : 4, layout);
     for (const Argument& a : {Argument{"k", args.k}, Argument{"v", args.v}})
         check(a, keys == KeyForm::varlen ? 3 : 4, layout_of_keys(args, keys));
-    check(out, varlen ? 3 : 4, layout, "q's dtype (or f32)");
+    check(out, varlen ? 3 : 4, layout);
+    check_element_types(args);
     require_no_overlap(out);
     const Argument lse{"lse", args.lse};
     if (!lse.present()) return;
@@ -120,7 +120,7 @@ void check_score_options(const foveal_forward_args& args, bool varlen, KeyForm k
     check_head_values({"sinks", args.sinks}, args, batch, false);
     const Argument bias{"bias", args.bias}, mask{"mask", args.mask};
     check_score_matrix(bias, args, varlen, keys);
-    if (bias.present() && bias.dtype() != DType::f32) require_dtype(bias, dtype_of(args.q), "q's dtype (or f32)");
+    if (bias.present() && bias.dtype() != DType::f32) require_bias_dtype(bias, args);
     check_score_matrix(mask, args, varlen, keys);
     if (mask.present()) require_dtype(mask, DType::boolean, "a mask");
     if (bias.present() && mask.present()) {
@@ -278,8 +278,7 @@ ForwardProblem validate(const foveal_forward_args& args) {
     check_forms(args, varlen, keys);
 
     ForwardProblem p;
-    p.dtype = dtype_of(args.q);
-    p.out_dtype = dtype_of(args.out);
+    take_element_types(args, p);
     p.varlen = varlen;
     p.keys = keys;
     p.has_seqused_q = args.seqused_q.rank != 0;
@@ -293,6 +292,7 @@ ForwardProblem validate(const foveal_forward_args& args) {
     check_score_options(args, varlen, keys, p.batch);
     take_sizes(args, p);
     check_sizes(p);
+    check_descales(args, p.batch, p.heads_k);
     p.q = strides_of(args.q);
     p.k = strides_of(args.k);
     p.v = strides_of(args.v);
@@ -326,6 +326,9 @@ ForwardPointers pointers_of(const foveal_forward_args& args) {
     p.page_indptr = i32("page_indptr", args.page_indptr);
     p.query_offset = i32("query_offset", args.query_offset);
     p.tree_mask = static_cast<const uint32_t*>(data_of({"tree_mask", args.tree_mask}));
+    p.q_descale = static_cast<const float*>(data_of({"q_descale", args.q_descale}));
+    p.k_descale = static_cast<const float*>(data_of({"k_descale", args.k_descale}));
+    p.v_descale = static_cast<const float*>(data_of({"v_descale", args.v_descale}));
     check_workspace(args.workspace, args.workspace_bytes);
     p.workspace = args.workspace;
     p.workspace_bytes = args.workspace_bytes;

@@ -32,14 +32,27 @@ struct ForwardPointers {
     const int32_t* page_indptr = nullptr;    // [b + 1]
     const int32_t* query_offset = nullptr;   // [b]
     const uint32_t* tree_mask = nullptr;     // [b, s_q, words] or [total_q, words]
+    const float* q_descale = nullptr;        // [b, h_k]
+    const float* k_descale = nullptr;        // [b, h_k], or [pages, page_size, h_k]
+    const float* v_descale = nullptr;        // likewise
     void* workspace = nullptr;
     uint64_t workspace_bytes = 0;
 };
 
+// Of a tensor in e4m3: there is a factor for each sequence and K/V head, this far from each other; or, of k and v, for
+// each row and head, where they lie like the rows themselves.
+struct Descale {
+    bool present = false, of_rows = false;
+    Strides stride;
+    bool operator==(const Descale&) const = default;
+};
+
 struct ForwardProblem {
-    DType dtype = DType::bf16;
-    DType out_dtype = DType::bf16;  // that, or f32
-    bool varlen = false;            // q, out and lse
+    DType dtype = DType::bf16;       // of q
+    DType keys_dtype = DType::bf16;  // of k and v: q's, or e4m3
+    DType out_dtype = DType::bf16;   // q's, or f32; of e4m3 q: bf16, f16 or f32
+    Descale q_descale, k_descale, v_descale;
+    bool varlen = false;  // q, out and lse
     KeyForm keys = KeyForm::dense;
     bool has_seqused_q = false;
     bool has_seqused_k = false;

@@ -25,6 +25,9 @@ inline constexpr ForwardInput kForwardInputs[] = {{"q", &foveal_forward_args::q}
                                                   {"page_indptr", &foveal_forward_args::page_indptr},
                                                   {"page_indices", &foveal_forward_args::page_indices},
                                                   {"query_offset", &foveal_forward_args::query_offset},
-                                                  {"tree_mask", &foveal_forward_args::tree_mask}};
+                                                  {"tree_mask", &foveal_forward_args::tree_mask},
+                                                  {"q_descale", &foveal_forward_args::q_descale},
+                                                  {"k_descale", &foveal_forward_args::k_descale},
+                                                  {"v_descale", &foveal_forward_args::v_descale}};
 
 }  // namespace foveal

@@ -31,6 +31,11 @@ Strides head_strides_of(const foveal_tensor& t) {
     return {t.rank == 2 ? stride_or_zero(t, 0) : 0, 0, unit_stride_of(t)};
 }
 
+Strides row_value_strides_of(const foveal_tensor& t) {
+    if (!has_elements(t)) return {};
+    return {stride_or_zero(t, 0), stride_or_zero(t, 1), stride_or_zero(t, 2)};
+}
+
 ScoreStrides score_strides_of(const foveal_tensor& t) {
     if (!has_elements(t)) return {};
     const auto from_the_end = [&](int n) { return n < t.rank ? stride_or_zero(t, t.rank - 1 - n) : 0; };

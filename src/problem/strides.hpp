@@ -32,6 +32,8 @@ Strides lse_strides_of(const foveal_tensor& t);  // of [b, h, s] or, varlen, [h,
 int64_t unit_stride_of(const foveal_tensor& t);
 // Of [h] or [b, h], a value for each head.
 Strides head_strides_of(const foveal_tensor& t);
+// Of [pages, page_size, h] or [b, s, h], a value for each row and head.
+Strides row_value_strides_of(const foveal_tensor& t);
 // Of [b, h, s_q, s_k], each 1 where it is shared, and what is missing of the first.
 ScoreStrides score_strides_of(const foveal_tensor& t);
 

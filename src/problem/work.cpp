@@ -30,10 +30,12 @@ double matrix_bytes(const ForwardProblem& p, const ScoreStrides& strides, DType 
 
 UsefulWork work_of(const ForwardProblem& p, double pairs, double rows_q, double rows_k) {
     const double heads_q = static_cast<double>(p.heads_q), heads_k = static_cast<double>(p.heads_k);
-    const double channels = static_cast<double>(p.head_dim + p.head_dim_v);  // of q and out, or of k and v
+    const auto dim = static_cast<double>(p.head_dim), dim_v = static_cast<double>(p.head_dim_v);
+    const double channels = dim + dim_v;
+    const auto bytes = [](DType dtype) { return static_cast<double>(bytes_of(dtype)); };
     UsefulWork work{pairs, 2 * channels * pairs * heads_q, 0};
-    work.bytes = channels * (rows_q * heads_q + rows_k * heads_k) * static_cast<double>(bytes_of(p.dtype));
-    work.bytes += rows_q * heads_q * static_cast<double>(p.head_dim_v * (bytes_of(p.out_dtype) - bytes_of(p.dtype)));
+    work.bytes = rows_q * heads_q * (dim * bytes(p.dtype) + dim_v * bytes(p.out_dtype)) +
+                 rows_k * heads_k * channels * bytes(p.keys_dtype);
     if (p.wants_lse) work.bytes += rows_q * heads_q * static_cast<double>(sizeof(float));
     if (p.has_bias) work.bytes += matrix_bytes(p, p.bias, p.bias_dtype, pairs, rows_q, rows_k);
     if (p.has_mask) work.bytes += matrix_bytes(p, p.mask, DType::boolean, pairs, rows_q, rows_k);

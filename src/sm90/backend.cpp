@@ -1,5 +1,7 @@
 #include "sm90/backend.hpp"
 
+#include <string>
+
 #include "sm90/backward/plan.hpp"
 #include "sm90/backward/support.hpp"
 #include "sm90/decode/plan.hpp"
@@ -11,7 +13,17 @@
 namespace foveal::sm90 {
 namespace {
 
+// No kernel reads it yet.
+void check_types(const ForwardProblem& problem) {
+    const bool all = problem.dtype == DType::e4m3;
+    if (all || problem.keys_dtype == DType::e4m3)
+        throw Error(FOVEAL_UNSUPPORTED, std::string(all ? "q" : "k") +
+                                            ".dtype is e4m3, which the cpu backend supports and sm90 does not yet; "
+                                            "sm90 supports bf16 and f16");
+}
+
 void check(const ForwardProblem& problem) {
+    check_types(problem);
     if (decodes(problem)) return check_decode(problem);
     check_supported(problem);
 }

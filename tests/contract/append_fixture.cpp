@@ -16,6 +16,7 @@ T pick(std::mt19937& random, std::initializer_list<T> values) {
 
 float poison(foveal_dtype dtype) {
     if (dtype == FOVEAL_F32) return std::bit_cast<float>(kPoison32);
+    if (dtype == FOVEAL_E4M3) return NAN;
     return dtype == FOVEAL_BF16 ? bf16_to_float(kPoison16) : f16_to_float(kPoison16);
 }
 
@@ -156,7 +157,7 @@ void AppendData::draw_angles() {
     sin_tensor_->set(sin_);
 }
 
-std::vector<float> AppendData::changed(const Rows& rows, int64_t row, int64_t head, int64_t d, bool turns) const {
+std::vector<float> AppendData::turned(const Rows& rows, int64_t row, int64_t head, int64_t d, bool turns) const {
     const int64_t heads = static_cast<int64_t>(rows.values.size()) / (all_rows_ * d);
     const auto* from = rows.values.data() + (row * heads + head) * d;
     std::vector<float> x(from, from + d);
@@ -170,9 +171,44 @@ std::vector<float> AppendData::changed(const Rows& rows, int64_t row, int64_t he
         b = b * cos + a * sin;
         a = first;
     }
-    if (!rows.scale.empty())
-        for (float& element : x) element /= rows.scale[rows.scale.size() == 1 ? 0 : static_cast<size_t>(head)];
     return x;
+}
+
+size_t AppendData::scale_index(int64_t row, int64_t head, int64_t heads) const {
+    if (c_.scales == 1) return 0;
+    const ExpectedPlace& place = places_[static_cast<size_t>(row)];
+    return static_cast<size_t>(c_.scales == 4 ? (place.page * c_.page_size + place.row) * heads + head : head);
+}
+
+std::vector<float> AppendData::changed(const Rows& rows, int64_t row, int64_t head, int64_t d, bool turns) const {
+    std::vector<float> x = turned(rows, row, head, d, turns);
+    const int64_t heads = static_cast<int64_t>(rows.values.size()) / (all_rows_ * d);
+    if (!rows.scale.empty())
+        for (float& element : x) element /= rows.scale[scale_index(row, head, heads)];
+    return x;
+}
+
+void AppendData::draw_scales(Rows& rows, int64_t heads, int64_t d, bool turns) {
+    if (c_.scales == 0) return;
+    const Shape shape = c_.scales == 1   ? Shape{1}
+                        : c_.scales == 4 ? Shape{c_.pages, c_.page_size, heads}
+                                         : Shape{heads};
+    for (int64_t i = 0; i < elements_of(shape); ++i) rows.scale.push_back(0.5f + 0.3f * float(i));
+    rows.scale_tensor.emplace(backend_, FOVEAL_F32, shape, packed_strides(shape, c_.scales == 4 ? 3 : 0));
+    if (!c_.works_out_scales()) return rows.scale_tensor->set(rows.scale);
+    // The largest magnitudes first, and of what is not written nothing.
+    std::fill(rows.scale.begin(), rows.scale.end(), c_.scales == 4 ? poison(FOVEAL_F32) : 0.0f);
+    for (int64_t row = 0; row < all_rows_; ++row) {
+        if (places_[static_cast<size_t>(row)].page < 0) continue;
+        for (int64_t head = 0; head < heads; ++head) {
+            float& largest = rows.scale[scale_index(row, head, heads)];
+            if (c_.scales == 4) largest = 0;
+            for (const float x : turned(rows, row, head, d, turns)) largest = std::max(largest, std::fabs(x));
+            if (c_.scales == 4) largest = largest > 0 ? largest / 448 : 1;
+        }
+    }
+    if (c_.scales == 3)
+        for (float& scale : rows.scale) scale = scale > 0 ? scale / 448 : 1;
 }
 
 void AppendData::draw_rows(Rows& rows, int64_t heads, int64_t d, bool in_cache, bool turns) {
@@ -182,11 +218,7 @@ void AppendData::draw_rows(Rows& rows, int64_t heads, int64_t d, bool in_cache, 
     const Shape shape = row_shape(heads, d);
     rows.from.emplace(backend_, c_.dtype, shape, strides_of(shape), offset);
     rows.from->set(rows.values);
-    if (in_cache && c_.scales > 0) {
-        for (int64_t i = 0; i < (c_.scales == 1 ? 1 : heads); ++i) rows.scale.push_back(0.5f + 0.3f * float(i));
-        rows.scale_tensor.emplace(backend_, FOVEAL_F32, Shape{static_cast<int64_t>(rows.scale.size())});
-        rows.scale_tensor->set(rows.scale);
-    }
+    if (in_cache) draw_scales(rows, heads, d, turns);
     const Shape to = in_cache ? Shape{c_.pages, c_.page_size, heads, d} : shape;
     const foveal_dtype dtype = in_cache ? c_.cache_dtype : c_.dtype;
     rows.to.emplace(backend_, dtype, to, strides_of(to), offset);
@@ -205,8 +237,10 @@ void AppendData::draw_rows(Rows& rows, int64_t heads, int64_t d, bool in_cache, 
 foveal::AppendOptions AppendData::options() {
     foveal::AppendOptions options;
     const auto view = [](std::optional<StridedTensor>& tensor) { return tensor ? tensor->view() : foveal::Tensor(); };
-    options.k = view(k_.from), options.k_cache = view(k_.to), options.k_scale = view(k_.scale_tensor);
-    options.v = view(v_.from), options.v_cache = view(v_.to), options.v_scale = view(v_.scale_tensor);
+    options.k = view(k_.from), options.k_cache = view(k_.to);
+    options.v = view(v_.from), options.v_cache = view(v_.to);
+    (c_.works_out_scales() ? options.k_scale_out : options.k_scale) = view(k_.scale_tensor);
+    (c_.works_out_scales() ? options.v_scale_out : options.v_scale) = view(v_.scale_tensor);
     options.q = view(q_.from), options.q_out = view(c_.in_place ? q_.from : q_.to);
     options.slot_mapping = view(slots_);
     options.cache_lengths = view(length_tensor_);
@@ -221,16 +255,19 @@ foveal::AppendOptions AppendData::options() {
 
 std::string AppendData::differences() {
     std::ostringstream found;
-    const auto compare = [&](const char* name, Rows& rows, std::optional<StridedTensor>& written) {
+    const auto compare = [&](const char* name, const std::vector<float>& expected,
+                             std::optional<StridedTensor>& written) {
         if (!written) return;
         StridedTensor& got = *written;
         const std::vector<std::byte> bytes = got.bytes();
-        got.set(rows.expected);  // rounds as the contract says, around it poison
+        got.set(expected);  // rounds as the contract says, around it poison
         if (got.bytes() != bytes) found << name << " does not hold what it must; ";
     };
-    compare("k_cache", k_, k_.to);
-    compare("v_cache", v_, v_.to);
-    compare("q_out", q_, c_.in_place ? q_.from : q_.to);
+    compare("k_cache", k_.expected, k_.to);
+    compare("v_cache", v_.expected, v_.to);
+    compare("q_out", q_.expected, c_.in_place ? q_.from : q_.to);
+    compare("k's scales", k_.scale, k_.scale_tensor);
+    compare("v's scales", v_.scale, v_.scale_tensor);
     return found.str();
 }
 

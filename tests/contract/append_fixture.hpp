@@ -27,10 +27,11 @@ struct AppendCase {
     bool positions_are_i64 = false, table_is_u32 = false;
     int64_t batch = 3, rows = 5, page_size = 16, pages = 23, heads_k = 2, heads_q = 4, d = 64, d_v = 64, rot = 64;
     int positions = 1;  // 0: the row's number as a key
-    int scales = 0;     // 1: one for all heads; 2: one a head
+    int scales = 0;     // 1: one for all heads; 2: one a head; 3: one a head, worked out; 4: of each row, worked out
     uint32_t seed = 1;
 
     bool turns() const { return rot > 0; }
+    bool works_out_scales() const { return scales >= 3; }
     int64_t max_pages() const { return batch > 0 ? (pages - 1) / batch : 1; }  // of a sequence
     std::string text() const;
 };
@@ -55,7 +56,7 @@ class AppendData {
         std::vector<float> values;  // [all rows][heads][d]
         std::optional<StridedTensor> from, to;
         std::vector<float> expected;  // of `to`, row-major; poison where nothing is written
-        std::vector<float> scale;
+        std::vector<float> scale;     // of each row: [pages][page_size][heads], poison where nothing is written
         std::optional<StridedTensor> scale_tensor;
     };
 
@@ -63,7 +64,10 @@ class AppendData {
     void draw_lengths();
     void draw_angles();
     void draw_rows(Rows& rows, int64_t heads, int64_t d, bool in_cache, bool turns);
+    std::vector<float> turned(const Rows& rows, int64_t row, int64_t head, int64_t d, bool turns) const;
     std::vector<float> changed(const Rows& rows, int64_t row, int64_t head, int64_t d, bool turns) const;
+    void draw_scales(Rows& rows, int64_t heads, int64_t d, bool turns);
+    size_t scale_index(int64_t row, int64_t head, int64_t heads) const;
     Shape row_shape(int64_t heads, int64_t d) const;
     Shape strides_of(const Shape& shape) const;
     StridedTensor integers(foveal_dtype dtype, const Shape& shape, const std::vector<int64_t>& values);

@@ -59,6 +59,7 @@ TEST_P(BackwardRefusals, WhatTheForwardCallLacks) {
         const char* message;
     } cases[] = {
         {[](auto& f) { f.lse.rank = 0; }, "forward->lse is absent"},
+        {[](auto& f) { f.k.dtype = f.v.dtype = FOVEAL_E4M3; }, "forward->k.dtype is e4m3; gradients are of f32"},
         {[](auto& f) { f.sinks.rank = 0; }, "dsinks is present but sinks is absent"},
         {[](auto& f) { f.bias.rank = 0; }, "dbias is present but bias is absent"},
         {[](auto& f) { f.alibi_slopes.rank = 0; }, "dalibi_slopes is present but alibi_slopes is absent"},

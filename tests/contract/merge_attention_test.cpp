@@ -23,7 +23,8 @@ using Cuts = std::vector<int64_t>;
 foveal_forward_args args_of_keys(const CaseData& data, int64_t begin, int64_t end) {
     foveal_forward_args args = data.args();
     for (foveal_tensor* t : {&args.k, &args.v}) {
-        t->data = static_cast<std::byte*>(t->data) + begin * t->stride[1] * data.the_case().element_bytes();
+        t->data = static_cast<std::byte*>(t->data) +
+                  begin * t->stride[1] * (data.the_case().keys_dtype() == FOVEAL_F32 ? 4 : 2);
         t->shape[1] = end - begin;
     }
     return args;

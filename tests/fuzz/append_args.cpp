@@ -25,7 +25,7 @@ void draw_places(FuzzedDataProvider& bytes, foveal_append_args& args, const std:
 void draw(FuzzedDataProvider& bytes, foveal_append_args& args) {
     const int64_t batch = std::min<int64_t>(draw_size(bytes), 1 << 20), rows = draw_size(bytes);
     const int64_t heads = draw_size(bytes), d = draw_size(bytes), d_v = draw_size(bytes);
-    const foveal_dtype dtype = draw_float(bytes), cache = draw_float(bytes);
+    const foveal_dtype dtype = draw_float(bytes), cache = bytes.ConsumeBool() ? draw_float(bytes) : FOVEAL_E4M3;
     const std::vector<int64_t> numbers = bytes.ConsumeBool() ? std::vector{rows} : std::vector{batch, rows};
     const auto rows_of = [&](int64_t h, int64_t n) {
         std::vector<int64_t> shape = numbers;
@@ -36,6 +36,9 @@ void draw(FuzzedDataProvider& bytes, foveal_append_args& args) {
     if (bytes.ConsumeBool()) {
         args.k = rows_of(heads, d), args.k_cache = draw_tensor(bytes, cache, {pages, page_size, heads, d});
         if (bytes.ConsumeBool()) args.k_scale = draw_tensor(bytes, FOVEAL_F32, {bytes.ConsumeBool() ? heads : 1});
+        if (bytes.ConsumeBool())
+            args.k_scale_out = draw_tensor(
+                bytes, FOVEAL_F32, bytes.ConsumeBool() ? std::vector{heads} : std::vector{pages, page_size, heads});
     }
     if (bytes.ConsumeBool())
         args.v = rows_of(heads, d_v), args.v_cache = draw_tensor(bytes, cache, {pages, page_size, heads, d_v});
@@ -58,7 +61,8 @@ constexpr foveal_tensor foveal_append_args::*kTensors[] = {
     &foveal_append_args::cos,        &foveal_append_args::sin,
     &foveal_append_args::positions,  &foveal_append_args::slot_mapping,
     &foveal_append_args::cu_seqlens, &foveal_append_args::cache_lengths,
-    &foveal_append_args::k_scale,    &foveal_append_args::block_table};
+    &foveal_append_args::k_scale,    &foveal_append_args::block_table,
+    &foveal_append_args::k_scale_out};
 
 bool small(const foveal_append_args& args) {
     bool fits = true;

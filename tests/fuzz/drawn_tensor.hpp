@@ -63,7 +63,7 @@ inline void spoil(FuzzedDataProvider& bytes, foveal_tensor& t) {
                 bytes.ConsumeBool() ? bytes.ConsumeIntegralInRange<int32_t>(-1, 5) : bytes.ConsumeIntegral<int32_t>();
             break;
         case 1:
-            t.dtype = bytes.ConsumeIntegralInRange<int32_t>(-1, 8);
+            t.dtype = bytes.ConsumeIntegralInRange<int32_t>(-1, 9);
             break;
         case 2:
             t.shape[i] = draw_any(bytes);
@@ -75,7 +75,7 @@ inline void spoil(FuzzedDataProvider& bytes, foveal_tensor& t) {
 
 inline int64_t element_bytes(foveal_dtype dtype) {
     if (dtype == FOVEAL_I64) return 8;
-    return dtype == FOVEAL_BOOL ? 1 : dtype == FOVEAL_BF16 || dtype == FOVEAL_F16 ? 2 : 4;
+    return dtype == FOVEAL_BOOL || dtype == FOVEAL_E4M3 ? 1 : dtype == FOVEAL_BF16 || dtype == FOVEAL_F16 ? 2 : 4;
 }
 
 // Bytes from a valid tensor's first to behind its last; 0 without elements.

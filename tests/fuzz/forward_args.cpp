@@ -16,7 +16,7 @@ struct Dimensions {
     bool varlen;
     enum class Keys { dense, varlen, table, list, kMaxValue = list } keys;
     int64_t pages, page_size;
-    foveal_dtype dtype;
+    foveal_dtype dtype, keys_dtype, out_dtype;
 
     bool in_pages() const { return keys == Keys::table || keys == Keys::list; }
 };
@@ -29,7 +29,9 @@ Dimensions draw_dimensions(FuzzedDataProvider& bytes) {
         alike ? d.varlen ? Dimensions::Keys::varlen : Dimensions::Keys::dense : bytes.ConsumeEnum<Dimensions::Keys>();
     d.pages = draw_size(bytes);
     d.page_size = bytes.ConsumeBool() ? bytes.ConsumeIntegralInRange<int64_t>(0, 20) : draw_size(bytes);
-    d.dtype = bytes.PickValueInArray<foveal_dtype>({FOVEAL_F32, FOVEAL_BF16, FOVEAL_F16});
+    d.dtype = bytes.PickValueInArray<foveal_dtype>({FOVEAL_F32, FOVEAL_BF16, FOVEAL_F16, FOVEAL_E4M3});
+    d.keys_dtype = bytes.ConsumeBool() ? d.dtype : FOVEAL_E4M3;
+    d.out_dtype = d.dtype != FOVEAL_E4M3 ? d.dtype : bytes.ConsumeBool() ? FOVEAL_BF16 : FOVEAL_F16;
     d.batch = draw_size(bytes);
     d.rows_q = draw_size(bytes);
     d.rows_k = draw_size(bytes);
@@ -50,9 +52,14 @@ void draw_tensors(FuzzedDataProvider& bytes, const Dimensions& d, foveal_forward
         return d.keys == Dimensions::Keys::varlen ? std::vector{d.rows_k, d.heads_k, channels}
                                                   : std::vector{d.batch, d.rows_k, d.heads_k, channels};
     };
-    args.k = draw_tensor(bytes, d.dtype, key_rows(d.head_dim));
-    args.v = draw_tensor(bytes, d.dtype, key_rows(d.head_dim_v));
-    args.out = draw_tensor(bytes, d.dtype, rows(d.rows_q, d.heads_q, d.head_dim_v));
+    args.k = draw_tensor(bytes, d.keys_dtype, key_rows(d.head_dim));
+    args.v = draw_tensor(bytes, d.keys_dtype, key_rows(d.head_dim_v));
+    for (foveal_tensor* descale : {&args.q_descale, &args.k_descale, &args.v_descale})
+        if (bytes.ConsumeIntegralInRange<int>(0, 3) == 0)
+            *descale = draw_tensor(bytes, FOVEAL_F32,
+                                   bytes.ConsumeBool() ? std::vector{d.batch, d.heads_k}
+                                                       : std::vector{args.k.shape[0], args.k.shape[1], d.heads_k});
+    args.out = draw_tensor(bytes, d.out_dtype, rows(d.rows_q, d.heads_q, d.head_dim_v));
     if (bytes.ConsumeBool())
         args.lse = draw_tensor(bytes, FOVEAL_F32,
                                d.varlen ? std::vector{d.heads_q, d.rows_q} : std::vector{d.batch, d.heads_q, d.rows_q});
@@ -85,7 +92,7 @@ void draw_scores(FuzzedDataProvider& bytes, const Dimensions& d, foveal_forward_
                                         bytes.ConsumeBool() ? std::vector{d.heads_q} : std::vector{d.batch, d.heads_q});
     if (bytes.ConsumeBool()) args.sinks = draw_tensor(bytes, FOVEAL_F32, {d.heads_q});
     if (bytes.ConsumeIntegralInRange<int>(0, 3) == 0)
-        args.bias = draw_tensor(bytes, bytes.ConsumeBool() ? d.dtype : FOVEAL_F32, matrix());
+        args.bias = draw_tensor(bytes, bytes.ConsumeBool() ? d.out_dtype : FOVEAL_F32, matrix());
     if (bytes.ConsumeIntegralInRange<int>(0, 3) == 0) args.mask = draw_tensor(bytes, FOVEAL_BOOL, matrix());
 }
 
@@ -123,10 +130,13 @@ foveal_tensor* tensors_of(foveal_forward_args& args, size_t i) {
                             &args.page_indptr,
                             &args.page_indices,
                             &args.query_offset,
-                            &args.tree_mask};
+                            &args.tree_mask,
+                            &args.q_descale,
+                            &args.k_descale,
+                            &args.v_descale};
     return i < std::size(all) ? all[i] : nullptr;
 }
-constexpr size_t kTensors = 18;
+constexpr size_t kTensors = 21;
 
 // The plan's text walks over all rows; many take long without showing anything new.
 constexpr int64_t kMaxDescribedRows = 1 << 16;

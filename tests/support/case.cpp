@@ -13,7 +13,9 @@ namespace {
 // What the library counts as useful work depends on these alone. Strides say which matrices are shared.
 foveal::ForwardProblem problem_of(const Case& c) {
     foveal::ForwardProblem p;
-    p.dtype = p.out_dtype = static_cast<foveal::DType>(c.dtype);
+    p.dtype = static_cast<foveal::DType>(c.dtype);
+    p.keys_dtype = static_cast<foveal::DType>(c.keys_dtype());
+    p.out_dtype = static_cast<foveal::DType>(c.out_dtype());
     p.varlen = c.varlen;
     p.keys = c.page_size > 0 ? foveal::KeyForm::paged : c.varlen_k ? foveal::KeyForm::varlen : foveal::KeyForm::dense;
     p.wants_lse = c.lse;
@@ -85,7 +87,8 @@ double Case::flops() const { return work_of(*this).flops; }
 double Case::min_bytes() const {
     int64_t sequences = 0;
     for (int64_t i = 0; i < batch; ++i) sequences += used_q(i) > 0 ? 1 : 0;
-    const int64_t row_bytes = heads_k * (head_dim + head_dim_v) * element_bytes();
+    const int64_t row_bytes =
+        heads_k * (head_dim + head_dim_v) * foveal::bytes_of(static_cast<foveal::DType>(keys_dtype()));
     return work_of(*this).bytes -
            static_cast<double>(std::max<int64_t>(sequences - 1, 0)) * static_cast<double>(common * row_bytes);
 }
@@ -102,6 +105,8 @@ const char* dtype_name(foveal_dtype dtype) {
             return "i32";
         case FOVEAL_BOOL:
             return "bool";
+        case FOVEAL_E4M3:
+            return "e4m3";
         default:
             return "?";
     }

@@ -7,6 +7,10 @@
 //   hq32 hk8 | h16               query and key/value heads | both                                    hk = hq
 //   d128 dv64                    channels of q and k; of v and out                                   d128, dv = d
 //   bf16 | f16 | f32             type of q, k, v, out                                                bf16
+//   e4m3                         type of q, k, v; out is bf16 or, with out_f16, f16
+//   bf16 kv_e4m3                 type of q and out, and e4m3 of k and v
+//   descale | descale1           descales of each sequence and K/V head | one of each tensor in e4m3   none
+//   descale_rows                 descales of each row of k and v and of each head; q's as descale      none
 //   full | causal | left4 right2 window: unlimited, right = 0, or explicit widths                    full
 //   topleft                      window aligned to the first query and key                           bottom right
 //   chunk128                     attention chunks of so many positions                               none
@@ -88,7 +92,10 @@ struct Case {
     int64_t heads_k = 1;
     int64_t head_dim = 128;
     int64_t head_dim_v = 128;
-    foveal_dtype dtype = FOVEAL_BF16;
+    foveal_dtype dtype = FOVEAL_BF16;  // of q
+    bool e4m3_keys = false;            // k and v are in e4m3, and q is not
+    bool out_f16 = false;              // of q in e4m3
+    bool descaled = false, one_descale = false, row_descales = false;
 
     int64_t window_left = FOVEAL_UNLIMITED;
     int64_t window_right = FOVEAL_UNLIMITED;
@@ -141,8 +148,12 @@ struct Case {
 
     int64_t group() const { return heads_q / heads_k; }
     double effective_scale() const;
-    int64_t element_bytes() const { return dtype == FOVEAL_F32 ? 4 : 2; }
-    foveal_dtype bias_dtype() const { return bias_f32 ? foveal_dtype{FOVEAL_F32} : dtype; }
+    bool is_e4m3() const { return dtype == FOVEAL_E4M3; }
+    foveal_dtype keys_dtype() const { return e4m3_keys ? foveal_dtype{FOVEAL_E4M3} : dtype; }
+    foveal_dtype out_dtype() const { return !is_e4m3() ? dtype : out_f16 ? FOVEAL_F16 : FOVEAL_BF16; }
+    // To which e4m3 is dequantised, and P is rounded.
+    foveal_dtype computed_dtype() const { return is_e4m3() ? foveal_dtype{FOVEAL_F32} : dtype; }
+    foveal_dtype bias_dtype() const { return bias_f32 ? foveal_dtype{FOVEAL_F32} : out_dtype(); }
 
     // (query, key) pairs of one head that window and chunks leave, over all sequences.
     double visible_pairs() const;

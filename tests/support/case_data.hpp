@@ -14,7 +14,7 @@
 
 namespace foveal_testing {
 
-inline constexpr int kTensors = 9;  // TensorId
+inline constexpr int kTensors = 12;  // TensorId
 const char* tensor_name(TensorId id);
 // Does the case have it? q, k, v and out it always has.
 bool has_tensor(const Case& c, TensorId id);
@@ -30,7 +30,8 @@ struct TensorLayout {
     int64_t buffer_elements = 0;  // the view, its padding and, around outputs, guards
 
     int64_t element_bytes() const {
-        return view.dtype == FOVEAL_BOOL ? 1 : view.dtype == FOVEAL_F32 || view.dtype == FOVEAL_I32 ? 4 : 2;
+        if (view.dtype == FOVEAL_BOOL || view.dtype == FOVEAL_E4M3) return 1;
+        return view.dtype == FOVEAL_F32 || view.dtype == FOVEAL_I32 ? 4 : 2;
     }
     int64_t buffer_bytes() const { return buffer_elements * element_bytes(); }
 };
@@ -65,6 +66,7 @@ class CaseData {
     virtual void synchronize() = 0;
     // Rows [first, first + count) of one sequence and head as floats, to [count, channels]. kLse, kAlibi, kSinks:
     // channels = 1, and the latter two have one row; kBias, kMask: channels = s_k, and a row is a query.
+    // What is in e4m3 comes dequantised, in the type that is computed in.
     virtual void read(TensorId id, int64_t sequence, int64_t head, int64_t first, int64_t count, float* to) = 0;
     virtual OutputScan scan(TensorId output) = 0;
     // The whole buffer of an output, padding and guards included.

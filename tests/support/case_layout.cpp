@@ -48,7 +48,8 @@ RowShape shape_of_k(const Case& c) {
     return c.page_size > 0 ? RowShape{false, page_count(c), c.page_size} : RowShape{c.varlen_k, c.batch, c.rows_k};
 }
 
-TensorLayout lay_out_rows(const Case& c, const RowShape& shape, int64_t heads, int64_t channels, bool guarded) {
+TensorLayout lay_out_rows(const Case& c, foveal_dtype dtype, const RowShape& shape, int64_t heads, int64_t channels,
+                          bool guarded) {
     const bool pad = c.padded;
     const int first = shape.packed ? 0 : 1;  // index of the row in the shape
     const MemoryDimension row{first, shape.rows, pad ? 3 : 0};
@@ -59,13 +60,13 @@ TensorLayout lay_out_rows(const Case& c, const RowShape& shape, int64_t heads, i
     dimensions.push_back(c.bhsd ? head : row);
     dimensions.push_back(c.bhsd ? row : head);
     dimensions.push_back(channel);
-    return lay_out(c.dtype, dimensions, guarded);
+    return lay_out(dtype, dimensions, guarded);
 }
 
 // q, k or v, of which several may lie in one buffer of `heads_in_all`: heads [first_head, first_head + heads) of it.
-TensorLayout lay_out_shared(const Case& c, const RowShape& shape, int64_t heads_in_all, int64_t heads, int64_t channels,
-                            int64_t first_head) {
-    TensorLayout layout = lay_out_rows(c, shape, heads_in_all, channels, false);
+TensorLayout lay_out_shared(const Case& c, foveal_dtype dtype, const RowShape& shape, int64_t heads_in_all,
+                            int64_t heads, int64_t channels, int64_t first_head) {
+    TensorLayout layout = lay_out_rows(c, dtype, shape, heads_in_all, channels, false);
     const int head = shape.packed ? 1 : 2;
     layout.view.shape[head] = heads;
     if (layout.buffer_elements > 0) layout.offset += first_head * layout.view.stride[head];
@@ -73,14 +74,14 @@ TensorLayout lay_out_shared(const Case& c, const RowShape& shape, int64_t heads_
 }
 
 TensorLayout lay_out_q(const Case& c) {
-    return lay_out_shared(c, shape_of_q(c), c.heads_q + (c.qkv ? 2 * c.heads_k : 0), c.heads_q, c.head_dim, 0);
+    return lay_out_shared(c, c.dtype, shape_of_q(c), c.heads_q + (c.qkv ? 2 * c.heads_k : 0), c.heads_q, c.head_dim, 0);
 }
 
 TensorLayout lay_out_k(const Case& c, bool of_v) {
     const int64_t channels = of_v ? c.head_dim_v : c.head_dim;
     const int64_t before = c.qkv ? c.heads_q : 0;  // heads of q
-    if (!c.qkv && !c.pool) return lay_out_rows(c, shape_of_k(c), c.heads_k, channels, false);
-    return lay_out_shared(c, shape_of_k(c), before + 2 * c.heads_k, c.heads_k, channels,
+    if (!c.qkv && !c.pool) return lay_out_rows(c, c.keys_dtype(), shape_of_k(c), c.heads_k, channels, false);
+    return lay_out_shared(c, c.keys_dtype(), shape_of_k(c), before + 2 * c.heads_k, c.heads_k, channels,
                           before + (of_v ? c.heads_k : 0));
 }
 
@@ -98,6 +99,19 @@ TensorLayout lay_out_slopes(const Case& c) {
     if (c.alibi == Alibi::kBySequenceAndHead) dimensions.push_back({0, c.batch, 0});
     dimensions.push_back({static_cast<int>(dimensions.size()), c.heads_q, c.padded ? 3 : 0});
     return lay_out(FOVEAL_F32, dimensions, false);
+}
+
+TensorLayout lay_out_row_descales(const Case& c) {
+    const RowShape shape = shape_of_k(c);
+    const int64_t pad = c.padded ? 1 : 0;
+    return lay_out(FOVEAL_F32, {{0, shape.batch, pad}, {1, shape.rows, pad}, {2, c.heads_k, 3 * pad}}, false);
+}
+
+TensorLayout lay_out_descales(const Case& c) {
+    TensorLayout layout =
+        lay_out(FOVEAL_F32, {{0, c.batch, c.padded ? 1 : 0}, {1, c.heads_k, c.padded ? 3 : 0}}, false);
+    if (c.one_descale) layout.view.stride[0] = layout.view.stride[1] = 0;
+    return layout;
 }
 
 // Rows of an odd pitch where padded: nothing is said of its alignment.
@@ -146,8 +160,8 @@ void set_tree(const Case& c, foveal_forward_args& args) {
 }  // namespace
 
 const char* tensor_name(TensorId id) {
-    constexpr std::array<const char*, kTensors> kNames = {"q",     "k",    "v",   "out", "lse", "alibi_slopes",
-                                                          "sinks", "bias", "mask"};
+    constexpr std::array<const char*, kTensors> kNames = {
+        "q", "k", "v", "out", "lse", "alibi_slopes", "sinks", "bias", "mask", "q_descale", "k_descale", "v_descale"};
     return kNames[static_cast<size_t>(id)];
 }
 
@@ -163,6 +177,11 @@ bool has_tensor(const Case& c, TensorId id) {
             return c.bias.has_value();
         case TensorId::kMask:
             return c.mask.has_value();
+        case TensorId::kQDescale:
+            return c.descaled && c.is_e4m3();
+        case TensorId::kKDescale:
+        case TensorId::kVDescale:
+            return c.descaled;
         default:
             return true;
     }
@@ -193,6 +212,12 @@ foveal_tensor& tensor_of(foveal_forward_args& args, TensorId id) {
             return args.bias;
         case TensorId::kMask:
             return args.mask;
+        case TensorId::kQDescale:
+            return args.q_descale;
+        case TensorId::kKDescale:
+            return args.k_descale;
+        case TensorId::kVDescale:
+            return args.v_descale;
     }
     return args.q;
 }
@@ -211,6 +236,12 @@ Axes axes_of(const Case& c, TensorId id) {
         case TensorId::kBias:
         case TensorId::kMask:
             return {0, 2, 1};
+        case TensorId::kKDescale:
+        case TensorId::kVDescale:
+            if (c.row_descales) return {0, 1, 2};
+            [[fallthrough]];
+        case TensorId::kQDescale:
+            return {0, -1, 1};
         default:
             return {sequence, first, first + 1};
     }
@@ -249,7 +280,7 @@ TensorLayout layout_of(const Case& c, TensorId id) {
         case TensorId::kV:
             return lay_out_k(c, true);
         case TensorId::kOut:
-            return lay_out_rows(c, shape_of_q(c), c.heads_q, c.head_dim_v, true);
+            return lay_out_rows(c, c.out_dtype(), shape_of_q(c), c.heads_q, c.head_dim_v, true);
         case TensorId::kLse:
             return lay_out_lse(c);
         case TensorId::kAlibi:
@@ -260,6 +291,12 @@ TensorLayout layout_of(const Case& c, TensorId id) {
             return lay_out_scores(c, c.bias.value(), c.bias_dtype());
         case TensorId::kMask:
             return lay_out_scores(c, c.mask.value(), FOVEAL_BOOL);
+        case TensorId::kKDescale:
+        case TensorId::kVDescale:
+            if (c.row_descales) return lay_out_row_descales(c);
+            [[fallthrough]];
+        case TensorId::kQDescale:
+            return lay_out_descales(c);
     }
     return {};
 }

@@ -58,6 +58,27 @@ TEST(Case, ReadsEveryScoreOption) {
     }
 }
 
+TEST(Case, ReadsWhatIsInE4m3) {
+    const Case all = parse_case("b2 s5 h4 d8 e4m3 descale bias=bh"), keys = parse_case("b2 s5 h4 d8 f16 kv_e4m3");
+    EXPECT_EQ(all.keys_dtype(), FOVEAL_E4M3);
+    EXPECT_EQ(all.out_dtype(), FOVEAL_BF16);
+    EXPECT_EQ(all.bias_dtype(), FOVEAL_BF16);
+    EXPECT_EQ(all.computed_dtype(), FOVEAL_F32);
+    EXPECT_TRUE(has_tensor(all, TensorId::kQDescale) && has_tensor(all, TensorId::kVDescale));
+    EXPECT_EQ(keys.dtype, FOVEAL_F16);
+    EXPECT_EQ(keys.keys_dtype(), FOVEAL_E4M3);
+    EXPECT_EQ(keys.computed_dtype(), FOVEAL_F16);
+    EXPECT_FALSE(has_tensor(keys, TensorId::kKDescale));
+    EXPECT_FALSE(has_tensor(parse_case("b2 s5 h4 d8 f16 kv_e4m3 descale1"), TensorId::kQDescale));
+    for (const char* text : {"b2 s5 h4 d8 e4m3 full", "b2 s5 h4 d8 e4m3 out_f16 descale1 causal",
+                             "b2 s5 h4 d8 bf16 kv_e4m3 descale full lse", "b2 s5 h4 d8 e4m3 descale_rows full"})
+        EXPECT_EQ(to_text(parse_case(text)), text);
+    for (const char* text :
+         {"s5 h1 e4m3 bf16", "s5 h1 e4m3 kv_e4m3", "s5 h1 out_f16", "s5 h1 descale", "s5 h1 kv_e4m3 qkv",
+          "s5 h1 e4m3 descale descale1", "varlen qlens=5 klens=5 h1 e4m3 descale_rows"})
+        EXPECT_THROW(parse_case(text), CaseError) << text;
+}
+
 TEST(Case, ReadsWhereKeysLieAndWhereQueriesStand) {
     const Case c = parse_case("b2 sq5 sk70 hq4 hk2 d8 page16 csr pool order7 qoff=5,-3 tree used_k=70,0");
     EXPECT_EQ(c.page_size, 16);

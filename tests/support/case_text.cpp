@@ -157,6 +157,12 @@ class Parser {
             {"bf16", [](Case& c) { c.dtype = FOVEAL_BF16; }},
             {"f16", [](Case& c) { c.dtype = FOVEAL_F16; }},
             {"f32", [](Case& c) { c.dtype = FOVEAL_F32; }},
+            {"e4m3", [](Case& c) { c.dtype = FOVEAL_E4M3; }},
+            {"kv_e4m3", [](Case& c) { c.e4m3_keys = true; }},
+            {"out_f16", [](Case& c) { c.out_f16 = true; }},
+            {"descale", [](Case& c) { c.descaled = true; }},
+            {"descale1", [](Case& c) { c.descaled = c.one_descale = true; }},
+            {"descale_rows", [](Case& c) { c.descaled = c.row_descales = true; }},
             {"full", [](Case& c) { c.window_left = c.window_right = FOVEAL_UNLIMITED; }},
             {"causal", [](Case& c) { c.window_right = 0; }},
             {"topleft", [](Case& c) { c.top_left = true; }},
@@ -208,7 +214,7 @@ class Parser {
     bool has_word(const std::string& word) const { return words_seen_.count(word) > 0; }
 
     void finish() {
-        if (has_word("bf16") + has_word("f16") + has_word("f32") > 1) fail_token(text_, "two element types");
+        check_types();
         if (has_word("full") && (has_word("causal") || has("left") || has("right")))
             fail_token(text_, "full, yet a window");
         if (has_word("causal") && has("right")) fail_token(text_, "causal says right0 already");
@@ -233,6 +239,19 @@ class Parser {
         if (case_.qkv && case_.head_dim != case_.head_dim_v) fail_token("qkv", "d and dv must be equal");
         if (case_.pool && case_.head_dim != case_.head_dim_v) fail_token("pool", "d and dv must be equal");
         if (case_.query_offset && case_.top_left) fail_token("topleft", "qoff takes its place");
+    }
+
+    void check_types() const {
+        if (has_word("bf16") + has_word("f16") + has_word("f32") + has_word("e4m3") > 1)
+            fail_token(text_, "two element types");
+        if (case_.e4m3_keys && case_.is_e4m3()) fail_token("kv_e4m3", "e4m3 says it already");
+        if (case_.out_f16 && !case_.is_e4m3()) fail_token("out_f16", "only with e4m3");
+        if (case_.descaled && case_.keys_dtype() != FOVEAL_E4M3) fail_token(text_, "a descale without e4m3");
+        if (case_.qkv && case_.e4m3_keys) fail_token("qkv", "q, k and v must have the same type");
+        if (has_word("descale") + has_word("descale1") + has_word("descale_rows") > 1)
+            fail_token(text_, "two kinds of descales");
+        if (case_.row_descales && case_.varlen_k && case_.page_size == 0)
+            fail_token("descale_rows", "not of packed keys");
     }
 
     void check_score_options() const {
@@ -324,6 +343,9 @@ std::string to_text(const Case& c) {
     add_number("d", c.head_dim);
     if (c.head_dim_v != c.head_dim) add_number("dv", c.head_dim_v);
     add(dtype_name(c.dtype));
+    if (c.e4m3_keys) add("kv_e4m3");
+    if (c.out_f16) add("out_f16");
+    if (c.descaled) add(c.one_descale ? "descale1" : c.row_descales ? "descale_rows" : "descale");
 
     if (c.window_left == FOVEAL_UNLIMITED && c.window_right == FOVEAL_UNLIMITED) add("full");
     if (c.window_left != FOVEAL_UNLIMITED) add_number("left", c.window_left);

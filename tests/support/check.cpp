@@ -97,11 +97,11 @@ Verdict verify(CaseData& data) {
     const std::vector<RowGroup> groups = in_full ? all_rows(c, kRowsAGroup) : sampled_rows(c, kSampledRows);
     const bool few_elements = used_rows(c) * c.head_dim_v < kManyElements;
     const auto count = static_cast<int64_t>(groups.size());
-    std::vector<ErrorStatistics> of_worker(static_cast<size_t>(worker_count(count)), ErrorStatistics(c.dtype));
+    std::vector<ErrorStatistics> of_worker(static_cast<size_t>(worker_count(count)), ErrorStatistics(c.out_dtype()));
     parallel_for(count, [&](int64_t item, int64_t worker) {
         check_group(data, groups[static_cast<size_t>(item)], few_elements, of_worker[static_cast<size_t>(worker)]);
     });
-    ErrorStatistics statistics(c.dtype);
+    ErrorStatistics statistics(c.out_dtype());
     for (const ErrorStatistics& part : of_worker) statistics.merge(part);
 
     Verdict verdict = judge(statistics);

@@ -283,6 +283,40 @@ void add_extremes(List& list, const Text& shape, const Text& type) {
     }
 }
 
+// Every form, mask and option in e4m3; the other lists have what no element type changes.
+void add_e4m3(List& list) {
+    for (const Text type : {"e4m3 descale", "e4m3 out_f16 descale1", "bf16 kv_e4m3 descale", "f16 kv_e4m3 descale1",
+                            "f32 kv_e4m3 descale"}) {
+        const Text shape = "hq4 hk2 d64 " + type;
+        add_empty(list, shape);
+        add_memory(list, shape);
+        add_windows(list, shape);
+        add_unseen(list, shape);
+        add_nan_values(list, shape);
+        add_chunks(list, shape);
+        add_score_options(list, shape);
+        list.add_each("b3 sq70 sk333 used_k=333,0,64 lse causal " + shape,
+                      {"page16", "page64 pool", "page17 csr bhsd"});
+        list.add_each("b2 sq1 sk1500 lse " + shape,
+                      {"full", "left900 causal", "page64 used_k=1500,700", "qoff=3,2000"});
+        list.add_each("b1 s640 " + shape,
+                      {"sd0.3 causal", "sd10 causal lse", "sd30 full", "flat causal", "vmax causal"});
+    }
+    for (const Text type : {"e4m3", "bf16 kv_e4m3", "f16 kv_e4m3"})
+        for (const Text channels : {"d1", "d7", "d40 dv24", "d96", "d129 dv3", "d256", "d512 dv64"})
+            list.add_each("b2 sq33 sk70 hq4 hk2 " + channels + " " + type + " lse", {"full", "causal descale pad"});
+    for (const Text type :
+         {"e4m3 descale_rows", "bf16 kv_e4m3 descale_rows", "f16 kv_e4m3 descale_rows", "f32 kv_e4m3 descale_rows"}) {
+        list.add_each("b3 sq70 sk333 used_k=333,0,64 hq4 hk2 d64 lse causal " + type,
+                      {"pad", "page16", "page64 pool", "page17 csr bhsd", "left9 page16 vnan40"});
+        list.add_each("b2 sq1 sk1500 hq8 hk2 d40 dv129 lse " + type,
+                      {"full", "left900 causal", "page64 used_k=1500,700", "page16 common64 used_k=1500,700"});
+    }
+    list.add_each("b3 s130 hq4 hk2 d64 e4m3 descale lse qkv", {"full", "causal", "pad causal", "bhsd"});
+    list.add_each("varlen qlens=5,1,70,1 sk300 used_k=300,9,0,64 hq8 hk1 d64 bf16 kv_e4m3 descale lse causal",
+                  {"page8", "tree page64"});
+}
+
 std::vector<Case> corner(const std::vector<Text>& types, bool gpu) {
     List list;
     for (const Text& type : types) {
@@ -310,6 +344,7 @@ std::vector<Case> corner(const std::vector<Text>& types, bool gpu) {
             add_nan_values(list, shape + type);
         }
     }
+    if (!gpu) add_e4m3(list);
     // Shapes for the CPU alone: odd channels, d_v of its own.
     for (const Text& type : types) {
         for (const Text channels : {"d1", "d7", "d40 dv24", "d96", "d129 dv3", "d256", "d512 dv64"}) {

@@ -86,7 +86,8 @@ Values values_of(bool gpu) {
         values[kLengths].push_back("sq" + std::to_string(lengths.q) + " sk" + std::to_string(lengths.k));
     values[kBatch] = {"b1", "b2", "b3"};
     if (gpu) return values;
-    values[kType].push_back("f32");
+    values[kType].insert(values[kType].end(), {"f32", "e4m3 descale", "e4m3 out_f16", "bf16 kv_e4m3 descale",
+                                               "f16 kv_e4m3", "f32 kv_e4m3 descale1"});
     values[kDim].insert(values[kDim].end(), {"d5", "d7", "d33", "d129"});
     values[kDimV].insert(values[kDimV].end(), {"dv5", "dv33"});
     return values;
@@ -115,6 +116,7 @@ class Rows {
         if (varlen && (row[kBias] > 0 || row[kMask] > 0)) return false;
         const bool packed = chosen(row, kMemory) && value(row, kMemory).substr(0, 3) == "qkv";
         if (packed && row[kDimV] > 0) return false;
+        if (packed && chosen(row, kType) && value(row, kType).find("kv_e4m3") != Text::npos) return false;
         if (packed && chosen(row, kLengths) && lengths_of(row).q != lengths_of(row).k) return false;
         if (chosen(row, kWindow) && row[kWindow] < 2 && row[kWidth] > 0) return false;  // full, causal: no width
         if (chosen(row, kWindow) && value(row, kWindow).find("chunk") != Text::npos && row[kWidth] == 0) return false;

@@ -19,7 +19,8 @@ namespace {
 int64_t element_index(const Case& c, const TensorLayout& layout, TensorId id, int64_t sequence, int64_t head,
                       int64_t row) {
     const Axes axes = axes_of(c, id);
-    const bool of_k = id == TensorId::kK || id == TensorId::kV;
+    const bool of_k = id == TensorId::kK || id == TensorId::kV ||
+                      (c.row_descales && (id == TensorId::kKDescale || id == TensorId::kVDescale));
     if (of_k && c.page_size > 0)
         return layout.offset + page_at(c, sequence, row / c.page_size) * stride_along(layout.view, axes.sequence) +
                row % c.page_size * stride_along(layout.view, axes.row) + head * stride_along(layout.view, axes.head);
@@ -35,6 +36,7 @@ float load(const std::byte* buffer, foveal_dtype dtype, int64_t index) {
         return value;
     }
     if (dtype == FOVEAL_BOOL) return buffer[index] == std::byte{0} ? 0.0f : 1.0f;
+    if (dtype == FOVEAL_E4M3) return e4m3_to_float(static_cast<uint8_t>(buffer[index]));
     uint16_t bits;
     std::memcpy(&bits, buffer + index * 2, 2);
     return dtype == FOVEAL_BF16 ? bf16_to_float(bits) : f16_to_float(bits);
@@ -43,6 +45,10 @@ float load(const std::byte* buffer, foveal_dtype dtype, int64_t index) {
 void store(std::byte* buffer, foveal_dtype dtype, int64_t index, float value) {
     if (dtype == FOVEAL_F32) {
         std::memcpy(buffer + index * 4, &value, 4);
+        return;
+    }
+    if (dtype == FOVEAL_E4M3) {
+        buffer[index] = std::byte{float_to_e4m3(value)};
         return;
     }
     const uint16_t bits = dtype == FOVEAL_BF16 ? float_to_bf16(value) : float_to_f16(value);
@@ -75,6 +81,7 @@ class HostData final : public CaseData {
         for (const TensorId id : {TensorId::kAlibi, TensorId::kSinks}) {
             if (has_tensor(case_, id)) fill_head_values(case_, id, at(id).layout, at(id).buffer.data());
         }
+        for (const TensorId id : {TensorId::kQDescale, TensorId::kKDescale, TensorId::kVDescale}) fill_descales(id);
         if (case_.bias) fill_scores(TensorId::kBias, *case_.bias);
         if (case_.mask) fill_scores(TensorId::kMask, *case_.mask);
     }
@@ -129,10 +136,26 @@ class HostData final : public CaseData {
         for (place.row = id != TensorId::kQ && sequence > 0 ? case_.common : 0; place.row < rows; ++place.row) {
             const bool seen = filled.first <= place.row && place.row < filled.last;
             const int64_t begin = element_index(case_, layout, id, sequence, head, place.row);
+            const int64_t head_k = id == TensorId::kQ ? head / case_.group() : head;
+            const float descale = descale_of(case_, id, sequence, head_k, place.row);
             for (place.channel = 0; place.channel < channels_of(case_, id); ++place.channel) {
-                store(buffer(id).data(), case_.dtype, begin + place.channel,
-                      seen ? input_value(recipe, place) : unseen_value(place));
+                store(buffer(id).data(), layout.view.dtype, begin + place.channel,
+                      (seen ? input_value(recipe, place) : unseen_value(place)) / descale);
             }
+        }
+    }
+
+    void fill_descales(TensorId id) {
+        if (!has_tensor(case_, id)) return;
+        for (int64_t sequence = 0; sequence < case_.batch; ++sequence) {
+            // Those of rows that no query sees stay NaN.
+            const bool of_rows = case_.row_descales && id != TensorId::kQDescale;
+            const KeyInterval rows = of_rows ? keys_seen_by_any(case_, sequence) : KeyInterval{0, 1};
+            for (int64_t head = 0; head < case_.heads_k; ++head)
+                for (int64_t row = rows.first; row < rows.last; ++row)
+                    store(at(id).buffer.data(), FOVEAL_F32,
+                          element_index(case_, at(id).layout, id, sequence, head, row),
+                          descale_of(case_, id, sequence, head, row));
         }
     }
 
@@ -179,6 +202,7 @@ float paper_slope(int64_t head, int64_t heads) {
 // |v| that fp32 sums of weights up to 1 still carry: what the textbook forward can do, and no more.
 float v_limit_of(const Case& c) {
     if (c.dtype == FOVEAL_F16) return 65504 * 0.98f;
+    if (c.is_e4m3()) return 448 * 0.98f;
     int64_t longest = 1;
     for (int64_t i = 0; i < c.batch; ++i) longest = std::max(longest, c.used_k(i));
     return static_cast<float>(largest_finite(c.dtype) / (2.0 * static_cast<double>(longest)));
@@ -208,6 +232,18 @@ void fill_head_values(const Case& c, TensorId id, const TensorLayout& layout, st
             store(buffer, FOVEAL_F32, element_index(c, layout, id, sequence, head, 0), value);
         }
     }
+}
+
+float descale_of(const Case& c, TensorId id, int64_t sequence, int64_t head_k, int64_t row) {
+    const TensorId descale = id == TensorId::kQ || id == TensorId::kQDescale   ? TensorId::kQDescale
+                             : id == TensorId::kK || id == TensorId::kKDescale ? TensorId::kKDescale
+                                                                               : TensorId::kVDescale;
+    if (!has_tensor(c, descale)) return 1;
+    const bool of_rows = c.row_descales && descale != TensorId::kQDescale;
+    const bool shared = c.one_descale || (of_rows && row < c.common);  // by all sequences
+    const Place place{descale, shared ? 0 : sequence, c.one_descale ? 0 : head_k, of_rows ? row : 0, 0, 0};
+    const uint64_t hash = hash_of(recipe_of(c), place);
+    return (1.0f + static_cast<float>(hash >> 40) * 0x1p-24f) / 64;  // few of the products are exact
 }
 
 std::vector<int32_t> cumulated(const std::vector<int64_t>& lengths) {
@@ -245,9 +281,15 @@ void read_host(const Case& c, const TensorLayout& layout, TensorId id, const std
                int64_t head, int64_t first, int64_t count, float* to) {
     const int64_t channels = channels_of(c, id);
     const int64_t to_next = channel_stride(layout.view, id);
+    const bool in_e4m3 = layout.view.dtype == FOVEAL_E4M3;
+    const int64_t head_k = id == TensorId::kQ ? head / c.group() : head;
     for (int64_t row = first; row < first + count; ++row) {
         const int64_t begin = element_index(c, layout, id, sequence, head, row);
-        for (int64_t i = 0; i < channels; ++i) *to++ = load(buffer, layout.view.dtype, begin + i * to_next);
+        const float descale = in_e4m3 ? descale_of(c, id, sequence, head_k, row) : 1.0f;
+        for (int64_t i = 0; i < channels; ++i, ++to) {
+            *to = load(buffer, layout.view.dtype, begin + i * to_next);
+            if (in_e4m3) *to = round_to(c.computed_dtype(), *to * descale);
+        }
     }
 }
 

@@ -33,7 +33,7 @@ struct InputRecipe {
 inline constexpr float kSteering = 8;
 
 // The tensors of a call whose elements are drawn.
-enum class TensorId { kQ, kK, kV, kOut, kLse, kAlibi, kSinks, kBias, kMask };
+enum class TensorId { kQ, kK, kV, kOut, kLse, kAlibi, kSinks, kBias, kMask, kQDescale, kKDescale, kVDescale };
 
 // Where an element stands. len_k: the sequence's used keys.
 // Of bias and mask, row is the query and channel the key; len_k: all keys.
@@ -136,5 +136,8 @@ FOVEAL_TESTING_HOST_DEVICE inline float unseen_value(const Place& p) {
 }
 
 InputRecipe recipe_of(const Case& c);
+
+// What an element of q, k or v, of this sequence, K/V head and row, is multiplied by.
+float descale_of(const Case& c, TensorId id, int64_t sequence, int64_t head_k, int64_t row);
 
 }  // namespace foveal_testing

@@ -167,10 +167,10 @@ void reference_row(const Case& c, int64_t i, int64_t len_q, const float* q, cons
     for (float& value : x) {
         value = std::exp(value - largest);
         sum += value;
-        value = round_to(c.dtype, value);
+        value = round_to(c.computed_dtype(), value);
     }
     weighted_sum(x, head, seen, row.out);
-    for (float& value : row.out) value = round_to(c.dtype, value / sum);
+    for (float& value : row.out) value = round_to(c.out_dtype(), value / sum);
 }
 
 std::vector<RowGroup> all_rows(const Case& c, int64_t rows_a_group) {

@@ -25,7 +25,7 @@ struct OracleRow {
 };
 
 struct ReferenceRow {
-    std::vector<float> out;  // [d_v], rounded to the case's type
+    std::vector<float> out;  // [d_v], rounded to out's type
 };
 
 // What else a row's scores depend on, besides the case's own numbers.

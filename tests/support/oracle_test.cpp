@@ -27,6 +27,31 @@ TEST(NumberFormats, EveryF16AndBf16ReadsBack) {
     EXPECT_TRUE(std::isnan(bf16_to_float(float_to_bf16(NAN))));
 }
 
+// From zero on, each code is the one before it and one unit of its last bit: 2^-9 up to 2^-5, and twice as much behind
+// each power of two from there on.
+TEST(NumberFormats, EveryE4m3IsWhatTheDefinitionSays) {
+    double expected = 0, unit = 0x1p-9;
+    for (uint32_t code = 0; code < 0x7F; ++code, expected += unit) {
+        if (code >= 16 && code % 8 == 0) unit *= 2;
+        EXPECT_EQ(e4m3_to_float(static_cast<uint8_t>(code)), expected) << code;
+        EXPECT_EQ(e4m3_to_float(static_cast<uint8_t>(code | 0x80)), -expected) << code;
+        EXPECT_EQ(float_to_e4m3(static_cast<float>(expected)), code);
+        EXPECT_EQ(float_to_e4m3(static_cast<float>(-expected)), code | 0x80);
+        if (code == 0x7E) continue;
+        const auto tie = static_cast<float>(expected + unit / 2);
+        EXPECT_EQ(float_to_e4m3(tie), code + code % 2) << code;
+        EXPECT_EQ(float_to_e4m3(std::nextafter(tie, 0.0F)), code) << code;
+        EXPECT_EQ(float_to_e4m3(std::nextafter(tie, 1e9F)), code + 1) << code;
+    }
+    EXPECT_EQ(e4m3_to_float(0x7E), 448);
+    for (const float large : {448.0F, 464.0F, 465.0F, 1e30F, HUGE_VALF}) {
+        EXPECT_EQ(float_to_e4m3(large), 0x7E) << large;
+        EXPECT_EQ(float_to_e4m3(-large), 0xFE) << large;
+    }
+    EXPECT_TRUE(std::isnan(e4m3_to_float(0x7F)) && std::isnan(e4m3_to_float(0xFF)));
+    EXPECT_EQ(float_to_e4m3(NAN) & 0x7F, 0x7F);
+}
+
 TEST(NumberFormats, RoundToNearestEven) {
     EXPECT_EQ(round_to(FOVEAL_F16, 1.0f + 0x1p-11f), 1.0f);
     EXPECT_EQ(round_to(FOVEAL_F16, 1.0f + 3 * 0x1p-11f), 1.0f + 0x1p-9f);

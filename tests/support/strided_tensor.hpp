@@ -134,6 +134,7 @@ class StridedTensor {
    private:
     int64_t element_bytes() const {
         if (dtype_ == FOVEAL_I64) return 8;
+        if (dtype_ == FOVEAL_E4M3) return 1;
         return dtype_ == FOVEAL_F32 || dtype_ == FOVEAL_I32 || dtype_ == FOVEAL_U32 ? 4 : 2;
     }
 
@@ -143,7 +144,8 @@ class StridedTensor {
         return (2 * offset_ + last + 1) * element_bytes();
     }
 
-    static std::vector<std::byte> poison(int64_t bytes) {
+    std::vector<std::byte> poison(int64_t bytes) const {
+        if (dtype_ == FOVEAL_E4M3) return std::vector<std::byte>(static_cast<size_t>(bytes), std::byte{0x7F});
         std::vector<std::byte> all(static_cast<size_t>(bytes));
         for (size_t i = 0; i + 1 < all.size(); i += 2) std::memcpy(all.data() + i, &kPoison16, 2);
         return all;
@@ -163,6 +165,8 @@ class StridedTensor {
         } else if (dtype_ == FOVEAL_I32 || dtype_ == FOVEAL_U32 || dtype_ == FOVEAL_I64) {
             const auto integer = static_cast<int64_t>(value);
             std::memcpy(to, &integer, static_cast<size_t>(element_bytes()));  // little-endian
+        } else if (dtype_ == FOVEAL_E4M3) {
+            *to = std::byte{float_to_e4m3(value)};
         } else {
             const uint16_t bits = dtype_ == FOVEAL_BF16 ? float_to_bf16(value) : float_to_f16(value);
             std::memcpy(to, &bits, 2);
@@ -176,6 +180,7 @@ class StridedTensor {
             std::memcpy(&value, from, 4);
             return value;
         }
+        if (dtype_ == FOVEAL_E4M3) return e4m3_to_float(static_cast<uint8_t>(*from));
         uint16_t bits;
         std::memcpy(&bits, from, 2);
         return dtype_ == FOVEAL_BF16 ? bf16_to_float(bits) : f16_to_float(bits);

@@ -32,7 +32,8 @@ TEST_F(Cpu, CaseAsJsonHasEveryField) {
         "mask": "b1", "lse": true, "seed": 7, "logit_sd": 10.0,
         "sink_keys": [{"nats": 60.0, "position": "middle"}], "grow_nats": 2.0, "flat": true, "vmax": true,
         "nan_value": 3, "pad": true, "bhsd": true, "qkv": false, "keys": null, "page_size": null, "csr": false,
-        "pool": false, "common": 0, "page_order": 0, "query_offset": null, "tree": false})");
+        "pool": false, "common": 0, "page_order": 0, "query_offset": null, "tree": false,
+        "keys_dtype": null, "out_f16": false, "descale": false, "one_descale": false, "row_descales": false})");
     for (const auto& [name, value] : expected.items()) EXPECT_EQ(c[name], value) << name;
     EXPECT_EQ(c.size(), expected.size() + 5) << "besides: text, options, visible_pairs, flops, bytes";
     EXPECT_EQ(c["options"], Json(Names{"used_q",    "used_k",  "window_left", "window_right", "alignment", "chunk",

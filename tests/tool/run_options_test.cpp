@@ -14,12 +14,15 @@ namespace foveal_testing {
 namespace {
 
 int64_t element_bytes(const foveal_tensor& t) {
-    return t.dtype == FOVEAL_BOOL ? 1 : t.dtype == FOVEAL_F32 || t.dtype == FOVEAL_I32 ? 4 : 2;
+    return t.dtype == FOVEAL_BOOL || t.dtype == FOVEAL_E4M3 ? 1
+           : t.dtype == FOVEAL_F32 || t.dtype == FOVEAL_I32 ? 4
+                                                            : 2;
 }
 
 const char* dtype_text(foveal_dtype dtype) {
-    static const std::map<foveal_dtype, const char*> texts = {
-        {FOVEAL_F32, "F32"}, {FOVEAL_BF16, "BF16"}, {FOVEAL_F16, "F16"}, {FOVEAL_I32, "I32"}, {FOVEAL_BOOL, "BOOL"}};
+    static const std::map<foveal_dtype, const char*> texts = {{FOVEAL_F32, "F32"}, {FOVEAL_BF16, "BF16"},
+                                                              {FOVEAL_F16, "F16"}, {FOVEAL_E4M3, "F8_E4M3"},
+                                                              {FOVEAL_I32, "I32"}, {FOVEAL_BOOL, "BOOL"}};
     return texts.at(dtype);
 }
 
@@ -39,6 +42,7 @@ class CaseFile {
         add("seqused_q", args.seqused_q), add("seqused_k", args.seqused_k);
         add("alibi_slopes", args.alibi_slopes), add("sinks", args.sinks);
         add("bias", args.bias), add("mask", args.mask);
+        add("q_descale", args.q_descale), add("k_descale", args.k_descale), add("v_descale", args.v_descale);
     }
     void write(const std::string& path) const { write_file(path, content_); }
     void rename(const std::string& from, const std::string& to) {
@@ -70,6 +74,7 @@ std::string flags_of(const Case& c) {
     if (c.scale) number("--scale", *c.scale);
     if (c.top_left) flags += " --top-left";
     if (c.lse) flags += " --lse";
+    if (c.out_f16) flags += " --out-dtype f16";
     return flags;
 }
 
@@ -128,6 +133,12 @@ TEST_F(Cpu, RunHasEveryOption) {
     expect_dense_options(kBackend, "b2 sq9 sk12 hq4 hk2 d8 dv4 f32 ", file(""));
     expect_dense_options(kBackend, "b2 sq9 sk12 hq4 hk2 d8 bf16 ", file(""));
     expect_varlen_options(kBackend, "varlen qlens=4,0,6 klens=5,3,7 hq4 hk2 d8 f16 ", file(""));
+}
+
+TEST_F(Cpu, RunReadsE4m3) {
+    for (const char* type : {"e4m3 descale", "e4m3 out_f16 descale1", "bf16 kv_e4m3 descale", "f32 kv_e4m3"})
+        for (const char* options : {" causal lse", " softcap0.5 mask=11"})
+            expect_right(std::string("b2 sq9 sk12 hq4 hk2 d8 dv4 ") + type + options, kBackend, file(""));
 }
 
 TEST_F(Sm90, RunHasEveryOption) {

@@ -19,15 +19,19 @@ using Args = foveal_forward_args;
 using Element = TensorOption::Element;
 
 // Of the format, of foveal.h.
-constexpr std::array<std::pair<const char*, foveal_dtype>, 5> kDtypes = {
-    {{"F32", FOVEAL_F32}, {"BF16", FOVEAL_BF16}, {"F16", FOVEAL_F16}, {"I32", FOVEAL_I32}, {"BOOL", FOVEAL_BOOL}}};
+constexpr std::array<std::pair<const char*, foveal_dtype>, 6> kDtypes = {{{"F32", FOVEAL_F32},
+                                                                          {"BF16", FOVEAL_BF16},
+                                                                          {"F16", FOVEAL_F16},
+                                                                          {"F8_E4M3", FOVEAL_E4M3},
+                                                                          {"I32", FOVEAL_I32},
+                                                                          {"BOOL", FOVEAL_BOOL}}};
 
 foveal_dtype dtype_of(const std::string& name, const std::string& dtype) {
     for (const auto& [text, value] : kDtypes) {
         if (dtype == text) return value;
     }
-    throw Failure(
-        fmt::format("{} is {}; values may be BF16, F16 or F32, lengths I32, a mask BOOL", shown_name(name), dtype));
+    throw Failure(fmt::format("{} is {}; values may be BF16, F16, F32 or F8_E4M3, lengths I32, a mask BOOL",
+                              shown_name(name), dtype));
 }
 
 bool contains(const std::vector<std::string>& list, const std::string& name) {

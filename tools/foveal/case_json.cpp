@@ -65,11 +65,11 @@ Json keys_json(const Case& c) {
 
 // A field that Case gains does not compile here until it has a name in the JSON too.
 Json fields_of(const Case& c) {
-    const auto& [batch, rows_q, rows_k, heads_q, heads_k, head_dim, head_dim_v, dtype, window_left, window_right,
-                 top_left, chunk, lse, scale, softcap, alibi, sink_logit, bias, bias_f32, bias_inf, mask, varlen,
-                 varlen_k, lengths_q, lengths_k, seqused_q, seqused_k, page_size, lists_pages, pool, common, page_order,
-                 query_offset, tree, seed, logit_sd, sink_keys, grow_nats, flat, vmax, nan_value, padded, bhsd, qkv] =
-        c;
+    const auto& [batch, rows_q, rows_k, heads_q, heads_k, head_dim, head_dim_v, dtype, e4m3_keys, out_f16, descaled,
+                 one_descale, row_descales, window_left, window_right, top_left, chunk, lse, scale, softcap, alibi,
+                 sink_logit, bias, bias_f32, bias_inf, mask, varlen, varlen_k, lengths_q, lengths_k, seqused_q,
+                 seqused_k, page_size, lists_pages, pool, common, page_order, query_offset, tree, seed, logit_sd,
+                 sink_keys, grow_nats, flat, vmax, nan_value, padded, bhsd, qkv] = c;
     Json json;
     json["batch"] = batch;
     json["lengths_q"] = lengths_json(c, &Case::length_q);
@@ -79,6 +79,11 @@ Json fields_of(const Case& c) {
     json["head_dim"] = head_dim;
     json["head_dim_v"] = head_dim_v;
     json["dtype"] = foveal_testing::dtype_name(dtype);
+    json["keys_dtype"] = e4m3_keys ? Json("e4m3") : Json();
+    json["out_f16"] = out_f16;
+    json["descale"] = descaled;
+    json["one_descale"] = one_descale;
+    json["row_descales"] = row_descales;
     json["varlen"] = varlen;
     json["used_q"] = or_null(seqused_q);
     json["used_k"] = or_null(seqused_k);

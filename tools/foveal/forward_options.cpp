@@ -17,9 +17,10 @@ using Element = TensorOption::Element;
 constexpr const char* kScoreShape = "[b, h_q, s_q, s_k], of size 1 where it is shared";
 
 const TensorOption kTensors[] = {
-    {"q", "[b, s_q, h_q, d], varlen [total_q, h_q, d]; BF16, F16 or F32", &Args::q, nullptr, Element::kOfQ, true},
-    {"k", "[b, s_k, h_k, d], varlen [total_k, h_k, d]; q's type", &Args::k, nullptr, Element::kOfQ, true},
-    {"v", "[b, s_k, h_k, d_v], varlen [total_k, h_k, d_v]; q's type", &Args::v, nullptr, Element::kOfQ, true},
+    {"q", "[b, s_q, h_q, d], varlen [total_q, h_q, d]; BF16, F16, F32 or F8_E4M3", &Args::q, nullptr, Element::kOfQ,
+     true},
+    {"k", "[b, s_k, h_k, d], varlen [total_k, h_k, d]; q's type or F8_E4M3", &Args::k, nullptr, Element::kOfQ, true},
+    {"v", "[b, s_k, h_k, d_v], varlen [total_k, h_k, d_v]; k's type", &Args::v, nullptr, Element::kOfQ, true},
     {"cu_seqlens_q", "I32 [b + 1]: the first row of each sequence, and the end; makes it varlen", &Args::cu_seqlens_q},
     {"cu_seqlens_k", "I32 [b + 1]: the same of k and v", &Args::cu_seqlens_k},
     {"cu_seqlens", "I32 [b + 1]: in place of both", &Args::cu_seqlens_q, &Args::cu_seqlens_k},
@@ -29,6 +30,9 @@ const TensorOption kTensors[] = {
     {"sinks", "F32 [h_q]: a logit that has no value", &Args::sinks},
     {"bias", "added to the scores; q's type or F32", &Args::bias, nullptr, Element::kOfQOrF32},
     {"mask", "BOOL; false: the key is not seen", &Args::mask},
+    {"q_descale", "F32 [b, h_k]: what q in F8_E4M3 is multiplied by", &Args::q_descale},
+    {"k_descale", "F32 [b, h_k], or each row's own: what k in F8_E4M3 is multiplied by", &Args::k_descale},
+    {"v_descale", "F32 [b, h_k], or each row's own: what v in F8_E4M3 is multiplied by", &Args::v_descale},
 };
 
 template <class Number>

@@ -116,7 +116,7 @@ void print_support_table() {
             say("  {:<5} not in this build\n", name);
             continue;
         }
-        for (const char* dtype : {"f32", "bf16", "f16"}) print_supported(backend, name, dtype);
+        for (const char* dtype : {"f32", "bf16", "f16", "e4m3"}) print_supported(backend, name, dtype);
     }
 }
 

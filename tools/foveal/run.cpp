@@ -34,11 +34,13 @@ std::optional<foveal_dtype> element_type(const std::optional<std::string>& name)
     return name ? std::optional(element_type_named(*name)) : std::nullopt;
 }
 
-void describe_outputs(bool wants_lse, foveal_forward_args& args) {
+// out_dtype: as which the file is to have it.
+void describe_outputs(bool wants_lse, std::optional<foveal_dtype> out_dtype, foveal_forward_args& args) {
     const auto shape_of = [](const foveal_tensor& t) { return std::vector<int64_t>(t.shape, t.shape + t.rank); };
     std::vector<int64_t> shape = shape_of(args.q);
     shape.back() = args.v.shape[std::max(args.v.rank - 1, 0)];
-    args.out = packed_tensor(args.q.dtype, shape);
+    const foveal_dtype of_e4m3 = out_dtype == FOVEAL_F16 ? FOVEAL_F16 : FOVEAL_BF16;
+    args.out = packed_tensor(args.q.dtype == FOVEAL_E4M3 ? of_e4m3 : args.q.dtype, shape);
     if (!wants_lse || args.q.rank < 3) return;
     const int64_t* q = args.q.shape;
     args.lse = packed_tensor(
@@ -102,7 +104,7 @@ void run(const RunOptions& options) {
     foveal_forward_args args = options.forward.numbers;
     args.backend = choice.backend;
     inputs.describe(args);
-    describe_outputs(options.forward.wants_lse, args);
+    describe_outputs(options.forward.wants_lse, element_type(options.out_dtype), args);
     require_ok(foveal_supports(&args));
     inputs.check_lengths(args);
 

@@ -17,7 +17,7 @@ namespace {
 using Texts = std::vector<std::string>;
 
 constexpr foveal_backend kBackends[] = {FOVEAL_BACKEND_CPU, FOVEAL_BACKEND_SM90};
-constexpr const char* kTypes[] = {"f32", "bf16", "f16"};
+constexpr const char* kTypes[] = {"f32", "bf16", "f16", "e4m3"};
 constexpr int kUsualDims[] = {64, 128, 192, 256, 512};  // that options are asked for with
 constexpr int kLargestDim = 1024;                       // that is asked for
 
@@ -90,7 +90,10 @@ std::string answer(foveal_backend backend, const Texts& problems) {
     for (const int dim : kUsualDims) {
         bool all = dims_supported(backend, dim, dim);
         for (const std::string& type : types_of(backend))
-            for (const std::string& words : problems) all = all && supports(backend, of_dims(words, type, dim, dim));
+            for (const std::string& words : problems) {
+                if (type == "e4m3" && foveal_testing::is_backward_text(words)) continue;  // as the row's title says
+                all = all && supports(backend, of_dims(words, type, dim, dim));
+            }
         if (all) dims.push_back(dim);
     }
     if (dims.empty()) return "no";
@@ -127,7 +130,7 @@ std::vector<Row> rows() {
         {"boolean mask (dense)", {dense("mask=bh"), dense("mask=11")}},
         {"all of these together", {dense(scores + " bias=bh mask=b1"), varlen(scores)}},
         {"log-sum-exp", {dense("lse"), varlen("causal lse")}},
-        {"gradients of q, k and v, deterministic",
+        {"gradients of q, k and v (not in e4m3), deterministic",
          {"backward " + dense("causal"), "backward " + varlen("causal"),
           "backward " + dense("used_q=9,256 used_k=0,3 left64")}},
         {"gradients of slopes, sinks and bias, and through the log-sum-exp",
@@ -135,6 +138,18 @@ std::vector<Row> rows() {
         {"[b, s, h, d], [b, h, s, d], packed QKV, padding; without a copy",
          {dense("bhsd"), dense("qkv"), dense("pad"), dense("pad bhsd")}},
     };
+}
+
+// With its descales, in every form; of q in one of the other types.
+std::string e4m3_keys_text(foveal_backend backend) {
+    Texts types;
+    for (const std::string type : {"f32", "bf16", "f16"}) {
+        const std::string words = type + " kv_e4m3 descale causal";
+        const Texts problems = {dense(words), varlen(words), dense("page16 used_k=9,256 " + words)};
+        if (std::all_of(problems.begin(), problems.end(), [&](const auto& text) { return supports(backend, text); }))
+            types.push_back(type);
+    }
+    return types.empty() ? "no" : fmt::format("beside {}", fmt::join(types, ", "));
 }
 
 // Strides of q and k in elements, of a problem in a padded buffer.
@@ -183,6 +198,7 @@ std::string line(const std::string& title, const std::function<std::string(fovea
 std::string support_markdown() {
     std::string table = "| | CPU | Hopper (sm_90a) |\n|---|---|---|\n";
     table += line("element types", types_text);
+    table += line("k and v alone in e4m3, with descales", e4m3_keys_text);
     table += line("head dimension d = d_v", dims_text);
     table += line("d_v other than d", dims_v_text);
     for (const Row& row : rows())

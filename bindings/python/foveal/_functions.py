@@ -5,6 +5,7 @@ position. What a model calls (attention, attention_varlen, merge) is the extensi
 from dataclasses import dataclass
 
 from foveal import _foveal
+from foveal._quantize import quantize_qkv
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,6 +57,10 @@ def supports(
     query_offset=None,
     tree_mask=None,
     workspace=None,
+    q_descale=None,
+    k_descale=None,
+    v_descale=None,
+    uint8_as=None,
     return_lse=False,
     backend=None,
 ):
@@ -96,6 +101,10 @@ def supports(
             query_offset,
             tree_mask,
             workspace,
+            q_descale,
+            k_descale,
+            v_descale,
+            uint8_as,
             return_lse,
             backend,
         )
@@ -127,6 +136,10 @@ def plan(
     query_offset=None,
     tree_mask=None,
     workspace=None,
+    q_descale=None,
+    k_descale=None,
+    v_descale=None,
+    uint8_as=None,
     return_lse=False,
     backend=None,
 ):
@@ -167,6 +180,10 @@ def plan(
             query_offset,
             tree_mask,
             workspace,
+            q_descale,
+            k_descale,
+            v_descale,
+            uint8_as,
             return_lse,
             backend,
         )
@@ -305,6 +322,7 @@ for _public in (
     supports,
     plan,
     attention_backward,
+    quantize_qkv,
     version,
     backends,
     set_num_threads,

@@ -13,6 +13,7 @@ Tensor = TypeVar("Tensor", bound=DLPackTensor)
 Align = Literal["bottom_right", "top_left"]
 Backend = Literal["cpu", "sm90"]
 Window = tuple[int | None, int | None] | None
+Bytes = Literal["float8_e4m3fn"] | None
 
 # A description: (shape, dtype).
 Description = tuple[Sequence[int], Any]
@@ -51,6 +52,10 @@ def attention(
     query_offset: Tensor | None = None,
     tree_mask: Tensor | None = None,
     workspace: Workspace | Any | None = None,
+    q_descale: Tensor | None = None,
+    k_descale: Tensor | None = None,
+    v_descale: Tensor | None = None,
+    uint8_as: Bytes = None,
     return_lse: Literal[False] = False,
     out: Tensor | None = None,
 ) -> Tensor: ...
@@ -78,6 +83,10 @@ def attention(
     query_offset: Tensor | None = None,
     tree_mask: Tensor | None = None,
     workspace: Workspace | Any | None = None,
+    q_descale: Tensor | None = None,
+    k_descale: Tensor | None = None,
+    v_descale: Tensor | None = None,
+    uint8_as: Bytes = None,
     return_lse: Literal[True],
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]: ...
@@ -105,6 +114,10 @@ def attention_varlen(
     query_offset: Tensor | None = None,
     tree_mask: Tensor | None = None,
     workspace: Workspace | Any | None = None,
+    q_descale: Tensor | None = None,
+    k_descale: Tensor | None = None,
+    v_descale: Tensor | None = None,
+    uint8_as: Bytes = None,
     return_lse: Literal[False] = False,
     out: Tensor | None = None,
 ) -> Tensor: ...
@@ -132,6 +145,10 @@ def attention_varlen(
     query_offset: Tensor | None = None,
     tree_mask: Tensor | None = None,
     workspace: Workspace | Any | None = None,
+    q_descale: Tensor | None = None,
+    k_descale: Tensor | None = None,
+    v_descale: Tensor | None = None,
+    uint8_as: Bytes = None,
     return_lse: Literal[True],
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]: ...
@@ -154,6 +171,9 @@ def append(
     q_out: None = None,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    k_scale_out: Tensor | None = None,
+    v_scale_out: Tensor | None = None,
+    uint8_as: Bytes = None,
 ) -> None: ...
 @overload
 def append(
@@ -174,6 +194,9 @@ def append(
     q_out: Tensor | None = None,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    k_scale_out: Tensor | None = None,
+    v_scale_out: Tensor | None = None,
+    uint8_as: Bytes = None,
 ) -> Tensor: ...
 def copy_pages(k_cache: Tensor | None, v_cache: Tensor | None, pairs: Tensor) -> None: ...
 def gather(
@@ -217,6 +240,10 @@ def supports(
     query_offset: DLPackTensor | Description | None = None,
     tree_mask: DLPackTensor | Description | None = None,
     workspace: Workspace | Any | None = None,
+    q_descale: DLPackTensor | Description | None = None,
+    k_descale: DLPackTensor | Description | None = None,
+    v_descale: DLPackTensor | Description | None = None,
+    uint8_as: Bytes = None,
     return_lse: bool = False,
     backend: Backend | None = None,
 ) -> Support: ...
@@ -245,6 +272,10 @@ def plan(
     query_offset: DLPackTensor | Description | None = None,
     tree_mask: DLPackTensor | Description | None = None,
     workspace: Workspace | Any | None = None,
+    q_descale: DLPackTensor | Description | None = None,
+    k_descale: DLPackTensor | Description | None = None,
+    v_descale: DLPackTensor | Description | None = None,
+    uint8_as: Bytes = None,
     return_lse: bool = False,
     backend: Backend | None = None,
 ) -> Plan: ...
@@ -285,6 +316,7 @@ def attention_backward(
     query_offset: Tensor | None = None,
     tree_mask: Tensor | None = None,
 ) -> Gradients: ...
+def quantize_qkv(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]: ...
 def version() -> str: ...
 def backends() -> list[str]: ...
 def set_num_threads(threads: int) -> None: ...

@@ -142,6 +142,11 @@ def _results(
 ) -> Sequence[jax.Array]:
     """[out], or [out, lse]. options: what is no array; all of them."""
     arrays = [jnp.asarray(x) for x in (q, k, v)]
+    for name, x in zip(("q", "k", "v"), arrays, strict=True):
+        if x.dtype == jnp.float8_e4m3fn:
+            raise UnsupportedError(
+                f"{name}.dtype is float8_e4m3fn, of which foveal.jax has no descales; foveal.attention() has them"
+            )
     present = {name: jnp.asarray(optional[name]) for name in OPTIONAL if optional[name] is not None}
     for name in ("scale", "softcap"):
         if options[name] is not None:

@@ -41,7 +41,8 @@ _OPTIONS = (
     "float? scale=None, bool causal=False, SymInt? window_left=None, SymInt? window_right=None, "
     'str align="bottom_right", float softcap=0.0, SymInt chunk=0, Tensor? alibi_slopes=None, Tensor? sinks=None, '
     "Tensor? seqused_q=None, Tensor? seqused_k=None, Tensor? block_table=None, Tensor? page_indptr=None, "
-    "Tensor? page_indices=None, Tensor? query_offset=None, Tensor? tree_mask=None, Tensor? workspace=None"
+    "Tensor? page_indices=None, Tensor? query_offset=None, Tensor? tree_mask=None, Tensor? workspace=None, "
+    "Tensor? q_descale=None, Tensor? k_descale=None, Tensor? v_descale=None, str? uint8_as=None"
 )
 _SCORE_OPTIONS = ", Tensor? bias=None, Tensor? mask=None"
 
@@ -51,10 +52,11 @@ def _run(
     tensors, return_lse, *, scale=None, causal=False, window_left=None, window_right=None, align="bottom_right",
     softcap=0.0, chunk=0, alibi_slopes=None, sinks=None, seqused_q=None, seqused_k=None, bias=None, mask=None,
     block_table=None, page_indptr=None, page_indices=None, query_offset=None, tree_mask=None, workspace=None,
+    q_descale=None, k_descale=None, v_descale=None, uint8_as=None,
 ):  # fmt: skip
     first = (*tensors, scale, causal, (window_left, window_right), align, softcap, chunk, alibi_slopes, sinks)
     pages = (block_table, page_indptr, page_indices, query_offset, tree_mask, workspace)
-    last = (seqused_q, seqused_k, *pages, return_lse, None, True)
+    last = (seqused_q, seqused_k, *pages, q_descale, k_descale, v_descale, uint8_as, return_lse, None, True)
     if len(tensors) == 3:
         return _foveal.attention_dispatched(*first, bias, mask, *last)
     return _foveal.attention_varlen_dispatched(*first, *last)
@@ -110,10 +112,12 @@ def _merge_parts(outs, lses):
 
 def _append_rows(
     k, v, k_cache, v_cache, q=None, *, slot_mapping=None, cache_lengths=None, cu_seqlens=None, block_table=None,
-    cos=None, sin=None, positions=None, interleaved=False, k_scale=None, v_scale=None,
+    cos=None, sin=None, positions=None, interleaved=False, k_scale=None, v_scale=None, k_scale_out=None,
+    v_scale_out=None, uint8_as=None,
 ):  # fmt: skip
     where = (slot_mapping, cache_lengths, cu_seqlens, block_table, cos, sin, positions, interleaved)
-    return _foveal.append_dispatched(k, v, k_cache, v_cache, *where, q, None, k_scale, v_scale, True)
+    scales = (k_scale, v_scale, k_scale_out, v_scale_out)
+    return _foveal.append_dispatched(k, v, k_cache, v_cache, *where, q, None, *scales, uint8_as, True)
 
 
 def _fake_append(k, v, k_cache, v_cache, q=None, **options):
@@ -129,7 +133,8 @@ def _fake_gather(k_cache, v_cache, cu_seqlens_k, total_k, **options):
 
 
 def _fake_out(q, v):
-    return q.new_empty((*q.shape[:-1], v.shape[-1]))
+    of_e4m3 = q.dtype in (torch.float8_e4m3fn, torch.uint8)
+    return q.new_empty((*q.shape[:-1], v.shape[-1]), dtype=torch.bfloat16 if of_e4m3 else q.dtype)
 
 
 def _fake_lse(q):  # [b, s, h, d] -> [b, h, s], [total, h, d] -> [h, total]
@@ -313,7 +318,7 @@ _CACHES = "Tensor? k, Tensor? v, Tensor(a!)? k_cache, Tensor(b!)? v_cache"
 _APPEND_OPTIONS = (
     "*, Tensor? slot_mapping=None, Tensor? cache_lengths=None, Tensor? cu_seqlens=None, Tensor? block_table=None, "
     "Tensor? cos=None, Tensor? sin=None, Tensor? positions=None, bool interleaved=False, Tensor? k_scale=None, "
-    "Tensor? v_scale=None"
+    "Tensor? v_scale=None, Tensor(c!)? k_scale_out=None, Tensor(d!)? v_scale_out=None, str? uint8_as=None"
 )
 _register("append", f"{_CACHES}, {_APPEND_OPTIONS}", "()", _append_rows, _fake_append)
 _register("append_q", f"{_CACHES}, Tensor q, {_APPEND_OPTIONS}", "Tensor", _append_rows, _fake_append)
@@ -334,9 +339,20 @@ def _operator_options(window=(None, None), workspace=None, **options):
 
 _TENSOR_NAMES = (
     *("q", "k", "v", "cu_seqlens_q", "cu_seqlens_k", "dout", "dlse", "out", "lse"),
-    *("alibi_slopes", "sinks", "seqused_q", "seqused_k", "bias", "mask"),
+    *("alibi_slopes", "sinks", "seqused_q", "seqused_k", "bias", "mask", "q_descale", "k_descale", "v_descale"),
     *("k_cache", "v_cache", "slot_mapping", "cache_lengths", "cu_seqlens", "block_table", "cos", "sin", "positions"),
-    *("pairs", "k_scale", "v_scale", "page_indptr", "page_indices", "query_offset", "tree_mask", "workspace"),
+    *(
+        "pairs",
+        "k_scale",
+        "v_scale",
+        "k_scale_out",
+        "v_scale_out",
+        "page_indptr",
+        "page_indices",
+        "query_offset",
+        "tree_mask",
+        "workspace",
+    ),
 )
 
 

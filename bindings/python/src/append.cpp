@@ -13,7 +13,7 @@ namespace {
 
 using Args = foveal_append_args;
 
-// As foveal.append() has them, but for `interleaved` behind positions.
+// As foveal.append() has them, but for `interleaved` behind positions, and uint8_as at the end.
 constexpr std::array kParameters{Parameter<Args>{"k", &Args::k},
                                  Parameter<Args>{"v", &Args::v},
                                  Parameter<Args>{"k_cache", &Args::k_cache, true},
@@ -28,8 +28,10 @@ constexpr std::array kParameters{Parameter<Args>{"k", &Args::k},
                                  Parameter<Args>{"q", &Args::q},
                                  Parameter<Args>{"q_out", &Args::q_out, true},
                                  Parameter<Args>{"k_scale", &Args::k_scale},
-                                 Parameter<Args>{"v_scale", &Args::v_scale}};
-constexpr size_t kInterleaved = 11;  // its place among the arguments
+                                 Parameter<Args>{"v_scale", &Args::v_scale},
+                                 Parameter<Args>{"k_scale_out", &Args::k_scale_out, true},
+                                 Parameter<Args>{"v_scale_out", &Args::v_scale_out, true}};
+constexpr size_t kInterleaved = 11, kUint8As = 18;  // their places among the arguments
 constexpr size_t kK = 0, kV = 1, kQ = 11, kQOut = 12;
 
 using Tensors = CallTensors<Args, kParameters>;
@@ -45,10 +47,10 @@ void make_q_out(Tensors& tensors, Form form) {
 }  // namespace
 
 nb::object append(PyObject* const* arguments) {
-    constexpr size_t kArguments = kParameters.size() + 1;
+    constexpr size_t kArguments = kParameters.size() + 2;
     const bool dispatched = arguments[kArguments] == Py_True;
     const bool interleaved = boolean(arguments[kInterleaved], "interleaved");
-    Tensors tensors([&](size_t i) { return arguments[i < kInterleaved ? i : i + 1]; });
+    Tensors tensors([&](size_t i) { return arguments[i < kInterleaved ? i : i + 1]; }, arguments[kUint8As]);
     const size_t first = tensors.first_of({kK, kV, kQ});
     if (first == Tensors::kCount) refuse("k, v and q are None; there is nothing to append");
     const auto launch = [&](foveal_backend backend) {

@@ -109,10 +109,13 @@ ForwardArguments::ForwardArguments(nb::handle q, nb::handle k, nb::handle v, nb:
                options.page_indices,
                options.query_offset,
                options.tree_mask,
+               options.q_descale,
+               options.k_descale,
+               options.v_descale,
                options.workspace},
-      q_(q.ptr(), "q", form),
-      k_(k.ptr(), "k", form),
-      v_(v.ptr(), "v", form) {
+      q_(q.ptr(), "q", form, bytes_of(options.uint8_as)),
+      k_(k.ptr(), "k", form, bytes_of(options.uint8_as)),
+      v_(v.ptr(), "v", form, bytes_of(options.uint8_as)) {
     library.init(args_);
     require_same_device(k_, "k", q_, "q");
     require_same_device(v_, "v", q_, "q");
@@ -132,6 +135,7 @@ ForwardArguments::ForwardArguments(nb::handle q, nb::handle k, nb::handle v, nb:
     add(args_.page_indices, page_indices_, options.page_indices, "page_indices");
     add(args_.query_offset, query_offset_, options.query_offset, "query_offset");
     set_tree(options.tree_mask);
+    set_descales(options);
     set_workspace(options.workspace);
     set_numbers(options);
 }
@@ -148,6 +152,12 @@ void ForwardArguments::add(foveal_tensor& slot, std::optional<Borrowed>& borrowe
 void ForwardArguments::set_tree(nb::handle tree_mask) {
     add(args_.tree_mask, tree_mask_, tree_mask, "tree_mask");
     if (args_.tree_mask.dtype == FOVEAL_I32) args_.tree_mask.dtype = FOVEAL_U32;
+}
+
+void ForwardArguments::set_descales(const Options& options) {
+    add(args_.q_descale, q_descale_, options.q_descale, "q_descale");
+    add(args_.k_descale, k_descale_, options.k_descale, "k_descale");
+    add(args_.v_descale, v_descale_, options.v_descale, "v_descale");
 }
 
 // A foveal.Workspace, of which the tensor counts. A description says nothing of memory.
@@ -213,6 +223,7 @@ void ForwardArguments::set_backend(nb::handle backend) {
 void ForwardArguments::shape_results(bool wants_lse) {
     const foveal_tensor &q = args_.q, &v = args_.v;
     const bool varlen = args_.cu_seqlens_q.rank != 0;
+    const foveal_dtype dtype = q.dtype == FOVEAL_E4M3 ? foveal_dtype{FOVEAL_BF16} : q.dtype;
     const int32_t rank = varlen ? 3 : 4;
     const bool same_form = args_.cu_seqlens_k.rank == args_.cu_seqlens_q.rank && args_.block_table.rank == 0 &&
                            args_.page_indices.rank == 0;
@@ -221,10 +232,10 @@ void ForwardArguments::shape_results(bool wants_lse) {
                std::to_string(q.rank != rank ? q.rank : v.rank) + "; " +
                (varlen ? "attention_varlen needs 3: [total, heads, d]" : "attention needs 4: [b, s, heads, d]"));
     if (varlen) {
-        shape_view(args_.out, q.dtype, {q.shape[0], q.shape[1], v.shape[v.rank - 1]});
+        shape_view(args_.out, dtype, {q.shape[0], q.shape[1], v.shape[v.rank - 1]});
         if (wants_lse) shape_view(args_.lse, FOVEAL_F32, {q.shape[1], q.shape[0]});
     } else {
-        shape_view(args_.out, q.dtype, {q.shape[0], q.shape[1], q.shape[2], v.shape[v.rank - 1]});
+        shape_view(args_.out, dtype, {q.shape[0], q.shape[1], q.shape[2], v.shape[v.rank - 1]});
         if (wants_lse) shape_view(args_.lse, FOVEAL_F32, {q.shape[0], q.shape[2], q.shape[1]});
     }
 }
@@ -236,7 +247,8 @@ void ForwardArguments::set_results(nb::handle out, bool wants_lse) {
     PyObject* const q = objects_[0].ptr();
     const bool has_unused_rows = args_.seqused_q.rank != 0;  // which the library does not write
     out_is_new_ = out.is_none();
-    out_object_ = out_is_new_ ? new_tensor(q_.type, q, q_.device, args_.out, true) : nb::borrow(out);
+    const bool is_as_q = args_.out.dtype == args_.q.dtype;
+    out_object_ = out_is_new_ ? new_tensor(q_.type, q, q_.device, args_.out, is_as_q) : nb::borrow(out);
     if (out_is_new_ && has_unused_rows) fill(q_.type, out_object_, 0);
     out_.emplace(out_object_.ptr(), "out");
     if (!out_is_new_) {
@@ -279,11 +291,14 @@ bool ForwardArguments::is_plain(nb::handle out) {
                                                        "page_indices",
                                                        "query_offset",
                                                        "tree_mask",
+                                                       "q_descale",
+                                                       "k_descale",
+                                                       "v_descale",
                                                        "workspace"};
     const std::array<const std::optional<Borrowed>*, kTensors> optional{
-        nullptr,       nullptr,        nullptr,        &bias_,         &sinks_,        &alibi_slopes_,
-        &mask_,        &seqused_q_,    &seqused_k_,    &cu_seqlens_q_, &cu_seqlens_k_, &block_table_,
-        &page_indptr_, &page_indices_, &query_offset_, &tree_mask_,    &workspace_};
+        nullptr,        nullptr,     nullptr,        &bias_,         &sinks_,       &alibi_slopes_, &mask_,
+        &seqused_q_,    &seqused_k_, &cu_seqlens_q_, &cu_seqlens_k_, &block_table_, &page_indptr_,  &page_indices_,
+        &query_offset_, &tree_mask_, &q_descale_,    &k_descale_,    &v_descale_,   &workspace_};
     const std::array main{&q_, &k_, &v_};
     if (q_.is_torch()) {
         main_.begin(q_.view.dtype, q_.device);

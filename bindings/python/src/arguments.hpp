@@ -17,7 +17,8 @@ namespace nb = nanobind;
 // Keyword arguments as Python hands them over; None: absent.
 struct Options {
     nb::handle scale, causal, window, align, softcap, chunk, alibi_slopes, sinks, bias, mask, seqused_q, seqused_k,
-        block_table, page_indptr, page_indices, query_offset, tree_mask, workspace;
+        block_table, page_indptr, page_indices, query_offset, tree_mask, workspace, q_descale, k_descale, v_descale,
+        uint8_as;
 };
 
 // One forward problem. Borrows its tensors as long as it lives.
@@ -55,17 +56,20 @@ class ForwardArguments {
     void set_numbers(const Options& options);
     void set_window(nb::handle window, bool causal);
     void set_tree(nb::handle tree_mask);
+    void set_descales(const Options& options);
     void set_workspace(nb::handle workspace);
     void shape_results(bool wants_lse);
 
     Form form_;
     foveal_forward_args args_;
-    // q, k, v, bias, sinks, alibi_slopes, into which gradients flow; mask, lengths, pages, offsets, tree, workspace
-    static constexpr size_t kWithGradient = 6, kTensors = 17;
+    // q, k, v, bias, sinks, alibi_slopes, into which gradients flow; mask, lengths, pages, offsets, tree, descales,
+    // workspace
+    static constexpr size_t kWithGradient = 6, kTensors = 20;
     nb::handle objects_[kTensors];
     Borrowed q_, k_, v_;
     std::optional<Borrowed> cu_seqlens_q_, cu_seqlens_k_, seqused_q_, seqused_k_, alibi_slopes_, sinks_, bias_, mask_,
-        block_table_, page_indptr_, page_indices_, query_offset_, tree_mask_, workspace_, out_, lse_;
+        block_table_, page_indptr_, page_indices_, query_offset_, tree_mask_, q_descale_, k_descale_, v_descale_,
+        workspace_, out_, lse_;
     nb::object out_object_, lse_object_, workspace_object_;
     bool out_is_new_ = false, is_familiar_ = false;
     torch::MainTensors main_;  // of PyTorch, in a call that its dispatcher has not brought here; else none

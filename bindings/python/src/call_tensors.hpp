@@ -25,9 +25,9 @@ class CallTensors {
    public:
     static constexpr size_t kCount = kParameters.size();
 
-    // `argument(i)` is the i-th parameter's.
+    // `argument(i)` is the i-th parameter's; uint8_as: what uint8 elements are, an argument too.
     template <class Argument>
-    explicit CallTensors(Argument&& argument) {
+    explicit CallTensors(Argument&& argument, nb::handle uint8_as = {}) : bytes_(bytes_of(uint8_as)) {
         for (size_t i = 0; i < kCount; ++i) objects_[i] = nb::borrow(argument(i));
     }
 
@@ -87,8 +87,9 @@ class CallTensors {
     }
 
    private:
-    void borrow(size_t i, Form form) { borrowed_[i].emplace(object(i), kParameters[i].name, form); }
+    void borrow(size_t i, Form form) { borrowed_[i].emplace(object(i), kParameters[i].name, form, bytes_); }
 
+    Bytes bytes_;
     std::array<nb::object, kCount> objects_;
     std::array<std::optional<Borrowed>, kCount> borrowed_;
     std::array<bool, kCount> is_new_{};

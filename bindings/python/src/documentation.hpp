@@ -7,7 +7,7 @@ inline constexpr char kAttentionDoc[] =
     "attention(q, k, v, *, scale=None, causal=False, window=(None, None), align='bottom_right', "
     "softcap=0.0, chunk=0, alibi_slopes=None, sinks=None, bias=None, mask=None, seqused_q=None, "
     "seqused_k=None, block_table=None, page_indptr=None, page_indices=None, query_offset=None, tree_mask=None, "
-    "workspace=None, return_lse=False, out=None)\n--\n\n"
+    "workspace=None, q_descale=None, k_descale=None, v_descale=None, uint8_as=None, return_lse=False, out=None)\n--\n\n"
     R"(softmax(scores, masked) @ v, as one fused kernel, on the device and current stream of q.
 
 Score of query i and key j, in this order (off = s_k - s_q for align="bottom_right", 0 for "top_left"):
@@ -20,10 +20,12 @@ and its bias is not -inf. A sink adds exp(sinks[h]) to the denominator alone (ar
 2.2). A row that sees no key gives out = 0 and lse = -inf (with a sink: lse = sink).
 
 Args:
-    q: [b, s_q, h_q, d], bfloat16, float16 or float32, of PyTorch, NumPy, CuPy, JAX or another library with DLPack.
-        Used where it lies, never copied; the last stride is 1. All inputs may be expanded (stride 0).
-    k: [b, s_k, h_k, d], q's dtype; h_q is a multiple of h_k.
-    v: [b, s_k, h_k, d_v], q's dtype.
+    q: [b, s_q, h_q, d], bfloat16, float16, float32 or float8_e4m3fn, of PyTorch, NumPy (with ml_dtypes), CuPy, JAX or
+        another library with DLPack. Used where it lies, never copied; the last stride is 1. All inputs may be expanded
+        (stride 0).
+    k: [b, s_k, h_k, d], q's dtype; h_q is a multiple of h_k. float8_e4m3fn beside any q: the result is, bit for bit,
+        that of k and v dequantised and rounded to q's dtype.
+    v: [b, s_k, h_k, d_v], k's dtype.
     scale: factor on the dot products; None: 1/sqrt(d).
     causal: the same as window = (window[0], 0).
     window: (left, right), how many keys before and after a query's own position it sees; None: no limit.
@@ -46,14 +48,19 @@ Args:
     tree_mask: uint32 (or int32, as bits) [b, s_q, words]: of a sequence with n queries, bit m % 32 of a query's word
         m // 32 says whether it sees key s_k - n + m, as far as the window lets it.
     workspace: foveal.Workspace, or a packed tensor of zeros on q's device: memory that plan() says makes a call fast.
+    q_descale, k_descale, v_descale: float32 [b, h_k], may be expanded: what elements of q, k and v in float8_e4m3fn are
+        multiplied by, of that sequence and K/V head. None: 1. Of k and v, but for packed ones, also the shape of k without
+        d, such as [pages, page_size, h_k]: each row's own.
+    uint8_as: "float8_e4m3fn": q, k and v of dtype uint8 hold elements of that type.
     return_lse: return (out, lse).
     out: where to write, [b, s_q, h_q, d_v], apart from all inputs; None: a new tensor of q's library. Not for JAX,
         and not where PyTorch records operators.
 
 Returns:
-    out [b, s_q, h_q, d_v], of q's dtype; with return_lse also lse, float32 [b, h_q, s_q]: the natural logarithm of
-    the sum of exp(score) over the keys that are seen. In PyTorch both have gradients with respect to q, k, v, sinks,
-    bias and alibi_slopes, where they require one (out is None then); attention_backward() is for other libraries.
+    out [b, s_q, h_q, d_v], of q's dtype (of float8_e4m3fn: bfloat16, or what `out` is); with return_lse also lse,
+    float32 [b, h_q, s_q]: the natural logarithm of the sum of exp(score) over the keys that are seen. In PyTorch both
+    have gradients with respect to q, k, v, sinks, bias and alibi_slopes, where they require one (out is None then);
+    attention_backward() is for other libraries.
 
 Raises:
     InvalidArgument: not a well-formed problem. UnsupportedError: the backend cannot do it exactly, or has no
@@ -65,7 +72,7 @@ inline constexpr char kVarlenDoc[] =
     "attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, *, scale=None, causal=False, window=(None, "
     "None), align='bottom_right', softcap=0.0, chunk=0, alibi_slopes=None, sinks=None, seqused_q=None, "
     "seqused_k=None, block_table=None, page_indptr=None, page_indices=None, query_offset=None, tree_mask=None, "
-    "workspace=None, return_lse=False, out=None)\n--\n\n"
+    "workspace=None, q_descale=None, k_descale=None, v_descale=None, uint8_as=None, return_lse=False, out=None)\n--\n\n"
     R"(attention() of sequences of different lengths, one after the other without padding.
 
 Args:
@@ -106,7 +113,8 @@ Raises:
 
 inline constexpr char kAppendDoc[] =
     "append(k, v, k_cache, v_cache, *, slot_mapping=None, cache_lengths=None, cu_seqlens=None, block_table=None, "
-    "cos=None, sin=None, positions=None, interleaved=False, q=None, q_out=None, k_scale=None, v_scale=None)\n--\n\n"
+    "cos=None, sin=None, positions=None, interleaved=False, q=None, q_out=None, k_scale=None, v_scale=None, "
+    "k_scale_out=None, v_scale_out=None, uint8_as=None)\n--\n\n"
     R"(Writes new rows of k and v to a cache of pages, turned by a rotary embedding on the way; turns rows of q alike.
 
     A pair (x, y) becomes (x cos - y sin, y cos + x sin), the rotary embedding of arXiv:2104.09864, in fp32 with each
@@ -115,8 +123,9 @@ inline constexpr char kAppendDoc[] =
 Args:
     k, v: [b, s_new, h_k, d] and [b, s_new, h_k, d_v], or ragged [total_new, h_k, d] and [total_new, h_k, d_v]; float32,
         bfloat16 or float16. None, with its cache: not appended.
-    k_cache, v_cache: [pages, page_size, h_k, d] and [pages, page_size, h_k, d_v], of any float type; written, nothing in
-        them but the new rows. Any strides but the last: heads before rows, or both in one pool.
+    k_cache, v_cache: [pages, page_size, h_k, d] and [pages, page_size, h_k, d_v], of any float type or
+        float8_e4m3fn, whose largest number, 448, is what becomes of larger ones; written, nothing in them but the new
+        rows. Any strides but the last: heads before rows, or both in one pool.
     slot_mapping: int64 [b, s_new] or [total_new]: row i goes to row slot % page_size of page slot // page_size;
         negative: nowhere. Or:
     cache_lengths: int32 [b]: row n of a sequence becomes its key number cache_lengths + n.
@@ -129,7 +138,12 @@ Args:
     interleaved: pairs are elements 2 i and 2 i + 1; else i and i + rot / 2.
     q: [b, s_new, h_q, d] or [total_new, h_q, d], k's dtype.
     q_out: where q goes, of its shape and dtype; may be q. None: a new tensor.
-    k_scale, v_scale: float32 [1] or [h_k]: the cache holds x / scale. None: 1.
+    k_scale, v_scale: float32 [1] or [h_k]: the cache holds x / scale. None: 1. Positive and finite beside float8_e4m3fn.
+    k_scale_out, v_scale_out: float32, written, of caches in float8_e4m3fn and in place of k_scale and v_scale: the scale
+        is worked out, the largest finite magnitude, turned, over 448; 1 where that is 0. [h_k]: of all rows of the call
+        that are written, head by head, for a cache that holds no others; [pages, page_size, h_k]: of each row, at its
+        place in the cache.
+    uint8_as: "float8_e4m3fn": caches of dtype uint8 hold elements of that type.
 
 Returns:
     q_out; None without q.
@@ -144,8 +158,8 @@ inline constexpr char kCopyPagesDoc[] =
 pages does before it writes to one.
 
 Args:
-    k_cache, v_cache: [pages, page_size, h_k, d] and [pages, page_size, h_k, d_v]: float32, bfloat16 or float16, any
-        strides but the last; written. None: not copied.
+    k_cache, v_cache: [pages, page_size, h_k, d] and [pages, page_size, h_k, d_v]: float32, bfloat16, float16 or (on the
+        CPU) float8_e4m3fn, any strides but the last; written. None: not copied.
     pairs: int32 or int64 [n, 2], src and dst; where one of them is negative, nothing is copied. No page is the dst of two
         pairs, nor the dst of one and the src of another.
 
@@ -160,7 +174,8 @@ inline constexpr char kGatherDoc[] =
 takes them.
 
 Args:
-    k_cache, v_cache: [pages, page_size, h_k, d] and [pages, page_size, h_k, d_v]: float32, bfloat16 or float16.
+    k_cache, v_cache: [pages, page_size, h_k, d] and [pages, page_size, h_k, d_v]: float32, bfloat16, float16
+        or (on the CPU) float8_e4m3fn.
     cu_seqlens_k: int32 [b + 1], ascending from 0 to total_k: row cu_seqlens_k[i] + j becomes key j of sequence i.
     total_k: how many rows there are; not asked where k and v are given.
     seqused_k: int32 [b]; only so many rows of each sequence are written. The others are 0 where foveal allocates the

@@ -52,6 +52,19 @@ nb::object shape_of(const foveal_tensor& view) {
     return nb::tuple(shape);
 }
 
+// NumPy's own types have none.
+nb::object numpy_bfloat16() {
+    try {
+        return nb::module_::import_("ml_dtypes").attr("bfloat16");
+    } catch (nb::python_error& error) {
+        if (!error.matches(PyExc_ImportError)) throw;
+    }
+    raise(
+        FOVEAL_UNSUPPORTED,
+        "out is absent, and bfloat16, which it is of q in float8_e4m3fn, is a type of ml_dtypes in NumPy, which is not "
+        "installed; give out, of float16");
+}
+
 // Host memory that JAX takes over: its own arrays cannot be written to.
 struct HostBuffer {
     nb::ndarray<> array;
@@ -154,8 +167,9 @@ nb::object new_tensor(const TensorType& type, PyObject* like, dlpack::Device dev
         case Framework::numpy:
         case Framework::cupy: {
             const nb::object module = imported(type.framework == Framework::numpy ? "numpy" : "cupy");
-            const nb::object dtype =
-                dtype_of_like ? nb::object(nb::handle(like).attr("dtype")) : nb::object(nb::str("float32"));
+            const nb::object dtype = dtype_of_like               ? nb::object(nb::handle(like).attr("dtype"))
+                                     : view.dtype == FOVEAL_BF16 ? numpy_bfloat16()
+                                                                 : nb::object(nb::str("float32"));
             return module.attr("empty")(shape_of(view), dtype);
         }
         case Framework::jax:

@@ -26,14 +26,23 @@ using namespace nb::literals;
 
 using Arguments = PyObject* const*;
 
-Options dense_options(Arguments from) {
+// Of a dense problem, without descales: what gradients have.
+Options plain_options(Arguments from) {
     return {from[0], from[1],  from[2],  from[3],  from[4],  from[5],  from[6],  from[7],  from[8],
             from[9], from[10], from[11], from[12], from[13], from[14], from[15], from[16], from[17]};
 }
 
+Options dense_options(Arguments from) {
+    Options options = plain_options(from);
+    options.q_descale = from[18], options.k_descale = from[19], options.v_descale = from[20];
+    options.uint8_as = from[21];
+    return options;
+}
+
 Options varlen_options(Arguments from) {
-    return {from[0], from[1], from[2], from[3],  from[4],  from[5],  from[6],  from[7],  {},
-            {},      from[8], from[9], from[10], from[11], from[12], from[13], from[14], from[15]};
+    return {from[0],  from[1],  from[2],  from[3],  from[4],  from[5],  from[6],  from[7],
+            {},       {},       from[8],  from[9],  from[10], from[11], from[12], from[13],
+            from[14], from[15], from[16], from[17], from[18], from[19]};
 }
 
 // A forward call. `count` arguments as Python gave them, which `dispatcher_function` of foveal.torch takes as well. The
@@ -59,10 +68,14 @@ nb::object forward(Arguments arguments, size_t count, nb::handle cu_seqlens_q, n
     return problem->result(wants_lse);
 }
 
+// Of either of the two that follow, without the last.
+constexpr size_t kForwardArguments = 27;
+
 // q, k, v, scale, causal, window, align, softcap, chunk, alibi_slopes, sinks, bias, mask, seqused_q, seqused_k,
-// block_table, page_indptr, page_indices, query_offset, tree_mask, workspace, return_lse, out; dispatched
+// block_table, page_indptr, page_indices, query_offset, tree_mask, workspace, q_descale, k_descale, v_descale,
+// uint8_as, return_lse, out; dispatched
 nb::object attention(Arguments arguments) {
-    return forward(arguments, 23, {}, {}, dense_options(arguments + 3), "_attention");
+    return forward(arguments, kForwardArguments, {}, {}, dense_options(arguments + 3), "_attention");
 }
 
 // q, k, v, cu_seqlens_q, cu_seqlens_k, the options but bias and mask, return_lse, out; dispatched
@@ -71,17 +84,18 @@ nb::object attention_varlen(Arguments arguments) {
     if (arguments[3] == Py_None) raise_type_error("cu_seqlens_q is None; attention_varlen needs it");
     if (arguments[4] == Py_None && arguments[kSequsedK] == Py_None)
         raise_type_error("cu_seqlens_k is None; attention_varlen needs it, or seqused_k for keys that are not packed");
-    return forward(arguments, 23, arguments[3], arguments[4], varlen_options(arguments + 5), "_attention_varlen");
+    return forward(arguments, kForwardArguments, arguments[3], arguments[4], varlen_options(arguments + 5),
+                   "_attention_varlen");
 }
 
 // dout, dlse, out, lse, wanted, q, k, v, cu_seqlens_q, cu_seqlens_k, the options; dispatched
 nb::object attention_backward(Arguments arguments) {
-    return backward(arguments, dense_options(arguments + 10), arguments[28] == Py_True);
+    return backward(arguments, plain_options(arguments + 10), arguments[28] == Py_True);
 }
 
 // q, k, v, cu_seqlens_q, cu_seqlens_k, the options
 nb::object backward_supports(Arguments arguments) {
-    return python::backward_supports(arguments, dense_options(arguments + 5));
+    return python::backward_supports(arguments, plain_options(arguments + 5));
 }
 
 nb::object append(Arguments arguments) { return python::append(arguments); }
@@ -101,8 +115,8 @@ class Described : public ForwardArguments {
     explicit Described(Arguments arguments)
         : ForwardArguments(arguments[0], arguments[1], arguments[2], arguments[3], arguments[4],
                            dense_options(arguments + 5), Form::description) {
-        set_backend(arguments[24]);
-        describe_results(boolean(arguments[23], "return_lse"));
+        set_backend(arguments[kForwardArguments + 1]);
+        describe_results(boolean(arguments[kForwardArguments], "return_lse"));
     }
 };
 
@@ -161,7 +175,7 @@ PyMethodDef positional(const char* name) {
 
 // Names of parameters, interned; defaults; and how many of them, the first, are required and may go by position.
 struct Parameters {
-    static constexpr size_t kMost = 23;
+    static constexpr size_t kMost = kForwardArguments;
     const char* function;
     size_t count, required;
     std::array<PyObject*, kMost> names, defaults;
@@ -247,9 +261,10 @@ void define(nb::module_& module, const char* name, const char* doc) {
 void define_functions(nb::module_& module) {
     nb::dict options, varlen_options, merge_options, append_options, gather_options;
     for (const char* const name :
-         {"scale",        "causal",       "window",    "align",     "softcap",    "chunk",       "alibi_slopes",
-          "sinks",        "bias",         "mask",      "seqused_q", "seqused_k",  "block_table", "page_indptr",
-          "page_indices", "query_offset", "tree_mask", "workspace", "return_lse", "out"})
+         {"scale",        "causal",      "window",       "align",        "softcap",    "chunk",
+          "alibi_slopes", "sinks",       "bias",         "mask",         "seqused_q",  "seqused_k",
+          "block_table",  "page_indptr", "page_indices", "query_offset", "tree_mask",  "workspace",
+          "q_descale",    "k_descale",   "v_descale",    "uint8_as",     "return_lse", "out"})
         options[name] = nb::none();
     options["causal"] = options["return_lse"] = nb::bool_(false);
     options["window"] = nb::make_tuple(nb::none(), nb::none());
@@ -260,8 +275,9 @@ void define_functions(nb::module_& module) {
         if (string_of(name) != "bias" && string_of(name) != "mask") varlen_options[name] = value;
     merge_options["out"] = nb::none();
     merge_options["lse"] = nb::none();
-    for (const char* const name : {"slot_mapping", "cache_lengths", "cu_seqlens", "block_table", "cos", "sin",
-                                   "positions", "interleaved", "q", "q_out", "k_scale", "v_scale"})
+    for (const char* const name :
+         {"slot_mapping", "cache_lengths", "cu_seqlens", "block_table", "cos", "sin", "positions", "interleaved", "q",
+          "q_out", "k_scale", "v_scale", "k_scale_out", "v_scale_out", "uint8_as"})
         append_options[name] = nb::none();
     append_options["interleaved"] = nb::bool_(false);
     for (const char* const name : {"total_k", "seqused_k", "block_table", "page_indptr", "page_indices", "k", "v"})
@@ -287,16 +303,16 @@ NB_MODULE(_foveal, module) {
 
     define_functions(module);
     define_parallel(module);
-    static PyMethodDef functions[]{positional<attention, 24>("attention_dispatched"),
-                                   positional<attention_varlen, 24>("attention_varlen_dispatched"),
+    static PyMethodDef functions[]{positional<attention, kForwardArguments + 1>("attention_dispatched"),
+                                   positional<attention_varlen, kForwardArguments + 1>("attention_varlen_dispatched"),
                                    positional<merge, 5>("merge_dispatched"),
-                                   positional<append, 17>("append_dispatched"),
+                                   positional<append, 20>("append_dispatched"),
                                    positional<attention_backward, 29>("attention_backward"),
                                    positional<backward_supports, 23>("backward_supports"),
                                    positional<copy_pages, 4>("copy_pages_dispatched"),
                                    positional<gather, 11>("gather_dispatched"),
-                                   positional<supports, 25>("supports"),
-                                   positional<plan, 25>("plan"),
+                                   positional<supports, kForwardArguments + 2>("supports"),
+                                   positional<plan, kForwardArguments + 2>("plan"),
                                    {}};
     if (PyModule_AddFunctions(module.ptr(), functions) != 0) rethrow();
 

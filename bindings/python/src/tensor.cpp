@@ -19,8 +19,14 @@ constexpr struct {
     {{dlpack::kBfloat, 16, 1}, FOVEAL_BF16, "bfloat16"}, {{dlpack::kFloat, 16, 1}, FOVEAL_F16, "float16"},
     {{dlpack::kFloat, 32, 1}, FOVEAL_F32, "float32"},    {{dlpack::kInt, 32, 1}, FOVEAL_I32, "int32"},
     {{dlpack::kBool, 8, 1}, FOVEAL_BOOL, "bool"},        {{dlpack::kInt, 64, 1}, FOVEAL_I64, "int64"},
-    {{dlpack::kUInt, 32, 1}, FOVEAL_U32, "uint32"},
+    {{dlpack::kUInt, 32, 1}, FOVEAL_U32, "uint32"},      {{dlpack::kFloat8E4M3FN, 8, 1}, FOVEAL_E4M3, "float8_e4m3fn"},
 };
+constexpr dlpack::DataType kUInt8{dlpack::kUInt, 8, 1};
+
+// May an argument be in e4m3?
+bool may_be_e4m3(std::string_view name) {
+    return name == "q" || name == "k" || name == "v" || name == "k_cache" || name == "v_cache";
+}
 
 // What an argument's elements may be. What goes together with which, the library says.
 const char* dtypes_of(std::string_view name) {
@@ -30,8 +36,10 @@ const char* dtypes_of(std::string_view name) {
     if (name == "slot_mapping") return "int64";
     if (name == "positions" || name == "pairs") return "int32 and int64";
     if (name == "block_table" || name == "page_indices" || name == "tree_mask") return "int32 and uint32";
-    if (name.starts_with("lse") || name == "sinks" || name == "alibi_slopes" || name.ends_with("_scale"))
+    if (name.starts_with("lse") || name == "sinks" || name == "alibi_slopes" || name.ends_with("_scale") ||
+        name.ends_with("_scale_out") || name.ends_with("_descale"))
         return "float32";
+    if (may_be_e4m3(name)) return "bfloat16, float16, float32 and float8_e4m3fn";
     return name == "mask" ? "bool" : "bfloat16, float16 and float32";
 }
 
@@ -62,18 +70,26 @@ std::string text_of(dlpack::DataType form) {
     return std::string(kKinds[form.code]) + (says_bits ? "" : std::to_string(form.bits)) + lanes;
 }
 
-[[noreturn]] void refuse_dtype(const char* name, const std::string& dtype) {
-    refuse(std::string(name) + ".dtype is " + dtype + "; foveal takes " + dtypes_of(name) + " there");
+[[noreturn]] void refuse_dtype(const char* name, const std::string& dtype, Bytes bytes) {
+    const bool may_say_so = dtype == "uint8" && may_be_e4m3(name) && bytes != Bytes::not_asked;
+    refuse(std::string(name) + ".dtype is " + dtype + "; foveal takes " + dtypes_of(name) + " there" +
+           (may_say_so ? ", or uint8 with uint8_as=\"float8_e4m3fn\"" : ""));
 }
 
-foveal_dtype dtype_of(dlpack::DataType form, const char* name) {
+bool is_same(dlpack::DataType a, dlpack::DataType b) {
+    return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
+}
+
+foveal_dtype dtype_of(dlpack::DataType form, const char* name, Bytes bytes) {
+    if (is_same(form, kUInt8) && bytes == Bytes::e4m3 && may_be_e4m3(name)) return FOVEAL_E4M3;
     for (const auto& known : kDtypes) {
-        if (known.form.code != form.code || known.form.bits != form.bits || known.form.lanes != form.lanes) continue;
-        const bool is_of_few = known.dtype == FOVEAL_I64 || known.dtype == FOVEAL_U32;  // arguments
+        if (!is_same(known.form, form)) continue;
+        const bool is_of_few =  // arguments
+            known.dtype == FOVEAL_I64 || known.dtype == FOVEAL_U32 || known.dtype == FOVEAL_E4M3;
         if (!is_of_few || std::string_view(dtypes_of(name)).find(known.name) != std::string_view::npos)
             return known.dtype;
     }
-    refuse_dtype(name, text_of(form));
+    refuse_dtype(name, text_of(form), bytes);
 }
 
 void require_rank(int64_t rank, const char* name) {
@@ -83,10 +99,20 @@ void require_rank(int64_t rank, const char* name) {
     if (rank <= 0) refuse(std::string(name) + " is a scalar; a tensor is needed");
 }
 
-// NumPy exports no bfloat16: ml_dtypes' arrays go as integers of the same size.
-bool is_numpy_bfloat16(const TensorType& type, PyObject* object) {
-    if (type.framework != Framework::numpy) return false;
-    return string_of(nb::handle(object).attr("dtype")) == "bfloat16";
+// NumPy exports no bfloat16 and no e4m3: ml_dtypes' arrays go as integers of the same size. Null: not one of those.
+struct ExtensionType {
+    std::string_view name;
+    const char* exported_as;
+    dlpack::DataType form;
+};
+const ExtensionType* extension_type_of(const TensorType& type, PyObject* object) {
+    static constexpr ExtensionType kTypes[] = {{"bfloat16", "uint16", {dlpack::kBfloat, 16, 1}},
+                                               {"float8_e4m3fn", "uint8", {dlpack::kFloat8E4M3FN, 8, 1}}};
+    if (type.framework != Framework::numpy) return nullptr;
+    const std::string dtype = string_of(nb::handle(object).attr("dtype"));
+    for (const ExtensionType& known : kTypes)
+        if (known.name == dtype) return &known;
+    return nullptr;
 }
 
 // A masked array's mask is nothing that DLPack would carry.
@@ -157,9 +183,16 @@ void pack_strides(foveal_tensor& view) {
     }
 }
 
-Borrowed::Borrowed(PyObject* object, const char* name, Form form) {
+Bytes bytes_of(nb::handle uint8_as) {
+    if (!uint8_as.is_valid()) return Bytes::not_asked;
+    if (uint8_as.is_none()) return Bytes::unknown;
+    if (PyUnicode_Check(uint8_as.ptr()) && string_of(uint8_as) == "float8_e4m3fn") return Bytes::e4m3;
+    refuse("uint8_as is " + string_of(nb::repr(uint8_as)) + "; known is \"float8_e4m3fn\", or None");
+}
+
+Borrowed::Borrowed(PyObject* object, const char* name, Form form, Bytes bytes) : bytes_(bytes) {
     if (form == Form::description && PyTuple_Check(object)) {
-        describe_pair(nb::borrow<nb::tuple>(object), name, view);
+        describe_pair(nb::borrow<nb::tuple>(object), name, view, bytes);
         return;
     }
     type = tensor_type_of(object);
@@ -186,7 +219,7 @@ void Borrowed::borrow_from_torch(PyObject* object, const char* name, Form form) 
     if (form != Form::description)
         throw Unreadable{
             name, std::string(name) + " (" + type_name_of(object) + ") has no memory that foveal can read: " + reason};
-    if (!torch::describe(object, name, view, device)) type = {};
+    if (!torch::describe(object, name, view, device, bytes_)) type = {};
 }
 
 void Borrowed::borrow_through_capsule(PyObject* object, const char* name, Form form) {
@@ -196,10 +229,11 @@ void Borrowed::borrow_through_capsule(PyObject* object, const char* name, Form f
                          "; a tensor is needed (PyTorch, NumPy, CuPy, JAX, or another that speaks DLPack)" +
                          (form == Form::description ? ", or a tuple (shape, dtype)" : ""));
     refuse_masked(type, object, name);
-    const bool numpy_bfloat16 = is_numpy_bfloat16(type, object);
+    const ExtensionType* const extension = extension_type_of(type, object);
     try {
         const dlpack::Device at = device_of(tensor, name);
-        capsule_ = capsule_of(numpy_bfloat16 ? tensor.attr("view")("uint16") : nb::borrow(tensor), type, at);
+        capsule_ = capsule_of(extension != nullptr ? tensor.attr("view")(extension->exported_as) : nb::borrow(tensor),
+                              type, at);
     } catch (nb::python_error& error) {
         if (error.matches(PyExc_MemoryError) || !error.matches(PyExc_Exception)) throw;
         if (reason_of(error).starts_with(name)) throw;
@@ -207,7 +241,7 @@ void Borrowed::borrow_through_capsule(PyObject* object, const char* name, Form f
                ") cannot be read through DLPack: " + reason_of(error));
     }
     dlpack::Tensor tensor_there = exported(name);
-    if (numpy_bfloat16) tensor_there.dtype = {dlpack::kBfloat, 16, 1};
+    if (extension != nullptr) tensor_there.dtype = extension->form;
     take(tensor_there, name);
 }
 
@@ -238,7 +272,7 @@ void Borrowed::take(const dlpack::Tensor& tensor, const char* name) {
                                       std::to_string(device.type) +
                                       "; foveal has backends for the CPU (1) and CUDA (2)");
     view.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
-    view.dtype = dtype_of(tensor.dtype, name);
+    view.dtype = dtype_of(tensor.dtype, name, bytes_);
     view.rank = tensor.rank;
     std::copy_n(tensor.shape, view.rank, view.shape);
     const bool empty = std::find(view.shape, view.shape + view.rank, 0) != view.shape + view.rank;
@@ -249,7 +283,7 @@ void Borrowed::take(const dlpack::Tensor& tensor, const char* name) {
     }
 }
 
-void describe_pair(nb::tuple pair, const char* name, foveal_tensor& view) {
+void describe_pair(nb::tuple pair, const char* name, foveal_tensor& view, Bytes bytes) {
     if (nb::len(pair) != 2 || PySequence_Check(pair[0].ptr()) == 0)
         raise_type_error(name + std::string(" is a tuple; as a description it must be (shape, dtype), such as "
                                             "((1, 4096, 32, 128), \"bfloat16\")"));
@@ -263,9 +297,10 @@ void describe_pair(nb::tuple pair, const char* name, foveal_tensor& view) {
     pack_strides(view);
     std::string dtype = string_of(PyType_Check(pair[1].ptr()) ? pair[1].attr("__name__") : nb::object(pair[1]));
     if (dtype.starts_with("torch.")) dtype = dtype.substr(6);
+    if (dtype == "uint8" && bytes == Bytes::e4m3 && may_be_e4m3(name)) dtype = "float8_e4m3fn";
     for (const auto& known : kDtypes)
         if (known.name == dtype) view.dtype = known.dtype;
-    if (view.dtype == 0) refuse_dtype(name, dtype);
+    if (view.dtype == 0) refuse_dtype(name, dtype, bytes);
 }
 
 int64_t integer(nb::handle value, const char* name) {

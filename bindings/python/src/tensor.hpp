@@ -24,6 +24,11 @@ enum class Form {
     description,  // also a pair (shape, dtype), or a tensor of PyTorch without memory
 };
 
+// What the caller says uint8 elements are, of q, k, v and the caches. not_asked: the function has no such argument.
+enum class Bytes { not_asked, unknown, e4m3 };
+// Of the argument uint8_as: None or "float8_e4m3fn". Invalid: not asked.
+Bytes bytes_of(nb::handle uint8_as);
+
 // Thrown for a tensor of PyTorch that has no memory to be read here (fake, meta, wrapped by torch.func, of a type of
 // its own), though PyTorch's dispatcher may know what to make of it.
 struct Unreadable {
@@ -35,12 +40,12 @@ struct Unreadable {
 int64_t integer(nb::handle value, const char* name);
 
 // Shape and dtype of the pair (shape, dtype); packed, without memory.
-void describe_pair(nb::tuple pair, const char* name, foveal_tensor& view);
+void describe_pair(nb::tuple pair, const char* name, foveal_tensor& view, Bytes bytes = Bytes::not_asked);
 
 class Borrowed {
    public:
     // Raises, naming the argument, if the object is no tensor that the C ABI can describe. Throws Unreadable.
-    Borrowed(PyObject* object, const char* name, Form form = Form::tensor);
+    Borrowed(PyObject* object, const char* name, Form form = Form::tensor, Bytes bytes = Bytes::not_asked);
     Borrowed(const Borrowed&) = delete;
     Borrowed& operator=(const Borrowed&) = delete;
 
@@ -58,6 +63,7 @@ class Borrowed {
     dlpack::Tensor exported(const char* name);
     void take(const dlpack::Tensor& tensor, const char* name);
 
+    Bytes bytes_;
     nb::object capsule_;  // not consumed: frees what it holds when it goes
 };
 

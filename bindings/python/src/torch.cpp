@@ -240,11 +240,11 @@ void announce_writes(nb::handle tensors) {
     owned(PyObject_Vectorcall(Torch::get().increment_version, &argument, 1, nullptr));
 }
 
-bool describe(PyObject* object, const char* name, foveal_tensor& view, dlpack::Device& device) {
+bool describe(PyObject* object, const char* name, foveal_tensor& view, dlpack::Device& device, Bytes bytes) {
     refuse_unreadable(object, name);
     const nb::handle tensor(object);
     const nb::object stride = tensor.attr("stride")();
-    describe_pair(nb::make_tuple(tensor.attr("shape"), tensor.attr("dtype")), name, view);
+    describe_pair(nb::make_tuple(tensor.attr("shape"), tensor.attr("dtype")), name, view, bytes);
     const std::string name_of_stride = std::string(name) + ".stride";
     for (int32_t i = 0; i < view.rank; ++i) view.stride[i] = integer(nb::object(stride[i]), name_of_stride.c_str());
     const nb::object place = tensor.attr("device"), index = place.attr("index");

@@ -11,6 +11,10 @@
 #include "foveal/foveal.h"
 #include "framework.hpp"
 
+namespace foveal::python {
+enum class Bytes;  // tensor.hpp
+}
+
 namespace foveal::python::torch {
 
 Kind kind_of(PyTypeObject* type);
@@ -72,7 +76,7 @@ void refuse_uncounted(PyObject* object, const char* name);
 void announce_writes(nb::handle tensors);  // a list or tuple
 
 // Shape, strides, type and device of a tensor without memory. False: it is on no device (meta).
-bool describe(PyObject* object, const char* name, foveal_tensor& view, dlpack::Device& device);
+bool describe(PyObject* object, const char* name, foveal_tensor& view, dlpack::Device& device, Bytes bytes);
 
 // Packed, values undefined; on CUDA `device` is the current one. See new_tensor().
 nb::object new_tensor(const TensorType& type, PyObject* like, dlpack::Device device, const foveal_tensor& view);

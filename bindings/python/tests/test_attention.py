@@ -274,7 +274,9 @@ def test_exports_that_fail_name_the_argument():
 
 
 WORDS = {
-    "q.dtype is float64; foveal takes bfloat16, float16 and float32": lambda x: {"q": x.astype(np.float64)},
+    "q.dtype is float64; foveal takes bfloat16, float16, float32 and float8_e4m3fn": lambda x: {
+        "q": x.astype(np.float64)
+    },
     "seqused_k.dtype is int64; foveal takes int32": lambda x: {"seqused_k": np.array([2])},
     "mask.dtype is uint8; foveal takes bool": lambda x: {"mask": np.ones((1, 1, 2, 2), np.uint8)},
     "sinks.dtype is float64; foveal takes float32": lambda x: {"sinks": np.ones(1)},

@@ -59,9 +59,6 @@ def test_used_lengths(device):
 
 UNSUPPORTED = {
     "qv": torch.ones(2),
-    "q_descale": torch.ones(2),
-    "k_descale": torch.ones(2),
-    "v_descale": torch.ones(2),
     "num_splits": 4,
     "sm_margin": 4,
     "dropout_p": 0.1,

@@ -254,7 +254,7 @@ def test_flash_attn_with_kvcache_refuses_by_name():
     from foveal.compat.flash_attn import flash_attn_with_kvcache
 
     q, k, v = torch_inputs(1)
-    for name, value in {"qv": q, "cache_leftpad": q, "k_descale": q, "num_splits": 4, "sm_margin": 1}.items():
+    for name, value in {"qv": q, "cache_leftpad": q, "num_splits": 4, "sm_margin": 1}.items():
         with pytest.raises(foveal.UnsupportedError, match=name):
             flash_attn_with_kvcache(q, k, v, **{name: value})
     with pytest.raises(foveal.InvalidArgument, match="cache_seqlens is None beside page_table"):

@@ -98,6 +98,10 @@ AppendParams params_of(const Append& append, int64_t elements) {
 }  // namespace
 
 void launch_append(const Append& append, void* stream) {
+    if (cache_dtype(append) == DType::e4m3)
+        throw Error(FOVEAL_UNSUPPORTED,
+                    "k_cache.dtype (or v_cache's) is e4m3, which the cpu backend supports and sm90 does not yet; sm90 "
+                    "appends to f32, bf16 and f16");
     const int32_t device = device_of(stream);
     traits_of(device);
     const bool packed = can_be_packed(append);

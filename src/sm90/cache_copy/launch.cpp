@@ -55,6 +55,10 @@ CopyStream stream_of(const CopiedRows& rows, int64_t elements) {
 }  // namespace
 
 void launch_cache_copy(const CacheCopy& copy, void* stream) {
+    if (copy.dtype == DType::e4m3)
+        throw Error(FOVEAL_UNSUPPORTED,
+                    "the caches' dtype is e4m3, which the cpu backend supports and sm90 does not yet; sm90 copies f32, "
+                    "bf16 and f16");
     const int32_t device = device_of(stream);
     traits_of(device);
     const int32_t item_bytes = item_bytes_of(copy);

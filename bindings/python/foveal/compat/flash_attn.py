@@ -6,7 +6,7 @@ follows is taken by keyword only.
 return_attn_probs=True gives (out, lse), as FlashAttention-3 does.
 
 Arguments that change the result are honoured or raise foveal.UnsupportedError by name: supported are dropout_p 0, and
-None for qv and *_descale. Accepted are those that only steer FlashAttention's scheduling (pack_gqa;
+None for qv. Accepted are those that only steer FlashAttention's scheduling (pack_gqa;
 deterministic, which foveal always is) and max_seqlen*: foveal needs none. There are
 gradients of q, k, v and alibi_slopes, through out and through lse; none of keys in a cache or in pages.
 """
@@ -93,9 +93,9 @@ def flash_attn_func(
     softmax_scale: float | None = None,
     causal: bool = False,
     qv: None = None,
-    q_descale: None = None,
-    k_descale: None = None,
-    v_descale: None = None,
+    q_descale: torch.Tensor | None = None,
+    k_descale: torch.Tensor | None = None,
+    v_descale: torch.Tensor | None = None,
     window_size: Sequence[int | None] | None = (-1, -1),
     attention_chunk: int = 0,
     softcap: float = 0.0,
@@ -110,11 +110,13 @@ def flash_attn_func(
 
     return_attn_probs: (out, lse), lse float32 [b, h_q, s_q]. window_size: keys left and right of the position, -1 or
     None: no limit. alibi_slopes: float32 [h_q] or [b, h_q]. Raises TypeError for positional arguments after v,
-    foveal.UnsupportedError for dropout_p, qv, *_descale, num_splits > 1 and sm_margin; else as foveal.attention.
+    foveal.UnsupportedError for dropout_p, qv, num_splits > 1 and sm_margin; else as foveal.attention. *_descale:
+    float32 [b, h_k], of q, k and v in float8_e4m3fn.
     """
     _refuse_positional(positional, "v")
-    _refuse(dropout_p, num_splits, sm_margin, qv=qv, q_descale=q_descale, k_descale=k_descale, v_descale=v_descale)
+    _refuse(dropout_p, num_splits, sm_margin, qv=qv)
     options = _options(softmax_scale, causal, window_size, attention_chunk, softcap, alibi_slopes, return_attn_probs)
+    options |= {"q_descale": q_descale, "k_descale": k_descale, "v_descale": v_descale}
     return attention(q, k, v, **options)
 
 
@@ -133,9 +135,9 @@ def flash_attn_varlen_func(
     softmax_scale: float | None = None,
     causal: bool = False,
     qv: None = None,
-    q_descale: None = None,
-    k_descale: None = None,
-    v_descale: None = None,
+    q_descale: torch.Tensor | None = None,
+    k_descale: torch.Tensor | None = None,
+    v_descale: torch.Tensor | None = None,
     window_size: Sequence[int | None] | None = (-1, -1),
     attention_chunk: int = 0,
     softcap: float = 0.0,
@@ -155,9 +157,9 @@ def flash_attn_varlen_func(
     flash_attn_func.
     """
     _refuse_positional(positional, "max_seqlen_k", "seqused_q, seqused_k")
-    descales = {"q_descale": q_descale, "k_descale": k_descale, "v_descale": v_descale}
-    _refuse(dropout_p, num_splits, sm_margin, qv=qv, **descales)
+    _refuse(dropout_p, num_splits, sm_margin, qv=qv)
     options = _options(softmax_scale, causal, window_size, attention_chunk, softcap, alibi_slopes, return_attn_probs)
+    options |= {"q_descale": q_descale, "k_descale": k_descale, "v_descale": v_descale}
     if block_table is not None:
         used = cu_seqlens_k.diff() if seqused_k is None else seqused_k
         options |= {"seqused_q": seqused_q, "seqused_k": used, "block_table": block_table}
@@ -281,9 +283,9 @@ def flash_attn_with_kvcache(
     cu_seqlens_k_new: torch.Tensor | None = None,
     max_seqlen_q: int | None = None,
     rotary_seqlens: torch.Tensor | None = None,
-    q_descale: None = None,
-    k_descale: None = None,
-    v_descale: None = None,
+    q_descale: torch.Tensor | None = None,
+    k_descale: torch.Tensor | None = None,
+    v_descale: torch.Tensor | None = None,
     softmax_scale: float | None = None,
     causal: bool = False,
     window_size: Sequence[int | None] | None = (-1, -1),
@@ -304,14 +306,20 @@ def flash_attn_with_kvcache(
     d], or ragged with cu_seqlens_k_new. cache_seqlens: int32 [b], what the cache holds before; an integer: all alike;
     None: s_cache. rotary_cos, rotary_sin: [positions, rot/2], of the new k and of q, from cache_seqlens on (or
     rotary_seqlens); without causal and window all rows of q stand at the first new position.
-    return_softmax_lse: (out, lse). Raises TypeError for positional arguments after v, foveal.UnsupportedError for qv,
-    cache_leftpad, *_descale, num_splits > 1 and sm_margin; scheduler_metadata is not needed and not looked at.
+    *_descale: as flash_attn_func. return_softmax_lse: (out, lse). Raises TypeError for positional arguments after v,
+    foveal.UnsupportedError for qv, cache_leftpad, num_splits > 1, sm_margin, and *_descale beside new k and v;
+    scheduler_metadata is not needed and not looked at.
     """
     _refuse_positional(positional, "v", "qv, rotary_cos")
-    descales = {"q_descale": q_descale, "k_descale": k_descale, "v_descale": v_descale}
-    _refuse(0, num_splits, sm_margin, qv=qv, cache_leftpad=cache_leftpad, **descales)
+    _refuse(0, num_splits, sm_margin, qv=qv, cache_leftpad=cache_leftpad)
     options = _options(softmax_scale, causal, window_size, attention_chunk, softcap, None, False)
     options["return_lse"] = _flag("return_softmax_lse", return_softmax_lse)
+    options |= {"q_descale": q_descale, "k_descale": k_descale, "v_descale": v_descale}
+    if k is not None and (k_descale is not None or v_descale is not None):
+        raise UnsupportedError(
+            "k_descale or v_descale is given beside new k and v, which FlashAttention takes as quantised already; "
+            "foveal.append() converts rows to the cache's type, with k_scale and v_scale"
+        )
     batch = q.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1
     if page_table is not None and cache_batch_idx is not None:
         raise InvalidArgument("page_table and cache_batch_idx are given; a cache has rows or pages")

@@ -2,7 +2,9 @@
 
 plan() only keeps its arguments: foveal reads lengths where they lie, and another plan() costs nothing. The workspace
 buffer and all that steers FlashInfer's scheduling (_SCHEDULING) are not needed and not looked at. The log-sum-exp is in
-base 2, as FlashInfer has it. What foveal does not do, any other argument too, raises foveal.UnsupportedError by name.
+base 2, as FlashInfer has it. q_scale, k_scale and v_scale, a number, or a tensor of one or of a K/V head each, are the
+descales of what is in float8_e4m3fn. What foveal does not do, any other argument too, raises foveal.UnsupportedError by
+name.
 """
 
 import math
@@ -65,6 +67,7 @@ class _Wrapper:
         _only_scheduling(options)
         self._kv_layout = kv_layout
         self._pages: _Pages | None = None
+        self._o_data_type: torch.dtype | None = None
 
     def _arguments(self, paged_kv_cache, device):
         if self._pages is None:
@@ -79,6 +82,27 @@ class _Wrapper:
                 f"pages have {k.shape[1]} rows, and plan() was given page_size {self._pages.page_size}"
             )
         return k, v, self._pages.arguments(device)
+
+    def _typed_out(self, q, v, out):
+        """`out`, or one of the type that plan() was given, which q in float8_e4m3fn does not say."""
+        if out is None and self._o_data_type is not None and q.dtype == torch.float8_e4m3fn:
+            return q.new_empty((*q.shape[:-1], v.shape[-1]), dtype=self._o_data_type)
+        return out
+
+
+def _descales(batch, heads, **given):
+    """For attention(), of {name: (tensor, scale)}: FlashInfer's scales are numbers or tensors, foveal's [b, h_k]."""
+    descales = {}
+    for name, (x, scale) in given.items():
+        if scale is None:
+            continue
+        if x.dtype != torch.float8_e4m3fn:
+            raise UnsupportedError(f"{name}_scale is {scale!r} beside {x.dtype}; foveal supports it of float8_e4m3fn")
+        values = torch.as_tensor(scale, dtype=torch.float32, device=x.device).flatten()
+        if values.numel() not in (1, heads):
+            raise InvalidArgument(f"{name}_scale has {values.numel()} elements; it has one, or one for each K/V head")
+        descales[f"{name}_descale"] = values.expand(batch, heads)
+    return descales
 
 
 def _result(out, lse, into, lse_into):
@@ -107,7 +131,7 @@ class BatchDecodeWithPagedKVCacheWrapper(_Wrapper):
         logits_soft_cap: float | None = None,
         q_data_type: Any = None,
         kv_data_type: Any = None,
-        o_data_type: Any = None,
+        o_data_type: torch.dtype | None = None,
         data_type: Any = None,
         sm_scale: float | None = None,
         rope_scale: float | None = None,
@@ -118,6 +142,7 @@ class BatchDecodeWithPagedKVCacheWrapper(_Wrapper):
         """indptr int32 [b + 1], indices int32 [n], last_page_len int32 [b]. Heads and types are those of run()."""
         _only_scheduling(scheduling)
         _refuse(pos_encoding_mode=(pos_encoding_mode, "NONE"))
+        self._o_data_type = o_data_type
         self._pages = _Pages(indptr, indices, last_page_len, page_size, logits_soft_cap, sm_scale, window_left)
 
     begin_forward = plan
@@ -127,19 +152,25 @@ class BatchDecodeWithPagedKVCacheWrapper(_Wrapper):
         q: torch.Tensor,
         paged_kv_cache: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
         *,
-        q_scale: float | None = None,
-        k_scale: float | None = None,
-        v_scale: float | None = None,
+        q_scale: float | torch.Tensor | None = None,
+        k_scale: float | torch.Tensor | None = None,
+        v_scale: float | torch.Tensor | None = None,
         out: torch.Tensor | None = None,
         lse: torch.Tensor | None = None,
         return_lse: bool = False,
         sinks: torch.Tensor | None = None,
         **scheduling: Any,
     ) -> Any:
-        """out, with return_lse (out, lse). paged_kv_cache: (k, v), or [pages, 2, ...]."""
+        """out, with return_lse (out, lse). paged_kv_cache: (k, v), or [pages, 2, ...].
+
+        Of q in float8_e4m3fn the result is bfloat16, unless out, or o_data_type of plan(), says another type.
+        """
         _only_scheduling(scheduling)
-        _refuse(q_scale=(q_scale, None), k_scale=(k_scale, None), v_scale=(v_scale, None))
         k, v, options = self._arguments(paged_kv_cache, q.device)
+        options |= _descales(q.shape[0], k.shape[2], q=(q, q_scale), k=(k, k_scale), v=(v, v_scale))
+        out = self._typed_out(q, v, out)
+        if q.dtype == torch.float8_e4m3fn and out is not None:
+            options["out"] = out[:, None]
         result, lse_e = attention(q[:, None], k, v, sinks=sinks, return_lse=True, **options)
         result, lse_2 = _result(result[:, 0], lse_e[:, :, 0], out, lse)
         return (result, lse_2) if return_lse else result
@@ -174,6 +205,7 @@ class BatchPrefillWithPagedKVCacheWrapper(_Wrapper):
         q_data_type: Any = None,
         kv_data_type: Any = None,
         non_blocking: bool = True,
+        o_data_type: torch.dtype | None = None,
         **scheduling: Any,
     ) -> None:
         """qo_indptr int32 [b + 1]; the pages as the decode wrapper has them. A tree: foveal's own tree_mask."""
@@ -185,7 +217,7 @@ class BatchPrefillWithPagedKVCacheWrapper(_Wrapper):
         self._pages = _Pages(
             paged_kv_indptr, paged_kv_indices, paged_kv_last_page_len, page_size, logits_soft_cap, sm_scale, window_left
         )
-        self._qo_indptr, self._causal = qo_indptr, causal
+        self._qo_indptr, self._causal, self._o_data_type = qo_indptr, causal, o_data_type
 
     begin_forward = plan
 
@@ -194,20 +226,26 @@ class BatchPrefillWithPagedKVCacheWrapper(_Wrapper):
         q: torch.Tensor,
         paged_kv_cache: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
         *,
-        q_scale: float | None = None,
-        k_scale: float | None = None,
-        v_scale: float | None = None,
+        q_scale: float | torch.Tensor | None = None,
+        k_scale: float | torch.Tensor | None = None,
+        v_scale: float | torch.Tensor | None = None,
         out: torch.Tensor | None = None,
         lse: torch.Tensor | None = None,
         return_lse: bool = False,
         sinks: torch.Tensor | None = None,
         **scheduling: Any,
     ) -> Any:
-        """out, with return_lse (out, lse). paged_kv_cache: (k, v), or [pages, 2, ...]."""
+        """out, with return_lse (out, lse). paged_kv_cache: (k, v), or [pages, 2, ...].
+
+        Of q in float8_e4m3fn the result is bfloat16, unless out, or o_data_type of plan(), says another type.
+        """
         _only_scheduling(scheduling)
-        _refuse(q_scale=(q_scale, None), k_scale=(k_scale, None), v_scale=(v_scale, None))
         k, v, options = self._arguments(paged_kv_cache, q.device)
+        options |= _descales(self._qo_indptr.shape[0] - 1, k.shape[2], q=(q, q_scale), k=(k, k_scale), v=(v, v_scale))
         options |= {"causal": self._causal, "sinks": sinks, "return_lse": True}
+        out = self._typed_out(q, v, out)
+        if q.dtype == torch.float8_e4m3fn and out is not None:
+            options["out"] = out
         result, lse_e = attention_varlen(q, k, v, self._qo_indptr.to(q.device), None, **options)
         result, lse_2 = _result(result, lse_e.transpose(0, 1), out, lse)
         return (result, lse_2) if return_lse else result

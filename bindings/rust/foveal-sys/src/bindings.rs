@@ -22,6 +22,7 @@ pub const FOVEAL_I32: foveal_dtype = 4;
 pub const FOVEAL_BOOL: foveal_dtype = 5;
 pub const FOVEAL_I64: foveal_dtype = 6;
 pub const FOVEAL_U32: foveal_dtype = 7;
+pub const FOVEAL_E4M3: foveal_dtype = 8;
 pub type foveal_backend = i32;
 pub const FOVEAL_BACKEND_AUTO: foveal_backend = 0;
 pub const FOVEAL_BACKEND_CPU: foveal_backend = 1;
@@ -90,12 +91,15 @@ pub struct foveal_forward_args {
     pub tree_mask: foveal_tensor,
     pub workspace: *mut ::core::ffi::c_void,
     pub workspace_bytes: u64,
+    pub q_descale: foveal_tensor,
+    pub k_descale: foveal_tensor,
+    pub v_descale: foveal_tensor,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of foveal_forward_args",
-    ][::core::mem::size_of::<foveal_forward_args>() - 1504usize];
+    ][::core::mem::size_of::<foveal_forward_args>() - 1744usize];
     [
         "Alignment of foveal_forward_args",
     ][::core::mem::align_of::<foveal_forward_args>() - 8usize];
@@ -186,6 +190,15 @@ const _: () = {
     [
         "Offset of field: foveal_forward_args::workspace_bytes",
     ][::core::mem::offset_of!(foveal_forward_args, workspace_bytes) - 1496usize];
+    [
+        "Offset of field: foveal_forward_args::q_descale",
+    ][::core::mem::offset_of!(foveal_forward_args, q_descale) - 1504usize];
+    [
+        "Offset of field: foveal_forward_args::k_descale",
+    ][::core::mem::offset_of!(foveal_forward_args, k_descale) - 1584usize];
+    [
+        "Offset of field: foveal_forward_args::v_descale",
+    ][::core::mem::offset_of!(foveal_forward_args, v_descale) - 1664usize];
 };
 unsafe extern "C" {
     pub fn foveal_forward_args_init_sized(args: *mut foveal_forward_args, size: usize);
@@ -402,12 +415,14 @@ pub struct foveal_append_args {
     pub q_out: foveal_tensor,
     pub k_scale: foveal_tensor,
     pub v_scale: foveal_tensor,
+    pub k_scale_out: foveal_tensor,
+    pub v_scale_out: foveal_tensor,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of foveal_append_args",
-    ][::core::mem::size_of::<foveal_append_args>() - 1216usize];
+    ][::core::mem::size_of::<foveal_append_args>() - 1376usize];
     [
         "Alignment of foveal_append_args",
     ][::core::mem::align_of::<foveal_append_args>() - 8usize];
@@ -468,6 +483,12 @@ const _: () = {
     [
         "Offset of field: foveal_append_args::v_scale",
     ][::core::mem::offset_of!(foveal_append_args, v_scale) - 1136usize];
+    [
+        "Offset of field: foveal_append_args::k_scale_out",
+    ][::core::mem::offset_of!(foveal_append_args, k_scale_out) - 1216usize];
+    [
+        "Offset of field: foveal_append_args::v_scale_out",
+    ][::core::mem::offset_of!(foveal_append_args, v_scale_out) - 1296usize];
 };
 unsafe extern "C" {
     pub fn foveal_append_args_init_sized(args: *mut foveal_append_args, size: usize);

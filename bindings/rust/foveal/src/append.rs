@@ -9,8 +9,9 @@ use crate::{Backend, Result, RotaryLayout, Stream, Tensor, TensorMut};
 /// New rows of k and v into a cache of pages, turned by a rotary embedding and divided by a scale on the way, and rows
 /// of q turned alike. One kernel; the rest of the cache keeps every bit.
 ///
-/// New rows are dense, `[b, s_new, heads, d]`, or ragged, `[total_new, heads, d]`: f32, bf16 or f16. A cache is
-/// `[pages, page_size, h_k, d]`, with any strides but the last, so `[pages, h_k, page_size, d]` is handed over as a view.
+/// New rows are dense, `[b, s_new, heads, d]`, or ragged, `[total_new, heads, d]`: f32, bf16 or f16. A cache is one of
+/// those or e4m3 (CPU; what is larger than 448 becomes 448), `[pages, page_size, h_k, d]`, with any strides but the
+/// last, so `[pages, h_k, page_size, d]` is handed over as a view.
 /// Rows go to slots ([`slot_mapping`](Append::slot_mapping)) or behind what the cache holds
 /// ([`cache_lengths`](Append::cache_lengths)).
 ///
@@ -132,6 +133,24 @@ impl<'a> Append<'a> {
         k_scale;
         /// f32 `[1]` or `[h_k]`: v_cache holds x / scale. Absent: 1.
         v_scale;
+    }
+
+    /// f32, written, of a cache in e4m3 and in place of [`k_scale`](Append::k_scale): the scale is worked out, the largest
+    /// finite magnitude, turned, over 448; 1 where that is 0. `[h_k]`: of all rows that are written, head by head, for a
+    /// cache that holds no others; `[pages, page_size, h_k]`: of each row, at its place in the cache.
+    #[must_use]
+    pub fn k_scale_out(mut self, scale: TensorMut<'a>) -> Self {
+        self.places.add("k_scale_out", &scale.raw, scale.memory);
+        self.args.k_scale_out = scale.raw;
+        self
+    }
+
+    /// The same of v.
+    #[must_use]
+    pub fn v_scale_out(mut self, scale: TensorMut<'a>) -> Self {
+        self.places.add("v_scale_out", &scale.raw, scale.memory);
+        self.args.v_scale_out = scale.raw;
+        self
     }
 
     /// Who computes. Default: where the tensors lie.

@@ -18,6 +18,8 @@ pub enum DType {
     I64,
     /// Page numbers.
     U32,
+    /// OCP FP8 E4M3: the largest number is 448, and nothing is infinite.
+    E4m3,
 }
 
 impl DType {
@@ -30,6 +32,7 @@ impl DType {
             DType::Bool => sys::FOVEAL_BOOL,
             DType::I64 => sys::FOVEAL_I64,
             DType::U32 => sys::FOVEAL_U32,
+            DType::E4m3 => sys::FOVEAL_E4M3,
         }
     }
 }
@@ -52,36 +55,38 @@ macro_rules! elements {
         }
     )*};
 }
-elements!(f32 => F32, Bf16 => Bf16, F16 => F16, i32 => I32, bool => Bool, i64 => I64, u32 => U32);
+elements!(f32 => F32, Bf16 => Bf16, F16 => F16, i32 => I32, bool => Bool, i64 => I64, u32 => U32, E4m3 => E4m3);
 
-macro_rules! half_types {
-    ($($(#[$doc:meta])* $name:ident),*) => {$(
+macro_rules! types_of_bits {
+    ($($(#[$doc:meta])* $name:ident($bits:ty)),*) => {$(
         $(#[$doc])*
         #[repr(transparent)]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct $name(
             /// The bits.
-            pub u16,
+            pub $bits,
         );
 
         impl $name {
             /// The same memory, seen as elements of this type: for bits that come from another crate's type.
-            pub fn slice(bits: &[u16]) -> &[Self] {
-                // SAFETY: repr(transparent): the layout is that of u16, and every value is valid.
+            pub fn slice(bits: &[$bits]) -> &[Self] {
+                // SAFETY: repr(transparent): the layout is that of the bits, and every value is valid.
                 unsafe { std::slice::from_raw_parts(bits.as_ptr().cast(), bits.len()) }
             }
 
             /// The same memory, seen as elements of this type.
-            pub fn slice_mut(bits: &mut [u16]) -> &mut [Self] {
+            pub fn slice_mut(bits: &mut [$bits]) -> &mut [Self] {
                 // SAFETY: as in slice().
                 unsafe { std::slice::from_raw_parts_mut(bits.as_mut_ptr().cast(), bits.len()) }
             }
         }
     )*};
 }
-half_types!(
+types_of_bits!(
     /// The bits of a bfloat16. The crate computes nothing with them: conversions are `half`'s business.
-    Bf16,
+    Bf16(u16),
     /// The bits of an IEEE 754 binary16. The crate computes nothing with them: conversions are `half`'s business.
-    F16
+    F16(u16),
+    /// The bits of an OCP FP8 E4M3 number. Rows are converted to it by [`Append`](crate::Append).
+    E4m3(u8)
 );

@@ -53,7 +53,8 @@ macro_rules! tensor_options {
 
 impl<'a> Forward<'a> {
     /// q `[b, s_q, h_q, d]`, k `[b, s_k, h_k, d]`, v `[b, s_k, h_k, d_v]`, out `[b, s_q, h_q, d_v]`, of one type:
-    /// f32 (CPU), bf16 or f16. Varlen (see [`cu_seqlens`](Forward::cu_seqlens)): q `[total_q, h_q, d]` and so on.
+    /// f32 (CPU), bf16 or f16. On the CPU k and v may be e4m3 beside any q, and the result is, bit for bit, that of k
+    /// and v dequantised and rounded to q's type; of q in e4m3 too, out is bf16 or f16. Varlen (see [`cu_seqlens`](Forward::cu_seqlens)): q `[total_q, h_q, d]` and so on.
     /// `out` shares no byte with what is read.
     #[must_use]
     pub fn new(q: Tensor<'a>, k: Tensor<'a>, v: Tensor<'a>, out: TensorMut<'a>) -> Self {
@@ -167,6 +168,12 @@ impl<'a> Forward<'a> {
         /// a speculative tree do. Of a sequence with n queries, bit `m % 32` of a query's word `m / 32` is for key
         /// `s_k − n + m`.
         tree_mask;
+        /// f32 `[b, h_k]`, strides 0 allowed: what an element of q in e4m3 is multiplied by. Absent: 1.
+        q_descale;
+        /// The same of k; or each row's own, of the shape of k of rank 4 without d, such as `[pages, page_size, h_k]`.
+        k_descale;
+        /// The same of v.
+        v_descale;
     }
 
     /// Pages as lists, in place of [`block_table`](Forward::block_table): a sequence's are

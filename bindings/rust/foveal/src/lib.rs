@@ -45,7 +45,7 @@ mod tensor;
 
 pub use append::Append;
 pub use backward::Backward;
-pub use element::{Bf16, DType, Element, F16};
+pub use element::{Bf16, DType, E4m3, Element, F16};
 pub use error::{Error, Result};
 pub use forward::{Forward, Plan, Workspace};
 pub use merge::{Merge, Part, MAX_MERGE_PARTS};
