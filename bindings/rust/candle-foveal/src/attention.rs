@@ -11,6 +11,16 @@ use crate::storage::{Held, Place};
 /// q's type: f32 (CPU), bf16 or f16. With [`seqlens`](Attention::seqlens): `[total, h, d]`. `h_q` is a multiple of `h_k`.
 /// Views are taken as they lie (transposed, narrowed, broadcast), but for the last dimension's stride, which is 1.
 ///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+///
+/// let q = Tensor::randn(0f32, 1., (1, 6, 4, 16), &Device::Cpu)?;
+/// let kv = Tensor::randn(0f32, 1., (1, 9, 2, 16), &Device::Cpu)?.to_dtype(DType::F32)?;
+/// let (out, lse) = candle_foveal::Attention::new().causal().softcap(30.).forward_with_lse(&q, &kv, &kv)?;
+/// assert_eq!((out.dims(), lse.dims()), (&[1, 6, 4, 16][..], &[1, 4, 6][..]));
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Gradients
 ///
 /// q, k, v, sinks, bias and slopes have gradients, each where it hangs on a `Var`; they come through the result and through
@@ -20,12 +30,13 @@ use crate::storage::{Held, Place};
 /// head dimensions beyond 256.
 ///
 /// ```
-/// use candle_core::{DType, Device, Tensor};
+/// use candle_core::{DType, Device, Var};
 ///
-/// let q = Tensor::randn(0f32, 1., (1, 6, 4, 16), &Device::Cpu)?;
-/// let kv = Tensor::randn(0f32, 1., (1, 9, 2, 16), &Device::Cpu)?.to_dtype(DType::F32)?;
-/// let (out, lse) = candle_foveal::Attention::new().causal().softcap(30.).forward_with_lse(&q, &kv, &kv)?;
-/// assert_eq!((out.dims(), lse.dims()), (&[1, 6, 4, 16][..], &[1, 4, 6][..]));
+/// let x = Var::randn(0f32, 1., (1, 64, 8, 32), &Device::Cpu)?; // [b, s, h, d]
+/// let sinks = Var::zeros(8, DType::F32, &Device::Cpu)?;
+/// let out = candle_foveal::Attention::new().causal().sinks(&sinks).forward(&x, &x, &x)?;
+/// let gradients = out.sqr()?.mean_all()?.backward()?;
+/// assert!(gradients.get(&x).is_some() && gradients.get(&sinks).is_some());
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 #[derive(Clone, Debug, Default)]
