@@ -1,6 +1,6 @@
 //! The forward pass, of which the graph knows nothing.
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
 use foveal::Forward;
 
 use crate::attention::{Attention, SetOption};
@@ -110,13 +110,13 @@ impl CustomOp3 for Op<'_> {
     #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        q: &CudaStorage,
+        q: &candle_core::CudaStorage,
         q_l: &Layout,
-        k: &CudaStorage,
+        k: &candle_core::CudaStorage,
         k_l: &Layout,
-        v: &CudaStorage,
+        v: &candle_core::CudaStorage,
         v_l: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
         use crate::graph::stand_in_cuda;
         use crate::storage::cuda::{new_storage, with_view_mut};
         use candle_core::backend::BackendStorage;
