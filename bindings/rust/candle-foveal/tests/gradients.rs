@@ -5,9 +5,9 @@ mod reference;
 mod support;
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Result, Tensor, Var};
-use candle_foveal::{candle_flash_attn as v2, candle_flash_attn_v3 as v3, merge, Attention};
-use problem::{device, expect_refusal, seqlens, tensors};
+use candle_core::{DType, Result, Tensor, Var};
+use candle_foveal::{candle_flash_attn as v2, candle_flash_attn_v3 as v3, Attention};
+use problem::{device, seqlens, tensors};
 use reference::{gradients, judge, Kept, Rounding};
 use support::random::Random;
 use support::{random_data, Data, Format, Problem, FORMATS};
@@ -145,7 +145,8 @@ fn expect_right(p: &Problem, is_varlen: bool, seed: u64) -> Result<()> {
     kept.dlse = vec![0.0; kept.lse.len()];
     let store_of_out = of_out.backward()?;
     expect_gradients(p, &kept, &data, &vars, &store_of_out)?;
-    (kept.dout.fill(0.0), kept.dlse = heads_first(&dlse)?);
+    kept.dout.fill(0.0);
+    kept.dlse = heads_first(&dlse)?;
     let store_of_lse = of_lse.backward()?;
     expect_gradients(p, &kept, &data, &vars, &store_of_lse)?;
     let both = (of_out + of_lse)?.backward()?;
@@ -204,17 +205,19 @@ fn gradients_of_every_option_are_exact() -> Result<()> {
     Ok(())
 }
 
-/// `call` gives the gradients that [`Attention`] gives.
+type Call<'c> = dyn Fn(&Variables, &Tensor, &Tensor, &Tensor) -> Result<Tensor> + 'c;
+
+/// Each of `calls` gives the gradients that [`Attention`] gives.
 fn expect_same(
     p: &Problem,
     is_varlen: bool,
     attention: impl Fn(&Variables) -> Result<Attention>,
-    calls: &[&dyn Fn(&Variables, &Tensor, &Tensor, &Tensor) -> Result<Tensor>],
+    calls: &[&Call<'_>],
 ) -> Result<()> {
     let data = random_data(p, 5);
     let vars = Variables::new(p, &data, is_varlen)?;
     let [q, k, v] = vars.arguments()?;
-    let dout = normal(&mut Random::new(6), p.format, &attention(&vars)?.forward(&q, &k, &v)?.dims().to_vec())?;
+    let dout = normal(&mut Random::new(6), p.format, &attention(&vars)?.forward(&q, &k, &v)?.dims())?;
     let expected = loss(&attention(&vars)?.forward(&q, &k, &v)?, &dout)?.backward()?;
     for call in calls {
         let store = loss(&call(&vars, &q, &k, &v)?, &dout)?.backward()?;

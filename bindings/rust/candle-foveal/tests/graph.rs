@@ -40,7 +40,7 @@ fn only_variables_get_gradients_and_each_is_the_same_alone() -> Result<()> {
     let gradients = |tracked: &[usize]| -> Result<Vec<Option<Vec<u32>>>> {
         let vars: Vec<Var> = all.iter().map(Var::from_tensor).collect::<Result<_>>()?;
         // A step between the variable and the argument: candle panics where such a one is left without gradient.
-        let argument = |n: usize| if tracked.contains(&n) { &vars[n] * 2. } else { &all[n] * 2. };
+        let argument = |n: usize| if tracked.contains(&n) { vars[n].as_tensor() * 2. } else { &all[n] * 2. };
         let (out, lse) = Attention::new()
             .sinks(&argument(3)?)
             .bias(&argument(4)?)
