@@ -217,7 +217,7 @@ fn expect_same(
     let data = random_data(p, 5);
     let vars = Variables::new(p, &data, is_varlen)?;
     let [q, k, v] = vars.arguments()?;
-    let dout = normal(&mut Random::new(6), p.format, &attention(&vars)?.forward(&q, &k, &v)?.dims())?;
+    let dout = normal(&mut Random::new(6), p.format, attention(&vars)?.forward(&q, &k, &v)?.dims())?;
     let expected = loss(&attention(&vars)?.forward(&q, &k, &v)?, &dout)?.backward()?;
     for call in calls {
         let store = loss(&call(&vars, &q, &k, &v)?, &dout)?.backward()?;
