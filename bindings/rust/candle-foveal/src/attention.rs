@@ -1,9 +1,9 @@
-use std::sync::{Arc, Mutex};
-
-use candle_core::{bail, CpuStorage, CudaStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 use foveal::{Alignment, Forward};
 
-use crate::storage::{new_cpu_storage, packed, view, view_mut, wrap, Held, Operand, Place};
+use crate::forward::{compute, compute_with_lse};
+use crate::graph::{attention_in_graph, attention_in_graph_with_lse};
+use crate::storage::{Held, Place};
 
 /// Attention with every option of foveal's, on tensors of candle's.
 ///
@@ -20,6 +20,25 @@ use crate::storage::{new_cpu_storage, packed, view, view_mut, wrap, Held, Operan
 /// assert_eq!((out.dims(), lse.dims()), (&[1, 6, 4, 16][..], &[1, 4, 6][..]));
 /// # Ok::<(), candle_core::Error>(())
 /// ```
+///
+/// # Gradients
+///
+/// q, k, v, sinks, bias and slopes have gradients, each where it hangs on a `Var`; they come through the result and through
+/// the log-sum-exp, each of which has a backward pass of its own. Between the passes the inputs, the result and the
+/// log-sum-exp are kept and nothing else. The same inputs give the same bits. Where nothing hangs on a `Var`, nothing is
+/// kept. What has no gradient is refused in the backward pass, by name: keys in pages; on a GPU those of bias and slopes, and
+/// head dimensions beyond 256.
+///
+/// ```
+/// use candle_core::{DType, Device, Var};
+///
+/// let x = Var::randn(0f32, 1., (1, 64, 8, 32), &Device::Cpu)?; // [b, s, h, d]
+/// let sinks = Var::zeros(8, DType::F32, &Device::Cpu)?;
+/// let out = candle_foveal::Attention::new().causal().sinks(&sinks).forward(&x, &x, &x)?;
+/// let gradients = out.sqr()?.mean_all()?.backward()?;
+/// assert!(gradients.get(&x).is_some() && gradients.get(&sinks).is_some());
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Attention {
     scale: Option<f32>,
@@ -29,13 +48,13 @@ pub struct Attention {
     top_left: bool,
     chunk: usize,
     softcap: f32,
-    alibi_slopes: Option<Tensor>,
-    sinks: Option<Tensor>,
-    bias: Option<Tensor>,
+    pub(crate) alibi_slopes: Option<Tensor>,
+    pub(crate) sinks: Option<Tensor>,
+    pub(crate) bias: Option<Tensor>,
     mask: Option<Tensor>,
     seqlens_q: Option<Tensor>,
     seqlens_k: Option<Tensor>,
-    seqused_k: Option<Tensor>,
+    pub(crate) seqused_k: Option<Tensor>,
     block_table: Option<Tensor>,
     query_offset: Option<Tensor>,
     tree_mask: Option<Tensor>,
@@ -166,9 +185,12 @@ impl Attention {
 
     /// The result, `[b, s_q, h_q, d_v]` or `[total_q, h_q, d_v]`. A row that sees no key is 0.
     ///
-    /// Errors: what cannot be computed exactly, by the argument's name; and there is no backward yet.
+    /// Errors: what cannot be computed exactly, by the argument's name.
     pub fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        q.apply_op3(k, v, Op { attention: self.clone(), lse: None })
+        if self.is_tracked(q, k, v) {
+            return attention_in_graph(self, q, k, v);
+        }
+        compute(self, q, k, v)
     }
 
     /// The result and the log-sum-exp: f32 `[b, h_q, s_q]` or `[h_q, total_q]`, natural logarithm; −∞ for a row that
@@ -176,13 +198,20 @@ impl Attention {
     ///
     /// Errors: as [`forward`](Attention::forward).
     pub fn forward_with_lse(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
-        let slot = Slot::default();
-        let out = q.apply_op3(k, v, Op { attention: self.clone(), lse: Some(slot.clone()) })?;
-        Ok((out, slot.into_tensor(q, k, v)?))
+        if self.is_tracked(q, k, v) {
+            return attention_in_graph_with_lse(self, q, k, v);
+        }
+        compute_with_lse(self, q, k, v)
+    }
+
+    /// May a gradient be asked for?
+    fn is_tracked(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> bool {
+        let options = [&self.sinks, &self.bias, &self.alibi_slopes];
+        [q, k, v].into_iter().chain(options.into_iter().flatten()).any(Tensor::track_op)
     }
 
     /// The tensors among the options, locked for reading, each with the option that it is for.
-    fn held(&self) -> Vec<Held<'_, SetOption>> {
+    pub(crate) fn held(&self) -> Vec<Held<'_, SetOption>> {
         use foveal::DType::{I32, U32};
         let options: [(&str, Option<&Tensor>, foveal::DType, SetOption); 10] = [
             ("alibi_slopes", self.alibi_slopes.as_ref(), U32, |f, t| f.alibi_slopes(t)),
@@ -202,19 +231,14 @@ impl Attention {
             .collect()
     }
 
-    fn run<'a>(
+    /// `forward` with all options.
+    pub(crate) fn with_options<'a>(
         &self,
-        inputs: [(Operand<'a>, &Layout); 3],
-        out: foveal::TensorMut<'a>,
-        lse: Option<foveal::TensorMut<'a>>,
+        mut forward: Forward<'a>,
         held: &'a [Held<'_, SetOption>],
-        mut place: Place<'a>,
-    ) -> Result<()> {
-        let mut input = |name, (operand, layout): (Operand<'a>, &Layout)| {
-            view(name, operand, layout, foveal::DType::U32, &mut place)
-        };
-        let [q, k, v] = inputs;
-        let mut forward = Forward::new(input("q", q)?, input("k", k)?, input("v", v)?, out)
+        place: &mut Place<'a>,
+    ) -> Result<Forward<'a>> {
+        forward = forward
             .window(self.left, self.right)
             .chunk(self.chunk)
             .softcap(self.softcap)
@@ -225,174 +249,12 @@ impl Attention {
         if let Some(scale) = self.scale {
             forward = forward.scale(scale);
         }
-        if let Some(lse) = lse {
-            forward = forward.lse(lse);
-        }
         for option in held {
-            let (set, tensor) = option.view(&mut place)?;
+            let (set, tensor) = option.view(place)?;
             forward = set(forward, tensor);
         }
-        forward.run(place.stream()).map_err(wrap)
+        Ok(forward)
     }
 }
 
-type SetOption = for<'a> fn(Forward<'a>, foveal::Tensor<'a>) -> Forward<'a>;
-
-/// A result beside the one that candle's operations return.
-#[derive(Clone, Default)]
-pub(crate) struct Slot {
-    cpu: Arc<Mutex<Option<(CpuStorage, Shape)>>>,
-    cuda: Arc<Mutex<Option<(CudaStorage, Shape)>>>,
-}
-
-impl Slot {
-    pub(crate) fn put_cpu(&self, storage: CpuStorage, shape: Shape) {
-        *self.cpu.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some((storage, shape));
-    }
-
-    #[cfg(feature = "cuda")]
-    pub(crate) fn put_cuda(&self, storage: CudaStorage, shape: Shape) {
-        *self.cuda.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some((storage, shape));
-    }
-
-    /// A tensor of what was put here. It hangs on its inputs in the graph, so that a backward pass through it is refused
-    /// and not silently without gradient.
-    pub(crate) fn into_tensor(self, a: &Tensor, b: &Tensor, c: &Tensor) -> Result<Tensor> {
-        a.apply_op3(b, c, self)
-    }
-}
-
-fn taken<S>(slot: &Mutex<Option<(S, Shape)>>) -> Result<(S, Shape)> {
-    match slot.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take() {
-        Some(result) => Ok(result),
-        None => bail!("foveal: a result that was not put there; please report this"),
-    }
-}
-
-impl CustomOp3 for Slot {
-    fn name(&self) -> &'static str {
-        "foveal-second-result"
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        taken(&self.cpu)
-    }
-
-    fn cuda_fwd(
-        &self,
-        _: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        taken(&self.cuda)
-    }
-}
-
-struct Op {
-    attention: Attention,
-    lse: Option<Slot>,
-}
-
-/// Shapes of out and lse. Wrong ranks are given shapes as well: the library refuses them by name.
-fn result_shapes(q: &Layout, v: &Layout) -> (Vec<usize>, Vec<usize>) {
-    let mut out = q.dims().to_vec();
-    if let (Some(last), Some(&channels)) = (out.last_mut(), v.dims().last()) {
-        *last = channels;
-    }
-    let lse = match *q.dims() {
-        [b, s, h, _] => vec![b, h, s],
-        [total, h, _] => vec![h, total],
-        _ => q.dims().to_vec(),
-    };
-    (out, lse)
-}
-
-impl CustomOp3 for Op {
-    fn name(&self) -> &'static str {
-        "foveal-attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        q: &CpuStorage,
-        q_l: &Layout,
-        k: &CpuStorage,
-        k_l: &Layout,
-        v: &CpuStorage,
-        v_l: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        use candle_core::backend::BackendStorage;
-        let (out_dims, lse_dims) = result_shapes(q_l, v_l);
-        let mut out = new_cpu_storage("q", q.dtype(), out_dims.iter().product())?;
-        let lse_elements = if self.lse.is_some() { lse_dims.iter().product() } else { 0 };
-        let mut lse = new_cpu_storage("lse", DType::F32, lse_elements)?;
-        let held = self.attention.held();
-        let out_view = view_mut("out", &mut out, 0, &out_dims, &packed(&out_dims))?;
-        let lse_view = match &self.lse {
-            Some(_) => Some(view_mut("lse", &mut lse, 0, &lse_dims, &packed(&lse_dims))?),
-            None => None,
-        };
-        let inputs = [(Operand::Cpu(q), q_l), (Operand::Cpu(k), k_l), (Operand::Cpu(v), v_l)];
-        self.attention.run(inputs, out_view, lse_view, &held, Place::Cpu)?;
-        if let Some(slot) = &self.lse {
-            slot.put_cpu(lse, lse_dims.into());
-        }
-        Ok((out, out_dims.into()))
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        q: &CudaStorage,
-        q_l: &Layout,
-        k: &CudaStorage,
-        k_l: &Layout,
-        v: &CudaStorage,
-        v_l: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        use crate::storage::cuda::{new_storage, with_view_mut};
-        use candle_core::backend::BackendStorage;
-        let (out_dims, lse_dims) = result_shapes(q_l, v_l);
-        let (out_strides, lse_strides) = (packed(&out_dims), packed(&lse_dims));
-        let stream = q.device().cuda_stream();
-        let held = self.attention.held();
-        let run = |out: foveal::TensorMut<'_>, lse: Option<foveal::TensorMut<'_>>| {
-            let inputs = [(Operand::Cuda(q), q_l), (Operand::Cuda(k), k_l), (Operand::Cuda(v), v_l)];
-            self.attention.run(inputs, out, lse, &held, Place::Cuda { stream: &stream, reads: Vec::new() })
-        };
-        let mut out = new_storage("q", q.dtype(), out_dims.iter().product(), q.device())?;
-        match &self.lse {
-            None => with_view_mut("out", &mut out, (0, &out_dims, &out_strides), &stream, |out| run(out, None))?,
-            Some(slot) => {
-                let mut lse = new_storage("lse", DType::F32, lse_dims.iter().product(), q.device())?;
-                with_view_mut("out", &mut out, (0, &out_dims, &out_strides), &stream, |out| {
-                    with_view_mut("lse", &mut lse, (0, &lse_dims, &lse_strides), &stream, |lse| run(out, Some(lse)))
-                })?;
-                slot.put_cuda(lse, lse_dims.into());
-            }
-        }
-        Ok((out, out_dims.into()))
-    }
-
-    fn bwd(
-        &self,
-        _: &Tensor,
-        _: &Tensor,
-        _: &Tensor,
-        _: &Tensor,
-        _: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        bail!("foveal has no backward yet: q, k or v requires a gradient; detach() them, or use candle's operations")
-    }
-}
+pub(crate) type SetOption = for<'a> fn(Forward<'a>, foveal::Tensor<'a>) -> Forward<'a>;

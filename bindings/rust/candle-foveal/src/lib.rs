@@ -16,14 +16,21 @@
 //! Each argument does what it says, or is refused by an error that names it. Windows and ALiBi slopes work, any head
 //! dimension that foveal supports will do, tensors on the CPU are taken, and views are taken without a copy. Beyond
 //! those crates: [`Attention`] has every option of foveal's and the log-sum-exp, [`merge`] puts parts together, and
-//! [`Append`] and [`reshape_and_cache`] write caches. There is no backward yet: a backward pass is refused.
+//! [`Append`] and [`reshape_and_cache`] write caches.
 //!
-//! Results are allocated by candle; nothing else is allocated on a GPU, and its work goes to the device's own stream.
+//! All attention here has gradients, by `backward()` as candle's own operations have, whichever function computed it: see
+//! [`Attention`]. What has none (keys in pages, merging) is refused in the backward pass, by name.
+//!
+//! Results are allocated by candle, and so are, for gradients alone, the log-sum-exp and the backward's workspace; nothing
+//! else is allocated on a GPU, and its work goes to the device's own stream.
 
 mod attention;
 mod cache;
 pub mod candle_flash_attn;
 pub mod candle_flash_attn_v3;
+mod forward;
+mod gradients;
+mod graph;
 mod merge;
 mod storage;
 

@@ -1,6 +1,6 @@
 use candle_core::{bail, CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
 
-use crate::attention::Slot;
+use crate::graph::{merged_has_no_gradient, Slot, Triple};
 use crate::storage::{new_cpu_storage, packed, view_mut, wrap, Held, Place};
 
 /// Partial results over disjoint sets of keys, `(out, lse)` each, put together as attention over all of them.
@@ -9,7 +9,8 @@ use crate::storage::{new_cpu_storage, packed, view_mut, wrap, Held, Place};
 /// [`Attention::forward_with_lse`](crate::Attention::forward_with_lse) gives them. 1 to 32 parts; their order settles
 /// every bit. The result is of the parts' type.
 ///
-/// Errors: what does not fit, by the argument's name; and there is no backward yet.
+/// Errors: what does not fit, by the argument's name; and merging has no backward: a backward pass that comes here is
+/// refused.
 pub fn merge(parts: &[(&Tensor, &Tensor)]) -> Result<(Tensor, Tensor)> {
     let Some(&(first, _)) = parts.first() else { bail!("merge: there are no parts") };
     // The graph hangs on a part that tracks gradients, if there is one: a backward pass is refused, never left out.
@@ -17,7 +18,7 @@ pub fn merge(parts: &[(&Tensor, &Tensor)]) -> Result<(Tensor, Tensor)> {
     let lse = Slot::default();
     let op = Op { parts: parts.iter().map(|&(out, lse)| (out.clone(), lse.clone())).collect(), lse: lse.clone() };
     let out = tracked.apply_op3(first, first, op)?;
-    Ok((out, lse.into_tensor(tracked, first, first)?))
+    Ok((out, lse.into_merged(tracked)?))
 }
 
 struct Op {
@@ -106,5 +107,9 @@ impl CustomOp3 for Op {
         })?;
         self.lse.put_cuda(lse, lse_dims.into());
         Ok((out, out_dims.into()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Triple> {
+        merged_has_no_gradient()
     }
 }

@@ -232,35 +232,65 @@ pub(crate) mod cuda {
             .map_err(|error| Error::msg(format!("{name}: {error}")))
     }
 
-    /// Writes to `storage` by `write`, which gets a view of it.
-    pub(crate) fn with_view_mut<R>(
+    /// A view of what is written, and what has to live until the call that writes it has been issued.
+    pub(crate) fn view_mut<'a>(
         name: &str,
-        storage: &mut CudaStorage,
+        storage: &'a mut CudaStorage,
         layout: (usize, &[usize], &[usize]), // offset, dims, strides
-        stream: &CudaStream,
-        write: impl FnOnce(foveal::TensorMut<'_>) -> Result<R>,
-    ) -> Result<R> {
+        stream: &'a CudaStream,
+    ) -> Result<(foveal::TensorMut<'a>, SyncOnDrop<'a>)> {
         use candle_core::backend::BackendStorage;
         let dtype = dtype_of(name, storage.dtype(), foveal::DType::U32)?;
         macro_rules! written {
             ($type:ty) => {{
                 let (pointer, guard) = storage.as_cuda_slice_mut::<$type>()?.device_ptr_mut(stream);
-                let pointer = (pointer as usize + layout.0 * size_of::<$type>()) as *mut c_void;
-                // SAFETY: as in view(), and the storage is borrowed mutably.
-                let view =
-                    unsafe { foveal::TensorMut::from_raw(pointer, foveal::Memory::Device, dtype, layout.1, layout.2) }
-                        .map_err(|error| Error::msg(format!("{name}: {error}")))?;
-                let result = write(view);
-                drop(guard);
-                result
+                (pointer as usize + layout.0 * size_of::<$type>(), guard)
             }};
         }
-        match storage.dtype() {
+        let (pointer, guard) = match storage.dtype() {
             DType::F32 => written!(f32),
             DType::BF16 => written!(bf16),
             DType::F16 => written!(f16),
             other => bail!("{name} has the type {other:?}; foveal writes f32, bf16 and f16"),
+        };
+        // SAFETY: as in view(), and the storage is borrowed mutably.
+        let view = unsafe {
+            foveal::TensorMut::from_raw(pointer as *mut c_void, foveal::Memory::Device, dtype, layout.1, layout.2)
+        };
+        Ok((view.map_err(|error| Error::msg(format!("{name}: {error}")))?, guard))
+    }
+
+    /// Writes to `storage` by `write`, which gets a view of it.
+    pub(crate) fn with_view_mut<R>(
+        name: &str,
+        storage: &mut CudaStorage,
+        layout: (usize, &[usize], &[usize]),
+        stream: &CudaStream,
+        write: impl FnOnce(foveal::TensorMut<'_>) -> Result<R>,
+    ) -> Result<R> {
+        let (view, guard) = view_mut(name, storage, layout, stream)?;
+        let result = write(view);
+        drop(guard);
+        result
+    }
+
+    /// Runs with as much memory for intermediate results as the library asks for.
+    pub(crate) fn run_with_workspace(mut backward: foveal::Backward<'_, '_>, device: &CudaDevice) -> Result<()> {
+        let stream = device.cuda_stream();
+        let number = u32::try_from(stream.context().ordinal()).map_err(Error::wrap)?;
+        let bytes = backward.plan(Some(number)).map_err(wrap)?.workspace_bytes();
+        // SAFETY: the stream lives until the call has been issued.
+        let target = unsafe { foveal::Stream::from_raw(stream.cu_stream().cast()) };
+        if bytes == 0 {
+            return backward.run(target).map_err(wrap);
         }
+        let mut memory = device.alloc_zeros::<u8>(bytes)?;
+        let (pointer, guard) = memory.device_ptr_mut(&stream);
+        // SAFETY: zeros of this call alone, which are freed in the stream's order, behind it.
+        let workspace = unsafe { foveal::Workspace::from_raw(pointer as *mut c_void, bytes) };
+        let result = backward.workspace(workspace).run(target).map_err(wrap);
+        drop(guard);
+        result
     }
 
     /// Room for a result that is written whole.
@@ -274,5 +304,14 @@ pub(crate) mod cuda {
                 other => bail!("{name} has the type {other:?}; foveal computes in bf16 and f16 on a GPU"),
             })
         }
+    }
+    /// The same of zeros, for one that is not.
+    pub(crate) fn new_zeros(name: &str, dtype: DType, elements: usize, device: &CudaDevice) -> Result<CudaStorage> {
+        Ok(match dtype {
+            DType::F32 => CudaStorage::wrap_cuda_slice(device.alloc_zeros::<f32>(elements)?, device.clone()),
+            DType::BF16 => CudaStorage::wrap_cuda_slice(device.alloc_zeros::<bf16>(elements)?, device.clone()),
+            DType::F16 => CudaStorage::wrap_cuda_slice(device.alloc_zeros::<f16>(elements)?, device.clone()),
+            other => bail!("{name} has the type {other:?}; foveal computes in bf16 and f16 on a GPU"),
+        })
     }
 }

@@ -60,7 +60,7 @@ macro_rules! gradients {
 }
 
 impl<'f, 'a> Backward<'f, 'a> {
-    /// `forward`: the call, which has an [`lse`](Forward::lse) and has been run. `dout`: the gradient of what follows
+    /// `forward`: the call, which has an [`lse`](Forward::lse) and has been run (before: [`Forward::was_run`]). `dout`: the gradient of what follows
     /// with respect to its out, of out's shape and type.
     #[must_use]
     pub fn of(forward: &'f Forward<'a>, dout: Tensor<'a>) -> Self {

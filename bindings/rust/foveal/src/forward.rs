@@ -31,6 +31,7 @@ pub struct Forward<'a> {
     right: Option<usize>,
     refused: Option<Error>,
     has_workspace: bool,
+    was_run: bool,
     life: PhantomData<&'a mut ()>,
 }
 
@@ -74,8 +75,18 @@ impl<'a> Forward<'a> {
             right: None,
             refused: None,
             has_workspace: false,
+            was_run: false,
             life: PhantomData,
         }
+    }
+
+    /// A call that was run before, whose out and log-sum-exp are kept: for [`Backward`](crate::Backward), which reads
+    /// them. The options are to be set as they were; running it once more is refused.
+    #[must_use]
+    pub fn was_run(q: Tensor<'a>, k: Tensor<'a>, v: Tensor<'a>, out: Tensor<'a>, lse: Tensor<'a>) -> Self {
+        let mut forward = Self::new(q, k, v, out.never_written()).lse(lse.never_written());
+        forward.was_run = true;
+        forward
     }
 
     /// Query i sees key j iff `j ≤ i + off`: `right = 0`. May be combined with a left limit of
@@ -223,11 +234,19 @@ impl<'a> Forward<'a> {
         Ok(args)
     }
 
+    /// The C structure for a call that writes.
+    fn args_to_run(&self) -> Result<sys::foveal_forward_args> {
+        if self.was_run {
+            return Err(Error::invalid("out and lse are read alone: this call was made by was_run()"));
+        }
+        self.args(self.places.backend_with_data(self.backend)?)
+    }
+
     /// Computes. On a GPU the call returns at once, and the result is there when the work on `stream` is done.
     ///
     /// Errors: every kind; the message names the argument.
     pub fn run(&mut self, stream: Stream) -> Result<()> {
-        let args = self.args(self.places.backend_with_data(self.backend)?)?;
+        let args = self.args_to_run()?;
         // SAFETY: args is initialised, and its tensors view memory that `backend` can reach, within its bounds (or the
         // caller of from_raw() vouches for it); what is written is borrowed for 'a by nobody else.
         check(unsafe { sys::foveal_forward(&args, stream.raw()) })
@@ -313,7 +332,7 @@ impl Plan {
     ///
     /// Errors: those of [`Forward::run`], and a problem that is another one than the plan's.
     pub fn run(&self, forward: &mut Forward<'_>, stream: Stream) -> Result<()> {
-        let args = forward.args(forward.places.backend_with_data(forward.backend)?)?;
+        let args = forward.args_to_run()?;
         // SAFETY: as Forward::run(); the plan lives as long as self.
         check(unsafe { sys::foveal_plan_launch(self.0, &args, stream.raw()) })
     }

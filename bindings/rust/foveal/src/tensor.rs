@@ -114,6 +114,11 @@ impl<'a> Tensor<'a> {
         Ok(Self { raw, memory, life: PhantomData })
     }
 
+    /// For a place in a call that is written by other calls; the one that gets it only reads it.
+    pub(crate) fn never_written(self) -> TensorMut<'a> {
+        TensorMut { raw: self.raw, memory: self.memory, life: PhantomData }
+    }
+
     /// Elements along each dimension.
     pub fn shape(&self) -> &[i64] {
         dimensions(&self.raw.shape, self.raw.rank)

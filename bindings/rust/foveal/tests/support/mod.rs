@@ -142,12 +142,12 @@ impl Problem {
         self.lengths.iter().map(|l| l.1).sum()
     }
 
-    fn used(&self, sequence: usize) -> (usize, usize) {
+    pub fn used(&self, sequence: usize) -> (usize, usize) {
         *self.used.get(sequence).unwrap_or(&self.lengths[sequence])
     }
 
     /// The keys that window, alignment and chunks let row i see.
-    fn seen(&self, i: usize, sequence: usize) -> std::ops::Range<usize> {
+    pub fn seen(&self, i: usize, sequence: usize) -> std::ops::Range<usize> {
         let (len_q, len_k) = self.used(sequence);
         let position = self.position(i, len_q, len_k);
         let (mut first, mut last) = (0i64, len_k as i64);
@@ -169,7 +169,7 @@ impl Problem {
         }
     }
 
-    fn position(&self, i: usize, len_q: usize, len_k: usize) -> i64 {
+    pub fn position(&self, i: usize, len_q: usize, len_k: usize) -> i64 {
         i as i64 + if self.top_left { 0 } else { len_k as i64 - len_q as i64 }
     }
 }
