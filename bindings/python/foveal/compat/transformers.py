@@ -10,6 +10,10 @@ The mask says which keys a query sees, as it does for "eager" and "sdpa"; foveal
 the mask is causal, full or a window over a batch without padding, it is a PlainMask, which says so in two numbers and
 costs no memory. What a layer says of causality and of its window counts only where it hands over no mask at all.
 
+It trains: docs/backward.md. Packed batches, which transformers knows by their position_ids or by cu_seq_lens_q and
+cu_seq_lens_k, are computed sequence by sequence. Where transformers does not part them (with a cache, with an
+attention_mask, in models that show their masks no positions), position_ids that start again raise.
+
 Refused by name are dropout, output_attentions, arguments that this layer does not know (such as the keys
 that sparse models choose), and models that never call transformers' attention interface. A floating mask is added to
 the scores; the lowest number of its type, by which "eager" hides a key, hides it here as -inf does. A row that sees no
