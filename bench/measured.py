@@ -157,14 +157,11 @@ def training_table(document):
         bits = "yes" if row["same_bits_twice"] else "no"
         rows.append([row["model"], row["dtype"], f"{row['first_loss']:.4f}", *last, *apart, bits])
     about = (
-        f"{document['steps']} steps of AdamW, transformers {document['transformers']}; noise is the largest distance "
+        f"{document['steps']} steps of AdamW, transformers {document['transformers']}. Noise is the largest distance "
     )
-    about += (
-        f"of {document['noise_runs']} runs of eager, from weights moved by one unit in the last place, to the plain "
-    )
-    about += (
-        f"one; allowed is {document['factor']:g} times the worst of it so far; at last: the mean of the last tenth.\n\n"
-    )
+    about += f"of eager's loss to that of {document['noise_runs']} runs of eager from weights moved by one unit in the "
+    about += "last place and, for bf16 (by autocast), to that of eager in f32; "
+    about += f"allowed is {document['factor']:g} times the worst of it so far. At last: the mean of the last tenth.\n\n"
     return about + table(head, rows)
 
 

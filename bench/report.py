@@ -212,9 +212,7 @@ def training(document):
         losses, apart = panels[line][column], panels[line + 1][column]
         losses.plot(steps, row["loss"]["eager"], color=eager, linewidth=4, alpha=0.45, label="eager")
         losses.plot(steps, row["loss"]["foveal"], color=ours, linewidth=1.4, label="foveal")
-        apart.plot(
-            steps, row["noise"], color=grey, linewidth=1.2, linestyle="--", label="eager, weights moved by 1 ulp"
-        )
+        apart.plot(steps, row["noise"], color=grey, linewidth=1.2, linestyle="--", label="noise: eager beside eager")
         apart.plot(steps, row["difference"], color=ours, linewidth=1.4, label="foveal")
         apart.set_yscale("log")
         losses.set_title(f"{row['model']}, {row['dtype']}", fontsize=10)

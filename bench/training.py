@@ -10,8 +10,8 @@ once with eager from the same weights on the same tokens. A token repeats that o
 ten, so that nothing but attention can predict it.
 
 Noise is what rounding alone does to eager's loss: the largest distance, at a step, of further runs of eager, from
-weights that are moved by one unit in the last place (NOISE times) and, beside bf16, in f32; at least the rounding of the
-loss.
+weights that are moved by one unit in the last place (NOISE times) and, beside bf16, in f32; at least the loss's
+rounding.
 Exit status 1 if the two runs of foveal differ in a bit, if foveal's loss is further from eager's than FACTOR times the
 noise of the worst step so far, or if nothing was learned.
 """
