@@ -146,6 +146,25 @@ def sgemm_table(document):
     return about + table(["case", "foveal, µs", "GFLOP/s", "of sgemm's rate"], rows)
 
 
+def training_table(document):
+    """bench/training.py: a row a model and a type."""
+    head = ["model", "type", "loss at first", "at last, foveal", "eager", "largest difference"]
+    head += ["largest noise", "worst part of what is allowed", "same bits twice"]
+    rows = []
+    for row in document["rows"]:
+        last = [f"{row['last_loss'][name]:.4f}" for name in ("foveal", "eager")]
+        apart = [f"{row[name]:.2g}" for name in ("max_difference", "max_noise", "worst_of_allowed")]
+        bits = "yes" if row["same_bits_twice"] else "no"
+        rows.append([row["model"], row["dtype"], f"{row['first_loss']:.4f}", *last, *apart, bits])
+    about = (
+        f"{document['steps']} steps of AdamW, transformers {document['transformers']}. Noise is the largest distance "
+    )
+    about += f"of eager's loss to that of {document['noise_runs']} runs of eager from weights moved by one unit in the "
+    about += "last place and, for bf16 (by autocast), to that of eager in f32; "
+    about += f"allowed is {document['factor']:g} times the worst of it so far. At last: the mean of the last tenth.\n\n"
+    return about + table(head, rows)
+
+
 OTHERS = {
     "option_cost": (
         "What an option costs",
@@ -154,6 +173,7 @@ OTHERS = {
     ),
     "tests": ("Tests on the card", "", tests_text),
     "sgemm_ratio": ("CPU beside sgemm", "", sgemm_table),
+    "training": ("Training: foveal beside eager", "", training_table),
     "sgemm_ratio_avx2": ("CPU beside sgemm, both with AVX2 alone", "", sgemm_table),
 }
 

@@ -5,7 +5,8 @@
 
 Reads every FOLDER/*.json that compare.py wrote; writes an SVG a chart, and one page that shows them, index.html. The
 same files and the same matplotlib give the same bytes, so committed charts can be checked (the committed ones are of
-matplotlib 3.11.2). Files in other forms (of the tool, of the tests) are named and passed over. Tables of the same
+matplotlib 3.11.2). training.json, of training.py, gives the curves of losses. Files in other forms (of the tool, of the
+tests) are named and passed over. Tables of the same
 figures: bench/measured.py.
 """
 
@@ -198,6 +199,37 @@ def joules(suite):
     return figure
 
 
+def training(document):
+    """bench/training.py: a model a column: its losses, how far they are apart, what rounding alone does."""
+    names = list(dict.fromkeys(row["model"] for row in document["rows"]))
+    dtypes = list(dict.fromkeys(row["dtype"] for row in document["rows"]))
+    grid = {"nrows": 2 * len(dtypes), "ncols": len(names), "sharex": True, "sharey": "row", "squeeze": False}
+    figure, panels = plt.subplots(**grid, figsize=(2.6 * len(names) + 1, 3.4 * len(dtypes) + 0.6))
+    ours, eager, grey = STYLES["foveal"][0], STYLES["fa3"][0], "#777777"
+    for row in document["rows"]:
+        column, line = names.index(row["model"]), 2 * dtypes.index(row["dtype"])
+        steps = range(0, document["steps"], document["every"])
+        losses, apart = panels[line][column], panels[line + 1][column]
+        losses.plot(steps, row["loss"]["eager"], color=eager, linewidth=4, alpha=0.45, label="eager")
+        losses.plot(steps, row["loss"]["foveal"], color=ours, linewidth=1.4, label="foveal")
+        apart.plot(steps, row["noise"], color=grey, linewidth=1.2, linestyle="--", label="noise: eager beside eager")
+        apart.plot(steps, row["difference"], color=ours, linewidth=1.4, label="foveal")
+        apart.set_yscale("log")
+        losses.set_title(f"{row['model']}, {row['dtype']}", fontsize=10)
+    for line, axes in enumerate(panels[:, 0]):
+        axes.set_ylabel("loss" if line % 2 == 0 else "|loss − eager's|")
+    for axes in panels[-1]:
+        axes.set_xlabel("step")
+    panels[0][-1].legend(loc="upper right", fontsize=8)
+    panels[1][-1].legend(loc="lower right", fontsize=8)
+    about = f"{document.get('gpu') or document['cpu']}, {document['date']}, commit {document['commit'][:7]}"
+    figure.suptitle(f"Trained by foveal and by eager: {about}", x=0.02, ha="left", fontweight="bold", fontsize=11)
+    figure.tight_layout()
+    return figure
+
+
+OTHERS = {"training": (training, "Training", "Losses of small models trained with foveal and with eager, step by step")}
+
 # In the order of the page.
 CHARTS = {
     "speedup": (speed_up, "Speed-ups, case by case"),
@@ -221,8 +253,8 @@ STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em 
 img{max-width:100%}"""
 
 
-def page(suites, charts):
-    """charts: {kind: {suite's name: file's name}}"""
+def page(suites, charts, others):
+    """charts: {kind: {suite's name: file's name}}; others: names in OTHERS"""
     places = sorted({suite.place() for suite in suites})
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>foveal: measured</title><style>{STYLE}</style>",
@@ -240,6 +272,9 @@ def page(suites, charts):
                 rows = "; ".join(short(row["case"]) for row in suite.rows)
                 alt = html.escape(f"{suite.title}: {title.lower()}. {rows}")
                 parts.append(f'<p><img alt="{alt}" src="{charts[kind][suite.name]}">')
+    for name in others:
+        _, title, alt = OTHERS[name]
+        parts.append(f'<h2>{title}</h2>\n<p><img alt="{alt}" src="{name}.svg">')
     return "\n".join(parts) + "\n"
 
 
@@ -251,8 +286,11 @@ def main():
     out = pathlib.Path(options.out or pathlib.Path(options.folder) / "charts")
     out.mkdir(parents=True, exist_ok=True)
     suites, others = load(options.folder)
-    if others:
-        print(f"not of compare.py, passed over: {', '.join(others)}")
+    drawn = [name for name in others if name in OTHERS]
+    if passed_over := [name for name in others if name not in OTHERS]:
+        print(f"not of compare.py, passed over: {', '.join(passed_over)}")
+    for name in drawn:
+        (out / f"{name}.svg").write_text(svg_of(OTHERS[name][0](others[name])))
     if figure := speed_ups(suites):
         (out / "speedups.svg").write_text(svg_of(figure))
     charts = {kind: {} for kind in CHARTS}
@@ -264,8 +302,9 @@ def main():
             charts[kind][suite.name] = f"{suite.name}_{kind}.svg"
             (out / charts[kind][suite.name]).write_text(svg_of(figure))
             plt.close(figure)
-    (out / "index.html").write_text(page(suites, charts))
-    print(f"{out}: {sum(map(len, charts.values()))} charts of {len(suites)} suites, and index.html")
+    (out / "index.html").write_text(page(suites, charts, drawn))
+    count = sum(map(len, charts.values())) + len(drawn)
+    print(f"{out}: {count} charts of {len(suites) + len(drawn)} suites, and index.html")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import json
 import pathlib
 import sys
 
+import pytest
+
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import measured  # noqa: E402
@@ -26,6 +28,27 @@ def test_rates():
 
 def test_a_varlen_case_is_told_by_its_range():
     assert short("varlen qlens=9,1,40 klens=9,1,40 hq4 hk2 d64 bf16 full") == "varlen b3 s1–40 hq4 hk2 d64 bf16 full"
+
+
+TRAINED = {
+    **{"model": "Llama", "dtype": "f32", "same_bits_twice": True, "first_loss": 4.0, "max_difference": 0.001},
+    **{"last_loss": {"foveal": 1.5, "eager": 1.25}, "max_noise": 0.002, "worst_of_allowed": 0.25},
+    **{"loss": {"foveal": [4.0, 1.5], "eager": [4.0, 1.25]}, "difference": [0.0, 0.001], "noise": [1e-7, 0.002]},
+}
+TRAINING = {
+    **{"gpu": None, "cpu": "a CPU", "commit": "c", "date": "2026-01-01", "transformers": "5", "steps": 10, "every": 5},
+    **{"noise_runs": 2, "factor": 2.0, "rows": [TRAINED, TRAINED | {"dtype": "bf16", "same_bits_twice": False}]},
+}
+
+
+def test_training_is_a_table_and_a_chart():
+    text = measured.training_table(TRAINING)
+    assert "| Llama | f32 | 4.0000 | 1.5000 | 1.2500 | 0.001 | 0.002 | 0.25 | yes |" in text
+    assert "| Llama | bf16 | 4.0000 | 1.5000 | 1.2500 | 0.001 | 0.002 | 0.25 | no |" in text
+    report = pytest.importorskip("report", reason="SKIPPED: no matplotlib")
+    losses, apart, *_ = report.training(TRAINING).axes
+    assert [list(line.get_ydata()) for line in losses.lines] == [[4.0, 1.25], [4.0, 1.5]]
+    assert [list(line.get_ydata()) for line in apart.lines] == [[1e-7, 0.002], [0.0, 0.001]]
 
 
 def test_check_finds_a_figure_that_no_file_gives(tmp_path, monkeypatch, capsys):

@@ -279,6 +279,39 @@ def test_packed_lengths_beside_a_mask(kind):
         assert_same(forward(layer(), q, k, v, seen, **given), exact(q, k, v, masks & (bias > -0.5)))
 
 
+def packed_mask(sequences, inside="causal", **options):
+    function = masking_utils.and_masks(MASKS[inside], masking_utils.packed_sequence_mask_function(sequences))
+    return plain_mask(mask_function=function, allow_is_causal_skip=False, **options)
+
+
+@pytest.mark.parametrize("inside", ["causal", "window", "full"])
+def test_a_mask_of_packed_sequences_is_lengths(inside):
+    q, k, v = random_qkv()
+    sequences = torch.stack([torch.arange(24) // 9, torch.arange(24) // 13])
+    mask = packed_mask(sequences, inside)
+    assert mask.cu_seq_lens.tolist() == [0, 9, 18, 24, 37, 48] and mask.cu_seq_lens.dtype == torch.int32
+    actual = forward(layer(), q, k, v, mask)
+    same = torch.cat([same_sequence([9, 9, 6]), same_sequence([13, 11])])
+    known = {"causal": causal_mask(24, 24), "window": causal_mask(24, 24, left=4), "full": torch.tensor(True)}
+    assert_same(actual, exact(q, k, v, same & known[inside]))
+    given = {"cu_seq_lens_q": mask.cu_seq_lens.long(), "cu_seq_lens_k": mask.cu_seq_lens.long()}
+    assert torch.equal(forward(layer(), q, k, v, mask, **given), actual) and mask.sides is not None
+    bias = torch.randn(2, 1, 24, 24, generator=torch.Generator().manual_seed(7))
+    assert_same(forward(layer(), q, k, v, mask, position_bias=bias), exact(q, k, v, same & known[inside], bias))
+    cu = lengths_of(9, 18, 20, 24, 37, 48)
+    cut = torch.cat([same_sequence([20, 4]), same_sequence([24])])
+    assert_same(
+        forward(layer(), q, k, v, mask, cu_seq_lens_q=cu, cu_seq_lens_k=cu), exact(q, k, v, same & known[inside] & cut)
+    )
+    assert mask.sides is None  # written out, and still right
+    assert_same(forward(layer(), q, k, v, mask), exact(q, k, v, same & known[inside]))
+
+
+def test_a_mask_of_sequences_that_come_back_is_written():
+    assert type(packed_mask(torch.tensor([[0] * 8 + [1] * 8 + [0] * 8] * 2))) is torch.Tensor
+    assert type(packed_mask(torch.zeros(2, 32), q_offset=3)) is torch.Tensor
+
+
 def test_packed_lengths_that_do_not_fit_raise():
     q, k, v = random_qkv()
     whole = lengths_of(24, 48)

@@ -8,7 +8,8 @@ return_attn_probs=True gives (out, lse), as FlashAttention-3 does.
 Arguments that change the result are honoured or raise foveal.UnsupportedError by name: supported are dropout_p 0, and
 None for qv. Accepted are those that only steer FlashAttention's scheduling (pack_gqa;
 deterministic, which foveal always is) and max_seqlen*: foveal needs none. There are
-gradients of q, k, v and alibi_slopes, through out and through lse; none of keys in a cache or in pages.
+gradients of q, k, v and alibi_slopes, through out and through lse, and of a cache that is only read; none of keys in
+pages (page_table, cache_batch_idx), and none of appending: what requires one there raises.
 """
 
 from collections.abc import Sequence

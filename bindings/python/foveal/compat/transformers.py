@@ -10,6 +10,10 @@ The mask says which keys a query sees, as it does for "eager" and "sdpa"; foveal
 the mask is causal, full or a window over a batch without padding, it is a PlainMask, which says so in two numbers and
 costs no memory. What a layer says of causality and of its window counts only where it hands over no mask at all.
 
+It trains: docs/backward.md. Packed batches, which transformers knows by their position_ids or by cu_seq_lens_q and
+cu_seq_lens_k, are computed sequence by sequence. Where transformers does not part them (with a cache, with an
+attention_mask, in models that show their masks no positions), position_ids that start again raise.
+
 Refused by name are dropout, output_attentions, arguments that this layer does not know (such as the keys
 that sparse models choose), and models that never call transformers' attention interface. A floating mask is added to
 the scores; the lowest number of its type, by which "eager" hides a key, hides it here as -inf does. A row that sees no
@@ -29,11 +33,18 @@ from typing import Any
 import torch
 from foveal import InvalidArgument, UnsupportedError
 from foveal.compat._transformers_arguments import addressable, refuse
+from foveal.compat._transformers_packed import (
+    lengths_of,
+    refuse_restarts,
+    same_sequence,
+    say_the_same,
+    values_of,
+    without_packing,
+)
 from foveal.compat._transformers_paged import paged_attention_forward
 from foveal.compat.torch import under_autocast
 from foveal.torch import attention, attention_varlen
 from torch.utils._pytree import tree_map_only
-from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import AttentionInterface, PreTrainedModel, masking_utils
 from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 from transformers.utils.import_utils import is_tracing
@@ -100,16 +111,17 @@ def _check_model(model, name):
 class PlainMask(torch.Tensor):
     """A mask [b, 1, rows, keys] that is still unwritten: row i sees keys i + off - left to i + off + right.
 
-    sides: (left, right) as foveal's window; align: foveal's off. Any operation works on the mask written out, and after
-    the first of them sides is None, for whoever has the written mask may change it.
+    sides: (left, right) as foveal's window; align: foveal's off. cu_seq_lens: None, or int32 [sequences + 1], where
+    sequences begin among all b * rows rows, as many as keys; none sees another. Any operation works on the mask written
+    out, and after the first of them sides is None, for whoever has the written mask may change it.
     """
 
     __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     @staticmethod
-    def __new__(cls, shape, dtype, device, sides, align, write):
+    def __new__(cls, shape, dtype, device, sides, align, write, cu_seq_lens=None):
         mask = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
-        mask.sides, mask.align, mask._write = sides, align, write
+        mask.sides, mask.align, mask._write, mask.cu_seq_lens = sides, align, write, cu_seq_lens
         return mask
 
     def written(self):
@@ -203,12 +215,20 @@ def attention_mask_for(
         device=device,
         **rest,
     )
-    if is_tracing(attention_mask) or not (allow_is_causal_skip or allow_is_bidirectional_skip):
+    if is_tracing(attention_mask):
         return write()
-    sides = _sides_of(mask_function)
+    inside, sequences = without_packing(mask_function)
+    may_skip = allow_is_causal_skip or allow_is_bidirectional_skip or sequences is not None
+    sides = _sides_of(inside) if may_skip else None
     if sides is None:
         return write()
     first = int(q_offset)  # of a static cache it is a tensor
+    lengths = None
+    if sequences is not None:
+        is_whole = (first, kv_offset) == (0, 0) and sequences.shape == (batch_size, q_length) == (batch_size, kv_length)
+        lengths = lengths_of(sequences) if is_whole else None
+        if lengths is None:
+            return write()
     align = _align_of(sides, q_length, kv_length, first - kv_offset)
     end = kv_length + kv_offset  # of the keys that some row sees: padding behind it hides nothing more
     if sides[1] is not None:
@@ -219,7 +239,7 @@ def attention_mask_for(
     if align is None or is_padded:
         return write()
     dtype = rest.get("dtype", torch.float32) if is_additive else torch.bool
-    return PlainMask((batch_size, 1, q_length, kv_length), dtype, device, sides, align, write)
+    return PlainMask((batch_size, 1, q_length, kv_length), dtype, device, sides, align, write, lengths)
 
 
 def _scores_of(tensor, name, query, keys):
@@ -255,32 +275,16 @@ def _mask_and_bias(attention_mask, position_bias, query, keys):
 
 # ---- Packed sequences ------------------------------------------------------------------------------------------------
 
-_read = WeakTensorKeyDictionary()  # cu_seq_lens -> (its version then, its values)
 
-
-def _values_of(cu_seq_lens, name, rows):
-    """The lengths as numbers, read from the device once for all layers; None while tracing, which has none."""
-    if is_tracing(cu_seq_lens):
-        return None
-    version = None if cu_seq_lens.is_inference() else cu_seq_lens._version
-    then, values = _read.get(cu_seq_lens, (None, None))
-    if version is None or version != then:
-        values = cu_seq_lens.tolist()
-        _read[cu_seq_lens] = version, values
-    if values[:1] != [0] or values[-1] != rows or values != sorted(values):
-        raise InvalidArgument(f"{name} is {values}; it has to rise from 0 to {rows}, all rows of the batch")
-    return values
-
-
-def _same_sequence(lengths, batch, rows, keys):
-    """[batch, 1, rows, keys]: whether row and key belong to one sequence."""
-    sequences = []
-    for (name, cu_seq_lens, values), length in zip(lengths, (rows, keys), strict=True):
-        if values is not None and not set(range(0, batch * length, length)) <= set(values):
-            raise UnsupportedError(f"{name} is {values}; beside a mask a sequence has to end with its row of the batch")
-        positions = torch.arange(batch * length, device=cu_seq_lens.device, dtype=cu_seq_lens.dtype)
-        sequences.append(torch.searchsorted(cu_seq_lens[1:], positions, right=True).view(batch, length))
-    return sequences[0][:, None, :, None] == sequences[1][:, None, None, :]
+def _lengths_and_mask(cu_seq_lens_q, cu_seq_lens_k, mask):
+    """The lengths that are given or else those of a PlainMask, and the mask: written out where the two differ."""
+    own = mask.cu_seq_lens if isinstance(mask, PlainMask) and mask.sides is not None else None
+    given = [lengths for lengths in (cu_seq_lens_q, cu_seq_lens_k) if lengths is not None]
+    if own is None:
+        return cu_seq_lens_q, cu_seq_lens_k, mask
+    if not given:
+        return own, own, mask
+    return cu_seq_lens_q, cu_seq_lens_k, mask if say_the_same(own, given) else mask.written()
 
 
 def _packed(q, k, v, cu_seq_lens_q, cu_seq_lens_k, mask, position_bias, options):
@@ -288,8 +292,8 @@ def _packed(q, k, v, cu_seq_lens_q, cu_seq_lens_k, mask, position_bias, options)
     if cu_seq_lens_q is None or cu_seq_lens_k is None:
         raise InvalidArgument("of cu_seq_lens_q and cu_seq_lens_k one is None; packed sequences need both")
     (batch, rows), keys = q.shape[:2], k.shape[1]
-    values_q = _values_of(cu_seq_lens_q, "cu_seq_lens_q", batch * rows)
-    values_k = _values_of(cu_seq_lens_k, "cu_seq_lens_k", batch * keys)
+    values_q = values_of(cu_seq_lens_q, "cu_seq_lens_q", batch * rows)
+    values_k = values_of(cu_seq_lens_k, "cu_seq_lens_k", batch * keys)
     if mask is None and position_bias is None:
         options["align"] = "bottom_right"  # of each sequence
         lengths = (cu_seq_lens.to(torch.int32) for cu_seq_lens in (cu_seq_lens_q, cu_seq_lens_k))
@@ -301,7 +305,7 @@ def _packed(q, k, v, cu_seq_lens_q, cu_seq_lens_k, mask, position_bias, options)
         )
     mask, bias = _mask_and_bias(mask, position_bias, q.transpose(1, 2), keys)
     lengths = ("cu_seq_lens_q", cu_seq_lens_q, values_q), ("cu_seq_lens_k", cu_seq_lens_k, values_k)
-    same = _same_sequence(lengths, batch, rows, keys)
+    same = same_sequence(lengths, batch, rows, keys)
     return attention(q, k, v, mask=same if mask is None else mask & same, bias=bias, **options)
 
 
@@ -352,11 +356,14 @@ def attention_forward(
     keys before. softcap: bound of the scores. s_aux: sinks [h_q]. cu_seq_lens_q, cu_seq_lens_k [sequences + 1]: where
     sequences begin among all b * s rows; none sees another.
     """
+    cu_seq_lens_q, cu_seq_lens_k, attention_mask = _lengths_and_mask(cu_seq_lens_q, cu_seq_lens_k, attention_mask)
     is_packed = cu_seq_lens_q is not None or cu_seq_lens_k is not None
     refuse(dropout, kwargs, is_packed)
     rows, keys = query.shape[2], key.shape[2]
     q, k, v = (addressable(x.transpose(1, 2)) for x in under_autocast(query, key, value))
     options, mask = _visible(module, is_causal, sliding_window, attention_mask, rows, keys)
+    if not is_packed and rows > 1 and options.get("window", (None, None))[1] == 0:
+        refuse_restarts(kwargs.get("position_ids"), rows)
     options["scale"], options["softcap"] = scaling, softcap or 0.0
     options["sinks"] = None if s_aux is None else s_aux.to(torch.float32)
     if is_packed:
