@@ -1,12 +1,12 @@
 /* foveal over several devices: one attention problem whose rows lie on several ranks (context parallel).
  *
- * Every rank calls with its own rows of q, k and v, and gets its own rows of out and lse: what one device that held
- * everything would have computed, within docs/contract.md, 1.10. Spans say which rows those are. How it works, what it
- * costs and where each method wins: docs/parallel.md.
+ * Every rank calls with its own rows of q, k and v, and gets its own rows of out and lse, or of their gradients: what
+ * one device that held everything would have computed, within docs/contract.md, 1.10. Spans say which rows those are.
+ * How it works, what it costs and where each method wins: docs/parallel.md.
  *
  * foveal_parallel_plan_create() refuses what is wrong or not supported, on every rank alike and before anything is
- * sent. Once foveal_parallel_forward() has begun, whatever fails on one rank aborts its communicator, so that the
- * others return an error too, and do not wait for ever.
+ * sent. Once foveal_parallel_forward() or foveal_parallel_backward() has begun, whatever fails on one rank aborts its
+ * communicator, so that the others return an error too, and do not wait for ever.
  *
  * As in foveal.h: the library allocates no device memory, never synchronises and uses the caller's streams alone; the
  * structures grow by the same rule; any functions may run at the same time in any threads, but a communicator serves
@@ -156,7 +156,8 @@ static inline void foveal_parallel_args_init(foveal_parallel_args* args) {
     foveal_parallel_args_init_sized(args, sizeof *args);
 }
 
-/* Who sends what to whom, and which problems this rank solves. Immutable; usable from several threads. */
+/* Who sends what to whom, and which problems this rank solves, of a forward or of a backward call. Immutable; usable
+ * from several threads. */
 typedef struct foveal_parallel_plan foveal_parallel_plan;
 
 /* Looks at no data, needs no GPU, and talks to nobody. *plan is written if the status is FOVEAL_OK.
@@ -164,6 +165,17 @@ typedef struct foveal_parallel_plan foveal_parallel_plan;
  * Also returns FOVEAL_UNSUPPORTED. */
 FOVEAL_API foveal_status foveal_parallel_plan_create(const foveal_parallel_args* args, foveal_parallel_plan** plan);
 FOVEAL_API void foveal_parallel_plan_destroy(foveal_parallel_plan* plan); /* NULL is ignored */
+
+/* The plan of the gradients of that call, which args->forward describes with its out and lse. gradients->forward is
+ * args->forward; dout, dlse, dq, dk and dv have this rank's rows, and which gradients are asked is the same on all
+ * ranks. dsinks and dalibi_slopes are those of the whole, on every rank. Refused by name: dbias, a workspace beside
+ * that of args, and sm90 (sums over ranks are in f32, which it does not write yet). The method is chosen as for the
+ * forward call, and need not be that call's.
+ *
+ * Also returns FOVEAL_UNSUPPORTED. */
+FOVEAL_API foveal_status foveal_parallel_backward_plan_create(const foveal_parallel_args* args,
+                                                              const foveal_backward_args* gradients,
+                                                              foveal_parallel_plan** plan);
 
 /* Which method and why, what is sent and computed, as foveal_plan_describe(). */
 FOVEAL_API foveal_status foveal_parallel_plan_describe(const foveal_parallel_plan* plan, char* text, size_t size,
@@ -181,6 +193,15 @@ FOVEAL_API const int32_t* foveal_parallel_plan_offsets(const foveal_parallel_pla
  * Also returns FOVEAL_UNSUPPORTED, FOVEAL_NO_DEVICE, FOVEAL_CUDA_ERROR, and what the transport says. */
 FOVEAL_API foveal_status foveal_parallel_forward(const foveal_parallel_plan* plan, foveal_communicator* communicator,
                                                  const foveal_parallel_args* args, void* stream);
+
+/* Those of dq, dk, dv, dsinks and dalibi_slopes that are asked, as foveal_backward() writes them: what one device that
+ * held everything would compute from the same out and lse, within docs/contract.md, 1.10. plan: one of
+ * foveal_parallel_backward_plan_create(). As foveal_parallel_forward().
+ *
+ * Also returns FOVEAL_UNSUPPORTED, and what the transport says. */
+FOVEAL_API foveal_status foveal_parallel_backward(const foveal_parallel_plan* plan, foveal_communicator* communicator,
+                                                  const foveal_parallel_args* args,
+                                                  const foveal_backward_args* gradients, void* stream);
 
 #ifdef __cplusplus
 }

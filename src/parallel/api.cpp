@@ -8,6 +8,7 @@
 
 #include "c_api.hpp"
 #include "foveal/foveal_parallel.h"
+#include "parallel/backward.hpp"
 #include "parallel/communicator.hpp"
 #include "parallel/execute.hpp"
 #include "parallel/placement.hpp"
@@ -56,6 +57,23 @@ class Completed {
     foveal_parallel_args args_;
     foveal_forward_args forward_;
 };
+
+// Gradients of the call whose structure `forward` is.
+foveal_backward_args completed(const foveal_backward_args* gradients, const foveal_parallel_args* args) {
+    foveal_backward_args all;
+    foveal::complete(&required(gradients, "gradients"), &all, sizeof all);
+    if (all.forward != required(args, "args").forward)
+        refuse("gradients->forward is not args->forward; both name the same call");
+    return all;
+}
+
+// What fails on one rank is told to the others.
+template <class Body>
+foveal_status together(foveal_communicator* communicator, Body&& body) {
+    const foveal_status status = guarded(body);
+    if (status != FOVEAL_OK && communicator != nullptr) communicator->abort_all();
+    return status;
+}
 
 void check_place(foveal_placement placement, std::span<const int64_t> lengths, int32_t ranks) {
     if (placement != FOVEAL_CONTIGUOUS && placement != FOVEAL_ZIGZAG)
@@ -149,6 +167,15 @@ foveal_status foveal_parallel_plan_create(const foveal_parallel_args* args, fove
         [&] { required(plan, "plan") = new foveal_parallel_plan{foveal::parallel::make_plan(*Completed(args))}; });
 }
 
+foveal_status foveal_parallel_backward_plan_create(const foveal_parallel_args* args,
+                                                   const foveal_backward_args* gradients, foveal_parallel_plan** plan) {
+    return guarded([&] {
+        const Completed all(args);
+        const foveal_backward_args asked = completed(gradients, args);
+        required(plan, "plan") = new foveal_parallel_plan{foveal::parallel::make_plan(*all, &asked)};
+    });
+}
+
 void foveal_parallel_plan_destroy(foveal_parallel_plan* plan) { delete plan; }
 
 foveal_status foveal_parallel_plan_describe(const foveal_parallel_plan* plan, char* text, size_t size, size_t* needed) {
@@ -168,12 +195,20 @@ const int32_t* foveal_parallel_plan_offsets(const foveal_parallel_plan* plan, in
 
 foveal_status foveal_parallel_forward(const foveal_parallel_plan* plan, foveal_communicator* communicator,
                                       const foveal_parallel_args* args, void* stream) {
-    const foveal_status status = guarded([&] {
+    return together(communicator, [&] {
         foveal::parallel::execute(required(plan, "plan").plan, required(communicator, "communicator"), *Completed(args),
                                   stream);
     });
-    if (status != FOVEAL_OK && communicator != nullptr) communicator->abort_all();
-    return status;
+}
+
+foveal_status foveal_parallel_backward(const foveal_parallel_plan* plan, foveal_communicator* communicator,
+                                       const foveal_parallel_args* args, const foveal_backward_args* gradients,
+                                       void* stream) {
+    return together(communicator, [&] {
+        const Completed all(args);
+        foveal::parallel::differentiate(required(plan, "plan").plan, required(communicator, "communicator"), *all,
+                                        completed(gradients, args), stream);
+    });
 }
 
 }  // extern "C"
