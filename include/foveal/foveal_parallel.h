@@ -203,6 +203,52 @@ FOVEAL_API foveal_status foveal_parallel_backward(const foveal_parallel_plan* pl
                                                   const foveal_parallel_args* args,
                                                   const foveal_backward_args* gradients, void* stream);
 
+/* ---- Decoding: few queries over caches whose keys lie in turn on all ranks. */
+
+/* The keys of each sequence are dealt out to the ranks in turn, `span` at a time: key j lies on rank
+ * (j / span) % ranks, behind those that this rank already has. How many of the first `length` keys rank `rank` has; 0
+ * if an argument makes no sense. */
+FOVEAL_API int64_t foveal_dealt_keys(int64_t length, int64_t span, int32_t rank, int32_t ranks);
+
+/* One rank's call. Call foveal_parallel_decode_args_init() first. */
+typedef struct foveal_parallel_decode_args {
+    uint32_t struct_size; /* sizeof(foveal_parallel_decode_args) as the caller knows it */
+    int32_t reserved;     /* 0 */
+
+    /* q [b, 1, h_q, d] is the same on all ranks, and so are out and lse (optional), whole: what one device that held
+     * all keys would have computed, the same bits on every rank. k and v, in pages or dense, have this rank's keys, of
+     * which each sequence uses seqused_k: foveal_dealt_keys() of its length. A query sees all of them: options that ask
+     * where a key stands (a left window, chunks, alignment, slopes, bias, mask, offset, tree) are refused by name, and
+     * so are several rows a sequence; those of a speculative step are sequences of their own, with the same pages and
+     * lengths of their own. Scale, softcap and sinks are the same on all ranks; a sink counts once. The backend is
+     * named. */
+    const foveal_forward_args* forward;
+
+    void* workspace;          /* partial results. Aligned to 256 bytes, filled with zeros once */
+    uint64_t workspace_bytes; /* at least foveal_parallel_decode_workspace_bytes() */
+} foveal_parallel_decode_args;
+
+/* As foveal_forward_args_init_sized() and foveal_forward_args_init(). */
+FOVEAL_API void foveal_parallel_decode_args_init_sized(foveal_parallel_decode_args* args, size_t size);
+/* The same with the size that this header knows. */
+static inline void foveal_parallel_decode_args_init(foveal_parallel_decode_args* args) {
+    foveal_parallel_decode_args_init_sized(args, sizeof *args);
+}
+
+/* How much workspace a call over so many ranks needs. Looks at no data, needs no GPU, and talks to nobody.
+ *
+ * Also returns FOVEAL_UNSUPPORTED. */
+FOVEAL_API foveal_status foveal_parallel_decode_workspace_bytes(const foveal_parallel_decode_args* args, int32_t ranks,
+                                                                uint64_t* bytes);
+
+/* out (and lse) of all keys: every rank of the communicator, at most 32, calls. Each computes with its own keys, sends
+ * the result to all others, and merges all of them in the order of ranks. Asynchronous on sm90, where partial results
+ * are rounded to q's type, and which has not run. Whatever fails aborts the communicator.
+ *
+ * Also returns FOVEAL_UNSUPPORTED, FOVEAL_NO_DEVICE, FOVEAL_CUDA_ERROR, and what the transport says. */
+FOVEAL_API foveal_status foveal_parallel_decode(foveal_communicator* communicator,
+                                                const foveal_parallel_decode_args* args, void* stream);
+
 #ifdef __cplusplus
 }
 #endif

@@ -12,6 +12,28 @@ void check(foveal_status status) {
     if (status != FOVEAL_OK) throw Error(status, foveal_last_error());
 }
 
+// What appending to a cache does whose sequences are empty so far.
+void copy_rows(const Pair& from, const Pair& to, const foveal_tensor& zeros, foveal_backend backend, void* stream) {
+    if (from.first.shape[0] == 0 || from.first.shape[1] == 0) return;
+    foveal_append_args args;
+    foveal_append_args_init(&args);
+    args.backend = backend;
+    args.k = from.first;
+    args.k_cache = to.first;
+    args.v = from.second;
+    args.v_cache = to.second;
+    args.cache_lengths = zeros;
+    check(foveal_append(&args, stream));
+}
+
+void require_workspace(const void* workspace, uint64_t workspace_bytes, uint64_t needed) {
+    constexpr uintptr_t kAlignment = 256;
+    if (workspace_bytes < needed)
+        refuse("workspace_bytes is " + std::to_string(workspace_bytes) + "; the call needs " + std::to_string(needed));
+    if (workspace == nullptr && needed > 0) refuse("workspace is NULL; the call needs one");
+    if (reinterpret_cast<uintptr_t>(workspace) % kAlignment != 0) refuse("workspace is not aligned to 256 bytes");
+}
+
 void check_call(const Plan& plan, const Communicator& communicator, const foveal_parallel_args& args,
                 const foveal_forward_args& local) {
     if (communicator.rank() != plan.problem.rank || communicator.ranks() != plan.problem.ranks)
@@ -20,12 +42,7 @@ void check_call(const Plan& plan, const Communicator& communicator, const foveal
                " of " + std::to_string(plan.problem.ranks));
     if (local_problem(local) != plan.problem.local)
         refuse("args describe another problem than the plan was made for; the plan's:\n" + describe(plan));
-    constexpr uintptr_t kAlignment = 256;
-    if (args.workspace_bytes < plan.regions.total_bytes)
-        refuse("workspace_bytes is " + std::to_string(args.workspace_bytes) + "; the plan needs " +
-               std::to_string(plan.regions.total_bytes));
-    if (args.workspace == nullptr && plan.regions.total_bytes > 0) refuse("workspace is NULL; the plan needs one");
-    if (reinterpret_cast<uintptr_t>(args.workspace) % kAlignment != 0) refuse("workspace is not aligned to 256 bytes");
+    require_workspace(args.workspace, args.workspace_bytes, plan.regions.total_bytes);
     if (local.backend == FOVEAL_BACKEND_SM90 && !plan.offsets.empty() && args.offsets == nullptr)
         refuse("offsets is NULL beside forward.alibi_slopes; it holds foveal_parallel_plan_offsets() on the device");
     if (local.backend == FOVEAL_BACKEND_CPU && args.communication_stream != nullptr)
@@ -98,20 +115,6 @@ void Exchange::send_rows(const foveal_tensor& t, int64_t batch, int64_t row, int
 
 void Exchange::recv_rows(const foveal_tensor& t, int64_t batch, int64_t row, int64_t rows, int32_t peer) {
     communicator_.recv(rows_at(t, batch, row), bytes_of_rows(t, rows), peer, communication_);
-}
-
-// What appending to a cache does whose sequences are empty so far.
-void Exchange::copy(const Pair& from, const Pair& to) {
-    if (from.first.shape[0] == 0 || from.first.shape[1] == 0) return;
-    foveal_append_args args;
-    foveal_append_args_init(&args);
-    args.backend = local_.backend;
-    args.k = from.first;
-    args.k_cache = to.first;
-    args.v = from.second;
-    args.v_cache = to.second;
-    args.cache_lengths = packed(plan_.regions.zeros, FOVEAL_I32, 0, {problem().batch});
-    check(foveal_append(&args, compute_));
 }
 
 Shards Exchange::crew_shards() const {

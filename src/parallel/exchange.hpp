@@ -14,6 +14,17 @@ namespace foveal::parallel {
 // Throws Error with the thread's last message unless it is FOVEAL_OK.
 void check(foveal_status status);
 
+// A tensor, or two that have the same rows and heads.
+struct Pair {
+    foveal_tensor first{}, second{};
+};
+
+// Rows [b, rows, heads, channels] to another place, and to its type. zeros: i32 [b].
+void copy_rows(const Pair& from, const Pair& to, const foveal_tensor& zeros, foveal_backend backend, void* stream);
+
+// Throws Error(INVALID_ARGUMENT) unless there is as much, aligned to 256 bytes.
+void require_workspace(const void* workspace, uint64_t workspace_bytes, uint64_t needed);
+
 // Is this call the plan's, with the memory that it needs? Throws Error(INVALID_ARGUMENT).
 void check_call(const Plan& plan, const Communicator& communicator, const foveal_parallel_args& args,
                 const foveal_forward_args& local);
@@ -21,11 +32,6 @@ void check_call(const Plan& plan, const Communicator& communicator, const foveal
 // q, k, v, out and lse of a crew: the caller's own, or in the workspace.
 struct Shards {
     foveal_tensor q, k, v, out, lse;
-};
-
-// A tensor, or two that have the same rows and heads.
-struct Pair {
-    foveal_tensor first{}, second{};
 };
 
 // What goes from rows to heads: this rank's rows of all heads, and where the crew's rows of this rank's heads come.
@@ -72,8 +78,9 @@ class Exchange {
     int32_t rank_of(int32_t crew) const { return crew * plan_.method.head_ranks + plan_.member(); }
     int32_t rank_of_member(int32_t member) const { return plan_.crew() * plan_.method.head_ranks + member; }
 
-    // Rows to another place, and to its type. second: absent, or with the same rows and heads.
-    void copy(const Pair& from, const Pair& to);
+    void copy(const Pair& from, const Pair& to) {
+        copy_rows(from, to, packed(plan_.regions.zeros, FOVEAL_I32, 0, {problem().batch}), local_.backend, compute_);
+    }
 
     Shards crew_shards() const;
     // Their own rows of all heads for the crew's rows of this rank's heads.

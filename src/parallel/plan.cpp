@@ -132,20 +132,6 @@ foveal_tensor part_of(foveal_tensor t, int64_t element_bytes, int64_t row, int64
     return t;
 }
 
-// Rounded twice, out would be less exact than one device's (contract 1.10).
-DType part_dtype_of(const foveal_forward_args& local) {
-    foveal_forward_args plain = local;
-    plain.bias = plain.mask = plain.alibi_slopes = {};
-    plain.chunk = 0;
-    plain.out.dtype = FOVEAL_F32;
-    try {
-        backend_of(local.backend).check_supported(validate(plain));
-        return DType::f32;
-    } catch (const Error&) {  // what else may be wrong, the cells show
-        return dtype_of(local.q);
-    }
-}
-
 // The backend has to take every cell, before anything is sent.
 void require_supported(const Plan& plan, const foveal_forward_args& local) {
     const Backend& backend = backend_of(local.backend);
@@ -171,6 +157,19 @@ void require_supported(const Plan& plan, const foveal_forward_args& local) {
 }
 
 }  // namespace
+
+DType part_dtype_of(const foveal_forward_args& local) {
+    foveal_forward_args plain = local;
+    plain.bias = plain.mask = plain.alibi_slopes = {};
+    plain.chunk = 0;
+    plain.out.dtype = FOVEAL_F32;
+    try {
+        backend_of(local.backend).check_supported(validate(plain));
+        return DType::f32;
+    } catch (const Error&) {  // what else may be wrong, the cells show
+        return dtype_of(local.q);
+    }
+}
 
 HeadPart head_part(const Problem& problem, const Method& method, int32_t member) {
     const ForwardProblem& p = problem.local;

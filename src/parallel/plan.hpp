@@ -135,6 +135,10 @@ foveal_forward_args plain_args(const foveal_forward_args& local);
 // The problem of local_args(), whose window, chunk, bias and mask do not count.
 ForwardProblem local_problem(const foveal_forward_args& local);
 
+// Of partial results: f32 where the backend writes that, else q's. Rounded twice, out would be less exact than one
+// device's (contract 1.10).
+DType part_dtype_of(const foveal_forward_args& local);
+
 // The call of one cell, without q, k, v, out and lse: windows, alignment and the parts of bias, mask, slopes and sinks.
 // first: the one of a stretch's cells that counts the sinks. offset: where a device finds cell.offset.
 foveal_forward_args cell_args(const Plan& plan, const foveal_forward_args& local, const Stretch& stretch,

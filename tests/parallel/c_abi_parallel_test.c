@@ -127,6 +127,8 @@ static int null_is_refused(void) {
     CHECK(foveal_parallel_backward_plan_create(NULL, NULL, NULL) == FOVEAL_INVALID_ARGUMENT);
     CHECK(foveal_parallel_backward(NULL, NULL, NULL, NULL, NULL) == FOVEAL_INVALID_ARGUMENT);
     CHECK(foveal_communicator_wait(NULL, NULL) == FOVEAL_INVALID_ARGUMENT);
+    CHECK(foveal_parallel_decode_workspace_bytes(NULL, 1, NULL) == FOVEAL_INVALID_ARGUMENT);
+    CHECK(foveal_parallel_decode(NULL, NULL, NULL) == FOVEAL_INVALID_ARGUMENT);
     CHECK(foveal_parallel_plan_workspace_bytes(NULL) == 0);
     int64_t count = 7;
     CHECK(foveal_parallel_plan_offsets(NULL, &count) == NULL && count == 0);

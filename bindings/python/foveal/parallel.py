@@ -11,6 +11,8 @@ the whole story.
 Groups of gloo and others carry tensors of the CPU. Tensors on a GPU go through the NCCL communicator of the group, on
 a stream of its own beside the current one; that has not been run on two GPUs yet.
 
+decode() is for servers: one query a sequence, caches whose keys lie in turn on all ranks.
+
 On the CPU, q, k, v, sinks and alibi_slopes have gradients: those of the sum of all ranks' losses. Every rank's backward
 pass comes by, in the same order, as its forward pass did. On a GPU a tensor that requires a gradient is refused.
 """
@@ -31,7 +33,7 @@ import torch.distributed as dist
 from foveal import _foveal
 from torch.autograd.function import once_differentiable
 
-__all__ = ["attention", "plan", "positions", "spans", "take"]
+__all__ = ["attention", "dealt_keys", "decode", "plan", "positions", "spans", "take"]
 
 _Message = tuple[int, int, int]
 
@@ -126,6 +128,12 @@ class _Rank:
 
 
 _ranks: weakref.WeakKeyDictionary[Any, dict[tuple[torch.device, float], _Rank]] = weakref.WeakKeyDictionary()
+
+
+def _rank_of(group: Any, device: torch.device, timeout_seconds: float) -> _Rank:
+    of_group = _ranks.setdefault(group, {})
+    key = (device, timeout_seconds)
+    return of_group[key] if key in of_group else of_group.setdefault(key, _Rank(group, device, timeout_seconds))
 
 
 def _described(
@@ -311,9 +319,7 @@ def attention(
         "scale": scale, "causal": causal, "window": window, "align": align, "softcap": softcap, "chunk": chunk,
         "alibi_slopes": alibi_slopes, "sinks": sinks, "bias": bias, "mask": mask,
     }  # fmt: skip
-    of_group = _ranks.setdefault(group, {})
-    key = (q.device, timeout_seconds)
-    own = of_group[key] if key in of_group else of_group.setdefault(key, _Rank(group, q.device, timeout_seconds))
+    own = _rank_of(group, q.device, timeout_seconds)
     packed = q.dim() == 3
     tensors = (q[None], k[None], v[None]) if packed else (q, k, v)
     of_call = _Call(own, options, call, return_lse)
@@ -325,6 +331,63 @@ def attention(
     if not packed:
         return result  # type: ignore[no-any-return]
     return (result[0][0], result[1][0]) if return_lse else result[0]
+
+
+def dealt_keys(lengths: torch.Tensor, span: int, rank: int, ranks: int) -> torch.Tensor:
+    """How many of the first `lengths` keys of each sequence `rank` has, a tensor as lengths.
+
+    They are dealt out to the ranks in turn, `span` at a time: key j lies on rank j // span % ranks, behind those that
+    this rank already has.
+    """
+    return lengths // (span * ranks) * span + (lengths % (span * ranks) - rank * span).clamp(0, span)
+
+
+def decode(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    lengths: torch.Tensor,
+    span: int = 1,
+    block_table: torch.Tensor | None = None,
+    page_indptr: torch.Tensor | None = None,
+    page_indices: torch.Tensor | None = None,
+    group: Any = None,
+    timeout_seconds: float = 600.0,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    sinks: torch.Tensor | None = None,
+    return_lse: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Attention of one query a sequence to caches whose keys lie in turn on all ranks: see dealt_keys().
+
+    Every rank calls with the same q, computes with its own keys, and gets the whole result, the same bits on each: all
+    partial results are merged in the order of ranks. Not differentiable.
+
+    Args:
+        q: [b, 1, h_q, d], the same on all ranks. The queries of a speculative step are sequences of their own, with the
+            same pages and lengths of their own.
+        k, v: this rank's part of the caches: pages [pages, page_size, h_k, d] with block_table [b, max_pages], or
+            page_indptr and page_indices, of its own pages; or [b, s, h_k, d].
+        lengths: int32 [b], on q's device: of the sequences as a whole.
+        span: so many neighbouring keys lie on one rank; of pages that are dealt out whole, the page's size.
+        sinks: a sink counts once.
+        The others as those of attention() and foveal.attention.
+
+    Raises:
+        As attention().
+    """
+    group = dist.group.WORLD if group is None else group
+    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+    if span < 1:
+        raise foveal.InvalidArgument(f"span is {span}; it must be at least 1")
+    own = _rank_of(group, q.device, timeout_seconds)
+    options = {
+        "scale": scale, "causal": False, "window": (None, None), "align": "bottom_right", "softcap": softcap,
+        "chunk": 0, "sinks": sinks, "seqused_k": dealt_keys(lengths, span, rank, ranks), "block_table": block_table,
+        "page_indptr": page_indptr, "page_indices": page_indices,
+    }  # fmt: skip
+    return _foveal.parallel_decode((q, k, v), options, own.communicator, ranks, own.allocate, return_lse)  # type: ignore[no-any-return]
 
 
 def plan(

@@ -178,12 +178,15 @@ struct Call {
     }
 };
 
+// By name; what is not there is absent.
 Options options_of(const nb::dict& given) {
-    const auto at = [&](const char* name) { return nb::handle(given[name].ptr()); };  // the dictionary holds it
+    const auto at = [&](const char* name) {
+        return given.contains(name) ? nb::handle(given[name].ptr()) : nb::handle(Py_None);  // the dictionary holds it
+    };
     const nb::handle absent(Py_None);
-    return {at("scale"), at("causal"), at("window"), at("align"), at("softcap"), at("chunk"), at("alibi_slopes"),
-            at("sinks"), at("bias"),   at("mask"),   absent,      absent,        absent,      absent,
-            absent,      absent,       absent,       absent};
+    return {at("scale"),        at("causal"),      at("window"),       at("align"), at("softcap"), at("chunk"),
+            at("alibi_slopes"), at("sinks"),       at("bias"),         at("mask"),  absent,        at("seqused_k"),
+            at("block_table"),  at("page_indptr"), at("page_indices"), absent,      absent,        absent};
 }
 
 // tensors: (q, k, v); options by name; call: see Call; communicator; allocate(bytes) and upload(offsets) return
@@ -248,6 +251,27 @@ void gradients(nb::tuple tensors, nb::tuple results, nb::dict gradients, nb::dic
     }));
 }
 
+// options: with those of the cache. The others as those of attention().
+nb::object decode(nb::tuple tensors, nb::dict options, Communicator& communicator, int32_t ranks, nb::callable allocate,
+                  bool return_lse) {
+    ForwardArguments problem(tensors[0], tensors[1], tensors[2], {}, {}, options_of(options), Form::tensor);
+    if (!problem.is_plain(nb::none()))
+        raise(FOVEAL_UNSUPPORTED,
+              "PyTorch watches this call (a trace or a mode), or would record a gradient; decoding over ranks has "
+              "neither");
+    problem.set_backend({});
+    const CurrentDevice guard = problem.enter_device();
+    problem.set_results(nb::none(), return_lse);
+    foveal_parallel_decode_args args;
+    foveal_parallel_decode_args_init(&args);
+    args.forward = &problem.args();
+    check_parallel(foveal_parallel_decode_workspace_bytes(&args, ranks, &args.workspace_bytes));
+    args.workspace = reinterpret_cast<void*>(nb::cast<uintptr_t>(allocate(args.workspace_bytes)));
+    check_parallel(
+        problem.launch_with([&](void* stream) { return foveal_parallel_decode(communicator.get(), &args, stream); }));
+    return problem.result(return_lse);
+}
+
 std::string plan_text(nb::tuple tensors, nb::dict options, nb::dict call, const std::string& backend, bool return_lse) {
     ForwardArguments problem(tensors[0], tensors[1], tensors[2], {}, {}, options_of(options), Form::description);
     problem.set_backend(nb::str(backend.c_str()));
@@ -261,6 +285,7 @@ void define_parallel(nb::module_& module) {
     module.def("parallel_place", place);
     module.def("parallel_attention", attention);
     module.def("parallel_gradients", gradients);
+    module.def("parallel_decode", decode);
     module.def("parallel_plan", plan_text);
     nb::class_<Communicator>(module, "Communicator")
         .def(nb::init<int32_t, int32_t, double, nb::object>())

@@ -109,6 +109,38 @@ def check_documents(rank, ranks):
             torch.testing.assert_close(got, rows, atol=2e-5, rtol=2e-5)
 
 
+def check_decode(rank, ranks):
+    """Caches whose keys lie in turn on all ranks, in pages."""
+    generator, lengths = torch.Generator().manual_seed(10), torch.tensor([200, 0, 17], dtype=torch.int32)
+    q, k, v = (torch.randn(3, s, h, 32, generator=generator) for s, h in ((1, 4), (200, 2), (200, 2)))
+    sinks, page = torch.rand(4, generator=generator), 8
+    expected, expected_lse = foveal.attention(q, k, v, seqused_k=lengths, sinks=sinks, return_lse=True)
+    for span in (1, 8, 5):
+        own = [j for j in range(200) if j // span % ranks == rank]
+        counted = torch.tensor([sum(j < length for j in own) for length in lengths], dtype=torch.int32)
+        assert torch.equal(foveal.parallel.dealt_keys(lengths, span, rank, ranks), counted)
+        per_sequence = -(-len(own) // page)
+        table = torch.randperm(3 * per_sequence, generator=generator).to(torch.int32).view(3, per_sequence)
+        caches = []
+        for whole in (k, v):
+            rows = torch.full((3, per_sequence * page, 2, 32), torch.nan)
+            rows[:, : len(own)] = whole[:, own]
+            cache = torch.full((3 * per_sequence, page, 2, 32), torch.nan)
+            cache[table.long()] = rows.unflatten(1, (per_sequence, page))
+            caches.append(cache)
+        out, lse = foveal.parallel.decode(
+            q, *caches, lengths=lengths, span=span, block_table=table, sinks=sinks, return_lse=True
+        )
+        torch.testing.assert_close(out, expected, atol=2e-6, rtol=2e-5)
+        torch.testing.assert_close(lse, expected_lse, atol=2e-5, rtol=2e-5)
+    with pytest.raises(foveal.UnsupportedError, match="3 rows a sequence"):
+        foveal.parallel.decode(torch.zeros(1, 3, 4, 32), k[:1], v[:1], lengths=lengths[:1])
+    with pytest.raises(foveal.InvalidArgument, match="span is 0"):
+        foveal.parallel.decode(q, k, v, lengths=lengths, span=0)
+    with pytest.raises(foveal.UnsupportedError, match="gradient"):
+        foveal.parallel.decode(q.clone().requires_grad_(), k, v, lengths=lengths)
+
+
 def check_refusals():
     q = torch.randn(1, 10, 2, 32)
     with pytest.raises(foveal.InvalidArgument, match="method is"):
@@ -134,6 +166,7 @@ def agree(rank, ranks, port, folder):
         check_gradients(rank, ranks, options, through_lse=False)
         check_gradients(rank, ranks, options, through_lse=True)
     check_documents(rank, ranks)
+    check_decode(rank, ranks)
     check_refusals()
     dist.barrier()
     dist.destroy_process_group()
