@@ -144,6 +144,12 @@ void foveal::complete(const foveal_forward_args* given, foveal_forward_args* to,
     to->struct_size = static_cast<uint32_t>(size);
 }
 
+void foveal::complete(const foveal_backward_args* given, foveal_backward_args* to, size_t size) {
+    const Known<foveal_backward_args> all(given, "foveal_backward_args_init", foveal_backward_args_init_sized);
+    std::memcpy(static_cast<void*>(to), &*all, size);
+    to->struct_size = static_cast<uint32_t>(size);
+}
+
 namespace {
 
 std::unique_ptr<ForwardPlan> make_plan(const ForwardProblem& problem, const Backend& backend, int32_t device) {

@@ -96,6 +96,8 @@ void initialise(Args* args, size_t size, Args defaults = {}) {
 
 // The forward arguments as this version knows them: the first `size` bytes, sizeof of who asks, to *known.
 void complete(const foveal_forward_args* given, foveal_forward_args* known, size_t size);
+// The same of gradients; what they are of, `forward`, is left as it is.
+void complete(const foveal_backward_args* given, foveal_backward_args* known, size_t size);
 
 // Text for the caller: as much as fits, and its full size with the NUL (may be NULL).
 inline void copy_text(const std::string& whole, char* text, size_t size, size_t* needed) {

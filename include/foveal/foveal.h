@@ -274,9 +274,9 @@ typedef struct foveal_backward_args {
     /* What is asked, at least one of these; absent: not computed. Written, not added to. Rows of dq, and of dk and dv,
      * outside every used length are not written; rows and keys inside that have no partner get exact zeros. The other
      * three are written whole. */
-    foveal_tensor dq;            /* shape and dtype of q */
-    foveal_tensor dk;            /* shape and dtype of k */
-    foveal_tensor dv;            /* shape and dtype of v */
+    foveal_tensor dq;            /* shape of q; its dtype, or f32 (cpu): unrounded, for summing */
+    foveal_tensor dk;            /* likewise of k */
+    foveal_tensor dv;            /* likewise of v */
     foveal_tensor dsinks;        /* f32 [h_q]; needs sinks */
     foveal_tensor dbias;         /* shape of bias, each dimension of size 1 (and each that bias lacks) summed over; f32
                                   * or bias's dtype; needs bias */

@@ -178,9 +178,9 @@ inline void forward(const Tensor& q, const Tensor& k, const Tensor& v, const Ten
 // Which gradients backward() computes, and what else it is given; each tensor is that of foveal_backward_args.
 struct Gradients {
     Tensor dlse = {};                     // optional, read: of what follows with respect to the log-sum-exp
-    Tensor dq = {};                       // as q
-    Tensor dk = {};                       // as k
-    Tensor dv = {};                       // as v
+    Tensor dq = {};                       // as q; or f32 (cpu), unrounded
+    Tensor dk = {};                       // as k, likewise
+    Tensor dv = {};                       // as v, likewise
     Tensor dsinks = {};                   // f32 [h_q]
     Tensor dbias = {};                    // shape of bias; f32 or bias's type
     Tensor dalibi_slopes = {};            // f32, shape of alibi_slopes

@@ -1,12 +1,12 @@
 /* foveal over several devices: one attention problem whose rows lie on several ranks (context parallel).
  *
- * Every rank calls with its own rows of q, k and v, and gets its own rows of out and lse: what one device that held
- * everything would have computed, within docs/contract.md, 1.10. Spans say which rows those are. How it works, what it
- * costs and where each method wins: docs/parallel.md.
+ * Every rank calls with its own rows of q, k and v, and gets its own rows of out and lse, or of their gradients: what
+ * one device that held everything would have computed, within docs/contract.md, 1.10. Spans say which rows those are.
+ * How it works, what it costs and where each method wins: docs/parallel.md.
  *
  * foveal_parallel_plan_create() refuses what is wrong or not supported, on every rank alike and before anything is
- * sent. Once foveal_parallel_forward() has begun, whatever fails on one rank aborts its communicator, so that the
- * others return an error too, and do not wait for ever.
+ * sent. Once foveal_parallel_forward() or foveal_parallel_backward() has begun, whatever fails on one rank aborts its
+ * communicator, so that the others return an error too, and do not wait for ever.
  *
  * As in foveal.h: the library allocates no device memory, never synchronises and uses the caller's streams alone; the
  * structures grow by the same rule; any functions may run at the same time in any threads, but a communicator serves
@@ -156,7 +156,8 @@ static inline void foveal_parallel_args_init(foveal_parallel_args* args) {
     foveal_parallel_args_init_sized(args, sizeof *args);
 }
 
-/* Who sends what to whom, and which problems this rank solves. Immutable; usable from several threads. */
+/* Who sends what to whom, and which problems this rank solves, of a forward or of a backward call. Immutable; usable
+ * from several threads. */
 typedef struct foveal_parallel_plan foveal_parallel_plan;
 
 /* Looks at no data, needs no GPU, and talks to nobody. *plan is written if the status is FOVEAL_OK.
@@ -164,6 +165,17 @@ typedef struct foveal_parallel_plan foveal_parallel_plan;
  * Also returns FOVEAL_UNSUPPORTED. */
 FOVEAL_API foveal_status foveal_parallel_plan_create(const foveal_parallel_args* args, foveal_parallel_plan** plan);
 FOVEAL_API void foveal_parallel_plan_destroy(foveal_parallel_plan* plan); /* NULL is ignored */
+
+/* The plan of the gradients of that call, which args->forward describes with its out and lse. gradients->forward is
+ * args->forward; dout, dlse, dq, dk and dv have this rank's rows, and which gradients are asked is the same on all
+ * ranks. dsinks and dalibi_slopes are those of the whole, on every rank. Refused by name: dbias, a workspace beside
+ * that of args, and sm90 (sums over ranks are in f32, which it does not write yet). The method is chosen as for the
+ * forward call, and need not be that call's.
+ *
+ * Also returns FOVEAL_UNSUPPORTED. */
+FOVEAL_API foveal_status foveal_parallel_backward_plan_create(const foveal_parallel_args* args,
+                                                              const foveal_backward_args* gradients,
+                                                              foveal_parallel_plan** plan);
 
 /* Which method and why, what is sent and computed, as foveal_plan_describe(). */
 FOVEAL_API foveal_status foveal_parallel_plan_describe(const foveal_parallel_plan* plan, char* text, size_t size,
@@ -181,6 +193,61 @@ FOVEAL_API const int32_t* foveal_parallel_plan_offsets(const foveal_parallel_pla
  * Also returns FOVEAL_UNSUPPORTED, FOVEAL_NO_DEVICE, FOVEAL_CUDA_ERROR, and what the transport says. */
 FOVEAL_API foveal_status foveal_parallel_forward(const foveal_parallel_plan* plan, foveal_communicator* communicator,
                                                  const foveal_parallel_args* args, void* stream);
+
+/* Those of dq, dk, dv, dsinks and dalibi_slopes that are asked, as foveal_backward() writes them: what one device that
+ * held everything would compute from the same out and lse, within docs/contract.md, 1.10. plan: one of
+ * foveal_parallel_backward_plan_create(). As foveal_parallel_forward().
+ *
+ * Also returns FOVEAL_UNSUPPORTED, and what the transport says. */
+FOVEAL_API foveal_status foveal_parallel_backward(const foveal_parallel_plan* plan, foveal_communicator* communicator,
+                                                  const foveal_parallel_args* args,
+                                                  const foveal_backward_args* gradients, void* stream);
+
+/* ---- Decoding: few queries over caches whose keys lie in turn on all ranks. */
+
+/* The keys of each sequence are dealt out to the ranks in turn, `span` at a time: key j lies on rank
+ * (j / span) % ranks, behind those that this rank already has. How many of the first `length` keys rank `rank` has; 0
+ * if an argument makes no sense. */
+FOVEAL_API int64_t foveal_dealt_keys(int64_t length, int64_t span, int32_t rank, int32_t ranks);
+
+/* One rank's call. Call foveal_parallel_decode_args_init() first. */
+typedef struct foveal_parallel_decode_args {
+    uint32_t struct_size; /* sizeof(foveal_parallel_decode_args) as the caller knows it */
+    int32_t reserved;     /* 0 */
+
+    /* q [b, 1, h_q, d] is the same on all ranks, and so are out and lse (optional), whole: what one device that held
+     * all keys would have computed, the same bits on every rank. k and v, in pages or dense, have this rank's keys, of
+     * which each sequence uses seqused_k: foveal_dealt_keys() of its length. A query sees all of them: options that ask
+     * where a key stands (a left window, chunks, alignment, slopes, bias, mask, offset, tree) are refused by name, and
+     * so are several rows a sequence; those of a speculative step are sequences of their own, with the same pages and
+     * lengths of their own. Scale, softcap and sinks are the same on all ranks; a sink counts once. The backend is
+     * named. */
+    const foveal_forward_args* forward;
+
+    void* workspace;          /* partial results. Aligned to 256 bytes, filled with zeros once */
+    uint64_t workspace_bytes; /* at least foveal_parallel_decode_workspace_bytes() */
+} foveal_parallel_decode_args;
+
+/* As foveal_forward_args_init_sized() and foveal_forward_args_init(). */
+FOVEAL_API void foveal_parallel_decode_args_init_sized(foveal_parallel_decode_args* args, size_t size);
+/* The same with the size that this header knows. */
+static inline void foveal_parallel_decode_args_init(foveal_parallel_decode_args* args) {
+    foveal_parallel_decode_args_init_sized(args, sizeof *args);
+}
+
+/* How much workspace a call over so many ranks needs. Looks at no data, needs no GPU, and talks to nobody.
+ *
+ * Also returns FOVEAL_UNSUPPORTED. */
+FOVEAL_API foveal_status foveal_parallel_decode_workspace_bytes(const foveal_parallel_decode_args* args, int32_t ranks,
+                                                                uint64_t* bytes);
+
+/* out (and lse) of all keys: every rank of the communicator, at most 32, calls. Each computes with its own keys, sends
+ * the result to all others, and merges all of them in the order of ranks. Asynchronous on sm90, where partial results
+ * are rounded to q's type, and which has not run. Whatever fails aborts the communicator.
+ *
+ * Also returns FOVEAL_UNSUPPORTED, FOVEAL_NO_DEVICE, FOVEAL_CUDA_ERROR, and what the transport says. */
+FOVEAL_API foveal_status foveal_parallel_decode(foveal_communicator* communicator,
+                                                const foveal_parallel_decode_args* args, void* stream);
 
 #ifdef __cplusplus
 }

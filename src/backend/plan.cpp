@@ -59,9 +59,13 @@ std::string describe(const ForwardProblem& p) {
 std::string describe(const BackwardProblem& p) {
     std::ostringstream out;
     out << describe(p.forward) << "gradients ";
-    if (p.wants_dq) out << " dq";
-    if (p.wants_dk) out << " dk";
-    if (p.wants_dv) out << " dv";
+    const auto name = [&](const char* text, DType dtype) {
+        out << ' ' << text;
+        if (dtype != p.forward.dtype) out << ' ' << name_of(dtype);
+    };
+    if (p.wants_dq) name("dq", p.dq_dtype);
+    if (p.wants_dk) name("dk", p.dk_dtype);
+    if (p.wants_dv) name("dv", p.dv_dtype);
     if (p.wants_dsinks) out << " dsinks";
     if (p.wants_dbias) out << " dbias " << name_of(p.dbias_dtype);
     if (p.wants_dalibi) out << " dalibi_slopes";

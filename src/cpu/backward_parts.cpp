@@ -128,14 +128,16 @@ class PartsGradient {
 
     void ask(BackwardGroup& group, SharedByParts& shared, int64_t sequence, int64_t head_k, int64_t task) {
         const int64_t first_k = sequences_[static_cast<size_t>(sequence)].first_k;
-        const auto keys_of = [&](void* tensor, const Strides& stride) {
-            return advance(of_.dtype, tensor, offset_of(stride, sequence, first_k, head_k));
+        const auto keys_of = [&](DType dtype, void* tensor, const Strides& stride) {
+            return advance(dtype, tensor, offset_of(stride, sequence, first_k, head_k));
         };
         if (problem_.wants_dq) group.dq = shared.dq.memory();
-        if (problem_.wants_dk) group.dk = keys_of(pointers_.dk, problem_.dk);
-        if (problem_.wants_dv) group.dv = keys_of(pointers_.dv, problem_.dv);
+        if (problem_.wants_dk) group.dk = keys_of(problem_.dk_dtype, pointers_.dk, problem_.dk);
+        if (problem_.wants_dv) group.dv = keys_of(problem_.dv_dtype, pointers_.dv, problem_.dv);
         group.dk_row = problem_.dk.row;
         group.dv_row = problem_.dv.row;
+        group.dk_dtype = problem_.dk_dtype;
+        group.dv_dtype = problem_.dv_dtype;
         if (problem_.wants_dalibi) group.dalibi = dalibi_.data() + task * group.forward.heads;
     }
 
@@ -147,7 +149,8 @@ class PartsGradient {
     void store(const BackwardGroup& group, int64_t sequence, int64_t head_k) const {
         const int64_t first_q = sequences_[static_cast<size_t>(sequence)].first_q;
         const int64_t offset = offset_of(problem_.dq, sequence, first_q, head_k * group.forward.heads);
-        store_dq(group, 0, group.forward.queries(), advance(of_.dtype, pointers_.dq, offset), problem_.dq, workspace());
+        store_dq(group, 0, group.forward.queries(), problem_.dq_dtype, advance(problem_.dq_dtype, pointers_.dq, offset),
+                 problem_.dq, workspace());
     }
 
     float* workspace() const {

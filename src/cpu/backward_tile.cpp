@@ -35,7 +35,6 @@ class BackwardTile {
           memory_(take_memory(workspace_, of_.head_dim, of_.head_dim_v)),
           scaling_(scaling_of(of_)),
           load_row_(row_loader(of_.dtype)),
-          store_row_(row_storer(of_.dtype)),
           scores_(of_, memory_.rows),
           may_be_pairs_(of_.dtype == DType::bf16 && has_bf16_pairs()) {
         std::fill_n(memory_.ones, queries_per_subtile(), 1.0f);
@@ -60,8 +59,8 @@ class BackwardTile {
             add_to_dq(subtile, number);
             order.done(part, number);
         }
-        store_keys(memory_.dk, k_pitch(), of_.head_dim, of_.scale, group_.dk, group_.dk_row);
-        store_keys(memory_.dv, v_pitch(), of_.head_dim_v, 1.0f, group_.dv, group_.dv_row);
+        store_keys(memory_.dk, k_pitch(), of_.head_dim, of_.scale, group_.dk_dtype, group_.dk, group_.dk_row);
+        store_keys(memory_.dv, v_pitch(), of_.head_dim_v, 1.0f, group_.dv_dtype, group_.dv, group_.dv_row);
     }
 
     void add_score_gradients(int32_t number, Range keys, float* sums) {
@@ -267,12 +266,14 @@ class BackwardTile {
             hn::Store(hn::Add(hn::Load(F32(), sums + i), hn::Load(F32(), memory_.dq + i)), F32(), sums + i);
     }
 
-    void store_keys(float* sums, int64_t pitch, int64_t columns, float factor, void* to, int64_t row_stride) const {
+    void store_keys(float* sums, int64_t pitch, int64_t columns, float factor, DType dtype, void* to,
+                    int64_t row_stride) const {
         if (to == nullptr) return;
+        const StoreRow store_row = row_storer(dtype);
         for (int32_t j = 0; j < keys_.size(); ++j, sums += pitch) {
             for (int64_t c = 0; c < columns; c += lanes())
                 hn::Store(hn::Mul(hn::Load(F32(), sums + c), hn::Set(F32(), factor)), F32(), sums + c);
-            store_row_(sums, columns, advance(to, of_.dtype, (keys_.begin + j) * row_stride));
+            store_row(sums, columns, advance(to, dtype, (keys_.begin + j) * row_stride));
         }
     }
 
@@ -282,7 +283,6 @@ class BackwardTile {
     const BackwardMemory memory_;
     const Scaling scaling_;
     const LoadRow load_row_;
-    const StoreRow store_row_;
     const SubtileScores scores_;
     const bool may_be_pairs_;
     bool block_has_pairs_[kMostBlocks] = {};
@@ -311,9 +311,10 @@ void PrepareRows(const BackwardGroup& group, int64_t begin, int64_t end, float* 
     for (int64_t first = begin; first < end; first += lanes()) prepare_vector(group, first, memory);
 }
 
-void StoreDq(const BackwardGroup& group, int64_t begin, int64_t end, void* dq, const Strides& stride, float* memory) {
+void StoreDq(const BackwardGroup& group, int64_t begin, int64_t end, DType dtype, void* dq, const Strides& stride,
+             float* memory) {
     const HeadGroup& of = group.forward;
-    const StoreRow store = row_storer(of.dtype);
+    const StoreRow store = row_storer(dtype);
     const int64_t pitch = pitch_of(of.head_dim);
     const VecF32 factor = hn::Set(F32(), of.scale);
     for (int64_t first = begin; first < end; first += queries_per_subtile()) {
@@ -329,7 +330,7 @@ void StoreDq(const BackwardGroup& group, int64_t begin, int64_t end, void* dq, c
                 store_columns(four, memory + c, pitch);
             }
             for (int64_t lane = 0; lane < std::min(lanes(), queries - v * lanes()); ++lane, query.next())
-                store(memory + lane * pitch, of.head_dim, advance(dq, of.dtype, query.offset(stride)));
+                store(memory + lane * pitch, of.head_dim, advance(dq, dtype, query.offset(stride)));
         }
     }
 }
@@ -377,9 +378,9 @@ void add_score_gradients(const BackwardGroup& group, int64_t subtile, Range keys
     HWY_DYNAMIC_DISPATCH(AddScoreGradients)(group, subtile, keys, sums, workspace);
 }
 
-void store_dq(const BackwardGroup& group, int64_t begin, int64_t end, void* dq, const Strides& stride,
+void store_dq(const BackwardGroup& group, int64_t begin, int64_t end, DType dtype, void* dq, const Strides& stride,
               float* workspace) {
-    HWY_DYNAMIC_DISPATCH(StoreDq)(group, begin, end, dq, stride, workspace);
+    HWY_DYNAMIC_DISPATCH(StoreDq)(group, begin, end, dtype, dq, stride, workspace);
 }
 
 void store_floats(const float* from, int64_t size, DType dtype, void* to) {

@@ -28,6 +28,7 @@ struct BackwardGroup {
     void* dk;                // [len_k, d] or null
     void* dv;                // [len_k, d_v] or null
     int64_t dk_row, dv_row;  // strides
+    DType dk_dtype, dv_dtype;
 };
 
 // Floats of dq for each query of whole subtiles.
@@ -51,9 +52,9 @@ void compute_gradients(const BackwardGroup& group, Range keys, SumOrder& order, 
 // sums: [kBlockKeys, subtile_queries()]
 void add_score_gradients(const BackwardGroup& group, int64_t subtile, Range keys, float* sums, float* workspace);
 
-// Queries [begin, end) of the sums in dq, scaled and rounded, to rows of a [len_q, heads, d] tensor; begin is a
-// multiple of subtile_queries().
-void store_dq(const BackwardGroup& group, int64_t begin, int64_t end, void* dq, const Strides& stride,
+// Queries [begin, end) of the sums in dq, scaled and rounded, to rows of a [len_q, heads, d] tensor of this type;
+// begin is a multiple of subtile_queries().
+void store_dq(const BackwardGroup& group, int64_t begin, int64_t end, DType dtype, void* dq, const Strides& stride,
               float* workspace);
 
 // to[0 .. size) = from[0 .. size), rounded; from is aligned to 64 bytes and readable up to a multiple of 16 floats.

@@ -8,7 +8,9 @@
 
 #include "c_api.hpp"
 #include "foveal/foveal_parallel.h"
+#include "parallel/backward.hpp"
 #include "parallel/communicator.hpp"
+#include "parallel/decode.hpp"
 #include "parallel/execute.hpp"
 #include "parallel/placement.hpp"
 #include "parallel/plan.hpp"
@@ -25,8 +27,12 @@ template <>
 constexpr size_t kFirstSize<foveal_parallel_args> = offsetof(foveal_parallel_args, communication_stream) +
                                                     sizeof(foveal_parallel_args::communication_stream);
 template <>
+constexpr size_t kFirstSize<foveal_parallel_decode_args> = offsetof(foveal_parallel_decode_args, workspace_bytes) +
+                                                           sizeof(foveal_parallel_decode_args::workspace_bytes);
+template <>
 constexpr size_t kFirstSize<foveal_transport> = offsetof(foveal_transport, destroy) + sizeof(foveal_transport::destroy);
 static_assert(sizeof(void*) != 8 || kFirstSize<foveal_parallel_args> == 104);
+static_assert(sizeof(void*) != 8 || kFirstSize<foveal_parallel_decode_args> == 32);
 static_assert(sizeof(void*) != 8 || kFirstSize<foveal_transport> == 88);
 
 }  // namespace foveal
@@ -38,11 +44,18 @@ using foveal::Known;
 using foveal::refuse;
 using foveal::required;
 
+Known<foveal_parallel_args> known(const foveal_parallel_args* args) {
+    return {args, "foveal_parallel_args_init", foveal_parallel_args_init_sized};
+}
+Known<foveal_parallel_decode_args> known(const foveal_parallel_decode_args* args) {
+    return {args, "foveal_parallel_decode_args_init", foveal_parallel_decode_args_init_sized};
+}
+
 // With forward arguments that are as long as this version knows them.
+template <class Args>
 class Completed {
    public:
-    explicit Completed(const foveal_parallel_args* args)
-        : args_(*Known<foveal_parallel_args>(args, "foveal_parallel_args_init", foveal_parallel_args_init_sized)) {
+    explicit Completed(const Args* args) : args_(*known(args)) {
         if (args_.forward == nullptr) refuse("forward is NULL; it has this rank's tensors");
         foveal::complete(args_.forward, &forward_, sizeof forward_);
         args_.forward = &forward_;
@@ -50,12 +63,29 @@ class Completed {
     Completed(const Completed&) = delete;
     Completed& operator=(const Completed&) = delete;
 
-    const foveal_parallel_args& operator*() const { return args_; }
+    const Args& operator*() const { return args_; }
 
    private:
-    foveal_parallel_args args_;
+    Args args_;
     foveal_forward_args forward_;
 };
+
+// Gradients of the call whose structure `forward` is.
+foveal_backward_args completed(const foveal_backward_args* gradients, const foveal_parallel_args* args) {
+    foveal_backward_args all;
+    foveal::complete(&required(gradients, "gradients"), &all, sizeof all);
+    if (all.forward != required(args, "args").forward)
+        refuse("gradients->forward is not args->forward; both name the same call");
+    return all;
+}
+
+// What fails on one rank is told to the others.
+template <class Body>
+foveal_status together(foveal_communicator* communicator, Body&& body) {
+    const foveal_status status = guarded(body);
+    if (status != FOVEAL_OK && communicator != nullptr) communicator->abort_all();
+    return status;
+}
 
 void check_place(foveal_placement placement, std::span<const int64_t> lengths, int32_t ranks) {
     if (placement != FOVEAL_CONTIGUOUS && placement != FOVEAL_ZIGZAG)
@@ -149,6 +179,15 @@ foveal_status foveal_parallel_plan_create(const foveal_parallel_args* args, fove
         [&] { required(plan, "plan") = new foveal_parallel_plan{foveal::parallel::make_plan(*Completed(args))}; });
 }
 
+foveal_status foveal_parallel_backward_plan_create(const foveal_parallel_args* args,
+                                                   const foveal_backward_args* gradients, foveal_parallel_plan** plan) {
+    return guarded([&] {
+        const Completed all(args);
+        const foveal_backward_args asked = completed(gradients, args);
+        required(plan, "plan") = new foveal_parallel_plan{foveal::parallel::make_plan(*all, &asked)};
+    });
+}
+
 void foveal_parallel_plan_destroy(foveal_parallel_plan* plan) { delete plan; }
 
 foveal_status foveal_parallel_plan_describe(const foveal_parallel_plan* plan, char* text, size_t size, size_t* needed) {
@@ -168,12 +207,47 @@ const int32_t* foveal_parallel_plan_offsets(const foveal_parallel_plan* plan, in
 
 foveal_status foveal_parallel_forward(const foveal_parallel_plan* plan, foveal_communicator* communicator,
                                       const foveal_parallel_args* args, void* stream) {
-    const foveal_status status = guarded([&] {
+    return together(communicator, [&] {
         foveal::parallel::execute(required(plan, "plan").plan, required(communicator, "communicator"), *Completed(args),
                                   stream);
     });
-    if (status != FOVEAL_OK && communicator != nullptr) communicator->abort_all();
-    return status;
+}
+
+foveal_status foveal_parallel_backward(const foveal_parallel_plan* plan, foveal_communicator* communicator,
+                                       const foveal_parallel_args* args, const foveal_backward_args* gradients,
+                                       void* stream) {
+    return together(communicator, [&] {
+        const Completed all(args);
+        foveal::parallel::differentiate(required(plan, "plan").plan, required(communicator, "communicator"), *all,
+                                        completed(gradients, args), stream);
+    });
+}
+
+int64_t foveal_dealt_keys(int64_t length, int64_t span, int32_t rank, int32_t ranks) {
+    if (length < 0 || span < 1 || ranks < 1 || rank < 0 || rank >= ranks) return 0;
+    const int64_t spans = length / span, rest = length % span;  // of which the rank has every ranks-th
+    const int64_t own = spans / ranks + (spans % ranks > rank ? 1 : 0);
+    return own * span + (spans % ranks == rank ? rest : 0);
+}
+
+void foveal_parallel_decode_args_init_sized(foveal_parallel_decode_args* args, size_t size) {
+    foveal::initialise(args, size);
+}
+
+foveal_status foveal_parallel_decode_workspace_bytes(const foveal_parallel_decode_args* args, int32_t ranks,
+                                                     uint64_t* bytes) {
+    return guarded([&] {
+        const Completed all(args);
+        required(bytes, "bytes") = foveal::parallel::decode_workspace_bytes(*(*all).forward, ranks);
+    });
+}
+
+foveal_status foveal_parallel_decode(foveal_communicator* communicator, const foveal_parallel_decode_args* args,
+                                     void* stream) {
+    return together(communicator, [&] {
+        const Completed all(args);
+        foveal::parallel::decode(required(communicator, "communicator"), *all, *(*all).forward, stream);
+    });
 }
 
 }  // extern "C"

@@ -67,18 +67,6 @@ void refuse_others(const foveal_forward_args& given) {
         refuse_unsupported("forward has an option that is not supported over several ranks");
 }
 
-// [total, heads, d] as [1, total, heads, d], [heads, total] as [1, heads, total].
-void add_batch(foveal_tensor& t, int32_t packed_rank) {
-    if (t.rank != packed_rank) return;
-    for (int i = t.rank; i > 0; --i) {
-        t.shape[i] = t.shape[i - 1];
-        t.stride[i] = t.stride[i - 1];
-    }
-    t.shape[0] = 1;
-    t.stride[0] = 0;
-    t.rank = packed_rank + 1;
-}
-
 // Of k and v: a rank's rows lie together, as they are sent.
 void require_no_gaps(const char* name, const foveal_tensor& t) {
     int64_t stride = 1;
@@ -141,6 +129,17 @@ void check_numbers(const foveal_parallel_args& args) {
 
 }  // namespace
 
+void add_batch(foveal_tensor& t, int32_t packed_rank) {
+    if (t.rank != packed_rank) return;
+    for (int i = t.rank; i > 0; --i) {
+        t.shape[i] = t.shape[i - 1];
+        t.stride[i] = t.stride[i - 1];
+    }
+    t.shape[0] = 1;
+    t.stride[0] = 0;
+    t.rank = packed_rank + 1;
+}
+
 foveal_forward_args local_args(const foveal_forward_args& given) {
     refuse_others(given);
     foveal_forward_args local = given;
@@ -149,15 +148,17 @@ foveal_forward_args local_args(const foveal_forward_args& given) {
     return local;
 }
 
-ForwardProblem local_problem(const foveal_forward_args& local) {
+foveal_forward_args plain_args(const foveal_forward_args& local) {
     foveal_forward_args plain = local;
     plain.bias = plain.mask = {};
     if (plain.alibi_slopes.rank == 2 && plain.q.shape[0] == 1) plain.alibi_slopes.shape[0] = 1;
     plain.alignment = FOVEAL_BOTTOM_RIGHT;
     plain.window_left = plain.window_right = FOVEAL_UNLIMITED;
     plain.chunk = 0;
-    return validate(plain);
+    return plain;
 }
+
+ForwardProblem local_problem(const foveal_forward_args& local) { return validate(plain_args(local)); }
 
 Problem problem_of(const foveal_parallel_args& args) {
     check_numbers(args);

@@ -169,13 +169,15 @@ std::string describe(const Plan& plan) {
         text += label + line_of(e, problem.ranks);
         label = "not        ";
     }
+    if (problem.gradients) text += "gradients  methods as of the forward call, whose times these are; sums in f32\n";
     size_t cells = 0, merges = 0;
     for (const Stretch& stretch : plan.schedule.stretches) {
         cells += stretch.cells.size();
         if (stretch.cells.size() > 1) ++merges;
     }
     text += "computes   " + std::to_string(cells) + " problems, " + std::to_string(plan.schedule.stretches.size()) +
-            " blocks of rows, of which " + std::to_string(merges) + " are merged\n";
+            " blocks of rows, of which " + std::to_string(merges) +
+            (problem.gradients ? " are summed\n" : " are merged\n");
     for (size_t h = 0; h < plan.schedule.hops.size(); ++h) {
         const Hop& hop = plan.schedule.hops[h];
         int64_t sent = 0;
@@ -184,9 +186,10 @@ std::string describe(const Plan& plan) {
             text += "hop        " + std::to_string(h) + ": " + std::to_string(hop.buffer_rows) + " rows in, " +
                     std::to_string(sent) + " out\n";
     }
-    if (merges > 0 && plan.part_dtype != problem.local.dtype)
+    const bool has_parts = merges > 0 && !problem.gradients;
+    if (has_parts && plan.part_dtype != problem.local.dtype)
         text += "parts      f32, rounded once merged\n";
-    else if (merges > 0)
+    else if (has_parts)
         text += "parts      " + foveal::name_of(plan.part_dtype) + ", merged in f32\n";
     return text + "workspace  " + std::to_string(plan.regions.total_bytes) + " bytes\n";
 }

@@ -12,22 +12,6 @@
 namespace foveal::parallel {
 namespace {
 
-constexpr uint64_t kAlignment = 256;
-
-// Parts of the workspace, one behind the other.
-class Allocation {
-   public:
-    Region take(int64_t elements, int64_t element_bytes) {
-        const Region region{end_, static_cast<uint64_t>(elements) * static_cast<uint64_t>(element_bytes)};
-        end_ += (region.bytes + kAlignment - 1) / kAlignment * kAlignment;
-        return region;
-    }
-    uint64_t end() const { return end_; }
-
-   private:
-    uint64_t end_ = 0;
-};
-
 size_t most_cells(const Schedule& schedule) {
     size_t most = 0;
     for (const Stretch& stretch : schedule.stretches) most = std::max(most, stretch.cells.size());
@@ -50,6 +34,21 @@ void take_crew_regions(const Plan& plan, Allocation& from, Regions& regions) {
     regions.packed_out = from.take(p.batch * p.rows_q * p.heads_q * p.head_dim_v, element);
 }
 
+void take_part_regions(const Plan& plan, Allocation& from, Regions& regions) {
+    const ForwardProblem& p = plan.problem.local;
+    const auto cells = static_cast<int64_t>(most_cells(plan.schedule));
+    const int64_t rows = p.batch * plan.crew_rows_q() * plan.heads().heads_q;
+    if (cells > 1) {
+        const int64_t parts = std::min<int64_t>(cells, kParts);
+        regions.parts = from.take(parts * rows * p.head_dim_v, bytes_of(plan.part_dtype));
+        regions.part_lses = from.take(parts * rows, sizeof(float));
+    }
+    if (cells > kParts || (cells > 1 && plan.part_dtype != p.dtype)) {
+        regions.sums = from.take(2 * rows * p.head_dim_v, sizeof(float));
+        regions.sum_lses = from.take(2 * rows, sizeof(float));
+    }
+}
+
 Regions regions_of(const Plan& plan) {
     const ForwardProblem& p = plan.problem.local;
     const HeadPart heads = plan.heads();
@@ -64,18 +63,11 @@ Regions regions_of(const Plan& plan) {
         regions.keys[i] = from.take(p.batch * buffer_rows[i] * heads.heads_k * p.head_dim, element);
         regions.values[i] = from.take(p.batch * buffer_rows[i] * heads.heads_k * p.head_dim_v, element);
     }
-    const auto cells = static_cast<int64_t>(most_cells(plan.schedule));
-    const int64_t rows = p.batch * plan.crew_rows_q() * heads.heads_q;
-    if (cells > 1) {
-        const int64_t parts = std::min<int64_t>(cells, kParts);
-        regions.parts = from.take(parts * rows * p.head_dim_v, bytes_of(plan.part_dtype));
-        regions.part_lses = from.take(parts * rows, sizeof(float));
-    }
-    if (cells > kParts || (cells > 1 && plan.part_dtype != p.dtype)) {
-        regions.sums = from.take(2 * rows * p.head_dim_v, sizeof(float));
-        regions.sum_lses = from.take(2 * rows, sizeof(float));
-    }
     if (plan.method.head_ranks > 1) take_crew_regions(plan, from, regions);
+    if (plan.problem.gradients)
+        take_gradient_regions(plan, from, regions.gradients);
+    else
+        take_part_regions(plan, from, regions);
     regions.total_bytes = from.end();
     return regions;
 }
@@ -140,20 +132,6 @@ foveal_tensor part_of(foveal_tensor t, int64_t element_bytes, int64_t row, int64
     return t;
 }
 
-// Rounded twice, out would be less exact than one device's (contract 1.10).
-DType part_dtype_of(const foveal_forward_args& local) {
-    foveal_forward_args plain = local;
-    plain.bias = plain.mask = plain.alibi_slopes = {};
-    plain.chunk = 0;
-    plain.out.dtype = FOVEAL_F32;
-    try {
-        backend_of(local.backend).check_supported(validate(plain));
-        return DType::f32;
-    } catch (const Error&) {  // what else may be wrong, the cells show
-        return dtype_of(local.q);
-    }
-}
-
 // The backend has to take every cell, before anything is sent.
 void require_supported(const Plan& plan, const foveal_forward_args& local) {
     const Backend& backend = backend_of(local.backend);
@@ -179,6 +157,19 @@ void require_supported(const Plan& plan, const foveal_forward_args& local) {
 }
 
 }  // namespace
+
+DType part_dtype_of(const foveal_forward_args& local) {
+    foveal_forward_args plain = local;
+    plain.bias = plain.mask = plain.alibi_slopes = {};
+    plain.chunk = 0;
+    plain.out.dtype = FOVEAL_F32;
+    try {
+        backend_of(local.backend).check_supported(validate(plain));
+        return DType::f32;
+    } catch (const Error&) {  // what else may be wrong, the cells show
+        return dtype_of(local.q);
+    }
+}
 
 HeadPart head_part(const Problem& problem, const Method& method, int32_t member) {
     const ForwardProblem& p = problem.local;
@@ -233,9 +224,11 @@ foveal_forward_args cell_args(const Plan& plan, const foveal_forward_args& local
     return args;
 }
 
-Plan make_plan(const foveal_parallel_args& args) {
+Plan make_plan(const foveal_parallel_args& args, const foveal_backward_args* gradients) {
     Plan plan;
     plan.problem = problem_of(args);
+    const foveal_forward_args local = local_args(*args.forward);
+    if (gradients != nullptr) plan.problem.gradients = gradient_problem(local_gradients(*gradients, local));
     for (const Method& method : methods_of(args, plan.problem))
         plan.considered.push_back(estimate(plan.problem, method));
     std::ranges::stable_sort(plan.considered, {}, &Estimate::seconds);
@@ -247,7 +240,6 @@ Plan make_plan(const foveal_parallel_args& args) {
     plan.moves_k = moves_of(plan.problem.k, plan.k, plan.crew(), plan.method.head_ranks);
     plan.schedule = crews.of_crew[static_cast<size_t>(plan.crew())];
     plan.sends = sends_of(plan, crews.of_crew);
-    const foveal_forward_args local = local_args(*args.forward);
     plan.part_dtype = part_dtype_of(local);
     plan.regions = regions_of(plan);
     if (local.alibi_slopes.rank != 0)

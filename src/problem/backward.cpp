@@ -17,17 +17,18 @@ struct Twin {
     const char* of_name;
     foveal_tensor foveal_forward_args::*of;
     bool is_written;
+    bool may_be_f32 = false;
 
     Argument in(const foveal_backward_args& args) const { return {name, args.*tensor}; }
 };
 constexpr Twin kTwins[] = {
     {"dout", &foveal_backward_args::dout, "out", &foveal_forward_args::out, false},
     {"dlse", &foveal_backward_args::dlse, "lse", &foveal_forward_args::lse, false},
-    {"dq", &foveal_backward_args::dq, "q", &foveal_forward_args::q, true},
-    {"dk", &foveal_backward_args::dk, "k", &foveal_forward_args::k, true},
-    {"dv", &foveal_backward_args::dv, "v", &foveal_forward_args::v, true},
+    {"dq", &foveal_backward_args::dq, "q", &foveal_forward_args::q, true, true},
+    {"dk", &foveal_backward_args::dk, "k", &foveal_forward_args::k, true, true},
+    {"dv", &foveal_backward_args::dv, "v", &foveal_forward_args::v, true, true},
     {"dsinks", &foveal_backward_args::dsinks, "sinks", &foveal_forward_args::sinks, true},
-    {"dbias", &foveal_backward_args::dbias, "bias", &foveal_forward_args::bias, true},
+    {"dbias", &foveal_backward_args::dbias, "bias", &foveal_forward_args::bias, true, true},
     {"dalibi_slopes", &foveal_backward_args::dalibi_slopes, "alibi_slopes", &foveal_forward_args::alibi_slopes, true}};
 
 void check_twin(const Twin& twin, const foveal_backward_args& args) {
@@ -38,9 +39,8 @@ void check_twin(const Twin& twin, const foveal_backward_args& args) {
     const std::string same_rank = of.text() + "'s rank";
     require_rank(a, of.tensor.rank, same_rank.c_str());
     for (int i = 0; i < of.tensor.rank; ++i) require_dim(a, i, of.tensor.shape[i], of.dim(i).c_str());
-    const bool may_be_f32 = twin.tensor == &foveal_backward_args::dbias;
-    const std::string same_dtype = of.text() + (may_be_f32 ? "'s dtype (or f32)" : "'s dtype");
-    if (!may_be_f32 || a.dtype() != DType::f32) require_dtype(a, of.dtype(), same_dtype.c_str());
+    const std::string same_dtype = of.text() + (twin.may_be_f32 ? "'s dtype (or f32)" : "'s dtype");
+    if (!twin.may_be_f32 || a.dtype() != DType::f32) require_dtype(a, of.dtype(), same_dtype.c_str());
     check_strided(a);
     if (twin.is_written) require_no_overlap(a);
 }
@@ -91,9 +91,9 @@ BackwardProblem validate(const foveal_backward_args& args) {
     p.wants_dalibi = args.dalibi_slopes.rank != 0;
     p.dout = strides_of(args.dout);
     if (p.has_dlse) p.dlse = lse_strides_of(args.dlse);
-    if (p.wants_dq) p.dq = strides_of(args.dq);
-    if (p.wants_dk) p.dk = strides_of(args.dk);
-    if (p.wants_dv) p.dv = strides_of(args.dv);
+    if (p.wants_dq) p.dq_dtype = dtype_of(args.dq), p.dq = strides_of(args.dq);
+    if (p.wants_dk) p.dk_dtype = dtype_of(args.dk), p.dk = strides_of(args.dk);
+    if (p.wants_dv) p.dv_dtype = dtype_of(args.dv), p.dv = strides_of(args.dv);
     if (p.wants_dsinks) p.dsinks = head_strides_of(args.dsinks);
     if (p.wants_dbias) p.dbias_dtype = dtype_of(args.dbias), p.dbias = score_strides_of(args.dbias);
     if (p.wants_dalibi) p.dalibi = head_strides_of(args.dalibi_slopes);

@@ -38,6 +38,7 @@ struct BackwardProblem {
 
     // As the forward's of what they are gradients of; of dsinks and dalibi, head is 1 where there are several.
     Strides dout, dlse, dq, dk, dv, dsinks, dalibi;
+    DType dq_dtype = DType::f32, dk_dtype = DType::f32, dv_dtype = DType::f32;  // q's, or f32
     DType dbias_dtype = DType::f32;
     ScoreStrides dbias;  // 0: that dimension is summed over, or has size 1
 

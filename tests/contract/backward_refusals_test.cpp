@@ -23,7 +23,7 @@ TEST_P(BackwardRefusals, NameTheArgument) {
         {[](Args& a) { a.reserved = 1; }, "reserved is 1"},
         {[](Args& a) { a.dq.shape[1] = 29; }, "dq.shape[1] is 29 but q.shape[1] is 30"},
         {[](Args& a) { a.dk.shape[2] = 4; }, "dk.shape[2] is 4 but k.shape[2] is 2"},
-        {[](Args& a) { a.dv.dtype = FOVEAL_BF16; }, "dv.dtype is bf16; v's dtype needs f32"},
+        {[](Args& a) { a.dv.dtype = FOVEAL_BF16; }, "dv.dtype is bf16; v's dtype (or f32) needs f32"},
         {[](Args& a) { a.dout.dtype = FOVEAL_F16; }, "dout.dtype is f16; out's dtype needs f32"},
         {[](Args& a) { a.dlse.rank = 2; }, "dlse.rank is 2; lse's rank needs 3"},
         {[](Args& a) { a.dsinks.shape[0] = 3; }, "dsinks.shape[0] is 3 but sinks.shape[0] is 4"},

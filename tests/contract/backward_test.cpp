@@ -1,7 +1,10 @@
 // Gradients (contract 1.13), option by option, against the float64 oracle.
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "tests/contract/backward_fixture.hpp"
+#include "tests/support/number_formats.hpp"
 
 namespace foveal_testing {
 namespace {
@@ -59,6 +62,32 @@ TEST_P(Contract_1_13, Layouts) {
         for (const std::string layout : {"pad", "bhsd", "qkv", "qkv pad", "pad bhsd"})
             for (const std::string form : {"b2 s130 hq4 hk2 d64", "varlen qlens=70,130 klens=70,130 hq4 hk2 d64"})
                 expect_right(form + type + " causal dlse " + layout);
+}
+
+// For summing: rounded, they are what is written in the inputs' type.
+TEST_P(Contract_1_13, GradientsInF32) {
+    if (on_gpu()) GTEST_SKIP() << "refused by name: sm90/backward_support_test.cpp";
+    for (const std::string type : {" bf16", " f16"}) {
+        for (const std::string problem :
+             {"b2 s130 hq4 hk2 d40 dv64 causal", "varlen qlens=5,0,130 klens=64,9,300 hq4 hk1 d64 alibi sinks dlse"}) {
+            const auto narrow = run(problem + type);
+            const Case& c = narrow->the_case().forward;
+            foveal_backward_args args = narrow->args();
+            GradientTensor dq(c, TensorId::kQ, backend(), FOVEAL_F32), dk(c, TensorId::kK, backend(), FOVEAL_F32),
+                dv(c, TensorId::kV, backend(), FOVEAL_F32);
+            args.dq = dq.view();
+            args.dk = dk.view();
+            args.dv = dv.view();
+            ASSERT_EQ(foveal_backward(&args, nullptr), FOVEAL_OK) << foveal_last_error();
+            for (const auto& [wide, rounded] : {std::pair{&dq, &narrow->dq}, {&dk, &narrow->dk}, {&dv, &narrow->dv}}) {
+                const std::vector<float> got = wide->values(), expected = rounded->values();
+                ASSERT_EQ(got.size(), expected.size());
+                for (size_t i = 0; i < got.size(); ++i)
+                    ASSERT_EQ(round_to(c.dtype, got[i]), expected[i]) << problem << type << ", element " << i;
+                EXPECT_TRUE(wide->surroundings_untouched());
+            }
+        }
+    }
 }
 
 TEST_P(Contract_1_13, PeakyAndFlatRows) {

@@ -9,102 +9,54 @@
 #include <thread>
 #include <utility>
 
+#include "tests/parallel/rank_rows.hpp"
+
 namespace foveal_testing {
 namespace {
 
-int64_t element_bytes(foveal_dtype dtype) {
-    return dtype == FOVEAL_BOOL ? 1 : dtype == FOVEAL_F32 || dtype == FOVEAL_I32 ? 4 : 2;
-}
-
-// A tensor in memory of its own, without gaps, all NaN (0xFF).
-struct Owned {
-    std::vector<std::byte> bytes;
-    foveal_tensor view{};
-
-    Owned() = default;
-    Owned(const foveal_tensor& like, int dimension, int64_t rows) : view(like) {
-        view.shape[dimension] = rows;
-        int64_t elements = 1, stride = 1;
-        for (int i = view.rank - 1; i >= 0; --i) {
-            view.stride[i] = stride;
-            stride *= std::max<int64_t>(view.shape[i], 1);
-            elements *= view.shape[i];
-        }
-        bytes.assign(static_cast<size_t>(elements * element_bytes(view.dtype)), std::byte{0xFF});
-        view.data = bytes.data();
-    }
+// What a call writes, and where its arguments say so.
+struct Written {
+    Owned* memory;
+    foveal_tensor* argument;
 };
 
-// Copies rows of `dimension`: [from_row, from_row + rows) to [to_row, to_row + rows).
-void copy_rows(const foveal_tensor& from, int64_t from_row, const foveal_tensor& to, int64_t to_row, int64_t rows,
-               int dimension) {
-    const int64_t size = element_bytes(from.dtype);
-    int64_t outer[FOVEAL_MAX_RANK] = {1, 1, 1, 1};
-    for (int i = 0; i < from.rank; ++i) outer[i] = i == dimension ? rows : from.shape[i];
-    int64_t at[FOVEAL_MAX_RANK];
-    for (at[0] = 0; at[0] < outer[0]; ++at[0])
-        for (at[1] = 0; at[1] < outer[1]; ++at[1])
-            for (at[2] = 0; at[2] < outer[2]; ++at[2])
-                for (at[3] = 0; at[3] < outer[3]; ++at[3]) {
-                    int64_t source = 0, target = 0;
-                    for (int i = 0; i < from.rank; ++i) {
-                        source += (at[i] + (i == dimension ? from_row : 0)) * from.stride[i];
-                        target += (at[i] + (i == dimension ? to_row : 0)) * to.stride[i];
-                    }
-                    std::memcpy(static_cast<std::byte*>(to.data) + target * size,
-                                static_cast<const std::byte*>(from.data) + source * size, static_cast<size_t>(size));
-                }
-}
-
-// Rows of one rank, one span after the other: where each span lies in the whole tensor and in the rank's.
-struct SpanRows {
-    int64_t whole, local, rows;
-};
-std::vector<SpanRows> rows_of_rank(const std::vector<foveal_span>& spans, int32_t rank,
-                                   const std::vector<int64_t>& lengths) {
-    std::vector<SpanRows> rows;
-    int64_t local = 0;
-    for (const foveal_span& span : spans) {
-        if (span.rank != rank) continue;
-        int64_t before = 0;
-        for (int64_t i = 0; i < span.sequence; ++i) before += lengths[static_cast<size_t>(i)];
-        rows.push_back({before + span.position, local, span.rows});
-        local += span.rows;
-    }
-    return rows;
-}
-
-int64_t count_of(const std::vector<SpanRows>& rows) { return rows.empty() ? 0 : rows.back().local + rows.back().rows; }
-
-Owned gathered(const foveal_tensor& whole, const std::vector<SpanRows>& rows, int dimension) {
-    if (whole.rank == 0) return {};
-    if (dimension < 0 || whole.shape[dimension] == 1) {  // of a bias or mask: shared by all rows
-        Owned all(whole, whole.rank - 1, whole.shape[whole.rank - 1]);
-        copy_rows(whole, 0, all.view, 0, whole.shape[0], 0);
-        return all;
-    }
-    Owned local(whole, dimension, count_of(rows));
-    for (const SpanRows& span : rows) copy_rows(whole, span.whole, local.view, span.local, span.rows, dimension);
-    return local;
-}
-
-// One rank's tensors and its arguments.
+// One rank's tensors and its arguments, of the forward call or of its gradients.
 struct Rank {
-    std::vector<SpanRows> rows_q;
+    std::vector<SpanRows> rows_q, rows_k;
     Owned q, k, v, out, lse, bias, mask;
+    Owned dout, dlse, dq, dk, dv, dsinks, dalibi;
     std::unique_ptr<std::byte, decltype(&std::free)> workspace{nullptr, &std::free};
     foveal_forward_args forward{};
+    foveal_backward_args gradients{};
     foveal_parallel_args args{};
+    bool differentiates = false;
+
+    std::vector<Written> written() {
+        if (!differentiates) return {{&out, &forward.out}, {&lse, &forward.lse}};
+        return {{&dq, &gradients.dq},
+                {&dk, &gradients.dk},
+                {&dv, &gradients.dv},
+                {&dsinks, &gradients.dsinks},
+                {&dalibi, &gradients.dalibi_slopes}};
+    }
+    foveal_status plan(foveal_parallel_plan** plan) const {
+        return differentiates ? foveal_parallel_backward_plan_create(&args, &gradients, plan)
+                              : foveal_parallel_plan_create(&args, plan);
+    }
+    foveal_status call(const foveal_parallel_plan* plan, foveal_communicator* communicator) const {
+        return differentiates ? foveal_parallel_backward(plan, communicator, &args, &gradients, nullptr)
+                              : foveal_parallel_forward(plan, communicator, &args, nullptr);
+    }
 };
 
 void fill_rank(Rank& of, int32_t rank, const foveal_forward_args& whole, const Ranks& ranks) {
     const Lengths lengths = lengths_of(whole);
     const int row = whole.q.rank == 4 ? 1 : 0, row_k = whole.k.rank == 4 ? 1 : 0;
     of.rows_q = rows_of_rank(ranks.spans_q, rank, lengths.q);
-    const std::vector<SpanRows> rows_k = rows_of_rank(ranks.spans_k, rank, lengths.k);
+    of.rows_k = rows_of_rank(ranks.spans_k, rank, lengths.k);
     of.q = gathered(whole.q, of.rows_q, row);
-    of.k = gathered(whole.k, rows_k, row_k);
-    of.v = gathered(whole.v, rows_k, row_k);
+    of.k = gathered(whole.k, of.rows_k, row_k);
+    of.v = gathered(whole.v, of.rows_k, row_k);
     of.out = Owned(whole.out, row, count_of(of.rows_q));
     if (whole.lse.rank != 0) of.lse = Owned(whole.lse, whole.lse.rank - 1, count_of(of.rows_q));
     of.bias = gathered(whole.bias, of.rows_q, whole.bias.rank - 2);
@@ -130,7 +82,32 @@ void fill_rank(Rank& of, int32_t rank, const foveal_forward_args& whole, const R
     of.args.spans_k_count = static_cast<int64_t>(ranks.spans_k.size());
 }
 
-// A rank's thread. The workspace is zero at first, and in the second call as the first has left it; both must give the
+void fill_gradients(Rank& of, const foveal_backward_args& whole) {
+    const foveal_forward_args& forward = *whole.forward;
+    const int row = forward.q.rank == 4 ? 1 : 0, row_k = forward.k.rank == 4 ? 1 : 0, row_lse = forward.lse.rank - 1;
+    of.differentiates = true;
+    of.gradients = whole;
+    of.gradients.forward = &of.forward;
+    const auto read = [](Owned& own, Owned rows, foveal_tensor& argument) {
+        own = std::move(rows);
+        argument = own.view;
+    };
+    read(of.out, gathered(forward.out, of.rows_q, row), of.forward.out);
+    read(of.lse, gathered(forward.lse, of.rows_q, row_lse), of.forward.lse);
+    read(of.dout, gathered(whole.dout, of.rows_q, row), of.gradients.dout);
+    read(of.dlse, gathered(whole.dlse, of.rows_q, row_lse), of.gradients.dlse);
+    const auto written = [](Owned& own, const foveal_tensor& like, int dimension, int64_t rows, foveal_tensor& to) {
+        if (like.rank != 0) own = Owned(like, dimension, rows);
+        to = own.view;
+    };
+    written(of.dq, whole.dq, row, count_of(of.rows_q), of.gradients.dq);
+    written(of.dk, whole.dk, row_k, count_of(of.rows_k), of.gradients.dk);
+    written(of.dv, whole.dv, row_k, count_of(of.rows_k), of.gradients.dv);
+    written(of.dsinks, whole.dsinks, 0, whole.dsinks.shape[0], of.gradients.dsinks);
+    written(of.dalibi, whole.dalibi_slopes, 0, whole.dalibi_slopes.shape[0], of.gradients.dalibi_slopes);
+}
+
+// A rank's thread. The workspace is zero at first, and in each further call as the last has left it; all must give the
 // same bits.
 RankResult run_rank(Rank& of, foveal_communicator* communicator, const Ranks& ranks) {
     foveal_parallel_plan* plan = nullptr;
@@ -139,7 +116,7 @@ RankResult run_rank(Rank& of, foveal_communicator* communicator, const Ranks& ra
         foveal_parallel_plan_destroy(plan);
         return result;
     };
-    if (const auto status = foveal_parallel_plan_create(&of.args, &plan); status != FOVEAL_OK) {
+    if (const auto status = of.plan(&plan); status != FOVEAL_OK) {
         const RankResult result = failed(status);
         foveal_communicator_abort(communicator);
         return result;
@@ -149,24 +126,42 @@ RankResult run_rank(Rank& of, foveal_communicator* communicator, const Ranks& ra
     std::memset(of.workspace.get(), 0, bytes);
     of.args.workspace = of.workspace.get();
     of.args.workspace_bytes = bytes;
-    std::vector<std::byte> first_out, first_lse;
-    for (int call = 0; call < 2; ++call) {
+    std::vector<std::vector<std::byte>> first;
+    for (int call = 0; call < ranks.calls; ++call) {
         if (ranks.before_call && !ranks.before_call(of.args.rank, of.args)) break;
-        const auto status = foveal_parallel_forward(plan, communicator, &of.args, nullptr);
+        const auto status = of.call(plan, communicator);
         if (status != FOVEAL_OK) return failed(status);
-        if (call == 0) {
-            first_out.swap(of.out.bytes), first_lse.swap(of.lse.bytes);
-            of.out.bytes.assign(first_out.size(), std::byte{0xFF}),
-                of.lse.bytes.assign(first_lse.size(), std::byte{0xFF});
-            of.forward.out.data = of.out.view.data = of.out.bytes.data();
-            of.forward.lse.data = of.lse.view.data = of.lse.bytes.data();
-        } else if (first_out != of.out.bytes || first_lse != of.lse.bytes) {
-            foveal_parallel_plan_destroy(plan);
-            return {FOVEAL_INTERNAL_ERROR, "the second call in the same workspace gave other bits"};
+        size_t number = 0;
+        for (const Written& written : of.written()) {
+            if (call > 0 && first[number++] != written.memory->bytes) {
+                foveal_parallel_plan_destroy(plan);
+                return {FOVEAL_INTERNAL_ERROR, "another call in the same workspace gave other bits"};
+            }
+            if (call == 0) first.push_back(written.memory->bytes);
+            if (call + 1 == ranks.calls) continue;
+            written.memory->poison();
+            written.argument->data = written.memory->view.data;
         }
     }
     foveal_parallel_plan_destroy(plan);
     return {};
+}
+
+// Each in a thread of its own.
+std::vector<RankResult> run(std::vector<Rank>& of, const Ranks& ranks) {
+    std::vector<foveal_communicator*> communicators(of.size());
+    if (ranks.connect)
+        ranks.connect(communicators.data());
+    else if (foveal_communicator_create_in_process(ranks.count, ranks.timeout_seconds, communicators.data()) !=
+             FOVEAL_OK)
+        throw std::runtime_error(foveal_last_error());
+    std::vector<RankResult> results(of.size());
+    std::vector<std::thread> threads;
+    for (size_t i = 0; i < of.size(); ++i)
+        threads.emplace_back([&, i] { results[i] = run_rank(of[i], communicators[i], ranks); });
+    for (std::thread& thread : threads) thread.join();
+    for (foveal_communicator* communicator : communicators) foveal_communicator_destroy(communicator);
+    return results;
 }
 
 }  // namespace
@@ -209,43 +204,79 @@ std::vector<foveal_span> scattered(std::mt19937& random, const std::vector<int64
 }
 
 std::vector<RankResult> run_ranks(const foveal_forward_args& whole, const Ranks& ranks) {
-    const auto count = static_cast<size_t>(ranks.count);
-    std::vector<foveal_communicator*> communicators(count);
-    if (ranks.connect)
-        ranks.connect(communicators.data());
-    else if (foveal_communicator_create_in_process(ranks.count, ranks.timeout_seconds, communicators.data()) !=
-             FOVEAL_OK)
-        throw std::runtime_error(foveal_last_error());
-    std::vector<Rank> of(count);
-    std::vector<RankResult> results(count);
-    for (size_t i = 0; i < count; ++i) fill_rank(of[i], static_cast<int32_t>(i), whole, ranks);
-    std::vector<std::thread> threads;
-    for (size_t i = 0; i < count; ++i)
-        threads.emplace_back([&, i] { results[i] = run_rank(of[i], communicators[i], ranks); });
-    for (std::thread& thread : threads) thread.join();
-    const int row = whole.out.rank == 4 ? 1 : 0;
-    for (size_t i = 0; i < count; ++i) {
-        foveal_communicator_destroy(communicators[i]);
-        for (const SpanRows& span : of[i].rows_q) {
-            copy_rows(of[i].out.view, span.local, whole.out, span.whole, span.rows, row);
-            if (whole.lse.rank != 0)
-                copy_rows(of[i].lse.view, span.local, whole.lse, span.whole, span.rows, whole.lse.rank - 1);
-        }
+    std::vector<Rank> of(static_cast<size_t>(ranks.count));
+    for (size_t i = 0; i < of.size(); ++i) fill_rank(of[i], static_cast<int32_t>(i), whole, ranks);
+    std::vector<RankResult> results = run(of, ranks);
+    for (const Rank& rank : of) {
+        scatter(rank.out, rank.rows_q, whole.out, whole.out.rank == 4 ? 1 : 0);
+        scatter(rank.lse, rank.rows_q, whole.lse, whole.lse.rank - 1);
     }
     return results;
 }
+
+std::vector<RankResult> run_ranks(const foveal_backward_args& whole, const Ranks& ranks) {
+    std::vector<Rank> of(static_cast<size_t>(ranks.count));
+    for (size_t i = 0; i < of.size(); ++i) {
+        fill_rank(of[i], static_cast<int32_t>(i), *whole.forward, ranks);
+        fill_gradients(of[i], whole);
+    }
+    std::vector<RankResult> results = run(of, ranks);
+    for (size_t i = 0; i < of.size(); ++i) {
+        scatter(of[i].dq, of[i].rows_q, whole.dq, whole.dq.rank == 4 ? 1 : 0);
+        scatter(of[i].dk, of[i].rows_k, whole.dk, whole.dk.rank == 4 ? 1 : 0);
+        scatter(of[i].dv, of[i].rows_k, whole.dv, whole.dv.rank == 4 ? 1 : 0);
+        if (of[i].dsinks.bytes != of[0].dsinks.bytes || of[i].dalibi.bytes != of[0].dalibi.bytes)
+            results[i] = {FOVEAL_INTERNAL_ERROR, "other dsinks or dalibi_slopes than rank 0"};
+    }
+    const auto copy_whole = [](const Owned& from, const foveal_tensor& to) {
+        if (to.rank != 0) copy_rows(from.view, 0, to, 0, to.shape[0], 0);
+    };
+    copy_whole(of[0].dsinks, whole.dsinks);
+    copy_whole(of[0].dalibi, whole.dalibi_slopes);
+    return results;
+}
+
+namespace {
+
+std::string failures_of(const std::vector<RankResult>& results) {
+    std::string failure;
+    for (size_t i = 0; i < results.size(); ++i)
+        if (results[i].status != FOVEAL_OK)
+            failure += "rank " + std::to_string(i) + ": " + foveal_status_name(results[i].status) + ": " +
+                       results[i].message + "\n";
+    return failure;
+}
+
+}  // namespace
 
 CheckResult check_over_ranks(const std::string& text,
                              const std::function<Ranks(const foveal_forward_args&)>& ranks_of) {
     std::string failure;
     CheckResult result = check_case(parse_case(text), FOVEAL_BACKEND_CPU, [&](const foveal_forward_args& whole) {
-        const Ranks ranks = ranks_of(whole);
-        const std::vector<RankResult> results = run_ranks(whole, ranks);
-        for (size_t i = 0; i < results.size(); ++i) {
-            if (results[i].status == FOVEAL_OK) continue;
-            failure += "rank " + std::to_string(i) + ": " + foveal_status_name(results[i].status) + ": " +
-                       results[i].message + "\n";
+        failure = failures_of(run_ranks(whole, ranks_of(whole)));
+        return failure.empty() ? foveal_status{FOVEAL_OK} : foveal_status{FOVEAL_INTERNAL_ERROR};
+    });
+    if (!result.passed()) result.message = text + "\n" + failure + result.message;
+    return result;
+}
+
+CheckResult check_gradients_over_ranks(const std::string& text,
+                                       const std::function<Ranks(const foveal_forward_args&)>& ranks_of,
+                                       const ChangeGradients& change) {
+    std::string failure;
+    const BackwardCase c = parse_backward_case("backward " + text);
+    CheckResult result = check_backward(c, FOVEAL_BACKEND_CPU, [&](const foveal_backward_args& whole) {
+        foveal_backward_args of_ranks = whole;
+        of_ranks.dbias = {};  // refused over ranks
+        if (whole.dbias.rank != 0) {
+            foveal_backward_args of_bias = whole;
+            of_bias.dq = of_bias.dk = of_bias.dv = of_bias.dsinks = of_bias.dalibi_slopes = {};
+            if (const foveal_status status = foveal_backward(&of_bias, nullptr); status != FOVEAL_OK) return status;
         }
+        foveal_forward_args forward = *whole.forward;
+        of_ranks.forward = &forward;
+        if (change) change(of_ranks, forward);
+        failure = failures_of(run_ranks(of_ranks, ranks_of(*whole.forward)));
         return failure.empty() ? foveal_status{FOVEAL_OK} : foveal_status{FOVEAL_INTERNAL_ERROR};
     });
     if (!result.passed()) result.message = text + "\n" + failure + result.message;

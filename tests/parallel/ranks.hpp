@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "foveal/foveal_parallel.h"
+#include "tests/support/backward_check.hpp"
 #include "tests/support/check.hpp"
 
 namespace foveal_testing {
@@ -18,6 +19,7 @@ struct Ranks {
     foveal_parallel_method method = FOVEAL_PARALLEL_AUTO;
     int32_t head_ranks = 0;
     double timeout_seconds = 60;
+    int calls = 2;
     // Instead of foveal_communicator_create_in_process().
     std::function<void(foveal_communicator** communicators)> connect = {};
     // What a rank changes in its arguments before it calls; false: it does not call at all.
@@ -40,11 +42,20 @@ std::vector<foveal_span> placed(foveal_placement placement, const std::vector<in
 // Cut anywhere, anywhere; some ranks may get nothing.
 std::vector<foveal_span> scattered(std::mt19937& random, const std::vector<int64_t>& lengths, int32_t ranks);
 
-// Every rank's call, twice in the same workspace; then out and lse of `whole` hold what they have computed. Statuses
-// and messages of the first failure of each rank.
+// Every rank's calls, in the same workspace; then out and lse of `whole` hold what they have computed. Statuses and
+// messages of the first failure of each rank.
 std::vector<RankResult> run_ranks(const foveal_forward_args& whole, const Ranks& ranks);
+// The same of gradients; those of sinks and slopes must be the same bits on every rank.
+std::vector<RankResult> run_ranks(const foveal_backward_args& whole, const Ranks& ranks);
 
 // check_case() with run_ranks() in place of foveal_forward().
 CheckResult check_over_ranks(const std::string& text, const std::function<Ranks(const foveal_forward_args&)>& ranks_of);
+// What a test changes in the whole call before ranks get it.
+using ChangeGradients = std::function<void(foveal_backward_args& gradients, foveal_forward_args& forward)>;
+// check_backward() with run_ranks() in place of foveal_backward(); out, the log-sum-exp and the bias's gradient are one
+// device's.
+CheckResult check_gradients_over_ranks(const std::string& text,
+                                       const std::function<Ranks(const foveal_forward_args&)>& ranks_of,
+                                       const ChangeGradients& change = {});
 
 }  // namespace foveal_testing

@@ -52,6 +52,27 @@ TEST(BackwardSupport, WhatIsRefusedByName) {
             << one.text << ": " << refusal_of(one.text);
 }
 
+TEST(BackwardSupport, SumsInF32AreTheCpus) {
+    foveal_forward_args forward;
+    const struct {
+        foveal_tensor foveal_backward_args::*tensor;
+        const char* name;
+    } written[] = {
+        {&foveal_backward_args::dq, "dq"}, {&foveal_backward_args::dk, "dk"}, {&foveal_backward_args::dv, "dv"}};
+    for (const auto& [tensor, name] : written) {
+        foveal_backward_args args =
+            backward_shape_args(parse_backward_case("backward b1 s64 h2 d64 bf16"), FOVEAL_BACKEND_SM90, forward);
+        (args.*tensor).dtype = FOVEAL_F32;
+        EXPECT_EQ(foveal_backward_supports(&args), FOVEAL_UNSUPPORTED);
+        EXPECT_NE(
+            std::string(foveal_last_error()).find(std::string(name) + ".dtype is f32; the sm90 backend writes q's"),
+            std::string::npos)
+            << foveal_last_error();
+        (args.*tensor).rank = 0;  // what is not asked has no type
+        EXPECT_EQ(foveal_backward_supports(&args), FOVEAL_OK) << foveal_last_error();
+    }
+}
+
 size_t workspace_bytes(const std::string& text) {
     foveal_forward_args forward;
     const foveal_backward_args args =

@@ -167,11 +167,12 @@ std::string strides_text(foveal_backend backend, int64_t row_stride, int64_t bat
     return all ? "yes" : "no";
 }
 
-// Two ranks, each with half of a sequence's rows.
-std::string ranks_text(foveal_backend backend) {
+// Two ranks, each with half of a sequence's rows: a plan of the forward call, or of its gradients.
+std::string ranks_text(foveal_backend backend, bool of_gradients) {
     bool all = true;
-    for (const char* const mask : {"full", "causal", "left64", "chunk100 causal", "softcap30 sinks lse"}) {
-        const foveal_testing::Case c = foveal_testing::parse_case(of_dims(dense(mask), types_of(backend)[0], 64, 64));
+    for (const char* const mask : {"full", "causal", "left64", "chunk100 causal", "softcap30 sinks"}) {
+        const foveal_testing::Case c =
+            foveal_testing::parse_case(of_dims(dense(std::string(mask) + " lse"), types_of(backend)[0], 64, 64));
         const foveal_forward_args half = foveal_testing::shape_args(c, backend);
         const foveal_span spans[] = {{0, 0, c.rows_q, 0, 0}, {0, c.rows_q, c.rows_q, 1, 0}};
         foveal_parallel_args args;
@@ -180,8 +181,18 @@ std::string ranks_text(foveal_backend backend) {
         args.forward = &half;
         args.spans_q = spans;
         args.spans_q_count = 2;
+        foveal_backward_args gradients;
+        foveal_backward_args_init(&gradients);
+        gradients.forward = &half;
+        gradients.dout = half.out;
+        gradients.dq = half.q;
+        gradients.dk = half.k;
+        gradients.dv = half.v;
+        gradients.dsinks = half.sinks;
         foveal_parallel_plan* plan = nullptr;
-        all = foveal_parallel_plan_create(&args, &plan) == FOVEAL_OK && all;
+        all = (of_gradients ? foveal_parallel_backward_plan_create(&args, &gradients, &plan)
+                            : foveal_parallel_plan_create(&args, &plan)) == FOVEAL_OK &&
+              all;
         foveal_parallel_plan_destroy(plan);
     }
     return all ? "yes" : "no";
@@ -203,7 +214,9 @@ std::string support_markdown() {
     table += line("d_v other than d", dims_v_text);
     for (const Row& row : rows())
         table += line(row.title, [&row](foveal_backend backend) { return answer(backend, row.problems); });
-    table += line("one sequence over several ranks (over NCCL: not run yet)", ranks_text);
+    table += line("one sequence over several ranks (over NCCL: not run yet)",
+                  [](foveal_backend backend) { return ranks_text(backend, false); });
+    table += line("gradients of that", [](foveal_backend backend) { return ranks_text(backend, true); });
     const int64_t row = 4 * 64, batch = 256 * row;
     table +=
         line("strides beyond 32 bits", [&](foveal_backend backend) { return strides_text(backend, row, 1LL << 33); });

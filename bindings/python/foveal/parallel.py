@@ -9,8 +9,12 @@ their sequences they stand (for rotary embeddings), plan() prints which method i
 the whole story.
 
 Groups of gloo and others carry tensors of the CPU. Tensors on a GPU go through the NCCL communicator of the group, on
-a stream of its own beside the current one; that has not been run on two GPUs yet. Gradients do not travel over ranks
-yet: a tensor that requires one is refused.
+a stream of its own beside the current one; that has not been run on two GPUs yet.
+
+decode() is for servers: one query a sequence, caches whose keys lie in turn on all ranks.
+
+On the CPU, q, k, v, sinks and alibi_slopes have gradients: those of the sum of all ranks' losses. Every rank's backward
+pass comes by, in the same order, as its forward pass did. On a GPU a tensor that requires a gradient is refused.
 """
 
 from __future__ import annotations
@@ -27,8 +31,9 @@ import foveal
 import torch
 import torch.distributed as dist
 from foveal import _foveal
+from torch.autograd.function import once_differentiable
 
-__all__ = ["attention", "plan", "positions", "spans", "take"]
+__all__ = ["attention", "dealt_keys", "decode", "plan", "positions", "spans", "take"]
 
 _Message = tuple[int, int, int]
 
@@ -125,6 +130,12 @@ class _Rank:
 _ranks: weakref.WeakKeyDictionary[Any, dict[tuple[torch.device, float], _Rank]] = weakref.WeakKeyDictionary()
 
 
+def _rank_of(group: Any, device: torch.device, timeout_seconds: float) -> _Rank:
+    of_group = _ranks.setdefault(group, {})
+    key = (device, timeout_seconds)
+    return of_group[key] if key in of_group else of_group.setdefault(key, _Rank(group, device, timeout_seconds))
+
+
 def _described(
     q: Any, k: Any, lengths: Sequence[int] | None, lengths_k: Sequence[int] | None, placement: str, rank: int,
     ranks: int, method: str, head_ranks: int,
@@ -145,6 +156,67 @@ def _described(
 def _rows(tensor: Any) -> int:
     shape = tensor[0] if isinstance(tensor, tuple) else tensor.shape
     return int(shape[-3])
+
+
+class _Call:
+    """One rank's call: what its forward and its backward pass share."""
+
+    def __init__(self, own: _Rank, options: dict[str, Any], call: dict[str, Any], return_lse: bool) -> None:
+        self.own, self.options, self.call, self.return_lse = own, options, call, return_lse
+
+    def forward(self, tensors: tuple[torch.Tensor, ...], return_lse: bool) -> Any:
+        own = self.own
+        stream = 0 if own.stream is None else own.stream.cuda_stream
+        return _foveal.parallel_attention(
+            tensors, self.options, self.call, own.communicator, own.allocate, own.upload, stream, return_lse
+        )
+
+    def backward(self, tensors: Any, results: Any, gradients: dict[str, torch.Tensor | None]) -> None:
+        own = self.own
+        _foveal.parallel_gradients(tensors, results, gradients, self.options, self.call, own.communicator, own.allocate)
+
+
+class _Recorded(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, call: _Call, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *of_heads: torch.Tensor | None
+    ) -> Any:
+        out, lse = call.forward((q, k, v), True)
+        ctx.call = call
+        ctx.save_for_backward(q, k, v, *of_heads, out, lse)
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, dout: torch.Tensor | None, dlse: torch.Tensor | None) -> Any:
+        *inputs, out, lse = ctx.saved_tensors
+        dout = torch.zeros_like(out) if dout is None else dout.contiguous()
+        if ctx.call.return_lse:  # on all ranks or on none
+            dlse = torch.zeros_like(lse) if dlse is None else dlse.contiguous()
+        asked = [
+            torch.empty_like(tensor, memory_format=torch.contiguous_format) if wanted else None
+            for tensor, wanted in zip(inputs, ctx.needs_input_grad[1:], strict=True)
+        ]
+        names = ("dq", "dk", "dv", "dsinks", "dalibi_slopes")
+        gradients = {"dout": dout, "dlse": dlse, **dict(zip(names, asked, strict=True))}
+        ctx.call.backward(tuple(inputs[:3]), (out, lse), gradients)
+        return None, *asked
+
+
+def _records(tensors: dict[str, torch.Tensor | None]) -> bool:
+    """Will PyTorch ask for gradients? Refuses those that there are not."""
+    asked = [name for name, tensor in tensors.items() if tensor is not None and tensor.requires_grad]
+    if not asked or not torch.is_grad_enabled():
+        return False
+    for name in asked:
+        tensor = tensors[name]
+        if name == "bias" or (tensor is not None and tensor.device.type != "cpu"):
+            raise foveal.UnsupportedError(
+                f"{name} requires a gradient; over ranks q, k, v, sinks and alibi_slopes have one, on the CPU: "
+                "detach() it, or call under torch.no_grad()"
+            )
+    return True
 
 
 @overload
@@ -233,7 +305,7 @@ def attention(
         method: "ring", "all_gather", "ulysses", or "auto": the fastest by the plan's model.
         head_ranks: ulysses: how many ranks divide the heads among them; the rest goes by ring. 0: chosen.
         timeout_seconds: how long a rank waits for another; then it raises.
-        return_lse: also the natural logarithm of the sum of exp, [b, heads, s] or [heads, total].
+        return_lse: also the natural logarithm of the sum of exp, [b, heads, s] or [heads, total]. It has a gradient.
         The others as those of foveal.attention, of whole sequences: a bias or a mask has this rank's rows and all keys.
 
     Raises:
@@ -247,18 +319,75 @@ def attention(
         "scale": scale, "causal": causal, "window": window, "align": align, "softcap": softcap, "chunk": chunk,
         "alibi_slopes": alibi_slopes, "sinks": sinks, "bias": bias, "mask": mask,
     }  # fmt: skip
-    of_group = _ranks.setdefault(group, {})
-    key = (q.device, timeout_seconds)
-    own = of_group[key] if key in of_group else of_group.setdefault(key, _Rank(group, q.device, timeout_seconds))
+    own = _rank_of(group, q.device, timeout_seconds)
     packed = q.dim() == 3
     tensors = (q[None], k[None], v[None]) if packed else (q, k, v)
-    stream = 0 if own.stream is None else own.stream.cuda_stream
-    result = _foveal.parallel_attention(
-        tensors, options, call, own.communicator, own.allocate, own.upload, stream, return_lse
-    )
+    of_call = _Call(own, options, call, return_lse)
+    if _records({"q": q, "k": k, "v": v, "sinks": sinks, "alibi_slopes": alibi_slopes, "bias": bias}):
+        both = _Recorded.apply(of_call, *tensors, sinks, alibi_slopes)  # type: ignore[no-untyped-call]
+        result = both if return_lse else both[0]
+    else:
+        result = of_call.forward(tensors, return_lse)
     if not packed:
         return result  # type: ignore[no-any-return]
     return (result[0][0], result[1][0]) if return_lse else result[0]
+
+
+def dealt_keys(lengths: torch.Tensor, span: int, rank: int, ranks: int) -> torch.Tensor:
+    """How many of the first `lengths` keys of each sequence `rank` has, a tensor as lengths.
+
+    They are dealt out to the ranks in turn, `span` at a time: key j lies on rank j // span % ranks, behind those that
+    this rank already has.
+    """
+    return lengths // (span * ranks) * span + (lengths % (span * ranks) - rank * span).clamp(0, span)
+
+
+def decode(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    lengths: torch.Tensor,
+    span: int = 1,
+    block_table: torch.Tensor | None = None,
+    page_indptr: torch.Tensor | None = None,
+    page_indices: torch.Tensor | None = None,
+    group: Any = None,
+    timeout_seconds: float = 600.0,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    sinks: torch.Tensor | None = None,
+    return_lse: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Attention of one query a sequence to caches whose keys lie in turn on all ranks: see dealt_keys().
+
+    Every rank calls with the same q, computes with its own keys, and gets the whole result, the same bits on each: all
+    partial results are merged in the order of ranks. Not differentiable.
+
+    Args:
+        q: [b, 1, h_q, d], the same on all ranks. The queries of a speculative step are sequences of their own, with the
+            same pages and lengths of their own.
+        k, v: this rank's part of the caches: pages [pages, page_size, h_k, d] with block_table [b, max_pages], or
+            page_indptr and page_indices, of its own pages; or [b, s, h_k, d].
+        lengths: int32 [b], on q's device: of the sequences as a whole.
+        span: so many neighbouring keys lie on one rank; of pages that are dealt out whole, the page's size.
+        sinks: a sink counts once.
+        The others as those of attention() and foveal.attention.
+
+    Raises:
+        As attention().
+    """
+    group = dist.group.WORLD if group is None else group
+    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+    if span < 1:
+        raise foveal.InvalidArgument(f"span is {span}; it must be at least 1")
+    own = _rank_of(group, q.device, timeout_seconds)
+    options = {
+        "scale": scale, "causal": False, "window": (None, None), "align": "bottom_right", "softcap": softcap,
+        "chunk": 0, "sinks": sinks, "seqused_k": dealt_keys(lengths, span, rank, ranks), "block_table": block_table,
+        "page_indptr": page_indptr, "page_indices": page_indices,
+    }  # fmt: skip
+    return _foveal.parallel_decode((q, k, v), options, own.communicator, ranks, own.allocate, return_lse)  # type: ignore[no-any-return]
 
 
 def plan(

@@ -165,19 +165,28 @@ struct Call {
         args.spans_k = spans_k.data();
         args.spans_k_count = static_cast<int64_t>(spans_k.size());
     }
-    std::unique_ptr<foveal_parallel_plan, PlanDeleter> plan() const {
+    // gradients: NULL of a forward call.
+    std::unique_ptr<foveal_parallel_plan, PlanDeleter> plan(const foveal_backward_args* gradients = nullptr) const {
         foveal_parallel_plan* plan = nullptr;
-        check_parallel(foveal_parallel_plan_create(&args, &plan));
+        check_parallel(gradients == nullptr ? foveal_parallel_plan_create(&args, &plan)
+                                            : foveal_parallel_backward_plan_create(&args, gradients, &plan));
         return std::unique_ptr<foveal_parallel_plan, PlanDeleter>(plan);
+    }
+    void allocate(const foveal_parallel_plan* plan, const nb::callable& allocator) {
+        args.workspace_bytes = foveal_parallel_plan_workspace_bytes(plan);
+        args.workspace = reinterpret_cast<void*>(nb::cast<uintptr_t>(allocator(args.workspace_bytes)));
     }
 };
 
+// By name; what is not there is absent.
 Options options_of(const nb::dict& given) {
-    const auto at = [&](const char* name) { return nb::handle(given[name].ptr()); };  // the dictionary holds it
+    const auto at = [&](const char* name) {
+        return given.contains(name) ? nb::handle(given[name].ptr()) : nb::handle(Py_None);  // the dictionary holds it
+    };
     const nb::handle absent(Py_None);
-    return {at("scale"), at("causal"), at("window"), at("align"), at("softcap"), at("chunk"), at("alibi_slopes"),
-            at("sinks"), at("bias"),   at("mask"),   absent,      absent,        absent,      absent,
-            absent,      absent,       absent,       absent};
+    return {at("scale"),        at("causal"),      at("window"),       at("align"), at("softcap"), at("chunk"),
+            at("alibi_slopes"), at("sinks"),       at("bias"),         at("mask"),  absent,        at("seqused_k"),
+            at("block_table"),  at("page_indptr"), at("page_indices"), absent,      absent,        absent};
 }
 
 // tensors: (q, k, v); options by name; call: see Call; communicator; allocate(bytes) and upload(offsets) return
@@ -187,15 +196,14 @@ nb::object attention(nb::tuple tensors, nb::dict options, nb::dict call, Communi
     ForwardArguments problem(tensors[0], tensors[1], tensors[2], {}, {}, options_of(options), Form::tensor);
     if (!problem.is_plain(nb::none()))
         raise(FOVEAL_UNSUPPORTED,
-              "PyTorch watches this call (a trace or a mode), or would record a gradient; foveal.parallel has neither "
-              "yet");
+              "PyTorch watches this call (a trace or a mode), or would record another gradient than those of q, k, v, "
+              "sinks and alibi_slopes; foveal.parallel has neither yet");
     problem.set_backend({});
     const CurrentDevice guard = problem.enter_device();
     problem.set_results(nb::none(), return_lse);
     Call given(call, problem.args());
     const auto plan = given.plan();
-    given.args.workspace_bytes = foveal_parallel_plan_workspace_bytes(plan.get());
-    given.args.workspace = reinterpret_cast<void*>(nb::cast<uintptr_t>(allocate(given.args.workspace_bytes)));
+    given.allocate(plan.get(), allocate);
     int64_t count = 0;
     const int32_t* const offsets = foveal_parallel_plan_offsets(plan.get(), &count);
     if (count > 0 && problem.cuda_device() >= 0)
@@ -204,6 +212,63 @@ nb::object attention(nb::tuple tensors, nb::dict options, nb::dict call, Communi
     given.args.communication_stream = reinterpret_cast<void*>(communication_stream);
     check_parallel(problem.launch_with(
         [&](void* stream) { return foveal_parallel_forward(plan.get(), communicator.get(), &given.args, stream); }));
+    return problem.result(return_lse);
+}
+
+// results: (out, lse) of the forward call; gradients: dout and dlse, and those that are asked, by the names of
+// foveal_backward_args, each a tensor or None; what is asked is written. The others as those of attention().
+void gradients(nb::tuple tensors, nb::tuple results, nb::dict gradients, nb::dict options, nb::dict call,
+               Communicator& communicator, nb::callable allocate) {
+    ForwardArguments problem(tensors[0], tensors[1], tensors[2], {}, {}, options_of(options), Form::tensor);
+    problem.set_backend({});
+    problem.borrow_results(results[0], results[1]);
+    foveal_backward_args args;
+    foveal_backward_args_init(&args);
+    args.forward = &problem.args();
+    const struct {
+        const char* name;
+        foveal_tensor* tensor;
+    } given[] = {{"dout", &args.dout},
+                 {"dlse", &args.dlse},
+                 {"dq", &args.dq},
+                 {"dk", &args.dk},
+                 {"dv", &args.dv},
+                 {"dsinks", &args.dsinks},
+                 {"dalibi_slopes", &args.dalibi_slopes}};
+    std::vector<std::unique_ptr<Borrowed>> borrowed;
+    for (const auto& [name, tensor] : given) {
+        const nb::handle object(gradients[name].ptr());  // the dictionary holds it
+        if (object.is_none()) continue;
+        borrowed.push_back(std::make_unique<Borrowed>(object.ptr(), name, Form::tensor));
+        require_same_device(*borrowed.back(), name, problem.q(), "q");
+        *tensor = borrowed.back()->view;
+    }
+    Call of(call, problem.args());
+    const auto plan = of.plan(&args);
+    of.allocate(plan.get(), allocate);
+    check_parallel(problem.launch_with([&](void* stream) {
+        return foveal_parallel_backward(plan.get(), communicator.get(), &of.args, &args, stream);
+    }));
+}
+
+// options: with those of the cache. The others as those of attention().
+nb::object decode(nb::tuple tensors, nb::dict options, Communicator& communicator, int32_t ranks, nb::callable allocate,
+                  bool return_lse) {
+    ForwardArguments problem(tensors[0], tensors[1], tensors[2], {}, {}, options_of(options), Form::tensor);
+    if (!problem.is_plain(nb::none()))
+        raise(FOVEAL_UNSUPPORTED,
+              "PyTorch watches this call (a trace or a mode), or would record a gradient; decoding over ranks has "
+              "neither");
+    problem.set_backend({});
+    const CurrentDevice guard = problem.enter_device();
+    problem.set_results(nb::none(), return_lse);
+    foveal_parallel_decode_args args;
+    foveal_parallel_decode_args_init(&args);
+    args.forward = &problem.args();
+    check_parallel(foveal_parallel_decode_workspace_bytes(&args, ranks, &args.workspace_bytes));
+    args.workspace = reinterpret_cast<void*>(nb::cast<uintptr_t>(allocate(args.workspace_bytes)));
+    check_parallel(
+        problem.launch_with([&](void* stream) { return foveal_parallel_decode(communicator.get(), &args, stream); }));
     return problem.result(return_lse);
 }
 
@@ -219,6 +284,8 @@ std::string plan_text(nb::tuple tensors, nb::dict options, nb::dict call, const 
 void define_parallel(nb::module_& module) {
     module.def("parallel_place", place);
     module.def("parallel_attention", attention);
+    module.def("parallel_gradients", gradients);
+    module.def("parallel_decode", decode);
     module.def("parallel_plan", plan_text);
     nb::class_<Communicator>(module, "Communicator")
         .def(nb::init<int32_t, int32_t, double, nb::object>())

@@ -53,12 +53,47 @@ def check_case(rank, ranks, options):
     torch.testing.assert_close(lse, own(expected_lse, 2), atol=2e-5, rtol=2e-5)
 
 
+def check_gradients(rank, ranks, options, through_lse):
+    """Each rank's part of the loss gives each rank's rows of the whole loss's gradients, and all of the heads'."""
+    options, placement = dict(options), options.get("placement", "zigzag")
+    generator, length = torch.Generator().manual_seed(9), 301
+    inputs = list(whole(generator, (2, length, 4, 32), 4 if options.get("method") == "ulysses" else 2))
+    dout = torch.randn(inputs[0].shape, generator=generator)
+    dlse = torch.randn(2, 4, length, generator=generator)
+    of_heads = [name for name in ("sinks", "alibi_slopes") if options.get(name)]
+    inputs += [torch.rand(4, generator=generator) for _ in of_heads]
+    spans = foveal.parallel.spans([length], ranks, placement)
+    own = lambda t, dim=1: foveal.parallel.take(t, spans, rank, [length], dim)  # noqa: E731
+    local = dict(options)
+    if options.get("mask"):
+        options["mask"] = torch.rand(2, 1, length, length, generator=generator) < 0.5
+        local["mask"] = own(options["mask"], 2)
+    asked = {name: options[name] for name in options if name not in ("method", "placement")}
+
+    def gradients(attention, tensors, dout, dlse, keywords):
+        leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+        keywords = {**keywords, **dict(zip(of_heads, leaves[3:], strict=True))}
+        out, lse = attention(*leaves[:3], return_lse=True, **keywords)
+        loss = (out * dout).sum() + ((lse * dlse).sum() if through_lse else 0)
+        return torch.autograd.grad(loss, leaves)
+
+    expected = gradients(foveal.attention, inputs, dout, dlse, asked)
+    local_inputs = [own(t) for t in inputs[:3]] + inputs[3:]
+    got = gradients(foveal.parallel.attention, local_inputs, own(dout), own(dlse, 2), {**local, "lengths": [length]})
+    for i in range(len(inputs)):
+        torch.testing.assert_close(got[i], own(expected[i]) if i < 3 else expected[i], atol=2e-5, rtol=2e-5)
+
+
 def check_documents(rank, ranks):
     """Packed documents, some of which cross ranks."""
     generator, lengths = torch.Generator().manual_seed(8), [90, 0, 150, 3]
     q, k, v = whole(generator, (sum(lengths), 4, 32), 2)
     ends = torch.tensor([0, 90, 90, 240, 243], dtype=torch.int32)
     expected = foveal.attention_varlen(q, k, v, ends, ends, causal=True)
+    expected_gradients = torch.autograd.grad(
+        (foveal.attention_varlen(*(leaves := [t.clone().requires_grad_() for t in (q, k, v)]), ends, ends, causal=True)
+         * expected).sum(), leaves,
+    )  # fmt: skip
     for placement in ("zigzag", "contiguous"):
         spans = foveal.parallel.spans(lengths, ranks, placement)
         own = [foveal.parallel.take(t, spans, rank, lengths, 0) for t in (q, k, v, expected)]
@@ -66,6 +101,44 @@ def check_documents(rank, ranks):
         torch.testing.assert_close(out, own[3], atol=2e-6, rtol=2e-5)
         rows = sum(rows for r, _, _, rows in spans if r == rank)
         assert foveal.parallel.positions(spans, rank).shape == (rows,) == out.shape[:1]
+        leaves = [t.requires_grad_() for t in own[:3]]
+        out = foveal.parallel.attention(*leaves, lengths=lengths, placement=placement, causal=True)
+        assert out.requires_grad
+        for got, of_all in zip(torch.autograd.grad(out, leaves, own[3]), expected_gradients, strict=True):
+            rows = foveal.parallel.take(of_all, spans, rank, lengths, 0)
+            torch.testing.assert_close(got, rows, atol=2e-5, rtol=2e-5)
+
+
+def check_decode(rank, ranks):
+    """Caches whose keys lie in turn on all ranks, in pages."""
+    generator, lengths = torch.Generator().manual_seed(10), torch.tensor([200, 0, 17], dtype=torch.int32)
+    q, k, v = (torch.randn(3, s, h, 32, generator=generator) for s, h in ((1, 4), (200, 2), (200, 2)))
+    sinks, page = torch.rand(4, generator=generator), 8
+    expected, expected_lse = foveal.attention(q, k, v, seqused_k=lengths, sinks=sinks, return_lse=True)
+    for span in (1, 8, 5):
+        own = [j for j in range(200) if j // span % ranks == rank]
+        counted = torch.tensor([sum(j < length for j in own) for length in lengths], dtype=torch.int32)
+        assert torch.equal(foveal.parallel.dealt_keys(lengths, span, rank, ranks), counted)
+        per_sequence = -(-len(own) // page)
+        table = torch.randperm(3 * per_sequence, generator=generator).to(torch.int32).view(3, per_sequence)
+        caches = []
+        for whole in (k, v):
+            rows = torch.full((3, per_sequence * page, 2, 32), torch.nan)
+            rows[:, : len(own)] = whole[:, own]
+            cache = torch.full((3 * per_sequence, page, 2, 32), torch.nan)
+            cache[table.long()] = rows.unflatten(1, (per_sequence, page))
+            caches.append(cache)
+        out, lse = foveal.parallel.decode(
+            q, *caches, lengths=lengths, span=span, block_table=table, sinks=sinks, return_lse=True
+        )
+        torch.testing.assert_close(out, expected, atol=2e-6, rtol=2e-5)
+        torch.testing.assert_close(lse, expected_lse, atol=2e-5, rtol=2e-5)
+    with pytest.raises(foveal.UnsupportedError, match="3 rows a sequence"):
+        foveal.parallel.decode(torch.zeros(1, 3, 4, 32), k[:1], v[:1], lengths=lengths[:1])
+    with pytest.raises(foveal.InvalidArgument, match="span is 0"):
+        foveal.parallel.decode(q, k, v, lengths=lengths, span=0)
+    with pytest.raises(foveal.UnsupportedError, match="gradient"):
+        foveal.parallel.decode(q.clone().requires_grad_(), k, v, lengths=lengths)
 
 
 def check_refusals():
@@ -74,15 +147,26 @@ def check_refusals():
         foveal.parallel.attention(q, q, q, method="telepathy")
     with pytest.raises(foveal.InvalidArgument, match="forward.q has 10 rows; the spans of rank"):
         foveal.parallel.attention(q, q, q, lengths=[100])
-    with pytest.raises(foveal.UnsupportedError, match="gradient"):
-        foveal.parallel.attention(q.requires_grad_(), q, q)
+    bias = torch.zeros(1, 1, 10, 20, requires_grad=True)
+    with pytest.raises(foveal.UnsupportedError, match="bias requires a gradient"):
+        foveal.parallel.attention(q, q, q, bias=bias)
+    q.requires_grad_()
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        out = foveal.parallel.attention(q, q, q)
+        (dq,) = torch.autograd.grad(out.square().sum(), q, create_graph=True)
+        dq.sum().backward()
+    with torch.no_grad():
+        assert not foveal.parallel.attention(q, q, q).requires_grad
 
 
 def agree(rank, ranks, port, folder):
     connect(rank, ranks, port)
     for options in CASES:
         check_case(rank, ranks, options)
+        check_gradients(rank, ranks, options, through_lse=False)
+        check_gradients(rank, ranks, options, through_lse=True)
     check_documents(rank, ranks)
+    check_decode(rank, ranks)
     check_refusals()
     dist.barrier()
     dist.destroy_process_group()

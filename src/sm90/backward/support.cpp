@@ -28,6 +28,17 @@ void check_forms(const ForwardProblem& p) {
 void check_gradients(const BackwardProblem& problem) {
     if (problem.wants_dbias) refuse(std::string("dbias is asked, a gradient") + kCpuDoes);
     if (problem.wants_dalibi) refuse(std::string("dalibi_slopes is asked, a gradient") + kCpuDoes);
+    const struct {
+        const char* name;
+        bool is_asked;
+        DType dtype;
+    } written[] = {{"dq", problem.wants_dq, problem.dq_dtype},
+                   {"dk", problem.wants_dk, problem.dk_dtype},
+                   {"dv", problem.wants_dv, problem.dv_dtype}};
+    for (const auto& [name, is_asked, dtype] : written)
+        if (is_asked && dtype != problem.forward.dtype)
+            refuse(std::string(name) + ".dtype is " + name_of(dtype) + "; the sm90 backend writes q's, " +
+                   name_of(problem.forward.dtype));
 }
 
 // The wide kernels have no options.
