@@ -1,5 +1,5 @@
 #!/bin/sh
-# JAX's flash attention for TPUs multiplies the bias by the scale; every other attention in JAX adds it to the scaled scores.
+# JAX's flash attention for TPUs multiplies the bias by the scale; jax.nn's attention adds it to the scaled scores.
 #
 # Versions:  jax 0.10.2, jaxlib 0.10.2 (PyPI; 0.12.0.1, which needs Python 3.12, does the same), on the CPU: the kernel runs
 #            under force_tpu_interpret_mode(). Seen on 2026-11-29.
@@ -7,8 +7,8 @@
 #            sm_scale 128**-0.5; the same of jax.nn.dot_product_attention.
 # Behaviour: the two differ by 0.9. They agree to 1e-6 if jax.nn's bias is multiplied by the scale first; the module's own
 #            mha_reference does the same. So an ALiBi or relative position bias has, at head dimension 128, an eleventh of its
-#            strength, and a finite mask of -1e2 becomes one of -9. Neither its signature nor a comment says so; nor that
-#            sm_scale, left out, is 1 and not d**-0.5.
+#            strength, and a finite mask of -1e2 becomes one of -9. No documentation says so; a
+#            TODO in the source asks which it should be. The scale, left out, is 1 and not d**-0.5.
 #
 # Needs python3 with pip and PyPI (about 150 MB). Exits 0 if all this is still so, 1 if something has changed.
 set -u

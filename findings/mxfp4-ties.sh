@@ -2,12 +2,12 @@
 # MLX and gguf round ties of mxfp4 towards zero, the types of ml_dtypes to even; and MLX and gguf take other scales.
 #
 # Versions:  mlx 0.32.4 with mlx-cpu 0.32.4, gguf 0.19.0, ml_dtypes 0.6.0 (PyPI), on the CPU, x86-64. Seen on 2026-11-29.
-# Input:     the seven numbers halfway between two of e2m1, in a block of 32 whose largest is 6, so that the scale is 1: mx.quantize
-#            and mx.dequantize with mode "mxfp4" (and "nvfp4"), gguf.quants of MXFP4, and astype(float4_e2m1fn). Then blocks
+# Input:     the seven numbers halfway between two of e2m1, in a block of 32 whose largest is 6, so that the scale is 1:
+#            mx.quantize and mx.dequantize with mode "mxfp4" (and "nvfp4"), gguf.quants of MXFP4, and astype(float4_e2m1fn). Then blocks
 #            whose largest number is 7 and 7.9, with a 4 beside it.
 # Behaviour: 0.25 0.75 1.25 1.75 2.5 3.5 5 become
 #
-#              ml_dtypes: 0 1   1 2   2 4 4 (to even, the rounding that the OCP's MX specification names)
+#              ml_dtypes: 0 1   1 2   2 4 4 (to even)
 #              mlx, gguf: 0 0.5 1 1.5 2 3 4
 #
 #            With few bits such numbers are common, bf16 or integers most of all, and all that differ lose magnitude. A block

@@ -1,9 +1,9 @@
 #!/bin/sh
-# One model of ONNX's Attention, opset 23 or 24, means other things by release: its heads, empty rows, softcap and diagonal moved.
+# One model of ONNX's Attention, opset 23 or 24, means other things by release: heads, empty rows, softcap and diagonal moved.
 #
 # Versions:  onnx 1.18.0, 1.21.0 and 1.23.2 (their reference implementation), onnxruntime 1.26.0 and 1.28.0 (PyPI), on the CPU.
 #            Seen on 2026-11-29.
-# Input:     four models of one Attention node, V the unit matrix or one that tells the heads of V apart: 4 heads of Q on 2 of K and
+# Input:     four models of one Attention node, V the unit matrix or one that tells the heads apart: 4 heads of Q on 2 of K and
 #            V; a boolean mask that hides every key of a row; softcap 1 and a mask of one -inf; opset 24, is_causal, three
 #            queries on a cache of five keys of which nonpad_kv_seqlen says that four count.
 # Behaviour:                        heads of V  empty row  the -inf key    last query sees

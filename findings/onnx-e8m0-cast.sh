@@ -1,5 +1,5 @@
 #!/bin/sh
-# A cast to float8e8m0, the scales of mxfp8 and mxfp4: ONNX's own reference departs from its table; three libraries, three results.
+# A cast to float8e8m0, the scales of mxfp8 and mxfp4: ONNX's reference departs from its table; three libraries differ.
 #
 # Versions:  onnx 1.23.2 (its reference implementation), onnxruntime 1.32.0, ml_dtypes 0.6.0 (PyPI), on the CPU. Seen on
 #            2026-11-29.
@@ -16,7 +16,7 @@
 #              ml_dtypes              NaN     NaN    min       NaN
 #
 #            min is 2**-127, max 2**127. (*) The type has no zero. So the reference turns an overflowed scale into NaN where
-#            the table saturates, doubles what is smaller than the type's least number, and keeps a zero where the table has
+#            the table saturates, gives twice the least number for less than that, and keeps a zero where the table has
 #            NaN; a block of zeros is zeros or NaN by library; and only the reference hides a sign that was wrong.
 #
 # Needs python3 with pip and PyPI (about 60 MB). Exits 0 if all this is still so, 1 if something has changed.

@@ -2,8 +2,8 @@
 # OpenVINO's FakeConvert to fp8 cuts off at the largest number and loses NaN; the Convert that it emulates gives NaN.
 #
 # Versions:  openvino 2026.4.1 (PyPI), on the CPU, x86-64. Seen on 2026-11-29.
-# Input:     models of FakeConvert (scale 1) and of Convert to f8e4m3 and f8e5m2 and back, compiled for "CPU" with f32 inference; of
-#            1.0625, 465, 1e9, -1e9, -inf and NaN.
+# Input:     models of FakeConvert (scale 1) and of Convert to f8e4m3 and f8e5m2 and back, compiled for "CPU" with f32
+#            inference; of 1.0625, 465, 1e9, -1e9, -inf and NaN.
 # Behaviour:                      1.0625  465  1e9    -1e9    -inf    NaN
 #
 #              f8e4m3 FakeConvert  1       448  448    -448    -448    -448

@@ -1,8 +1,8 @@
 #!/bin/sh
-# The float8 crate, which Candle uses, calls the largest finite number of each fp8 type its infinity and the next lower one MAX.
+# The float8 crate, which Candle uses, calls the largest number of each fp8 type its infinity and the next lower one MAX.
 #
 # Versions:  float8 0.7.0 with half 2.7.1 (crates.io), the current release; Rust 1.95.0. Seen on 2026-11-29.
-# Input:     a program that prints the constants of F8E4M3 and F8E5M2, and what is_infinite() and is_finite() say of 440 as F8E4M3
+# Input:     a program that prints constants of F8E4M3 and F8E5M2, and what is_infinite() and is_finite() say of 440 as F8E4M3
 #            and of the bytes 0x7b and 0x7c, 57344 and infinity in e5m2.
 # Behaviour: e4m3 has numbers up to 448 and no infinity, e5m2 numbers up to 57344 and an infinity, 0x7c:
 #
@@ -11,8 +11,8 @@
 #
 #            440 becomes 448, of which is_finite() is false; of the true infinity of e5m2 is_infinite() is false and is_finite()
 #            true. So a mask of NEG_INFINITY is a score of -448 or -57344, a check for finite values refuses what
-#            saturated by design, and lets through an infinity that a checkpoint holds. Its documentation says that what is too
-#            large becomes infinity; to_f32() of the result is 448, and infinity cannot be made.
+#            saturated by design, and lets through an infinity that a checkpoint holds. The documentation of from_f32() says
+#            that what is too large becomes infinity; it becomes 448 or 57344, and so does infinity itself.
 #
 # Needs cargo and crates.io. Exits 0 if all this is still so, 1 if something has changed.
 set -u

@@ -2,12 +2,12 @@
 # flex_attention of a BlockMask made from blocks is sparse when compiled and plain dense attention when not.
 #
 # Versions:  torch 2.11.0 (PyPI), on the CPU, with a C++ compiler for torch.compile. Seen on 2026-11-29.
-# Input:     random q, k, v [1, 1, 256, 16]; BlockMask.from_kv_blocks of two rows of blocks of 128, each with its own block of keys
-#            only and no mask_mod, as block-sparse attention (top-k blocks of keys per block of queries) makes it;
+# Input:     random q, k, v [1, 1, 256, 16]; BlockMask.from_kv_blocks of two rows of blocks of 128, each with its own block of
+#            keys only and no mask_mod, as block-sparse attention (top-k blocks of keys per block of queries) makes it;
 #            flex_attention with it as it is and under torch.compile.
 # Behaviour: the blocks say which keys are read. Compiled, the result is that of attention within the blocks, to rounding.
 #            Uncompiled, it is attention over all 256 keys: only mask_mod is applied there, and the blocks are not looked at; the
-#            two results differ by 0.5. The warning that an uncompiled call gives speaks of speed and memory. So
+#            two results differ by 0.5. The warning of an uncompiled call speaks of a matrix of all scores. So
 #            a reference in eager mode "disproves" a right kernel, and an eager run of a sparse model is another model.
 #
 # Needs python3 with pip, a C++ compiler and PyPI (about 3 GB). Exits 0 if all this is still so, 1 if something has changed.
