@@ -23,15 +23,15 @@ void check_descale(const Quantisable& of, int64_t batch, int64_t heads_k) {
     if (of.tensor.dtype() != DType::e4m3)
         refuse(descale.text() + " is present, but " + of.tensor.text() + ".dtype is " + name_of(of.tensor.dtype()) +
                "; a descale belongs to e4m3");
-    require_dtype(descale, DType::f32, descale.name);
-    check_strided(descale, LastStride::one_or_shared);
     if (descale.tensor.rank == 3 && of.may_have_row_descales()) {
         for (int i = 0; i < 3; ++i) require_dim(descale, i, of.tensor.tensor.shape[i], of.tensor.dim(i).c_str());
-        return;
+    } else {
+        require_rank(descale, 2, "a value for each sequence and K/V head ([b, h_k])");
+        require_dim(descale, 0, batch, "the batch size");
+        require_dim(descale, 1, heads_k, "the number of k heads");
     }
-    require_rank(descale, 2, "a value for each sequence and K/V head ([b, h_k])");
-    require_dim(descale, 0, batch, "the batch size");
-    require_dim(descale, 1, heads_k, "the number of k heads");
+    require_dtype(descale, DType::f32, descale.name);
+    check_strided(descale, LastStride::one_or_shared);
 }
 
 }  // namespace

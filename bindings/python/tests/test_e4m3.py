@@ -149,7 +149,7 @@ def test_append_works_scales_out(of_rows):
     scales = [torch.full((6, 4, H_K) if of_rows else (H_K,), -1.0) for _ in range(2)]
     where = {"cache_lengths": torch.tensor([1, 0], dtype=torch.int32), "block_table": table}
     foveal.append(k, v, *caches, **where, k_scale_out=scales[0], v_scale_out=scales[1])
-    place = [[table[i, j // 4].item() * 4 + j % 4 for j in range(1 - i, 8 - i)] for i in range(B)]
+    place = torch.tensor([[table[i, j // 4] * 4 + j % 4 for j in range(1 - i, 8 - i)] for i in range(B)])
     for x, cache, scale in zip((k, v), caches, scales, strict=True):
         absmax = x.float().abs().amax(3)
         expected = absmax / 448 if of_rows else absmax.amax((0, 1)).expand(B, 7, H_K) / 448
@@ -165,7 +165,7 @@ def test_append_works_scales_out(of_rows):
     descales = scales if of_rows else [x.expand(B, H_K) for x in scales]
     options = {"seqused_k": used, "k_descale": descales[0].abs(), "v_descale": descales[1].abs()}
     out = foveal.attention(q, *caches, block_table=table, **options)
-    rows = torch.stack([torch.tensor([table[i, j // 4].item() * 4 + j % 4 for j in range(8)]) for i in range(B)])
+    rows = torch.tensor([[table[i, j // 4] * 4 + j % 4 for j in range(8)] for i in range(B)])
     plain = []
     for cache, descale in zip(caches, descales, strict=True):
         factor = descale.abs().view(24, H_K)[rows] if of_rows else descale[:, None].expand(B, 8, H_K)
