@@ -19,11 +19,7 @@ pass comes by, in the same order, as its forward pass did. On a GPU a tensor tha
 
 from __future__ import annotations
 
-import ctypes
-import datetime
 import functools
-import weakref
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
@@ -31,11 +27,10 @@ import foveal
 import torch
 import torch.distributed as dist
 from foveal import _foveal
+from foveal._ranks import Rank, rank_of
 from torch.autograd.function import once_differentiable
 
 __all__ = ["attention", "dealt_keys", "decode", "plan", "positions", "spans", "take"]
-
-_Message = tuple[int, int, int]
 
 
 def spans(lengths: Sequence[int], ranks: int, placement: str = "zigzag") -> list[tuple[int, int, int, int]]:
@@ -73,69 +68,6 @@ def positions(own: Sequence[tuple[int, int, int, int]], rank: int) -> torch.Tens
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
 
 
-def _tensor_at(address: int, size: int) -> torch.Tensor:
-    return torch.frombuffer((ctypes.c_char * size).from_address(address), dtype=torch.uint8)
-
-
-def _exchange(group: Any, rank: int, sends: list[_Message], receives: list[_Message], timeout_seconds: float) -> None:
-    """All messages of one exchange; those of one pair of ranks are told apart by their number."""
-    own = [message for message in sends if message[2] == rank]
-    for (to, size, _), (start, _, _) in zip([m for m in receives if m[2] == rank], own, strict=True):
-        ctypes.memmove(to, start, size)
-    works: list[Any] = []
-    for start_one, messages in ((dist.irecv, receives), (dist.isend, sends)):
-        number: Counter[int] = Counter()
-        for address, size, peer in messages:
-            if peer != rank:
-                peer_of_all = dist.get_global_rank(group, peer)
-                works.append(start_one(_tensor_at(address, size), peer_of_all, group=group, tag=number[peer]))
-                number[peer] += 1
-    for work in works:
-        if not work.wait(datetime.timedelta(seconds=timeout_seconds)):
-            raise TimeoutError(f"a rank has not come within {timeout_seconds} s")
-
-
-class _Rank:
-    """What a process keeps for one group and device: communicator, workspace, streams."""
-
-    def __init__(self, group: Any, device: torch.device, timeout_seconds: float) -> None:
-        self.workspace = torch.zeros(0, dtype=torch.uint8, device=device)
-        self.offsets: torch.Tensor | None = None
-        self.stream: Any = None
-        rank, ranks = dist.get_rank(group), dist.get_world_size(group)
-        if device.type == "cpu":
-            exchange = functools.partial(_exchange, group, rank)
-            self.communicator = _foveal.Communicator(rank, ranks, timeout_seconds, exchange)
-            return
-        backend = group._get_backend(device)
-        if not hasattr(backend, "_comm_ptr"):
-            raise foveal.UnsupportedError(f"tensors on {device} need a group of NCCL; this one's is {backend.name()}")
-        if not backend._is_initialized():
-            dist.barrier(group, device_ids=[device.index])  # NCCL's communicator is made with its first collective
-        self.communicator = _foveal.Communicator(backend._comm_ptr(), "", timeout_seconds)
-        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-    def allocate(self, size: int) -> int:
-        """The address of so many bytes, a multiple of 256, that were zeros once."""
-        if self.workspace.numel() < size + 256:
-            self.workspace = torch.zeros(size + 256, dtype=torch.uint8, device=self.workspace.device)
-        address: int = self.workspace.data_ptr()
-        return address + -address % 256
-
-    def upload(self, offsets: list[int]) -> int:
-        self.offsets = torch.tensor(offsets, dtype=torch.int32, device=self.workspace.device)
-        return self.offsets.data_ptr()
-
-
-_ranks: weakref.WeakKeyDictionary[Any, dict[tuple[torch.device, float], _Rank]] = weakref.WeakKeyDictionary()
-
-
-def _rank_of(group: Any, device: torch.device, timeout_seconds: float) -> _Rank:
-    of_group = _ranks.setdefault(group, {})
-    key = (device, timeout_seconds)
-    return of_group[key] if key in of_group else of_group.setdefault(key, _Rank(group, device, timeout_seconds))
-
-
 def _described(
     q: Any, k: Any, lengths: Sequence[int] | None, lengths_k: Sequence[int] | None, placement: str, rank: int,
     ranks: int, method: str, head_ranks: int,
@@ -161,7 +93,7 @@ def _rows(tensor: Any) -> int:
 class _Call:
     """One rank's call: what its forward and its backward pass share."""
 
-    def __init__(self, own: _Rank, options: dict[str, Any], call: dict[str, Any], return_lse: bool) -> None:
+    def __init__(self, own: Rank, options: dict[str, Any], call: dict[str, Any], return_lse: bool) -> None:
         self.own, self.options, self.call, self.return_lse = own, options, call, return_lse
 
     def forward(self, tensors: tuple[torch.Tensor, ...], return_lse: bool) -> Any:
@@ -188,7 +120,7 @@ class _Recorded(torch.autograd.Function):
         return out, lse
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dout: torch.Tensor | None, dlse: torch.Tensor | None) -> Any:
         *inputs, out, lse = ctx.saved_tensors
         dout = torch.zeros_like(out) if dout is None else dout.contiguous()
@@ -319,16 +251,14 @@ def attention(
         "scale": scale, "causal": causal, "window": window, "align": align, "softcap": softcap, "chunk": chunk,
         "alibi_slopes": alibi_slopes, "sinks": sinks, "bias": bias, "mask": mask,
     }  # fmt: skip
-    own = _rank_of(group, q.device, timeout_seconds)
-    packed = q.dim() == 3
-    tensors = (q[None], k[None], v[None]) if packed else (q, k, v)
-    of_call = _Call(own, options, call, return_lse)
+    tensors = (q[None], k[None], v[None]) if q.dim() == 3 else (q, k, v)
+    of_call = _Call(rank_of(group, q.device, timeout_seconds), options, call, return_lse)
     if _records({"q": q, "k": k, "v": v, "sinks": sinks, "alibi_slopes": alibi_slopes, "bias": bias}):
         both = _Recorded.apply(of_call, *tensors, sinks, alibi_slopes)  # type: ignore[no-untyped-call]
         result = both if return_lse else both[0]
     else:
         result = of_call.forward(tensors, return_lse)
-    if not packed:
+    if q.dim() != 3:
         return result  # type: ignore[no-any-return]
     return (result[0][0], result[1][0]) if return_lse else result[0]
 
@@ -381,7 +311,7 @@ def decode(
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
     if span < 1:
         raise foveal.InvalidArgument(f"span is {span}; it must be at least 1")
-    own = _rank_of(group, q.device, timeout_seconds)
+    own = rank_of(group, q.device, timeout_seconds)
     options = {
         "scale": scale, "causal": False, "window": (None, None), "align": "bottom_right", "softcap": softcap,
         "chunk": 0, "sinks": sinks, "seqused_k": dealt_keys(lengths, span, rank, ranks), "block_table": block_table,
