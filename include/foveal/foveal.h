@@ -186,8 +186,8 @@ typedef struct foveal_forward_args {
     foveal_tensor tree_mask;
 
     /* Memory for a launch's intermediate results: foveal_plan_workspace_bytes() says how much makes the call fast.
-     * Filled with zeros once, by who allocates it; calls that may run at the same time have one each. On the device for
-     * sm90. Without it a call computes all the same. */
+     * Zeroed once, by who allocates it. One serves calls of all shapes (foveal_backward's is another); calls that may
+     * run at the same time have one each. On the device for sm90. Without it a call computes all the same. */
     void* workspace;          /* aligned to 16 bytes; NULL: none */
     uint64_t workspace_bytes; /* 0 if and only if workspace is NULL */
 

@@ -18,8 +18,11 @@ void Load(DType dtype, const void* from, int64_t size, float* to) { row_loader(d
 
 void Store(DType dtype, const float* from, int64_t size, void* to) { row_storer(dtype)(from, size, to); }
 
-void Dequantise(DType to_dtype, float factor, const void* from, int64_t size, void* to) {
-    Dequantiser(to_dtype, factor).row(static_cast<const std::byte*>(from), size, static_cast<std::byte*>(to));
+// is_own: the factor is the key's, not all keys'.
+void Dequantise(DType to_dtype, float factor, bool is_own, const void* from, int64_t size, void* to) {
+    const KeyRows factors{is_own ? reinterpret_cast<const std::byte*>(&factor) : nullptr, 0};
+    const Dequantiser dequantiser(to_dtype, is_own ? 2 * factor : factor, factors);
+    dequantiser.row(static_cast<const std::byte*>(from), 0, size, static_cast<std::byte*>(to));
 }
 
 // rows: [lanes(), 4] with pitch; columns: [4, lanes()]
@@ -220,16 +223,19 @@ TEST(CpuConvert, DequantisedRowsAreRoundedProducts) {
             for (int64_t i = 0; i < size; ++i)
                 products[static_cast<size_t>(i)] = e4m3_value(codes[static_cast<size_t>(i)]) * factor;
             for (const Format& format : kHalfFormats) {
-                for (const int64_t part : {size, int64_t{5}, int64_t{63}}) {
-                    HWY_DYNAMIC_DISPATCH(Dequantise)(format.dtype, factor, codes.data(), part, to.get());
+                for (const auto& [part, is_own] :
+                     {std::pair{size, false}, {int64_t{5}, false}, {int64_t{63}, false}, {size, true}}) {
+                    HWY_DYNAMIC_DISPATCH(Dequantise)(format.dtype, factor, is_own, codes.data(), part, to.get());
                     const auto* const halves = reinterpret_cast<const uint16_t*>(to.get());
                     for (size_t i = 0; i < static_cast<size_t>(part); ++i)
                         ASSERT_TRUE(same(format.value(halves[i]), format.nearest(products[i])))
                             << name_of(format.dtype) << " code " << int{codes[i]} << " times " << factor;
                 }
             }
-            HWY_DYNAMIC_DISPATCH(Dequantise)(DType::f32, factor, codes.data(), size, to.get());
-            for (size_t i = 0; i < codes.size(); ++i) EXPECT_TRUE(same(to[i], products[i])) << i << " " << factor;
+            for (const bool is_own : {false, true}) {
+                HWY_DYNAMIC_DISPATCH(Dequantise)(DType::f32, factor, is_own, codes.data(), size, to.get());
+                for (size_t i = 0; i < codes.size(); ++i) EXPECT_TRUE(same(to[i], products[i])) << i << " " << factor;
+            }
         }
     });
 }

@@ -162,7 +162,7 @@ TEST(DecodePlan, TheWorkspaceFollowsFromTheShapes) {
     const Sm90DecodePlan plan(p, -1, {});
     const DecodeSchedule& schedule = plan.kernel().schedule;
     const NodeSets& sets = plan.kernel().params.sets;
-    EXPECT_EQ(schedule.workspace.nodes, 128) << "a count for each of 4 sequences and 8 heads";
+    EXPECT_EQ(schedule.workspace.nodes, 4 * kMostCounts);
     EXPECT_EQ(plan.workspace_bytes(), schedule.workspace.nodes + sets.nodes() * (4 * 128 + 4 * 4 + 16) * 4);
     ForwardProblem longer = p;
     longer.pages *= 100;
@@ -171,6 +171,24 @@ TEST(DecodePlan, TheWorkspaceFollowsFromTheShapes) {
     ForwardProblem empty = p;
     empty.batch = 0;
     EXPECT_EQ(Sm90DecodePlan(empty, -1, {}).workspace_bytes(), 0);
+}
+
+// No call may leave nodes where another looks for counts of zero.
+TEST(DecodePlan, OneWorkspaceServesCallsOfAllShapes) {
+    for (const int64_t batch : {1, 33, 8192})
+        for (const int64_t heads : {1, 8})
+            for (const int64_t head_dim : {64, 128, 512}) {
+                const Sm90DecodePlan plan(problem(batch, 4 * heads, heads, head_dim), -1, {});
+                const DecodeSchedule& schedule = plan.kernel().schedule;
+                EXPECT_TRUE(schedule.can_split());
+                EXPECT_EQ(schedule.workspace.arrived, 0);
+                EXPECT_EQ(schedule.workspace.nodes, 4 * kMostCounts);
+                EXPECT_LE(int64_t{schedule.counts} * schedule.heads, kMostCounts);
+            }
+    const Sm90DecodePlan more(problem(8193, 32, 8), -1, {});
+    EXPECT_FALSE(more.kernel().schedule.can_split());
+    EXPECT_EQ(more.workspace_bytes(), 0);
+    EXPECT_NE(more.describe().find("split      not at all, 65544 CTAs"), std::string::npos) << more.describe();
 }
 
 TEST(DecodePlan, PagesOfWholeBoxesAreTheCopyEngines) {

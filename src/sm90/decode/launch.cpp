@@ -65,7 +65,7 @@ DecodeParams with_pointers(DecodeParams params, const ForwardProblem& p, const D
     params.sinks = pointers.sinks;
     params.scores.alibi_slopes = pointers.alibi_slopes;
     params.tree = pointers.tree_mask;
-    params.splits = pointers.workspace != nullptr;
+    params.splits = pointers.workspace != nullptr && workspace.bytes > 0;
     auto* bytes = static_cast<char*>(pointers.workspace);
     params.arrived = reinterpret_cast<int32_t*>(bytes + workspace.arrived);
     params.nodes = reinterpret_cast<float*>(bytes + workspace.nodes);

@@ -23,12 +23,12 @@ NodeSets node_sets_of(const DecodeSchedule& schedule) {
             kDecodeTiles[schedule.choice.tile_index].tile.levels};
 }
 
+// None where there are more counts than their room has: so many sequences fill the GPU unsplit.
 DecodeWorkspace workspace_of(const DecodeSchedule& schedule) {
-    constexpr int64_t kLine = 128;
-    const auto whole_lines = [](int64_t bytes) { return (bytes + kLine - 1) / kLine * kLine; };
+    if (int64_t{schedule.counts} * schedule.heads > kMostCounts) return {};
     const DecodeTile& tile = kDecodeTiles[schedule.choice.tile_index].tile;
     DecodeWorkspace workspace;
-    workspace.nodes = workspace.arrived + whole_lines(int64_t{schedule.counts} * schedule.heads * 4);
+    workspace.nodes = workspace.arrived + kMostCounts * 4;
     workspace.bytes = workspace.nodes + node_sets_of(schedule).nodes() * tile.node_floats() * 4;
     return workspace;
 }
@@ -134,9 +134,12 @@ std::string Sm90DecodePlan::describe() const {
         out << "in boxes of " << schedule.box_rows << " rows, by the copy engine\n";
     else
         out << "row by row, by three warps\n";
-    out << "split      with the workspace: over " << schedule.split_grid << " CTAs of " << kDecodeThreads
-        << " threads, " << schedule.teams.count << " for each of " << schedule.heads << " heads, on " << traits_.sms
-        << " SMs\n           without: not at all, " << schedule.whole_grid << " CTAs\n"
+    out << "split      ";
+    if (schedule.can_split())
+        out << "with the workspace: over " << schedule.split_grid << " CTAs of " << kDecodeThreads << " threads, "
+            << schedule.teams.count << " for each of " << schedule.heads << " heads, on " << traits_.sms
+            << " SMs\n           without: ";
+    out << "not at all, " << schedule.whole_grid << " CTAs\n"
         << "shared     " << shared_bytes(tile) << " bytes a CTA\n"
         << "workspace  " << workspace_bytes() << " bytes\n"
         << "bound      the lengths are on the device\n";

@@ -13,6 +13,10 @@
 
 namespace foveal::sm90 {
 
+// Counts that a workspace has room for, whatever the shapes: then one serves calls of all shapes, one after the other,
+// since no call leaves nodes where another looks for zeros.
+inline constexpr int64_t kMostCounts = 65536;
+
 // Where in a workspace what lies, in bytes. The counts, its control words, come first: they are zero between launches.
 struct DecodeWorkspace {
     int64_t arrived = 0, nodes = 0;
@@ -28,6 +32,8 @@ struct DecodeSchedule {
     int32_t split_grid = 0, whole_grid = 0;  // CTAs with a workspace and without; 0: nothing to compute
     DecodeWorkspace workspace;
     int32_t box_rows = 0;  // that the copy engine moves at once; 0: threads copy row by row
+
+    bool can_split() const { return workspace.bytes > 0; }
 };
 
 DecodeSchedule decode_schedule_of(const ForwardProblem& problem, DecodeChoice choice, const cuda::DeviceTraits& traits);
