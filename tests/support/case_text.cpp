@@ -250,8 +250,7 @@ class Parser {
         if (case_.qkv && case_.e4m3_keys) fail_token("qkv", "q, k and v must have the same type");
         if (has_word("descale") + has_word("descale1") + has_word("descale_rows") > 1)
             fail_token(text_, "two kinds of descales");
-        if (case_.row_descales && case_.varlen_k && case_.page_size == 0)
-            fail_token("descale_rows", "not of packed keys");
+        if (case_.row_descales && has("klens")) fail_token("descale_rows", "not of packed keys");
     }
 
     void check_score_options() const {

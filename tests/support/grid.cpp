@@ -53,7 +53,7 @@ constexpr int64_t kWidths[] = {0, 1, 63, 64, 65, 127, 128, 129, 191, 192, 193};
 // What each axis can be, as tokens of a case where it is one; "" is the default, and the first.
 using Values = std::array<std::vector<Text>, kAxes>;
 
-Values values_of(bool gpu) {
+Values values_of(bool gpu, bool of_gradients) {
     Values values;
     values[kType] = {"bf16", "f16"};
     values[kDim] = {"d64",  "d128", "d8",   "d32",  "d40",  "d72",  "d96",
@@ -86,8 +86,10 @@ Values values_of(bool gpu) {
         values[kLengths].push_back("sq" + std::to_string(lengths.q) + " sk" + std::to_string(lengths.k));
     values[kBatch] = {"b1", "b2", "b3"};
     if (gpu) return values;
-    values[kType].insert(values[kType].end(), {"f32", "e4m3 descale", "e4m3 out_f16", "bf16 kv_e4m3 descale",
-                                               "f16 kv_e4m3", "f32 kv_e4m3 descale1"});
+    values[kType].push_back("f32");
+    if (!of_gradients)
+        values[kType].insert(values[kType].end(), {"e4m3 descale", "e4m3 out_f16", "bf16 kv_e4m3 descale",
+                                                   "f16 kv_e4m3", "f32 kv_e4m3 descale1"});
     values[kDim].insert(values[kDim].end(), {"d5", "d7", "d33", "d129"});
     values[kDimV].insert(values[kDimV].end(), {"dv5", "dv33"});
     return values;
@@ -106,7 +108,7 @@ struct Budget {
 // Text around the values of a row.
 class Rows {
    public:
-    Rows(bool gpu, const Budget& budget) : budget_(budget), values_(values_of(gpu)) {}
+    Rows(bool gpu, bool of_gradients, const Budget& budget) : budget_(budget), values_(values_of(gpu, of_gradients)) {}
 
     int count(int axis) const { return static_cast<int>(values_[static_cast<size_t>(axis)].size()); }
 
@@ -308,13 +310,13 @@ std::vector<Case> covering_cases(const Rows& rows, size_t enough) {
 
 std::vector<Case> grid(foveal_backend backend) {
     const bool gpu = backend == FOVEAL_BACKEND_SM90;
-    return covering_cases(Rows(gpu, gpu ? Budget{4e11, 5e7} : Budget{1e9, 2e7}), gpu ? 5000 : 1500);
+    return covering_cases(Rows(gpu, false, gpu ? Budget{4e11, 5e7} : Budget{1e9, 2e7}), gpu ? 5000 : 1500);
 }
 
 std::vector<BackwardCase> backward_grid(foveal_backend backend) {
     const bool gpu = backend == FOVEAL_BACKEND_SM90;
     std::vector<BackwardCase> cases;
-    for (Case& c : covering_cases(Rows(gpu, gpu ? Budget{4e9, 2e6} : Budget{5e7, 1e6}), gpu ? 4000 : 900)) {
+    for (Case& c : covering_cases(Rows(gpu, true, gpu ? Budget{4e9, 2e6} : Budget{5e7, 1e6}), gpu ? 4000 : 900)) {
         // Where the grid asks for the log-sum-exp, a gradient comes in through it.
         const bool dlse = c.lse;
         c.lse = true;
