@@ -7,8 +7,9 @@ class Workspace:
     """Memory for a launch's intermediate results: `foveal.attention(..., workspace=workspace)`.
 
     It is filled with zeros once, here, and every call leaves its control words as it found them: so one serves calls of
-    all shapes, one after the other; calls that may run at the same time (on two streams, say) have one each. It never grows: plan() says how many bytes make a call fast,
-    and a call that gets fewer computes all the same, or says what it needs.
+    all shapes, one after the other; calls that may run at the same time (on two streams, say) have one each. It never
+    grows: plan() says how many bytes make a call fast, and a call that gets fewer computes all the same, or says what
+    it needs.
     """
 
     def __init__(self, size: int, like: Any) -> None:
