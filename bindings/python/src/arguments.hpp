@@ -17,8 +17,8 @@ namespace nb = nanobind;
 // Keyword arguments as Python hands them over; None: absent.
 struct Options {
     nb::handle scale, causal, window, align, softcap, chunk, alibi_slopes, sinks, bias, mask, seqused_q, seqused_k,
-        block_table, page_indptr, page_indices, query_offset, tree_mask, workspace, q_descale, k_descale, v_descale,
-        uint8_as;
+        block_table, page_indptr, page_indices, query_offset, tree_mask, workspace;
+    nb::handle q_descale{}, k_descale{}, v_descale{}, uint8_as{};  // of the forward alone
 };
 
 // One forward problem. Borrows its tensors as long as it lives.

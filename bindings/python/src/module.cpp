@@ -28,8 +28,8 @@ using Arguments = PyObject* const*;
 
 // Of a dense problem, without descales: what gradients have.
 Options plain_options(Arguments from) {
-    return {from[0],  from[1],  from[2],  from[3],  from[4],  from[5],  from[6],  from[7], from[8], from[9], from[10],
-            from[11], from[12], from[13], from[14], from[15], from[16], from[17], {},      {},      {},      {}};
+    return {from[0], from[1],  from[2],  from[3],  from[4],  from[5],  from[6],  from[7],  from[8],
+            from[9], from[10], from[11], from[12], from[13], from[14], from[15], from[16], from[17]};
 }
 
 Options dense_options(Arguments from) {
