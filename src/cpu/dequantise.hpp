@@ -126,9 +126,9 @@ class Dequantiser {
         const auto magnitude = hn::And(codes, hn::Set(d, 0x7F));
         auto lower = hn::Zero(d), upper = hn::And(codes, hn::Set(d, kSign));
         for (int first = 0; first < kMagnitudes; first += 16) {
-            // 16 and more become 0x80 and more, for which a lookup gives 0.
-            const auto index =
-                hn::SaturatedAdd(hn::Xor(magnitude, hn::Set(d, static_cast<uint8_t>(first))), hn::Set(d, 0x70));
+            // 16 and more become 0x80 and more, for which a lookup gives 0; less than 16 stays what it is.
+            const auto above = hn::Xor(magnitude, hn::Set(d, static_cast<uint8_t>(first)));
+            const auto index = hn::And(hn::SaturatedAdd(above, hn::Set(d, 0x70)), hn::Set(d, 0x8F));
             lower = hn::Or(lower, hn::TableLookupBytesOr0(hn::LoadDup128(d, lower_ + first), index));
             upper = hn::Xor(upper, hn::TableLookupBytesOr0(hn::LoadDup128(d, upper_ + first), index));
         }
