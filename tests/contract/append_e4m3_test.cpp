@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <string>
 #include <utility>
@@ -131,24 +130,6 @@ TEST(CpuAppendE4m3, WithoutRowsAHeadsScaleIsOne) {
             {.k = k.view(), .k_cache = cache.view(), .slot_mapping = slots.view(), .k_scale_out = scales.view()});
         EXPECT_EQ(scales.values(), (std::vector<float>{1, 1})) << rows;
     }
-}
-
-void expect_refused(const AppendCase& c, const std::vector<std::string>& words,
-                    const std::function<void(foveal::AppendOptions&)>& spoil) {
-    AppendData data(kCpu, c);
-    foveal::append(data.options());
-    ASSERT_EQ(data.differences(), "");
-    foveal::AppendOptions options = data.options();
-    spoil(options);
-    try {
-        foveal::append(options);
-        ADD_FAILURE() << "accepted: " << words[0];
-    } catch (const foveal::Error& error) {
-        EXPECT_EQ(error.status(), FOVEAL_INVALID_ARGUMENT) << error.what();
-        for (const std::string& word : words)
-            EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << error.what() << " lacks " << word;
-    }
-    EXPECT_EQ(data.differences(), "") << words[0];
 }
 
 TEST(CpuAppendE4m3, Refuses) {

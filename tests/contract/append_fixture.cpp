@@ -271,4 +271,22 @@ std::string AppendData::differences() {
     return found.str();
 }
 
+void expect_refused(const AppendCase& c, const std::vector<std::string>& words,
+                    const std::function<void(foveal::AppendOptions&)>& spoil) {
+    AppendData data(FOVEAL_BACKEND_CPU, c);
+    foveal::append(data.options());
+    ASSERT_EQ(data.differences(), "");  // sets what it must hold: an append that writes now is seen
+    foveal::AppendOptions options = data.options();
+    spoil(options);
+    try {
+        foveal::append(options);
+        ADD_FAILURE() << "accepted: " << words[0];
+    } catch (const foveal::Error& error) {
+        EXPECT_EQ(error.status(), FOVEAL_INVALID_ARGUMENT) << error.what();
+        for (const std::string& word : words)
+            EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << error.what() << " lacks " << word;
+    }
+    EXPECT_EQ(data.differences(), "") << words[0];
+}
+
 }  // namespace foveal_testing

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <random>
 #include <sstream>
@@ -83,5 +84,10 @@ class AppendData {
     std::optional<StridedTensor> slots_, length_tensor_, ends_tensor_, table_tensor_, cos_tensor_, sin_tensor_,
         position_tensor_;
 };
+
+// An append that is right until `spoil` has changed it is refused on the CPU, having written nothing; the message holds
+// all the words.
+void expect_refused(const AppendCase& c, const std::vector<std::string>& words,
+                    const std::function<void(foveal::AppendOptions&)>& spoil);
 
 }  // namespace foveal_testing

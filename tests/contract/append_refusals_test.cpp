@@ -11,25 +11,6 @@ namespace {
 
 using Options = foveal::AppendOptions;
 
-// An append that is right until `spoil` has changed it; the message must hold all the words.
-template <class Spoil>
-void expect_refused(const AppendCase& c, const std::vector<std::string>& words, Spoil&& spoil) {
-    AppendData data(FOVEAL_BACKEND_CPU, c);
-    foveal::append(data.options());
-    ASSERT_EQ(data.differences(), "");  // sets what it must hold: an append that writes now is seen
-    Options options = data.options();
-    spoil(options);
-    try {
-        foveal::append(options);
-        ADD_FAILURE() << "accepted: " << words[0];
-    } catch (const foveal::Error& error) {
-        EXPECT_EQ(error.status(), FOVEAL_INVALID_ARGUMENT) << error.what();
-        for (const std::string& word : words)
-            EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << error.what() << " lacks " << word;
-    }
-    EXPECT_EQ(data.differences(), "") << words[0];
-}
-
 constexpr AppendCase kSlots{.target = AppendCase::Target::kSlots};
 constexpr AppendCase kPages{.target = AppendCase::Target::kPages, .positions = 0};
 constexpr AppendCase kDense{.target = AppendCase::Target::kDenseCache, .ragged = false, .page_size = 100, .pages = 4};

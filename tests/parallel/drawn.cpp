@@ -3,25 +3,14 @@
 #include <random>
 #include <vector>
 
+#include "tests/support/draw.hpp"
+
 namespace foveal_testing {
 namespace {
 
 const char* name_of(Placing placing) {
     return placing == Placing::contiguous ? "contiguous" : placing == Placing::zigzag ? "zigzag" : "scattered";
 }
-
-class Draw {
-   public:
-    explicit Draw(uint32_t seed) : random_(seed) {}
-    template <class T>
-    T of(const std::vector<T>& values) {
-        return values[random_() % values.size()];
-    }
-    bool one_in(uint32_t n) { return random_() % n == 0; }
-
-   private:
-    std::mt19937 random_;
-};
 
 std::string draw_scores(Draw& draw, bool dense) {
     std::string text =

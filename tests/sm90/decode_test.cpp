@@ -11,6 +11,7 @@
 
 #include "problem/forward.hpp"
 #include "sm90/decode/plan.hpp"
+#include "tests/support/draw.hpp"
 #include "tests/support/gpu_fixture.hpp"
 #include "tests/support/watchdog.hpp"
 
@@ -112,20 +113,6 @@ void expect_same_bits(const std::string& text) {
 }
 
 // ---- drawn cases ----------------------------------------------------------------------------------------------------
-
-class Draw {
-   public:
-    explicit Draw(uint32_t seed) : random_(seed) {}
-
-    template <class T>
-    T of(const std::vector<T>& values) {
-        return values[random_() % values.size()];
-    }
-    bool one_in(uint32_t n) { return random_() % n == 0; }
-
-   private:
-    std::mt19937 random_;
-};
 
 std::string list(const char* name, const std::vector<int64_t>& numbers) {
     std::string text;
