@@ -45,7 +45,8 @@ class Rings {
     static constexpr int kQueryBarriers = kTile.query_buffers * kTile.query_tiles();
 
    public:
-    explicit Rings(const std::vector<Tile>& tiles) : tiles_(tiles) {
+    // gathers: K and V come row by row, and a block is handed on when the next one is looked up (gather_blocks()).
+    Rings(const std::vector<Tile>& tiles, bool gathers) : tiles_(tiles) {
         for (int i = 0; i < 2 * kTile.stages; ++i) barriers_.push_back({1});                // K, V full
         for (int i = 0; i < 2 * kTile.stages; ++i) barriers_.push_back({kTile.consumers});  // K, V free
         for (int i = 0; i < kQueryBarriers; ++i) barriers_.push_back({1});                  // Q full
@@ -54,8 +55,7 @@ class Rings {
         for (int i = 0; i < kWorkSlots; ++i) barriers_.push_back({1});                    // Work full
         for (int i = 0; i < kWorkSlots; ++i) barriers_.push_back({3 + kTile.consumers});  // Work free
         produce_work();
-        produce_blocks(0);
-        produce_blocks(1);
+        for (const int which : {0, 1}) gathers ? gather_blocks(which) : produce_blocks(which);
         produce_queries();
         for (int w = 0; w < kTile.consumers; ++w) agents_.push_back(Warpgroup(*this, w).events());
     }
@@ -131,6 +131,26 @@ class Rings {
                 events.push_back({Event::kArrive, full(which, slot)});
             }
         }
+        agents_.push_back(events);
+    }
+
+    void gather_blocks(int which) {
+        Events events;
+        int block = 0;
+        const auto hand_on = [&] {
+            if (block > 0) events.push_back({Event::kArrive, full(which, (block - 1) % kTile.stages)});
+        };
+        for (int n = 0; n <= count(); ++n) {
+            events.push_back(wait_work(n));
+            events.push_back(free_work(n));
+            if (n == count()) break;
+            for (int i = 0; i < tiles_[static_cast<size_t>(n)].visit.size(); ++i, ++block) {
+                hand_on();
+                const int slot = block % kTile.stages;
+                events.push_back({Event::kWait, free_of(which, slot), parity(block, kTile.stages) ^ 1});
+            }
+        }
+        hand_on();
         agents_.push_back(events);
     }
 
@@ -250,8 +270,11 @@ class Rings {
 
 template <int kTileIndex>
 bool everybody_ends(const std::vector<Tile>& tiles) {
-    Rings<kTileIndex> rings(tiles);
-    return rings.run(false) && rings.run(true);
+    for (const bool gathers : {false, true}) {
+        Rings<kTileIndex> rings(tiles, gathers);
+        if (!rings.run(false) || !rings.run(true)) return false;
+    }
+    return true;
 }
 
 // For a tile that is known at run time.

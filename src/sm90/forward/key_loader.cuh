@@ -18,37 +18,72 @@ namespace foveal::sm90 {
 
 template <int32_t kRows, int32_t kColumns>
 class BoxLoader {
+    // Boxes whose places are in every lane before the first is asked for. At d 512, whose boxes are eight panels, more
+    // than one would not fit a producer's registers; there a block is two boxes of 16 rows, and loads bind nothing.
+    static constexpr int32_t kAtOnce = kColumns <= 256 ? 4 : 1;
+
    public:
+    // Where a block's boxes lie: the i-th in lane i, and the first ones in every lane.
+    struct Boxes {
+        KeyPlace of_lane;
+        KeyPlace first[kAtOnce];
+    };
+
     __device__ __forceinline__ BoxLoader(const KeyPlaces& places, const CUtensorMap& map)
         : places_(places), map_(map) {}
 
-    // Where this lane's box of a block lies, lane i's the i-th. row: the block's first, of the sequence.
-    __device__ __forceinline__ KeyPlace find(const Work& work, int32_t row) const {
-        if (!places_.in_pages) return {places_.dense ? work.sequence : 0, work.first_k + row};
-        const int32_t box = ptx::lane_id() * places_.box_rows, begin = row + box;
-        if (box >= kRows || begin >= work.seen.end || begin + places_.box_rows <= work.seen.begin) return kNoPlace;
-        return place_in_pages(places_, places_.table.of(work.sequence), begin);
+    // Before a buffer is waited for, so that this takes no time. row: the block's first, of the sequence.
+    __device__ __forceinline__ Boxes find(const Work& work, int32_t row) const {
+        Boxes boxes;
+        boxes.of_lane = find_of_lane(work, row);
+        take(boxes, 0);
+        return boxes;
     }
 
-    // place: of find(). The bytes complete on `barrier`.
-    __device__ __forceinline__ void load(uint16_t* tile, uint64_t& barrier, int32_t head, KeyPlace place) const {
+    // Their bytes complete on `barrier`.
+    __device__ __forceinline__ void load(uint16_t* tile, uint64_t& barrier, int32_t head, Boxes boxes) const {
         const bool leads = ptx::elect_sync();
-        if (leads) ptx::mbarrier_arrive_expect_tx(barrier, kRows * kColumns * 2);
-        const int32_t boxes = kRows / places_.box_rows;
+        if (leads) {
+            ptx::mbarrier_arrive_expect_tx(barrier, kRows * kColumns * 2);
+            load_first(tile, barrier, head, boxes, 0);
+        }
 #pragma unroll 1
-        for (int32_t i = 0; i < boxes; ++i) {
-            const int32_t page = __shfl_sync(~0u, place.page, i), row = __shfl_sync(~0u, place.row, i);
-            if (!leads) continue;
-            uint16_t* box = tile + i * places_.box_rows * kPanelColumns;
-#pragma unroll
-            for (int32_t panel = 0; panel < kColumns / kPanelColumns; ++panel)
-                ptx::tensor_load(box + panel * kRows * kPanelColumns, map_, barrier, panel * kPanelColumns, row, head,
-                                 page);
+        for (int32_t i = kAtOnce; i < places_.boxes; i += kAtOnce) {
+            take(boxes, i);
+            if (leads) load_first(tile, barrier, head, boxes, i);
         }
         __syncwarp();
     }
 
    private:
+    __device__ __forceinline__ KeyPlace find_of_lane(const Work& work, int32_t row) const {
+        if (!places_.in_pages) return {places_.dense ? work.sequence : 0, work.first_k + row};
+        const int32_t begin = row + (ptx::lane_id() & (places_.boxes - 1)) * places_.box_rows;
+        if (begin >= work.seen.end || begin + places_.box_rows <= work.seen.begin) return kNoPlace;
+        return place_in_pages(places_, places_.table.of(work.sequence), begin);
+    }
+
+    __device__ __forceinline__ void take(Boxes& boxes, int32_t from) const {
+#pragma unroll
+        for (int32_t j = 0; j < kAtOnce; ++j)
+            boxes.first[j] = {__shfl_sync(~0u, boxes.of_lane.page, from + j),
+                              __shfl_sync(~0u, boxes.of_lane.row, from + j)};
+    }
+
+    // By one thread: of the block's boxes those from `from` on that boxes.first holds.
+    __device__ __forceinline__ void load_first(uint16_t* tile, uint64_t& barrier, int32_t head, const Boxes& boxes,
+                                               int32_t from) const {
+#pragma unroll
+        for (int32_t j = 0; j < kAtOnce; ++j) {
+            if (from + j >= places_.boxes) break;
+            uint16_t* box = tile + (from + j) * places_.box_rows * kPanelColumns;
+#pragma unroll
+            for (int32_t panel = 0; panel < kColumns / kPanelColumns; ++panel)
+                ptx::tensor_load(box + panel * kRows * kPanelColumns, map_, barrier, panel * kPanelColumns,
+                                 boxes.first[j].row, head, boxes.first[j].page);
+        }
+    }
+
     const KeyPlaces& places_;
     const CUtensorMap& map_;
 };
@@ -87,7 +122,7 @@ class RowLoader {
         return rows;
     }
 
-    // Copies them, and waits for them. Zeros where there is no row or no column.
+    // Begins to copy them. Zeros where there is no row or no column.
     __device__ __forceinline__ void load(uint16_t* tile, const Rows& rows) const {
         const int32_t lane = ptx::lane_id(), vector = lane % kRowVectors, column = vector * kVectorColumns;
         const uint16_t* data = static_cast<const uint16_t*>(tensor_.data) + column;
@@ -104,6 +139,10 @@ class RowLoader {
                     ptx::copy_async(to + panel * kRows * kPanelRowBytes, from + panel * kPanelColumns,
                                     exists && panel * kPanelColumns + column < tensor_.columns);
             }
+    }
+
+    // What load() has begun is there, for wgmma too.
+    __device__ __forceinline__ void finish() const {
         ptx::wait_for_copies();
         ptx::fence_proxy_async();
         __syncwarp();

@@ -18,6 +18,7 @@ KeyPlaces key_places_of(const ForwardProblem& p, int32_t block) {
     places.in_pages = p.keys == KeyForm::paged;
     places.dense = p.keys == KeyForm::dense;
     places.box_rows = box_rows_of(p, block);
+    if (places.box_rows > 0) places.boxes = block / places.box_rows;
     if (places.in_pages) places.by_page_size = Divisor(p.page_size);
     places.k = gathered(p.k, p.head_dim);
     places.v = gathered(p.v, p.head_dim_v);

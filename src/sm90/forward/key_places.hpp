@@ -24,6 +24,7 @@ struct KeyPlaces {
     bool in_pages;
     bool dense;        // not in pages: each sequence has rows of its own; else they are packed
     int32_t box_rows;  // that one copy moves; they lie in one page. 0: threads gather the rows one by one
+    int32_t boxes;     // of a block, a power of two
     PageTable table;
     Divisor by_page_size;
     GatheredRows k, v;  // of pages, where box_rows is 0

@@ -78,29 +78,45 @@ __device__ __forceinline__ void produce_k(Shared<kConfig>& shared, const Forward
     });
 }
 
-// The same of keys of any form.
+// K or V whose rows are gathered. A block is handed on when the next one's rows are looked up, which takes as long as
+// its own copies do.
+template <ForwardConfig kConfig, int32_t kColumns>
+__device__ __forceinline__ void gather_blocks(Shared<kConfig>& shared, Ring<kConfig.tile.stages>& barriers,
+                                              uint16_t (*tiles)[kConfig.tile.keys * kColumns],
+                                              const ForwardParams& params, const GatheredRows& tensor) {
+    constexpr ForwardTile kTile = kConfig.tile;
+    const RowLoader<kTile.keys, kColumns> loader(params.places, tensor);
+    int32_t begun = -1;
+    const auto hand_on = [&] {
+        if (begun < 0) return;
+        loader.finish();
+        if (ptx::elect_sync()) ptx::mbarrier_arrive(barriers.full[begun][0]);
+        __syncwarp();
+    };
+    for_each_block(shared, params, [&](const Work& work, int32_t block, auto ring) {
+        const auto rows = loader.find(work, block * kTile.keys);
+        hand_on();
+        barriers.wait_free(ring);
+        loader.load(tiles[ring.slot], rows);
+        begun = ring.slot;
+    });
+    hand_on();
+}
+
+// K of keys of any form.
 template <ForwardConfig kConfig>
 __device__ __forceinline__ void produce_any_k(Shared<kConfig>& shared, const ForwardMaps& maps,
                                               const ForwardParams& params) {
     constexpr ForwardTile kTile = kConfig.tile;
     const KeyPlaces& places = params.places;
-    if (places.box_rows > 0) {
-        const BoxLoader<kTile.keys, kTile.head_dim> loader(places, maps.k);
-        for_each_block(shared, params, [&](const Work& work, int32_t block, auto ring) {
-            const KeyPlace place = loader.find(work, block * kTile.keys);
-            shared.k_ring.wait_free(ring);
-            loader.load(shared.k[ring.slot], shared.k_ring.full[ring.slot][0], work.head_k, place);
-        });
-    } else {
-        const RowLoader<kTile.keys, kTile.head_dim> loader(places, places.k);
-        for_each_block(shared, params, [&](const Work& work, int32_t block, auto ring) {
-            const auto rows = loader.find(work, block * kTile.keys);
-            shared.k_ring.wait_free(ring);
-            loader.load(shared.k[ring.slot], rows);
-            if (ptx::elect_sync()) ptx::mbarrier_arrive(shared.k_ring.full[ring.slot][0]);
-            __syncwarp();
-        });
-    }
+    if (places.box_rows == 0)
+        return gather_blocks<kConfig, kTile.head_dim>(shared, shared.k_ring, shared.k, params, places.k);
+    const BoxLoader<kTile.keys, kTile.head_dim> loader(places, maps.k);
+    for_each_block(shared, params, [&](const Work& work, int32_t block, auto ring) {
+        const auto boxes = loader.find(work, block * kTile.keys);
+        shared.k_ring.wait_free(ring);
+        loader.load(shared.k[ring.slot], shared.k_ring.full[ring.slot][0], work.head_k, boxes);
+    });
 }
 
 // Zeroes some rows of a tile of panels, of kRows rows and kColumns columns.
@@ -151,36 +167,27 @@ __device__ __forceinline__ void produce_v(Shared<kConfig>& shared, const Forward
     });
 }
 
-// The same of keys of any form.
+// V of keys of any form.
 template <ForwardConfig kConfig>
 __device__ __forceinline__ void produce_any_v(Shared<kConfig>& shared, const ForwardMaps& maps,
                                               const ForwardParams& params) {
     constexpr ForwardTile kTile = kConfig.tile;
     const KeyPlaces& places = params.places;
-    if (places.box_rows > 0) {
-        const BoxLoader<kTile.keys, kTile.head_dim_v> loader(places, maps.v);
-        RingPosition<1> landing;
-        for_each_block(shared, params, [&](const Work& work, int32_t block, auto ring) {
-            const int32_t row = block * kTile.keys;
-            const Range seen = work.seen;
-            const bool is_last_of_tensor = !places.in_pages && work.first_k + seen.end >= params.mapped_rows_k;
-            const bool has_stray_rows = row < seen.begin || (row + kTile.keys > seen.end && !is_last_of_tensor);
-            const KeyPlace place = loader.find(work, row);
-            shared.v_ring.wait_free(ring);
-            loader.load(shared.v[ring.slot], has_stray_rows ? shared.v_landed : shared.v_ring.full[ring.slot][0],
-                        work.head_k, place);
-            if (has_stray_rows) finish_v<kConfig>(shared, ring.slot, landing, seen, row);
-        });
-    } else {
-        const RowLoader<kTile.keys, kTile.head_dim_v> loader(places, places.v);
-        for_each_block(shared, params, [&](const Work& work, int32_t block, auto ring) {
-            const auto rows = loader.find(work, block * kTile.keys);
-            shared.v_ring.wait_free(ring);
-            loader.load(shared.v[ring.slot], rows);
-            if (ptx::elect_sync()) ptx::mbarrier_arrive(shared.v_ring.full[ring.slot][0]);
-            __syncwarp();
-        });
-    }
+    if (places.box_rows == 0)
+        return gather_blocks<kConfig, kTile.head_dim_v>(shared, shared.v_ring, shared.v, params, places.v);
+    const BoxLoader<kTile.keys, kTile.head_dim_v> loader(places, maps.v);
+    RingPosition<1> landing;
+    for_each_block(shared, params, [&](const Work& work, int32_t block, auto ring) {
+        const int32_t row = block * kTile.keys;
+        const Range seen = work.seen;
+        const bool is_last_of_tensor = !places.in_pages && work.first_k + seen.end >= params.mapped_rows_k;
+        const bool has_stray_rows = row < seen.begin || (row + kTile.keys > seen.end && !is_last_of_tensor);
+        const auto boxes = loader.find(work, row);
+        shared.v_ring.wait_free(ring);
+        uint64_t& landed = has_stray_rows ? shared.v_landed : shared.v_ring.full[ring.slot][0];
+        loader.load(shared.v[ring.slot], landed, work.head_k, boxes);
+        if (has_stray_rows) finish_v<kConfig>(shared, ring.slot, landing, seen, row);
+    });
 }
 
 template <ForwardConfig kConfig>
