@@ -9,6 +9,7 @@
 #include "sm90/device.hpp"
 #include "sm90/forward/plan.hpp"
 #include "sm90/forward/support.hpp"
+#include "sm90/varlen/plan.hpp"
 
 namespace foveal::sm90 {
 namespace {
@@ -24,13 +25,15 @@ void check_types(const ForwardProblem& problem) {
 
 void check(const ForwardProblem& problem) {
     check_types(problem);
-    if (decodes(problem)) return check_decode(problem);
+    if (decodes(problem)) return check_decode(problem, decode_choice_of(problem));
     check_supported(problem);
+    for (const DecodeChoice& choice : decode_choices_of_varlen(problem)) check_decode(problem, choice);
 }
 
 std::unique_ptr<ForwardPlan> plan(const ForwardProblem& problem, int32_t device) {
     check(problem);
-    return decodes(problem) ? plan_decode(problem, device) : plan_forward(problem, device);
+    if (decodes(problem)) return plan_decode(problem, device);
+    return decode_choices_of_varlen(problem).empty() ? plan_forward(problem, device) : plan_varlen(problem, device);
 }
 
 }  // namespace

@@ -71,7 +71,7 @@ TEST(Plan, KeysInPagesComeInTheLargestBoxesThatPagesHold) {
     expect_plan("b2 s512 h2 d512 bf16 page128 csr", "in boxes of 32 rows");
     for (const std::string page : {"1", "4", "12", "17", "97"})
         expect_plan("b2 s512 h2 d128 bf16 page" + page, "loads      k and v row by row");
-    for (const std::string form : {"varlen qlens=5,9 sk70", "b2 sq50 klens=70,90", "b2 s50 qoff=5,-9", "b2 s50 tree"})
+    for (const std::string form : {"varlen qlens=50,9 sk70", "b2 sq50 klens=70,90", "b2 s50 qoff=5,-9", "b2 s50 tree"})
         expect_plan(form + " h2 d128 f16", "by the copy engine, in boxes of 128 rows");
     EXPECT_EQ(plan_of("b2 s512 h2 d128 bf16 causal").find("loads "), std::string::npos);
 }
@@ -110,7 +110,7 @@ TEST(Plan, ShortRowsOfOneHeadAfterTheOther) {
 TEST(Plan, WarpgroupsWithoutRowsPassOverLongTiles) {
     expect_plan("b1 sq64 sk500 h16 d128 bf16 full", "pass over tiles of 1 or more K/V blocks");
     expect_plan("b1 sq129 sk500 h16 d128 bf16 full", "pass over tiles of 4 or more");
-    expect_plan("varlen qlens=7 klens=500 h16 d128 bf16 full", "pass over tiles of 4 or more");
+    expect_plan("varlen qlens=70 klens=500 h16 d128 bf16 full", "pass over tiles of 4 or more");
 }
 
 TEST(Plan, HeadsArePackedWhereThatSavesWork) {
@@ -137,7 +137,7 @@ TEST(Plan, HeadsArePackedWhereThatSavesWork) {
     for (const std::string lengths : {"7,9", "64,64", "1000,70"})
         expect_plan("varlen qlens=" + lengths + " klens=1000,1000 hq40 hk8 d128 bf16 causal",
                     "rows of 5 heads in sequences");
-    expect_plan("varlen qlens=7 klens=500 hq16 hk4 d128 bf16 full", "rows of 4 heads in sequences that have fewer");
+    expect_plan("varlen qlens=70 klens=500 hq16 hk4 d128 bf16 full", "rows of 4 heads in sequences that have fewer");
     expect_plan("varlen qlens=4000 klens=4000 hq32 hk8 d128 bf16 causal", "rows of 4 heads in sequences");
     // Bundles of four CTAs, and two tiles side by side.
     expect_plan("varlen qlens=8000 klens=8000 hq8 hk2 d128 bf16 causal", "rows of 4 heads in sequences");

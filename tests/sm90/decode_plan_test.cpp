@@ -79,17 +79,6 @@ TEST(DecodePlan, TakesFewQueriesOverACache) {
     EXPECT_EQ(refusal_of(p), "") << "the forward kernel has";
 }
 
-// How many rows its sequences have only the device knows.
-TEST(DecodePlan, LeavesAVarlenQToTheForwardKernel) {
-    ForwardProblem p = problem(4, 32, 8);
-    p.varlen = true;
-    for (const KeyForm keys : {KeyForm::paged, KeyForm::dense, KeyForm::varlen}) {
-        p.keys = keys;
-        EXPECT_FALSE(decodes(p));
-        EXPECT_EQ(refusal_of(p), "");
-    }
-}
-
 TEST(DecodePlan, RefusesByName) {
     const auto refused = [](auto change, const char* words) {
         ForwardProblem p = problem(4, 32, 8);
@@ -116,6 +105,11 @@ TEST(DecodePlan, TheSmallestTileThatHoldsTheColumns) {
     EXPECT_EQ(tile_of(problem(1, 8, 8, 256)).head_dim, 256);
     EXPECT_EQ(tile_of(problem(1, 8, 8, 264)).head_dim, 512);
     EXPECT_EQ(tile_of(problem(1, 128, 8, 512)).columns, 8) << "the most of d 512";
+    for (const int64_t rows : {2, 3, 8}) {
+        ForwardProblem several = problem(1, 8, 8);
+        several.rows_q = rows;
+        EXPECT_EQ(tile_of(several).columns, 16) << "the same for any number of rows but one";
+    }
     ForwardProblem p = problem(1, 32, 8);
     p.softcap = 30;
     EXPECT_EQ(decode_choice_of(p).variant, DecodeVariant::options);
@@ -134,19 +128,6 @@ TEST(DecodePlan, MoreColumnsAreCutIntoParts) {
     EXPECT_EQ(plan.kernel().params.heads, 24);
 }
 
-// Of a varlen q only the device knows how many rows a sequence has: its parts count as sequences.
-TEST(DecodePlan, PartsOfAVarlenQAreCounted) {
-    ForwardProblem p = problem(4, 32, 8);
-    p.varlen = true;
-    p.rows_q = 700;
-    const Sm90DecodePlan plan(p, -1, {});
-    EXPECT_EQ(plan.kernel().tile().columns, 8);
-    EXPECT_EQ(plan.kernel().schedule.choice.column_parts, 1);
-    EXPECT_EQ(plan.kernel().schedule.counts, 4 + 700 * 4 / 8);
-    p.heads_q = 256;
-    EXPECT_EQ(Sm90DecodePlan(p, -1, {}).kernel().schedule.choice.column_parts, 1);
-}
-
 TEST(DecodePlan, FillsTheGpuOnce) {
     const auto grid = [](int64_t heads_q, int64_t heads_k, int64_t head_dim = kHeadDim) {
         return Sm90DecodePlan(problem(4, heads_q, heads_k, head_dim), -1, {}).kernel().schedule.split_grid;
@@ -160,11 +141,10 @@ TEST(DecodePlan, FillsTheGpuOnce) {
 TEST(DecodePlan, TheWorkspaceFollowsFromTheShapes) {
     const ForwardProblem p = problem(4, 32, 8);
     const Sm90DecodePlan plan(p, -1, {});
-    const DecodeSchedule& schedule = plan.kernel().schedule;
     const NodeSets& sets = plan.kernel().params.sets;
-    EXPECT_EQ(schedule.workspace.nodes, 4 * kMostCounts);
-    EXPECT_EQ(plan.workspace_bytes(), schedule.workspace.nodes + sets.nodes() * (4 * 128 + 4 * 4 + 16) * 4);
+    EXPECT_EQ(plan.workspace_bytes(), kDecodeControlBytes + sets.nodes() * (4 * 128 + 4 * 4 + 16) * 4);
     ForwardProblem longer = p;
+    longer.batch *= 100;
     longer.pages *= 100;
     longer.rows_k *= 100;
     EXPECT_EQ(Sm90DecodePlan(longer, -1, {}).workspace_bytes(), plan.workspace_bytes());
@@ -173,22 +153,17 @@ TEST(DecodePlan, TheWorkspaceFollowsFromTheShapes) {
     EXPECT_EQ(Sm90DecodePlan(empty, -1, {}).workspace_bytes(), 0);
 }
 
-// No call may leave nodes where another looks for counts of zero.
+// No call may leave nodes where another looks for counts of zero: of a head they are fewer than teams, and the nodes are
+// behind the room of all.
 TEST(DecodePlan, OneWorkspaceServesCallsOfAllShapes) {
-    for (const int64_t batch : {1, 33, 8192})
-        for (const int64_t heads : {1, 8})
+    for (const int64_t batch : {1, 33, 8192, 100000})
+        for (const int64_t heads : {1, 8, 400, 3000})
             for (const int64_t head_dim : {64, 128, 512}) {
                 const Sm90DecodePlan plan(problem(batch, 4 * heads, heads, head_dim), -1, {});
                 const DecodeSchedule& schedule = plan.kernel().schedule;
-                EXPECT_TRUE(schedule.can_split());
-                EXPECT_EQ(schedule.workspace.arrived, 0);
-                EXPECT_EQ(schedule.workspace.nodes, 4 * kMostCounts);
-                EXPECT_LE(int64_t{schedule.counts} * schedule.heads, kMostCounts);
+                EXPECT_LE((schedule.teams.count - 1) * heads, kDecodeCounts);
+                EXPECT_GE(plan.workspace_bytes(), kDecodeControlBytes);
             }
-    const Sm90DecodePlan more(problem(8193, 32, 8), -1, {});
-    EXPECT_FALSE(more.kernel().schedule.can_split());
-    EXPECT_EQ(more.workspace_bytes(), 0);
-    EXPECT_NE(more.describe().find("split      not at all, 65544 CTAs"), std::string::npos) << more.describe();
 }
 
 TEST(DecodePlan, PagesOfWholeBoxesAreTheCopyEngines) {

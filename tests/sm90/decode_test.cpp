@@ -1,94 +1,20 @@
-// The sm90 decode kernel (docs/decode.md) against the oracle, and to the bit against itself: split over any number of
-// CTAs or not at all, in pages in any order or in none, alone or in a batch, in a graph with other lengths.
+// The sm90 decode kernel (docs/decode.md), of a varlen q beside the forward kernel, against the oracle, and to the bit
+// against itself: split over any number of CTAs or not at all, in pages in any order or in none, alone or in a batch.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "problem/forward.hpp"
-#include "sm90/decode/plan.hpp"
+#include "tests/sm90/decoder.hpp"
 #include "tests/support/draw.hpp"
-#include "tests/support/gpu_fixture.hpp"
-#include "tests/support/watchdog.hpp"
 
 namespace foveal_testing {
 namespace {
 
-using foveal::ForwardPointers;
-using foveal::ForwardProblem;
-using foveal::sm90::Sm90DecodePlan;
-
-constexpr int32_t kAllSms = 132;
 constexpr int32_t kSomeSms[] = {1, 7, 66};
-constexpr double kSeconds = 8;  // no launch here takes a hundredth of it
-
-// A plan for a GPU of so many SMs, and a workspace for it whose nodes hold NaN.
-class Decoder {
-   public:
-    Decoder(const ForwardProblem& problem, int32_t sms) : plan_(problem, 0, traits_of(sms)), workspace_(bytes()) {
-        const auto nodes = static_cast<size_t>(control_bytes());
-        require_cuda(cudaMemset(workspace_.as<>(), 0, nodes), "cudaMemset");
-        require_cuda(cudaMemset(workspace_.as<char>() + nodes, 0xFF, workspace_.bytes() - nodes), "cudaMemset");
-        require_cuda(cudaDeviceSynchronize(), "cudaMemset");
-    }
-
-    const Sm90DecodePlan& plan() const { return plan_; }
-    void launch(ForwardPointers pointers, cudaStream_t stream = nullptr) const {
-        pointers.workspace = workspace_.as<>();
-        pointers.workspace_bytes = workspace_.bytes();
-        plan_.launch(pointers, stream);
-    }
-    void expect_clean() const {
-        std::vector<uint8_t> control(static_cast<size_t>(control_bytes()));
-        require_cuda(cudaMemcpy(control.data(), workspace_.as<>(), control.size(), cudaMemcpyDeviceToHost), "control");
-        EXPECT_EQ(std::count(control.begin(), control.end(), 0), static_cast<int64_t>(control.size()))
-            << "control words of the workspace are not zero again";
-    }
-
-   private:
-    static foveal::cuda::DeviceTraits traits_of(int32_t sms) {
-        foveal::cuda::DeviceTraits traits;
-        traits.sms = sms;
-        return traits;
-    }
-    size_t bytes() const { return static_cast<size_t>(std::max<int64_t>(plan_.workspace_bytes(), 256)); }
-    int64_t control_bytes() const { return plan_.kernel().schedule.workspace.nodes; }
-
-    const Sm90DecodePlan plan_;
-    const DeviceBuffer workspace_;
-};
-
-void synchronize() { require_cuda(cudaDeviceSynchronize(), "decode"); }
-
-ForwardPointers without_workspace(const foveal_forward_args& args) {
-    ForwardPointers pointers = foveal::pointers_of(args);
-    pointers.workspace = nullptr;
-    pointers.workspace_bytes = 0;
-    return pointers;
-}
-
-// Outputs of a run split over so many SMs; 0: not split.
-std::vector<std::byte> decoded(CaseData& data, int32_t sms) {
-    const Watchdog watchdog(kSeconds, to_text(data.the_case()) + " on " + std::to_string(sms) + " SMs");
-    const Decoder decoder(foveal::validate(data.args()), std::max(sms, 1));
-    data.poison_outputs();
-    if (sms > 0)
-        decoder.launch(foveal::pointers_of(data.args()));
-    else
-        decoder.plan().launch(without_workspace(data.args()), nullptr);
-    synchronize();
-    decoder.expect_clean();
-    return outputs(data);
-}
-
-std::vector<std::byte> decoded(const std::string& text, int32_t sms) {
-    const auto data = on_gpu(text);
-    return decoded(*data, sms);
-}
 
 // The oracle's verdict on a run split over all SMs.
 void expect_right(const std::string& text) {
@@ -114,18 +40,13 @@ void expect_same_bits(const std::string& text) {
 
 // ---- drawn cases ----------------------------------------------------------------------------------------------------
 
-std::string list(const char* name, const std::vector<int64_t>& numbers) {
-    std::string text;
-    for (const int64_t number : numbers) text += (text.empty() ? "" : ",") + std::to_string(number);
-    return std::string(" ") + name + "=" + text;
-}
-
 struct Heads {
     int64_t q, k;
 };
 
 struct DrawnCase {
     std::string problem, pages;  // "": keys in none
+    std::string packed;          // of a varlen q, the same with keys one sequence behind the other; "": none
 };
 
 // Lengths around the ends of pages, blocks and leaves.
@@ -140,11 +61,14 @@ DrawnCase draw_case(uint32_t seed) {
     const auto heads = draw.of<Heads>({{1, 1}, {4, 2}, {8, 1}, {6, 2}, {16, 1}, {8, 2}, {3, 3}, {32, 1}, {10, 2}});
     const auto rows = draw.of<int64_t>({1, 1, 1, 2, 3, 4, 5, 8, 16});
     DrawnCase c;
-    const bool varlen_q = draw.one_in(4), varlen_k = !varlen_q && page == 0 && draw.one_in(2);
-    c.problem = varlen_q ? "varlen" + list("qlens", {rows, draw.of<int64_t>({0, 1, 2, 40}), 1})
-                         : "b3 sq" + std::to_string(rows);
-    c.problem += (varlen_k ? list("klens", keys) : " sk" + std::to_string(most) + list("used_k", keys)) + " hq" +
-                 std::to_string(heads.q) + " hk" + std::to_string(heads.k);
+    const bool varlen_q = draw.one_in(3), varlen_k = !varlen_q && page == 0 && draw.one_in(2);
+    const std::string queries =
+        varlen_q ? "varlen" + list("qlens", {rows, draw.of<int64_t>({0, 1, 2, 17, 40}), draw.of<int64_t>({1, 5})})
+                 : "b3 sq" + std::to_string(rows);
+    const std::string packed = list("klens", keys);
+    c.problem = queries + (varlen_k ? packed : " sk" + std::to_string(most) + list("used_k", keys));
+    const size_t keys_end = c.problem.size();
+    c.problem += " hq" + std::to_string(heads.q) + " hk" + std::to_string(heads.k);
     c.problem += draw.of<std::string>({" d64", " d128", " d128", " d256", " d512", " d80", " d24 dv40", " d96 dv128",
                                        " d192", " d320 dv72", " d264 dv512"});
     c.problem += draw.of<std::string>({" bf16", " bf16", " f16"});
@@ -161,14 +85,13 @@ DrawnCase draw_case(uint32_t seed) {
     if (draw.one_in(5)) c.problem += draw.of<std::string>({" sd10", " sd30"});
     if (draw.one_in(6)) c.problem += " sink20@0";
     if (draw.one_in(10)) c.problem += " scale-0.2";
+    if (varlen_q) c.packed = queries + packed + c.problem.substr(keys_end);
     if (!varlen_k && draw.one_in(3)) c.problem += " pad";
     if (!varlen_k && !varlen_q && draw.one_in(3)) c.problem += " bhsd";
     if (page > 0) c.pages = " page" + std::to_string(page) + draw.of<std::string>({"", "", " csr"});
     if (page > 0 && c.problem.find("dv") == std::string::npos && draw.one_in(3)) c.pages += " pool";
     return c;
 }
-
-class DecodeGpu : public Gpu {};
 
 // Everything that no key is in holds NaN, entries of tables behind a sequence's last page are none. In runs, so that
 // they can be shared out among processes.
@@ -183,11 +106,15 @@ TEST_P(DrawnDecodes, AreRightAndTheSameHoweverTheyAreSplit) {
         const std::string text = c.problem + c.pages;
         SCOPED_TRACE("seed " + std::to_string(seed) + ": " + text);
         const ForwardProblem problem = foveal::validate(on_gpu(text)->args());
-        ASSERT_TRUE(problem.varlen || foveal::sm90::decodes(problem)) << "foveal_forward goes another way";
+        ASSERT_TRUE(foveal::sm90::decodes(problem) || !foveal::sm90::decode_choices_of_varlen(problem).empty())
+            << "foveal_forward goes another way";
         expect_right(text);
         expect_same_bits(text);
-        if (c.pages.empty()) continue;
         const std::vector<std::byte> expected = decoded(text, kAllSms);
+        if (!c.packed.empty()) {
+            EXPECT_EQ(decoded(c.packed, kAllSms), expected) << c.packed;
+        }
+        if (c.pages.empty()) continue;
         EXPECT_EQ(decoded(text + " order7", kAllSms), expected) << "other pages";
         EXPECT_EQ(decoded(c.problem, kAllSms), expected) << "not in pages";
     }
@@ -265,78 +192,6 @@ TEST_F(DecodeGpu, AloneAsInABatch) {
             }
             EXPECT_EQ(outputs(*data), expected) << text << ": alone on " << sms << " SMs";
         }
-    }
-}
-
-// ---- graphs and streams ---------------------------------------------------------------------------------------------
-
-class Graph {
-   public:
-    template <class Enqueue>
-    Graph(cudaStream_t stream, Enqueue enqueue) {
-        cudaGraph_t graph = nullptr;
-        require_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "begin capture");
-        enqueue();
-        require_cuda(cudaStreamEndCapture(stream, &graph), "end capture");
-        require_cuda(cudaGraphInstantiate(&executable_, graph, 0), "instantiate");
-        require_cuda(cudaGraphDestroy(graph), "destroy graph");
-    }
-    ~Graph() { (void)cudaGraphExecDestroy(executable_); }
-    Graph(const Graph&) = delete;
-    Graph& operator=(const Graph&) = delete;
-    void replay(cudaStream_t stream) const { require_cuda(cudaGraphLaunch(executable_, stream), "replay"); }
-
-   private:
-    cudaGraphExec_t executable_ = nullptr;
-};
-
-// A thousand replays, each with sequences that are one longer.
-TEST_F(DecodeGpu, GraphReplaysWithOtherLengths) {
-    const std::string text = "b3 sq1 sk1400 used_k=1400,1400,1400 hq8 hk2 d128 bf16 lse page64";
-    const auto data = on_gpu(text);
-    const ForwardProblem problem = foveal::validate(data->args());
-    ForwardPointers pointers = foveal::pointers_of(data->args());
-    DeviceBuffer lengths(std::vector<int32_t>{0, 0, 0});
-    pointers.seqused_k = lengths.as<int32_t>();
-    const Decoder replayed(problem, kAllSms), eager(problem, kAllSms);
-    const Stream stream;
-    replayed.launch(pointers, stream);  // kernels load when they are first used
-    const Graph graph(stream, [&] { replayed.launch(pointers, stream); });
-    int32_t different = 0;
-    for (int32_t n = 0; n < 1000; ++n) {
-        const Watchdog watchdog(kSeconds, text + ": replay " + std::to_string(n));
-        const std::vector<int32_t> now = {n, n + 377, (7 * n) % 1400};
-        lengths.upload(now.data());
-        graph.replay(stream);
-        stream.synchronize();
-        const std::vector<std::byte> got = outputs(*data);
-        eager.launch(pointers, stream);
-        stream.synchronize();
-        different += got != outputs(*data);
-    }
-    EXPECT_EQ(different, 0);
-    replayed.expect_clean();
-}
-
-TEST_F(DecodeGpu, TwoStreamsWithWorkspacesOfTheirOwn) {
-    const char* texts[] = {"b4 sq1 sk5000 used_k=5000,4000,1,900 hq8 hk2 d128 bf16 lse page64",
-                           "b4 sq1 sk5000 used_k=300,5000,5000,5000 hq8 hk2 d128 bf16 lse page64 seed2"};
-    std::vector<std::unique_ptr<CaseData>> data;
-    std::vector<std::vector<std::byte>> expected;
-    for (const char* text : texts) {
-        data.push_back(on_gpu(text));
-        expected.push_back(decoded(*data.back(), kAllSms));
-    }
-    const Watchdog watchdog(kSeconds, "two streams");
-    const Decoder decoders[] = {{foveal::validate(data[0]->args()), kAllSms},
-                                {foveal::validate(data[1]->args()), kAllSms}};
-    const Stream streams[2];
-    for (int n = 0; n < 200; ++n)
-        for (size_t i = 0; i < 2; ++i) decoders[i].launch(foveal::pointers_of(data[i]->args()), streams[i]);
-    for (size_t i = 0; i < 2; ++i) {
-        streams[i].synchronize();
-        EXPECT_EQ(outputs(*data[i]), expected[i]);
-        decoders[i].expect_clean();
     }
 }
 

@@ -1,5 +1,5 @@
-// Keys and values in pages, forms that differ, offsets and trees (contract 1.3, 1.11) on the sm90 backend. A dense q of
-// few rows is the decode kernel's, all else the forward's.
+// Keys and values in pages, forms that differ, offsets and trees (contract 1.3, 1.11) on the sm90 backend. Few rows are
+// the decode kernel's, all else the forward's.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -121,6 +121,9 @@ TEST_F(Gpu, ASequenceInPagesDoesNotDependOnItsBatch) {
               {"varlen qlens=200 sk1500 page48",
                "varlen qlens=200,300,0,1,16,1,1,70,500 sk1500 page48 used_k=1500,300,9,1400,1100,7,1500,70,800"},
               {"varlen qlens=1 sk203 page1", "varlen qlens=1,5,0,300 sk203 page1 used_k=203,9,4,0"},
+              {"b1 sq1 sk2900 page16", "varlen qlens=1,300,4,1 sk2900 page16"},
+              {"varlen qlens=4 sk2900 page16", "varlen qlens=4,1,130,0,9 sk2900 page16 used_k=2900,5,700,9,9"},
+              {"b1 sq16 sk1500 page64", "varlen qlens=16,17,1 sk1500 page64"},
               {"varlen qlens=130 sk700", "varlen qlens=130,9,100 sk700 used_k=700,1,333"}})
             expect_same_sequence(*run_case(alone + tail), *run_case(together + tail), 0);
     }
@@ -147,11 +150,14 @@ TEST_F(Gpu, QueriesAndKeysHaveFormsOfTheirOwn) {
         expect_right("b3 sq70 klens=300,64,1" + tail + " used_k=299,0,1 used_q=70,3,1");
         expect_right("varlen qlens=5,0,70 sk130" + tail);
         expect_right("varlen qlens=5,0,70 sk130" + tail + " used_k=0,5,129 used_q=5,0,64");
-        // The same numbers in four forms.
-        const auto dense = run_case("b2 sq20 sk70" + tail);
-        for (const std::string form :
-             {"b2 sq20 klens=70,70", "varlen qlens=20,20 klens=70,70", "varlen qlens=20,20 sk70"})
-            for (int64_t i = 0; i < 2; ++i) expect_same_sequence(*run_case(form + tail), *dense, i);
+        // The same numbers in four forms, of rows that decode and of such that do not.
+        for (const int n : {1, 2, 3, 8, 16, 20}) {
+            const std::string rows = std::to_string(n), lengths = rows + "," + rows;
+            const auto dense = run_case("b2 sq" + rows + " sk70" + tail);
+            for (const std::string form : {"b2 sq" + rows + " klens=70,70", "varlen qlens=" + lengths + " klens=70,70",
+                                           "varlen qlens=" + lengths + " sk70"})
+                for (int64_t i = 0; i < 2; ++i) expect_same_sequence(*run_case(form + tail), *dense, i);
+        }
     }
 }
 

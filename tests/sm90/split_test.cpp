@@ -237,6 +237,27 @@ TEST_F(Split, OnlyTheEndsOfAShareArePartial) {
     }
 }
 
+// So the counts of a batch of any size are no more than the teams.
+TEST_F(Split, CutSequencesHaveCountsOfTheirOwn) {
+    std::mt19937 random(3);
+    int64_t cut = 0;
+    for (uint32_t iteration = 0; iteration < 20000; ++iteration) {
+        const Batch batch = drawn_batch(random, iteration);
+        std::set<uint32_t> counts;
+        for (size_t i = 0; i < batch.blocks.size(); ++i) {
+            int32_t pieces = 0;
+            for (uint32_t number = 0; number < batch.teams.count; ++number)
+                pieces += !batch.piece(number, i).is_empty();
+            if (pieces <= 1) continue;
+            ++cut;
+            const uint32_t count = count_of(batch.before[i], batch.deal);
+            ASSERT_LT(count + 1, batch.teams.count) << batch.text();
+            ASSERT_TRUE(counts.insert(count).second) << batch.text() << ", sequence " << i;
+        }
+    }
+    EXPECT_GT(cut, 100000);
+}
+
 TEST_F(Split, NodesHavePlacesOfTheirOwn) {
     for (const NodeSets sets : {NodeSets{1, 1, 4}, NodeSets{3, 5, 6}, NodeSets{8, 32, 6}}) {
         std::set<int32_t> places;

@@ -273,6 +273,16 @@ void add_packed(List& list, const Text& shape) {
     list.add_each("varlen qlens=64,0,70,9 klens=64,0,70,9 " + shape + " lse qkv", {"full", "causal", "pad causal"});
 }
 
+// Single tokens, a few of them and chunks of prompts in one batch.
+void add_mixed(List& list, const Text& shape) {
+    const Text queries = "varlen qlens=1,16,2,70,0,1,4,9", keys = "700,90,300,70,5,0,700,9";
+    list.add_each(queries + " sk700 used_k=" + keys + " " + shape + " lse",
+                  {"full", "causal page16", "causal page64 csr", "causal page1", "left40 causal page48", "sinks page8",
+                   "causal tree page16", "softcap20 causal page64", "alibi page16", "chunk64 causal page17"});
+    list.add_each(queries + " klens=" + keys + " " + shape + " lse",
+                  {"full", "causal", "causal used_q=1,3,0,5,0,1,4,1"});
+}
+
 // Logits at the ends of the range of the type's products, with and without the options.
 void add_extremes(List& list, const Text& shape, const Text& type) {
     const Text far = type == "f16" ? "1e4" : "1e30";
@@ -328,6 +338,7 @@ std::vector<Case> corner(const std::vector<Text>& types, bool gpu) {
             add_windows(list, shape);
             add_scales(list, shape);
             add_distributions(list, shape);
+            add_mixed(list, shape);
             if (!gpu && head_dim == "d128") continue;  // on the CPU no option knows the head dimension
             add_unseen(list, shape);
             add_nan_values(list, shape);
@@ -342,6 +353,7 @@ std::vector<Case> corner(const std::vector<Text>& types, bool gpu) {
         for (const Text shape : {"hq8 hk1 d128 ", "h2 d256 ", "h2 d192 dv128 ", "h2 d512 "}) {
             add_unseen(list, shape + type);
             add_nan_values(list, shape + type);
+            add_mixed(list, shape + type);
         }
     }
     if (!gpu) add_e4m3(list);

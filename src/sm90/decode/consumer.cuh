@@ -293,7 +293,8 @@ class DecodeConsumer {
     __device__ __forceinline__ bool brings_last(const DecodeWork& work) {
         ptx::barrier_sync(kDecodeConsumers, kWarpgroupThreads);  // all threads' nodes are written
         if (thread_ == 0) {
-            int32_t* arrived = params_.arrived + int64_t{work.count} * params_.heads + work.head;
+            const auto count = static_cast<int32_t>(count_of(work.before, shared_.deal));
+            int32_t* arrived = params_.arrived + count * params_.heads + work.head;
             const int32_t blocks = work.piece.end - work.piece.begin;
             shared_.is_last = ptx::atomic_add_acq_rel(arrived, blocks) + blocks == work.seen.counted_blocks();
             if (shared_.is_last) *arrived = 0;

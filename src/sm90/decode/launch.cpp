@@ -51,8 +51,7 @@ constinit cuda::KernelTable<kKernels> kernel_table(kernels(std::make_index_seque
 
 // ---- what it gets ---------------------------------------------------------------------------------------------------
 
-DecodeParams with_pointers(DecodeParams params, const ForwardProblem& p, const DecodeWorkspace& workspace,
-                           const ForwardPointers& pointers) {
+DecodeParams with_pointers(DecodeParams params, const ForwardProblem& p, const ForwardPointers& pointers) {
     params.lengths_q = p.lengths_q(pointers);
     params.lengths_k = p.lengths_k(pointers);
     params.query_offset = pointers.query_offset;
@@ -65,10 +64,10 @@ DecodeParams with_pointers(DecodeParams params, const ForwardProblem& p, const D
     params.sinks = pointers.sinks;
     params.scores.alibi_slopes = pointers.alibi_slopes;
     params.tree = pointers.tree_mask;
-    params.splits = pointers.workspace != nullptr && workspace.bytes > 0;
+    params.splits = pointers.workspace != nullptr;
     auto* bytes = static_cast<char*>(pointers.workspace);
-    params.arrived = reinterpret_cast<int32_t*>(bytes + workspace.arrived);
-    params.nodes = reinterpret_cast<float*>(bytes + workspace.nodes);
+    params.arrived = reinterpret_cast<int32_t*>(bytes);
+    params.nodes = reinterpret_cast<float*>(bytes + kDecodeControlBytes);
     return params;
 }
 
@@ -96,7 +95,7 @@ void enqueue_decode(CUfunction function, const ForwardProblem& p, const Prepared
         k = cuda::tensor_map(p.dtype, mapped("k", pointers.k, p.head_dim, p.k, p, pointers.q), box);
         v = cuda::tensor_map(p.dtype, mapped("v", pointers.v, p.head_dim_v, p.v, p, pointers.q), box);
     }
-    DecodeParams params = with_pointers(kernel.params, p, kernel.schedule.workspace, pointers);
+    DecodeParams params = with_pointers(kernel.params, p, pointers);
     void* arguments[] = {&k, &v, &params};
     cuda::launch(function, {kernel.grid(params.splits), kDecodeThreads, shared_bytes(kernel.tile()), true}, stream,
                  arguments, "sm90 decode kernel");

@@ -29,6 +29,7 @@ struct DecodeParams {
     int32_t
         column_parts;  // of a dense q: into which the columns of a KV head are cut, as if they were of several heads
     int32_t heads;     // h_k * column_parts
+    int32_t least_rows, most_rows;  // of a varlen q: of the sequences that this kernel takes
     Divisor by_heads, by_column_parts, by_heads_per_kv;
     Lengths lengths_q, lengths_k;
     const int32_t* query_offset;  // [b] or null
@@ -63,8 +64,9 @@ struct DecodeParams {
     bool splits;  // false: there is no workspace, and each CTA takes a whole sequence of one head
     Teams teams;
     NodeSets sets;
-    int32_t* arrived;  // [counts, heads]: blocks of a sequence, or part, that are worked out; zero between launches
-    float* nodes;      // [sets.nodes(), node_floats]
+    int32_t*
+        arrived;   // [count_of(), heads]: blocks of a cut sequence, or part, that are worked out; zero between launches
+    float* nodes;  // [sets.nodes(), node_floats]
 };
 
 // The tensors as the copy engine sees them: (column, row, head, page or sequence).

@@ -74,7 +74,6 @@ class Pieces {
         if (lane_ != from_) return;
         work.number = first_ + from_;
         work.part = own_part_;
-        work.count = count_of(own_, first_ + from_, own_part_, params_, kTile.columns);
         work.head = head_;
         work.piece = piece_;
         work.sequence = own_;

@@ -13,7 +13,8 @@ namespace {
 // As many as the GPU can hold, but a power of two where that leaves no more than every sixteenth idle: equal shares of
 // equal sequences are then nodes of their trees.
 Teams teams_of(int32_t ctas, int32_t heads) {
-    const auto most = static_cast<uint32_t>(std::max(1, ctas / heads)), power = std::bit_floor(most);
+    const auto most = static_cast<uint32_t>(std::max(1, std::min(ctas, kDecodeCounts) / heads)),
+               power = std::bit_floor(most);
     const uint32_t count = power * 16 >= most * 15 ? power : most;
     return {count, std::has_single_bit(count) ? std::countr_zero(count) : -1};
 }
@@ -23,14 +24,9 @@ NodeSets node_sets_of(const DecodeSchedule& schedule) {
             kDecodeTiles[schedule.choice.tile_index].tile.levels};
 }
 
-// None where there are more counts than their room has: so many sequences fill the GPU unsplit.
-DecodeWorkspace workspace_of(const DecodeSchedule& schedule) {
-    if (int64_t{schedule.counts} * schedule.heads > kMostCounts) return {};
+int64_t workspace_bytes_of(const DecodeSchedule& schedule) {
     const DecodeTile& tile = kDecodeTiles[schedule.choice.tile_index].tile;
-    DecodeWorkspace workspace;
-    workspace.nodes = workspace.arrived + kMostCounts * 4;
-    workspace.bytes = workspace.nodes + node_sets_of(schedule).nodes() * tile.node_floats() * 4;
-    return workspace;
+    return kDecodeControlBytes + node_sets_of(schedule).nodes() * tile.node_floats() * 4;
 }
 
 // The largest box of which a page is a whole number.
@@ -41,12 +37,6 @@ int32_t box_rows_of(const ForwardProblem& p) {
     return 0;
 }
 
-PreparedDecode prepared(const ForwardProblem& p, const cuda::DeviceTraits& traits) {
-    const DecodeSchedule schedule = decode_schedule_of(p, decode_choice_of(p), traits);
-    if (schedule.whole_grid == 0) return {schedule, {}};
-    return {schedule, decode_params_of(p, schedule)};
-}
-
 DecodeRows rows_of(const Strides& strides, int64_t columns) {
     return {nullptr, strides.batch, strides.row, strides.head, static_cast<int32_t>(columns)};
 }
@@ -55,17 +45,17 @@ const char* name_of(DecodeVariant variant) { return variant == DecodeVariant::pl
 
 }  // namespace
 
-DecodeSchedule decode_schedule_of(const ForwardProblem& p, DecodeChoice choice, const cuda::DeviceTraits& traits) {
+DecodeSchedule decode_schedule_of(const ForwardProblem& p, const DecodeChoice& choice,
+                                  const cuda::DeviceTraits& traits) {
     DecodeSchedule schedule;
     schedule.choice = choice;
     schedule.box_rows = box_rows_of(p);
     schedule.heads = static_cast<int32_t>(p.heads_k) * choice.column_parts;
-    schedule.counts = static_cast<int32_t>(counts_of(p, kDecodeTiles[choice.tile_index].tile));
     if (p.total_rows_q() == 0 || p.batch == 0) return schedule;
     schedule.teams = teams_of(traits.sms * kDecodeTiles[choice.tile_index].tile.ctas, schedule.heads);
     schedule.split_grid = static_cast<int32_t>(schedule.teams.count) * schedule.heads;
     schedule.whole_grid = static_cast<int32_t>(p.batch) * schedule.heads;
-    schedule.workspace = workspace_of(schedule);
+    schedule.workspace_bytes = workspace_bytes_of(schedule);
     return schedule;
 }
 
@@ -75,6 +65,8 @@ DecodeParams decode_params_of(const ForwardProblem& p, const DecodeSchedule& sch
     params.heads_per_kv = static_cast<int32_t>(p.heads_per_kv());
     params.column_parts = schedule.choice.column_parts;
     params.heads = schedule.heads;
+    params.least_rows = schedule.choice.least_rows;
+    params.most_rows = schedule.choice.most_rows;
     params.by_heads = Divisor(params.heads);
     params.by_column_parts = Divisor(params.column_parts);
     params.by_heads_per_kv = Divisor(params.heads_per_kv);
@@ -113,19 +105,29 @@ DecodeParams decode_params_of(const ForwardProblem& p, const DecodeSchedule& sch
     return params;
 }
 
-Sm90DecodePlan::Sm90DecodePlan(const ForwardProblem& problem, int32_t device, const cuda::DeviceTraits& traits)
-    : ForwardPlan(problem, FOVEAL_BACKEND_SM90, device), traits_(traits), kernel_(prepared(problem, traits)) {}
+PreparedDecode prepare_decode(const ForwardProblem& p, const DecodeChoice& choice, const cuda::DeviceTraits& traits) {
+    const DecodeSchedule schedule = decode_schedule_of(p, choice, traits);
+    if (schedule.whole_grid == 0) return {schedule, {}};
+    return {schedule, decode_params_of(p, schedule)};
+}
 
-std::string Sm90DecodePlan::describe() const {
-    const DecodeSchedule& schedule = kernel_.schedule;
-    const DecodeTile& tile = kernel_.tile();
-    std::ostringstream out;
-    out << foveal::describe(problem()) << "kernel     sm90 decode, " << foveal::name_of(problem().dtype)
-        << ", d and d_v up to " << tile.head_dim << ", " << name_of(schedule.choice.variant) << '\n'
+void check_workspace(const ForwardPointers& pointers, int64_t needed) {
+    if (pointers.workspace != nullptr && static_cast<int64_t>(pointers.workspace_bytes) < needed)
+        throw Error(FOVEAL_INVALID_ARGUMENT, "workspace_bytes is " + std::to_string(pointers.workspace_bytes) +
+                                                 "; this call needs " + std::to_string(needed) +
+                                                 ", or no workspace to be slow without");
+}
+
+void describe_decode(std::ostream& out, const ForwardProblem& p, const PreparedDecode& kernel, int32_t sms) {
+    const DecodeSchedule& schedule = kernel.schedule;
+    const DecodeTile& tile = kernel.tile();
+    out << "kernel     sm90 decode, " << foveal::name_of(p.dtype) << ", d and d_v up to " << tile.head_dim << ", "
+        << name_of(schedule.choice.variant) << '\n'
         << "tile       " << tile.columns << " columns x " << kBlockKeys << " keys, " << tile.slots
-        << " blocks of K or V in flight; limited by " << kernel_.entry().limited_by << '\n';
-    if (problem().varlen)
-        out << "           more columns of a sequence are cut into parts, each of which reads K and V\n";
+        << " blocks of K or V in flight; limited by " << kernel.entry().limited_by << '\n';
+    if (most_parts_of(p, schedule.choice) > 1)
+        out << "           more columns of a sequence are cut into up to " << most_parts_of(p, schedule.choice)
+            << " parts, each of which reads K and V\n";
     if (schedule.choice.column_parts > 1)
         out << "           the columns of a KV head are cut into " << schedule.choice.column_parts
             << " parts, each of which reads K and V\n";
@@ -134,29 +136,34 @@ std::string Sm90DecodePlan::describe() const {
         out << "in boxes of " << schedule.box_rows << " rows, by the copy engine\n";
     else
         out << "row by row, by three warps\n";
-    out << "split      ";
-    if (schedule.can_split())
-        out << "with the workspace: over " << schedule.split_grid << " CTAs of " << kDecodeThreads << " threads, "
-            << schedule.teams.count << " for each of " << schedule.heads << " heads, on " << traits_.sms
-            << " SMs\n           without: ";
-    out << "not at all, " << schedule.whole_grid << " CTAs\n"
-        << "shared     " << shared_bytes(tile) << " bytes a CTA\n"
-        << "workspace  " << workspace_bytes() << " bytes\n"
+    out << "split      with the workspace: over " << schedule.split_grid << " CTAs of " << kDecodeThreads
+        << " threads, " << schedule.teams.count << " for each of " << schedule.heads << " heads, on " << sms
+        << " SMs\n           without: not at all, " << schedule.whole_grid << " CTAs\n"
+        << "shared     " << shared_bytes(tile) << " bytes a CTA\n";
+}
+
+Sm90DecodePlan::Sm90DecodePlan(const ForwardProblem& problem, int32_t device, const cuda::DeviceTraits& traits)
+    : ForwardPlan(problem, FOVEAL_BACKEND_SM90, device),
+      traits_(traits),
+      kernel_(prepare_decode(problem, decode_choice_of(problem), traits)) {}
+
+std::string Sm90DecodePlan::describe() const {
+    std::ostringstream out;
+    out << foveal::describe(problem());
+    describe_decode(out, problem(), kernel_, traits_.sms);
+    out << "workspace  " << workspace_bytes() << " bytes\n"
         << "bound      the lengths are on the device\n";
     return out.str();
 }
 
 void Sm90DecodePlan::launch(const ForwardPointers& pointers, void* stream) const {
     check_pointers(pointers);
-    if (pointers.workspace != nullptr && static_cast<int64_t>(pointers.workspace_bytes) < workspace_bytes())
-        throw Error(FOVEAL_INVALID_ARGUMENT, "workspace_bytes is " + std::to_string(pointers.workspace_bytes) +
-                                                 "; this call needs " + std::to_string(workspace_bytes()) +
-                                                 ", or no workspace to be slow without");
+    check_workspace(pointers, workspace_bytes());
     if (kernel_.schedule.whole_grid > 0) launch_decode(problem(), kernel_, device(), pointers, stream);
 }
 
 std::unique_ptr<ForwardPlan> plan_decode(const ForwardProblem& problem, int32_t device) {
-    check_decode(problem);
+    check_decode(problem, decode_choice_of(problem));
     return std::make_unique<Sm90DecodePlan>(problem, device, traits_of(device));
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <iosfwd>
 #include <memory>
 #include <string>
 
@@ -13,30 +14,25 @@
 
 namespace foveal::sm90 {
 
-// Counts that a workspace has room for, whatever the shapes: then one serves calls of all shapes, one after the other,
-// since no call leaves nodes where another looks for zeros.
-inline constexpr int64_t kMostCounts = 65536;
-
-// Where in a workspace what lies, in bytes. The counts, its control words, come first: they are zero between launches.
-struct DecodeWorkspace {
-    int64_t arrived = 0, nodes = 0;
-    int64_t bytes = 0;
-};
+// The counts, a workspace's control words, come first and are zero between launches: so many whatever the problem, so
+// that one workspace serves calls of all shapes, one after the other. The nodes are behind them.
+inline constexpr int32_t kDecodeCounts = 1024;
+inline constexpr int64_t kDecodeControlBytes = kDecodeCounts * 4;
 
 // How one kernel computes the problem.
 struct DecodeSchedule {
     DecodeChoice choice;
-    int32_t heads = 0;   // of K, times the parts that their columns are cut into
-    int32_t counts = 0;  // of sequences, or parts of them, that pieces are counted of (sequence.hpp)
+    int32_t heads = 0;  // of K, times the parts that their columns are cut into
     Teams teams{};
     int32_t split_grid = 0, whole_grid = 0;  // CTAs with a workspace and without; 0: nothing to compute
-    DecodeWorkspace workspace;
+    int64_t workspace_bytes = 0;
     int32_t box_rows = 0;  // that the copy engine moves at once; 0: threads copy row by row
 
     bool can_split() const { return workspace.bytes > 0; }
 };
 
-DecodeSchedule decode_schedule_of(const ForwardProblem& problem, DecodeChoice choice, const cuda::DeviceTraits& traits);
+DecodeSchedule decode_schedule_of(const ForwardProblem& problem, const DecodeChoice& choice,
+                                  const cuda::DeviceTraits& traits);
 
 // All but the pointers.
 DecodeParams decode_params_of(const ForwardProblem& problem, const DecodeSchedule& schedule);
@@ -51,12 +47,22 @@ struct PreparedDecode {
     int32_t grid(bool splits) const { return splits ? schedule.split_grid : schedule.whole_grid; }
 };
 
+PreparedDecode prepare_decode(const ForwardProblem& problem, const DecodeChoice& choice,
+                              const cuda::DeviceTraits& traits);
+
+// Throws Error(INVALID_ARGUMENT) if there is a workspace of fewer bytes than `needed`.
+void check_workspace(const ForwardPointers& pointers, int64_t needed);
+
+// The lines "kernel" to "shared" of a plan's description.
+void describe_decode(std::ostream& out, const ForwardProblem& problem, const PreparedDecode& kernel, int32_t sms);
+
+// Of a dense q.
 class Sm90DecodePlan final : public ForwardPlan {
    public:
     Sm90DecodePlan(const ForwardProblem& problem, int32_t device, const cuda::DeviceTraits& traits);
 
     std::string describe() const override;
-    int64_t workspace_bytes() const override { return kernel_.schedule.workspace.bytes; }
+    int64_t workspace_bytes() const override { return kernel_.schedule.workspace_bytes; }
     void launch(const ForwardPointers& pointers, void* stream) const override;
 
     const PreparedDecode& kernel() const { return kernel_; }

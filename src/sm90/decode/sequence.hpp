@@ -37,16 +37,11 @@ struct SeenKeys {
 
 // Where q is varlen, a sequence's columns are cut into parts of so many, a power of two, each of which reads its keys
 // as if it were a sequence: only the device knows how many there are. (Of a dense q, they count as heads: params.hpp.)
+// Sequences of too many or too few rows are other kernels', and have none here.
 FOVEAL_HOST_DEVICE int32_t parts_of(const Sequence& sequence, const DecodeParams& params, int32_t columns) {
     if (params.lengths_q.cu_seqlens == nullptr) return 1;
+    if (sequence.len_q < params.least_rows || sequence.len_q > params.most_rows) return 0;
     return (sequence.len_q * params.heads_per_kv + columns - 1) / columns;
-}
-
-// A number for each part, below counts_of() of the plan: no two of a batch are the same.
-FOVEAL_HOST_DEVICE int32_t count_of(const Sequence& sequence, int32_t number, int32_t part, const DecodeParams& params,
-                                    int32_t columns) {
-    if (params.lengths_q.cu_seqlens == nullptr) return number;
-    return sequence.first_q * params.heads_per_kv / columns + number + part;
 }
 
 FOVEAL_HOST_DEVICE SeenKeys seen_of(const Sequence& sequence, Window window) {

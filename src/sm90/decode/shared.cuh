@@ -16,7 +16,6 @@ namespace foveal::sm90 {
 struct alignas(16) DecodeWork {
     int32_t number;  // of the sequence; -1: there is no more
     int32_t part;    // of its columns, where q is varlen
-    int32_t count;   // of the pieces' ends: which of those is this sequence's, or part's
     int32_t head;    // of params.heads
     Piece piece;     // blocks, counted from the first that is seen
     Sequence sequence;

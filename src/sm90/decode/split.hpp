@@ -111,6 +111,10 @@ FOVEAL_HOST_DEVICE Piece piece_of(uint32_t team, uint32_t before, int32_t blocks
     return {cut_of(team, before, blocks, leaves, deal), cut_of(team + 1, before, blocks, leaves, deal)};
 }
 
+// Of a sequence that is cut, a number below teams.count - 1 that no other has, if it has `before` blocks before it: the
+// first team that begins inside it, less one.
+FOVEAL_HOST_DEVICE uint32_t count_of(uint32_t before, const Deal& deal) { return before / deal.share; }
+
 // A team that no piece of a sequence is before, if it has `before` blocks before it. The division is rounded.
 FOVEAL_HOST_DEVICE uint32_t first_team_of(uint32_t before, const Deal& deal) {
     const auto team = static_cast<uint32_t>(static_cast<float>(before) / static_cast<float>(deal.share));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "problem/forward.hpp"
 #include "sm90/decode/tiles.hpp"
@@ -12,6 +13,8 @@ struct DecodeChoice {
     int32_t tile_index = 0;  // into kDecodeTiles
     DecodeVariant variant{};
     int32_t column_parts = 1;  // into which the columns of a KV head are cut, where q is dense
+    // Where q is varlen: it takes the sequences of so many rows, and leaves others to other kernels.
+    int32_t least_rows = 0, most_rows = 0;
     bool operator==(const DecodeChoice&) const = default;
 };
 
@@ -19,13 +22,23 @@ struct DecodeChoice {
 // alone, never from where keys lie; a varlen q's rows only the device knows.
 bool decodes(const ForwardProblem& problem);
 
-// Counts of a workspace: of each sequence, or, where q is varlen, each part of one (sequence.hpp).
-int64_t counts_of(const ForwardProblem& problem, const DecodeTile& tile);
-
-// Of a problem that decodes: throws Error(UNSUPPORTED), naming the argument, the value and what is supported.
-void check_decode(const ForwardProblem& problem);
-
 // Of a problem that decodes.
 DecodeChoice decode_choice_of(const ForwardProblem& problem);
+
+// The same of a varlen q: a sequence goes where a dense q of as many rows would, so there is a kernel for one row and
+// one for several that are few, but for those that no sequence has as far as the host knows. None: nothing to decode.
+std::vector<DecodeChoice> decode_choices_of_varlen(const ForwardProblem& problem);
+
+// Of a varlen q that the decode kernel has a part of: the most rows of a sequence that are few; has a sequence more, as
+// far as the host knows?
+int32_t few_rows_of(const ForwardProblem& problem);
+bool may_have_many_rows(const ForwardProblem& problem);
+
+// Most parts of one sequence, where q is varlen; else 1.
+int32_t most_parts_of(const ForwardProblem& problem, const DecodeChoice& choice);
+
+// Of a kernel that decodes (a part of) the problem: throws Error(UNSUPPORTED), naming the argument, the value and what
+// is supported.
+void check_decode(const ForwardProblem& problem, const DecodeChoice& choice);
 
 }  // namespace foveal::sm90

@@ -81,13 +81,17 @@ void describe_bound(std::ostream& out, const ForwardProblem& p, const Card* card
 
 }  // namespace
 
+void describe_forward(std::ostream& out, const ForwardProblem& problem, const PreparedForward& kernel, int32_t sms) {
+    describe_kernel(out, problem, kernel);
+    describe_loads(out, problem, kernel);
+    describe_resources(out, problem, kernel, sms);
+    describe_order(out, problem, kernel.schedule);
+}
+
 std::string Sm90ForwardPlan::describe() const {
     std::ostringstream out;
     out << foveal::describe(problem());
-    describe_kernel(out, problem(), kernel_);
-    describe_loads(out, problem(), kernel_);
-    describe_resources(out, problem(), kernel_, traits_.sms);
-    describe_order(out, problem(), kernel_.schedule);
+    describe_forward(out, problem(), kernel_, traits_.sms);
     out << "workspace  " << workspace_bytes() << " bytes\n";
     describe_bound(out, problem(), traits_.card);
     return out.str();

@@ -29,6 +29,7 @@ struct KeyPlaces {
     Divisor by_page_size;
     GatheredRows k, v;  // of pages, where box_rows is 0
 
+    int32_t decoded_rows;         // of a varlen q: sequences of no more rows are left to the decode kernel
     const int32_t* query_offset;  // [b] or null
     int32_t query_offset_stride;
     TreeMask tree;
@@ -49,6 +50,11 @@ struct KeyPlace {
 
 // Outside every tensor: read as zeros.
 inline constexpr KeyPlace kNoPlace{-1, 0};
+
+// Of a sequence's rows, of a varlen q, those that the forward kernel computes: all or none.
+FOVEAL_HOST_DEVICE int32_t rows_of_forward(const KeyPlaces& places, int32_t len_q) {
+    return len_q > places.decoded_rows ? len_q : 0;
+}
 
 // entries: the sequence's own (PageTable::of()).
 FOVEAL_HOST_DEVICE KeyPlace place_in_pages(const KeyPlaces& places, const uint32_t* entries, int32_t key) {

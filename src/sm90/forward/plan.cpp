@@ -85,12 +85,6 @@ void set_order(ForwardParams& params, const ForwardProblem& p, const ForwardSche
     params.bundle_units = Divisor(std::max(1, order.bundle / std::gcd(order.bundle, params.heads_per_kv)));
 }
 
-PreparedForward prepared(const ForwardProblem& p, ForwardChoice choice, const cuda::DeviceTraits& traits) {
-    const ForwardSchedule schedule = schedule_of(p, choice, traits);
-    if (schedule.grid == 0) return {schedule, {}};  // an order without tiles has no divisors
-    return {schedule, params_of(p, schedule)};
-}
-
 }  // namespace
 
 ForwardSchedule schedule_of(const ForwardProblem& p, ForwardChoice choice, const cuda::DeviceTraits& traits) {
@@ -138,13 +132,19 @@ ForwardParams params_of(const ForwardProblem& p, const ForwardSchedule& schedule
     params.head_dim_v = static_cast<int32_t>(p.head_dim_v);
     params.scores = score_options_of(p);
     params.places = key_places_of(p, kForwardTiles[schedule.choice.tile_index].tile.keys);
+    params.places.decoded_rows = schedule.decoded_rows;
     return params;
+}
+
+PreparedForward prepare_forward(const ForwardProblem& p, const ForwardSchedule& schedule) {
+    if (schedule.grid == 0) return {schedule, {}};  // an order without tiles has no divisors
+    return {schedule, params_of(p, schedule)};
 }
 
 Sm90ForwardPlan::Sm90ForwardPlan(const ForwardProblem& problem, int32_t device, const cuda::DeviceTraits& traits)
     : ForwardPlan(problem, FOVEAL_BACKEND_SM90, device),
       traits_(traits),
-      kernel_(prepared(problem, choice_of(problem), traits)) {}
+      kernel_(prepare_forward(problem, schedule_of(problem, choice_of(problem), traits))) {}
 
 void Sm90ForwardPlan::launch(const ForwardPointers& pointers, void* stream) const {
     check_pointers(pointers);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <iosfwd>
 #include <memory>
 #include <string>
 
@@ -26,6 +27,8 @@ struct ForwardSchedule {
     // A warpgroup without rows in a tile passes over it if it has at least so many K/V blocks; else it computes as if
     // it had some.
     int32_t passed_over_blocks = 1;
+    // Of a varlen q: sequences of no more rows are left to the decode kernel. 0: none are.
+    int32_t decoded_rows = 0;
 };
 
 ForwardSchedule schedule_of(const ForwardProblem& problem, ForwardChoice choice, const cuda::DeviceTraits& traits);
@@ -41,6 +44,11 @@ struct PreparedForward {
     const ForwardTileEntry& entry() const { return kForwardTiles[schedule.choice.tile_index]; }
     const ForwardTile& tile() const { return entry().tile; }
 };
+
+PreparedForward prepare_forward(const ForwardProblem& problem, const ForwardSchedule& schedule);
+
+// The lines "kernel" to "order" of a plan's description.
+void describe_forward(std::ostream& out, const ForwardProblem& problem, const PreparedForward& kernel, int32_t sms);
 
 class Sm90ForwardPlan final : public ForwardPlan {
    public:

@@ -243,6 +243,7 @@ class SequenceWindow {
         if (sequence < params_.batch) {
             len_q_ = lengths_q<kTraits>(params_).of_varlen(sequence).length;
             len_k_ = rows_of_keys<kTraits, true>(params_, sequence).length;
+            if constexpr (kTraits.any_keys) len_q_ = rows_of_forward(params_.places, len_q_);
         }
         const SequenceTiles of_sequence = tiles_of_sequence<kTraits>(params_, len_q_, len_k_);
         int32_t tiles = of_sequence.row_blocks * of_sequence.heads_per_kv * params_.heads_k;
