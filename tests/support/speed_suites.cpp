@@ -122,7 +122,7 @@ Text repeated(Text list, int count, const Text& number) {
     return list;
 }
 
-// Chunks of prompts and single tokens in one batch, as a server's step has them.
+// Chunks of prompts and single tokens in one batch, as a server's step has them; and tokens or chunks alone.
 Texts mixed_texts() {
     const auto step = [](const Text& queries, const Text& longest, const Text& keys) {
         return "varlen qlens=" + queries + " sk" + longest + " " + kDecodeHeads + " used_k=" + keys + " page64";
@@ -131,7 +131,11 @@ Texts mixed_texts() {
         step(repeated("512,512", 62, "1"), "4096", repeated("512,2048", 62, "4096")),
         step(repeated("2048", 31, "1"), "16384", repeated("8192", 31, "16384")),
         step(repeated("1024,256", 126, "1"), "2048", repeated("1024,2048", 126, "2048")),
-        step(repeated(repeated("256", 16, "4"), 16, "1"), "8192", repeated(repeated("2048", 16, "8192"), 16, "4096"))};
+        step(repeated(repeated("256", 16, "4"), 16, "1"), "8192", repeated(repeated("2048", 16, "8192"), 16, "4096")),
+        step(repeated("", 32, "1"), "4096", repeated("", 32, "4096")),
+        step(repeated("", 8, "1"), "1024", repeated("", 8, "1024")),
+        step(repeated("", 8, "4"), "16384", repeated("", 8, "16384")),
+        step(repeated("", 8, "1024"), "1024", repeated("", 8, "1024"))};
 }
 
 // A prompt that all sequences share, and keys of their own.
