@@ -161,7 +161,7 @@ TEST(DecodePlan, OneWorkspaceServesCallsOfAllShapes) {
             for (const int64_t head_dim : {64, 128, 512}) {
                 const Sm90DecodePlan plan(problem(batch, 4 * heads, heads, head_dim), -1, {});
                 const DecodeSchedule& schedule = plan.kernel().schedule;
-                EXPECT_LE((schedule.teams.count - 1) * heads, kDecodeCounts);
+                EXPECT_LE((int64_t{schedule.teams.count} - 1) * schedule.heads, kDecodeCounts);
                 EXPECT_GE(plan.workspace_bytes(), kDecodeControlBytes);
             }
 }
