@@ -27,8 +27,6 @@ struct DecodeSchedule {
     int32_t split_grid = 0, whole_grid = 0;  // CTAs with a workspace and without; 0: nothing to compute
     int64_t workspace_bytes = 0;
     int32_t box_rows = 0;  // that the copy engine moves at once; 0: threads copy row by row
-
-    bool can_split() const { return workspace.bytes > 0; }
 };
 
 DecodeSchedule decode_schedule_of(const ForwardProblem& problem, const DecodeChoice& choice,
