@@ -153,8 +153,8 @@ TEST(DecodePlan, TheWorkspaceFollowsFromTheShapes) {
     EXPECT_EQ(Sm90DecodePlan(empty, -1, {}).workspace_bytes(), 0);
 }
 
-// No call may leave nodes where another looks for counts of zero: of a head they are fewer than teams, and the nodes are
-// behind the room of all.
+// No call may leave nodes where another looks for counts of zero: of a head they are fewer than teams, and the nodes
+// are behind the room of all.
 TEST(DecodePlan, OneWorkspaceServesCallsOfAllShapes) {
     for (const int64_t batch : {1, 33, 8192, 100000})
         for (const int64_t heads : {1, 8, 400, 3000})

@@ -225,7 +225,8 @@ TEST_F(Gpu, ACallCostsTheHostLittle) {
     const Stream stream;
     const double launch_us = median_call_us([&] { launch_nothing(stream); }, stream);
     for (const std::string text :
-         {"b1 s64 h1 d128 bf16 causal", "b1 s64 h1 d64 f16 full lse", "varlen qlens=64 klens=64 h1 d128 bf16 causal"}) {
+         {"b1 s64 h1 d128 bf16 causal", "b1 s64 h1 d64 f16 full lse", "varlen qlens=64 klens=64 h1 d128 bf16 causal",
+          "b1 sq1 sk64 used_k=64 h1 d128 bf16 page64"}) {
         const auto data = on_gpu(text);
         foveal_status status = FOVEAL_OK;
         const double us =
