@@ -126,22 +126,14 @@ class Execution : Exchange {
         };
         const foveal_tensor out = rows_of(shards_.out, 1, stretch.row, stretch.rows);
         const foveal_tensor lse = rows_of(shards_.lse, 2, stretch.row, stretch.rows);
-        const bool is_rounded_last = plan_.part_dtype != problem().dtype;
-        if (stretch.cells.size() <= kParts && !is_rounded_last) return merge_into(out, lse);
+        if (stretch.cells.size() <= kParts) return merge_into(out, lse);
         const foveal_tensor sum = part_of(plan_.regions.sums, FOVEAL_F32, stretch, 0),
                             next = part_of(plan_.regions.sums, FOVEAL_F32, stretch, 1),
                             sum_lse = lse_of(plan_.regions.sum_lses, stretch, 0),
                             next_lse = lse_of(plan_.regions.sum_lses, stretch, 1);
-        if (stretch.cells.size() <= kParts) {
-            merge_into(sum, lse);
-            return copy({sum, {}}, {out, {}});
-        }
         if (index < kParts) return merge_into(sum, sum_lse);
         merge_into(next, next_lse);
-        const bool is_f32 = dtype() == FOVEAL_F32;
-        const bool to_lse = is_last && lse.rank != 0;
-        merge({sum, next}, {sum_lse, next_lse}, 2, is_last && is_f32 ? out : sum, to_lse ? lse : sum_lse);
-        if (is_last && !is_f32) copy({sum, {}}, {out, {}});
+        merge({sum, next}, {sum_lse, next_lse}, 2, is_last ? out : sum, is_last && lse.rank != 0 ? lse : sum_lse);
     }
 
     // ---- heads for rows

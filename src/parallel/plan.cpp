@@ -43,7 +43,7 @@ void take_part_regions(const Plan& plan, Allocation& from, Regions& regions) {
         regions.parts = from.take(parts * rows * p.head_dim_v, bytes_of(plan.part_dtype));
         regions.part_lses = from.take(parts * rows, sizeof(float));
     }
-    if (cells > kParts || (cells > 1 && plan.part_dtype != p.dtype)) {
+    if (cells > kParts) {
         regions.sums = from.take(2 * rows * p.head_dim_v, sizeof(float));
         regions.sum_lses = from.take(2 * rows, sizeof(float));
     }

@@ -89,10 +89,10 @@ struct GradientRegions {
 };
 
 struct Regions {
-    Region zeros;               // i32 [b]
-    Region keys[2], values[2];  // of other ranks (all_gather: the first, of all)
-    Region parts, part_lses;    // [kParts] of out and lse
-    Region sums, sum_lses;      // f32 [2] of out and lse, unless parts are merged at once into out
+    Region zeros;                                       // i32 [b]
+    Region keys[2], values[2];                          // of other ranks (all_gather: the first, of all)
+    Region parts, part_lses;                            // [kParts] of out and lse
+    Region sums, sum_lses;                              // f32 [2] of out and lse, where there are more parts
     Region crew_q, crew_k, crew_v, crew_out, crew_lse;  // all rows of the crew, this rank's heads
     Region packed_q, packed_k, packed_v, packed_out;    // this rank's rows, a block for each of the crew's heads
     GradientRegions gradients;
