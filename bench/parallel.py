@@ -39,7 +39,7 @@ CASES = [
     ("left4096 right0", 512 * K, 5, 10, ("ring", "all_gather")),
     ("causal", 128 * K, 3, 5, ALL),
     ("full", 128 * K, 2, 3, ALL),
-    ("causal", 512 * K, 1, 2, ("ring", "all_gather")),
+    ("causal", 512 * K, 1, 1, ("ring",)),
     ("full", 512 * K, 1, 1, ("ring",)),
 ]
 LINK_BYTES = [2**20, 2**24, 2**26, 2**28, 2**30]  # that each rank sends to the other
@@ -75,7 +75,7 @@ class Bench:
         return values
 
     def timed(self, call, calls):
-        """Milliseconds: the median of the times between the ends of calls; the first follows one that is not timed."""
+        """Milliseconds: the median of the times between the ends of calls; of several the first is not timed."""
         self.meet()
         self.telemetry.take()
         self.telemetry.on = True
@@ -117,12 +117,12 @@ class Bench:
             def call(method=method):
                 return foveal.parallel.attention(*own, placement=placement, method=method, **keywords)
 
-            out = call() if calls_of_two > 1 or expected is not None else None
+            out = call()
             difference = None
             if expected is not None:
                 difference = ((out.float() - expected.float()).norm() / expected.float().norm()).item()
-                # Two roundings to bf16 of nearly the same number: 2^-9 apart at most, and rarely.
-                if not difference < 2e-3:
+                # P and out are rounded twice, to bf16: each is 2e-3 off what is exact.
+                if not difference < 4e-3:
                     raise SystemExit(f"{row['case']}, {method}: wrong by {difference}")
             del out
             two = self.of_all((self.timed(call, calls_of_two), *self.telemetry.take(), difference))

@@ -44,14 +44,15 @@ def check_attention(rank):
             sinks = torch.linspace(-1, 1, 4, device="cuda")
             keywords["sinks"], on_cpu["sinks"] = sinks, sinks.cpu()
         exact, exact_lse = foveal.attention(*(t.float().cpu() for t in (q, k, v)), return_lse=True, **on_cpu)
-        one = error(foveal.attention(q, k, v, **keywords).cpu(), exact)
         spans = foveal.parallel.spans([length], RANKS, placement)
+        exact = foveal.parallel.take(exact, spans, rank, [length])
+        one = error(foveal.parallel.take(foveal.attention(q, k, v, **keywords).cpu(), spans, rank, [length]), exact)
         own = [foveal.parallel.take(t, spans, rank, [length]).contiguous() for t in (q, k, v)]
         for method in METHODS:
             out, lse = foveal.parallel.attention(
                 *own, lengths=[length], placement=placement, method=method, return_lse=True, **keywords
             )
-            two = error(out.cpu(), foveal.parallel.take(exact, spans, rank, [length]))
+            two = error(out.cpu(), exact)
             assert two <= 1.1 * one, f"{case}, {method}: {two} where one GPU is off by {one}"
             expected = foveal.parallel.take(exact_lse, spans, rank, [length], dim=2)
             torch.testing.assert_close(lse.cpu(), expected, atol=2e-5, rtol=2e-5)
@@ -61,20 +62,21 @@ def check_packed(rank):
     """Documents that cross ranks."""
     lengths = [1500, 3, 0, 2000, 700]
     total = sum(lengths)
-    q, k, v = draw(17, (total, 8, 64), 8, torch.float16)
+    q, k, v = draw(17, (total, 8, 128), 4)
     ends = torch.tensor([sum(lengths[:i]) for i in range(len(lengths) + 1)], dtype=torch.int32)
     exact = foveal.attention_varlen(
         *(t.float().cpu() for t in (q, k, v)), causal=True, cu_seqlens_q=ends, cu_seqlens_k=ends
     )
     ends = ends.cuda()
-    one = error(foveal.attention_varlen(q, k, v, causal=True, cu_seqlens_q=ends, cu_seqlens_k=ends).cpu(), exact)
+    whole = foveal.attention_varlen(q, k, v, causal=True, cu_seqlens_q=ends, cu_seqlens_k=ends).cpu()
     for placement in ("zigzag", "contiguous"):
         spans = foveal.parallel.spans(lengths, RANKS, placement)
+        one, expected = (foveal.parallel.take(t, spans, rank, lengths, dim=0) for t in (whole, exact))
         own = [foveal.parallel.take(t, spans, rank, lengths, dim=0).contiguous() for t in (q, k, v)]
         for method in METHODS:
             out = foveal.parallel.attention(*own, lengths=lengths, placement=placement, method=method, causal=True)
-            two = error(out.cpu(), foveal.parallel.take(exact, spans, rank, lengths, dim=0))
-            assert two <= 1.15 * one, f"{placement}, {method}: {two} where one GPU is off by {one}"
+            two, off = error(out.cpu(), expected), error(one, expected)
+            assert two <= 1.1 * off, f"{placement}, {method}: {two} where one GPU is off by {off}"
 
 
 def check_bits(rank):
