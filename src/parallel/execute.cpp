@@ -1,8 +1,11 @@
-// One rank's way through a plan. Hop h of a ring, on two streams:
+// One rank's way through a plan. A ring, on two streams:
 //
-//   communication   | hop 1 arrives  | hop 2 arrives       | hop 3 arrives, where hop 1 was ...
-//   compute         | own keys       | keys of hop 1       | keys of hop 2       ... | merge
+//   communication   |          | hop 1 arrives |               | hop 2 arrives |     ...
+//   compute         | own keys |               | keys of hop 1 |               | keys of hop 2 ... | merge
 //
+// An exchange beside a kernel would gain nothing and can lose much (docs/parallel.md, On a GPU): NCCL's CTAs hold SMs
+// for which the forward has dealt out tiles already, and where the forward comes first, they wait for its end, while
+// the peer's wait for them on SMs of its own.
 // The partial results of a stretch are merged in the order of its cells, whenever they come: its bits follow from the
 // plan.
 #include "parallel/execute.hpp"
@@ -38,18 +41,10 @@ class Execution : Exchange {
     // ---- all hops of one crew
 
     void run_crew() {
-        const auto hops = static_cast<int32_t>(plan_.schedule.hops.size());
-        if (plan_.method.gathers) {
-            communicator_.events().order(compute_, communication_);
-            post(0);
-        }
-        for (int32_t hop = 0; hop < hops; ++hop) {
-            communicator_.events().order(communication_, compute_);  // hop's keys are there
-            communicator_.events().order(compute_, communication_);  // those of the hop before it are used
-            if (hop + 1 < hops) post(hop + 1);
+        for (int32_t hop = 0; hop < static_cast<int32_t>(plan_.schedule.hops.size()); ++hop) {
+            post(hop);
             compute(hop);
         }
-        communicator_.events().order(communication_, compute_);  // what was sent is the caller's again
     }
 
     // ---- kernels
