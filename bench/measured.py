@@ -165,7 +165,45 @@ def training_table(document):
     return about + table(head, rows)
 
 
+def parallel_tables(document):
+    """bench/parallel.py: one sequence on two GPUs."""
+    names = list(dict.fromkeys(name for row in document["rows"] for name in row["two_ms"]))
+    head = ["case", "one GPU, ms", "TFLOP/s"] + [f"{name}, ms (times one GPU)" for name in names]
+    rows = []
+    for row in document["rows"]:
+        one = min(row["one_ms"])
+        line = [row["case"], f"{one:.4g}", f"{row['flops'] / one / 1e9:.0f}"]
+        for name in names:
+            ms = row["two_ms"].get(name)
+            line.append(f"{ms:.4g} ({row['speed_up'][name]:.2f})" if ms else "–")
+        rows.append(line + [_span(row["one_sm_mhz"]), _span(row["sm_mhz"].values()), _span(row["watts"].values())])
+    text = table([*head, "SM clock of one, MHz", "of two", "watts of each of two"], rows)
+    rows = [[f"{link['bytes'] / 2**20:g}", f"{link['us']:.1f}", f"{link['bytes_per_second'] / 1e9:.0f}"]
+            for link in document["link"]]  # fmt: skip
+    text += "\nNCCL's send and receive, both ways at once:\n\n" + table(["MiB each way", "µs", "GB/s each way"], rows)
+    rows = [
+        [row["case"], name, f"{ms:.4g}" if isinstance(ms, float) else ms.replace("|", " ").split("\n")[0]]
+        for row in document["torch_context_parallel"]
+        for name, ms in row["two_ms"].items()
+    ]
+    if rows:
+        text += "\ntorch's experimental context_parallel on the same GPUs:\n\n" + table(["case", "backend", "ms"], rows)
+    return text
+
+
+def _span(values):
+    values = [v for value in values for v in (value if isinstance(value, list) else [value]) if v is not None]
+    if not values:
+        return "–"
+    return f"{min(values)}" if min(values) == max(values) else f"{min(values)} to {max(values)}"
+
+
 OTHERS = {
+    "parallel": (
+        "One sequence on two GPUs",
+        "Medians; the faster GPU alone with everything, beside both with their shards (the slower one's time).\n\n",
+        parallel_tables,
+    ),
     "option_cost": (
         "What an option costs",
         "Time over that of the plain call, each alone in blocks.\n\n",

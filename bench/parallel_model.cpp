@@ -1,5 +1,5 @@
 // parallel_model [GB/s]: what the model of a plan over ranks says of each method, as a table of markdown;
-// docs/parallel.md has it for NVLink's 450 GB/s each direction. No GPU is asked.
+// docs/parallel.md has it for NVLink's 360 GB/s each direction. No GPU is asked.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>

@@ -228,7 +228,41 @@ def training(document):
     return figure
 
 
-OTHERS = {"training": (training, "Training", "Losses of small models trained with foveal and with eager, step by step")}
+def _kind(name):
+    """Which row of a timeline a kernel has, and its colour."""
+    if "nccl" in name.lower():
+        return "NCCL", "#0072B2"
+    return ("forward", "#D55E00") if "forward" in name else ("merge", "#009E73")
+
+
+def parallel(document):
+    """bench/parallel.py: what each GPU does, call after call."""
+    timelines = document["timelines"]
+    figure, panels = plt.subplots(max(1, len(timelines)), 1, figsize=(9, 0.8 + 2.3 * len(timelines)), squeeze=False)
+    for axes, timeline in zip(panels[:, 0], timelines, strict=True):
+        kinds = ["forward", "merge", "NCCL"]
+        labels = [f"GPU {rank}: {kind}" for rank in range(len(timeline["ranks"])) for kind in kinds]
+        for rank, events in enumerate(timeline["ranks"]):
+            # Clocks of processes are not alike: each begins with its first kernel.
+            begin = min((event[2] for event in events), default=0)
+            for name, _, at, us in events:
+                kind, colour = _kind(name)
+                axes.broken_barh([((at - begin) / 1e3, us / 1e3)], (labels.index(f"GPU {rank}: {kind}") - 0.4, 0.8),
+                                 facecolor=colour, edgecolor="white", linewidth=0.3)  # fmt: skip
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_ylim(len(labels) - 0.4, -0.6)
+        axes.set_title(f"{timeline['method']}, {timeline['case']}: three calls", loc="left", fontsize=10)
+        axes.set_xlabel("ms since the first kernel")
+    about = f"{document['gpu']}, NCCL {document['nccl']}, {document['date']}, commit {document['commit'][:7]}"
+    figure.suptitle(f"One sequence on two GPUs: {about}", x=0.02, ha="left", fontweight="bold", fontsize=11)
+    figure.tight_layout()
+    return figure
+
+
+OTHERS = {
+    "parallel": (parallel, "One sequence on two GPUs", "A timeline of kernels and of NCCL's on each GPU"),
+    "training": (training, "Training", "Losses of small models trained with foveal and with eager, step by step"),
+}
 
 # In the order of the page.
 CHARTS = {

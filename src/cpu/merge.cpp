@@ -112,7 +112,9 @@ void MergeRows(const Merge& merge, int64_t begin, int64_t end) {
     const bool widens = merge.out_dtype != merge.dtype;  // to f32
     switch (merge.dtype) {
         case DType::f32:
-            return merge_rows<F32Format, F32Format>(merge, begin, end);
+            return merge.out_dtype == DType::bf16  ? merge_rows<F32Format, BF16Format>(merge, begin, end)
+                   : merge.out_dtype == DType::f16 ? merge_rows<F32Format, F16Format>(merge, begin, end)
+                                                   : merge_rows<F32Format, F32Format>(merge, begin, end);
         case DType::bf16:
             return widens ? merge_rows<BF16Format, F32Format>(merge, begin, end)
                           : merge_rows<BF16Format, BF16Format>(merge, begin, end);

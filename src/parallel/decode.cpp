@@ -56,10 +56,13 @@ ForwardProblem problem_of(const foveal_forward_args& forward, int32_t ranks) {
     return problem;
 }
 
+// sm90's kernels for few queries write q's type; those that write f32 read a cache too slowly.
+DType decode_part_dtype_of(const foveal_forward_args& forward) {
+    return forward.backend == FOVEAL_BACKEND_SM90 ? dtype_of(forward.q) : part_dtype_of(forward);
+}
+
 struct DecodeRegions {
-    Region zeros;        // i32 [b]
     Region parts, lses;  // [ranks] of out and lse
-    Region sum;          // f32, of out, unless it is merged at once
     uint64_t total_bytes = 0;
 };
 
@@ -67,10 +70,8 @@ DecodeRegions regions_of(const ForwardProblem& p, DType part_dtype, int32_t rank
     DecodeRegions regions;
     Allocation from;
     const int64_t rows = p.batch * p.heads_q;
-    regions.zeros = from.take(p.batch, sizeof(int32_t));
     regions.parts = from.take(ranks * rows * p.head_dim_v, bytes_of(part_dtype));
     regions.lses = from.take(ranks * rows, sizeof(float));
-    if (part_dtype != p.out_dtype) regions.sum = from.take(rows * p.head_dim_v, sizeof(float));
     regions.total_bytes = from.end();
     return regions;
 }
@@ -82,7 +83,7 @@ class Decode {
         : communicator_(communicator),
           forward_(forward),
           problem_(problem),
-          part_dtype_(part_dtype_of(forward)),
+          part_dtype_(decode_part_dtype_of(forward)),
           regions_(regions_of(problem, part_dtype_, communicator.ranks())),
           base_(static_cast<std::byte*>(args.workspace)),
           stream_(stream) {}
@@ -135,22 +136,15 @@ class Decode {
             outs.push_back(out_of(rank));
             lses.push_back(lse_of(rank));
         }
-        const bool is_rounded = part_dtype_ != problem_.out_dtype;
-        const foveal_tensor sum = packed_tensor(base_ + regions_.sum.offset, FOVEAL_F32, 0,
-                                                {problem_.batch, 1, problem_.heads_q, problem_.head_dim_v});
         foveal_merge_args args;
         foveal_merge_args_init(&args);
         args.backend = forward_.backend;
         args.parts = communicator_.ranks();
         args.outs = outs.data();
         args.lses = lses.data();
-        args.out = is_rounded ? sum : forward_.out;
+        args.out = forward_.out;
         args.lse = forward_.lse;
         check(foveal_merge(&args, stream_));
-        if (is_rounded)
-            copy_rows({sum, {}}, {forward_.out, {}},
-                      packed_tensor(base_ + regions_.zeros.offset, FOVEAL_I32, 0, {problem_.batch}), forward_.backend,
-                      stream_);
     }
 
     Communicator& communicator_;
@@ -166,7 +160,7 @@ class Decode {
 
 uint64_t decode_workspace_bytes(const foveal_forward_args& forward, int32_t ranks) {
     const ForwardProblem problem = problem_of(forward, ranks);
-    return regions_of(problem, part_dtype_of(forward), ranks).total_bytes;
+    return regions_of(problem, decode_part_dtype_of(forward), ranks).total_bytes;
 }
 
 void decode(Communicator& communicator, const foveal_parallel_decode_args& args, const foveal_forward_args& forward,

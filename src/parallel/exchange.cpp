@@ -71,9 +71,9 @@ foveal_tensor Exchange::packed(const Region& region, foveal_dtype type, int64_t 
     return packed_tensor(base_ + region.offset, type, first, shape);
 }
 
-foveal_tensor Exchange::buffer(const Region regions[2], int32_t hop, int64_t channels) const {
+foveal_tensor Exchange::buffer(const Region& region, int32_t hop, int64_t channels) const {
     const Hop& of = plan_.schedule.hops[static_cast<size_t>(hop)];
-    return packed(regions[hop % 2], dtype(), 0, {problem().batch, of.buffer_rows, plan_.heads().heads_k, channels});
+    return packed(region, dtype(), 0, {problem().batch, of.buffer_rows, plan_.heads().heads_k, channels});
 }
 
 foveal_tensor Exchange::packed_block(const Region& region, foveal_dtype type, int32_t member, int64_t rows,
@@ -84,8 +84,8 @@ foveal_tensor Exchange::packed_block(const Region& region, foveal_dtype type, in
 
 Pair Exchange::keys_of(const Cell& cell) const {
     if (cell.keys == 0) return {rows_of(shards_.k, 1, 0, 0), rows_of(shards_.v, 1, 0, 0)};
-    const auto keys = [&](const foveal_tensor& own, const Region regions[2], int64_t channels) {
-        return rows_of(is_foreign(cell) ? buffer(regions, cell.hop, channels) : own, 1, cell.row, cell.keys);
+    const auto keys = [&](const foveal_tensor& own, const Region& region, int64_t channels) {
+        return rows_of(is_foreign(cell) ? buffer(region, cell.hop, channels) : own, 1, cell.row, cell.keys);
     };
     return {keys(shards_.k, plan_.regions.keys, problem().head_dim),
             keys(shards_.v, plan_.regions.values, problem().head_dim_v)};
@@ -97,6 +97,7 @@ void Exchange::post(int32_t hop) {
     if (sends.empty() && transfers.empty()) return;
     const foveal_tensor keys = buffer(plan_.regions.keys, hop, problem().head_dim);
     const foveal_tensor values = buffer(plan_.regions.values, hop, problem().head_dim_v);
+    communicator_.events().order(compute_, communication_);  // the keys before are used
     communicator_.begin();
     for (const Send& send : sends)
         for (int64_t i = 0; i < problem().batch; ++i)
@@ -107,6 +108,7 @@ void Exchange::post(int32_t hop) {
             for (const foveal_tensor* t : {&keys, &values})
                 recv_rows(*t, i, transfer.buffer_row, transfer.rows, rank_of(transfer.source));
     communicator_.end(communication_);
+    communicator_.events().order(communication_, compute_);
 }
 
 void Exchange::send_rows(const foveal_tensor& t, int64_t batch, int64_t row, int64_t rows, int32_t peer) {

@@ -57,7 +57,7 @@ class Exchange {
     foveal_tensor packed(const Region& region, foveal_dtype type, int64_t first,
                          std::initializer_list<int64_t> shape) const;
     // Of this hop, foreign rows of k or v: [b, rows, heads, channels].
-    foveal_tensor buffer(const Region regions[2], int32_t hop, int64_t channels) const;
+    foveal_tensor buffer(const Region& region, int32_t hop, int64_t channels) const;
     // Number `member` of the blocks [b, rows, heads, channels] that are exchanged.
     foveal_tensor packed_block(const Region& region, foveal_dtype type, int32_t member, int64_t rows, int64_t heads,
                                int64_t channels) const;
@@ -69,7 +69,7 @@ class Exchange {
     // The first query of cell number `number` stands here, if there are slopes.
     const int32_t* offset_of(size_t number) const { return offsets_ == nullptr ? nullptr : offsets_ + number; }
 
-    // Whatever of k and v travels in this hop, all at once.
+    // Whatever of k and v travels in this hop, all at once: kernels from now on begin when it is there.
     void post(int32_t hop);
 
     // ---- messages, between begin() and end(). Rows are of one of the batch, and lie together.

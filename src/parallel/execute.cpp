@@ -1,8 +1,11 @@
-// One rank's way through a plan. Hop h of a ring, on two streams:
+// One rank's way through a plan. A ring, on two streams:
 //
-//   communication   | hop 1 arrives  | hop 2 arrives       | hop 3 arrives, where hop 1 was ...
-//   compute         | own keys       | keys of hop 1       | keys of hop 2       ... | merge
+//   communication   |          | hop 1 arrives |               | hop 2 arrives |     ...
+//   compute         | own keys |               | keys of hop 1 |               | keys of hop 2 ... | merge
 //
+// An exchange beside a kernel would gain nothing and can lose much (docs/parallel.md, On a GPU): NCCL's CTAs hold SMs
+// for which the forward has dealt out tiles already, and where the forward comes first, they wait for its end, while
+// the peer's wait for them on SMs of its own.
 // The partial results of a stretch are merged in the order of its cells, whenever they come: its bits follow from the
 // plan.
 #include "parallel/execute.hpp"
@@ -38,18 +41,10 @@ class Execution : Exchange {
     // ---- all hops of one crew
 
     void run_crew() {
-        const auto hops = static_cast<int32_t>(plan_.schedule.hops.size());
-        if (plan_.method.gathers) {
-            communicator_.events().order(compute_, communication_);
-            post(0);
-        }
-        for (int32_t hop = 0; hop < hops; ++hop) {
-            communicator_.events().order(communication_, compute_);  // hop's keys are there
-            communicator_.events().order(compute_, communication_);  // those of the hop before it are used
-            if (hop + 1 < hops) post(hop + 1);
+        for (int32_t hop = 0; hop < static_cast<int32_t>(plan_.schedule.hops.size()); ++hop) {
+            post(hop);
             compute(hop);
         }
-        communicator_.events().order(communication_, compute_);  // what was sent is the caller's again
     }
 
     // ---- kernels
@@ -126,22 +121,14 @@ class Execution : Exchange {
         };
         const foveal_tensor out = rows_of(shards_.out, 1, stretch.row, stretch.rows);
         const foveal_tensor lse = rows_of(shards_.lse, 2, stretch.row, stretch.rows);
-        const bool is_rounded_last = plan_.part_dtype != problem().dtype;
-        if (stretch.cells.size() <= kParts && !is_rounded_last) return merge_into(out, lse);
+        if (stretch.cells.size() <= kParts) return merge_into(out, lse);
         const foveal_tensor sum = part_of(plan_.regions.sums, FOVEAL_F32, stretch, 0),
                             next = part_of(plan_.regions.sums, FOVEAL_F32, stretch, 1),
                             sum_lse = lse_of(plan_.regions.sum_lses, stretch, 0),
                             next_lse = lse_of(plan_.regions.sum_lses, stretch, 1);
-        if (stretch.cells.size() <= kParts) {
-            merge_into(sum, lse);
-            return copy({sum, {}}, {out, {}});
-        }
         if (index < kParts) return merge_into(sum, sum_lse);
         merge_into(next, next_lse);
-        const bool is_f32 = dtype() == FOVEAL_F32;
-        const bool to_lse = is_last && lse.rank != 0;
-        merge({sum, next}, {sum_lse, next_lse}, 2, is_last && is_f32 ? out : sum, to_lse ? lse : sum_lse);
-        if (is_last && !is_f32) copy({sum, {}}, {out, {}});
+        merge({sum, next}, {sum_lse, next_lse}, 2, is_last ? out : sum, is_last && lse.rank != 0 ? lse : sum_lse);
     }
 
     // ---- heads for rows

@@ -11,9 +11,12 @@ namespace foveal::parallel {
 namespace {
 
 constexpr const Card& kCard = kCards[0];
-// Assumed, not measured: one kernel after another, and the first byte of an exchange.
+// Assumed, not measured: one kernel after another.
 constexpr double kLaunchSeconds = 4e-6;
-constexpr double kMessageSeconds = 20e-6;
+// Measured on two H200s, 2026-11-29 (docs/parallel.md): what an exchange takes beside its bytes; and what parts cost
+// over a plain call, because merging them takes the log-sum-exp (bench/options.py).
+constexpr double kMessageSeconds = 50e-6;
+constexpr double kPartCost = 1.07;
 constexpr double kRowsOfTile = 128;
 
 double d(int64_t n) { return static_cast<double>(n); }
@@ -76,27 +79,21 @@ std::vector<std::vector<Traffic>> traffic_of(const CrewSchedules& crews, const R
     return traffic;
 }
 
-// One crew: the kernels of hop h run while hop h + 1 arrives, into the buffer that hop h - 1 has left.
+// One crew. An exchange beside kernels is not hidden: it holds some of the SMs until it has ended, and the kernel's CTAs
+// of those, whose tiles are dealt out beforehand, begin then.
 Estimate simulate(const Schedule& schedule, const std::vector<Traffic>& traffic, const Problem& problem,
-                  const HeadPart& heads, const RowBytes& bytes, bool gathers) {
-    std::vector<double> kernels(schedule.hops.size());
-    for (const Stretch& stretch : schedule.stretches) {
-        for (const Cell& cell : stretch.cells)
-            kernels[static_cast<size_t>(cell.hop)] += seconds_of(cell, problem.local, heads);
-        kernels[static_cast<size_t>(stretch.cells.back().hop)] += merging_seconds(stretch, bytes);
-    }
+                  const HeadPart& heads, const RowBytes& bytes) {
     Estimate result;
-    double arrived = 0, computed = 0, computed_before = 0;
-    for (size_t h = 0; h < kernels.size(); ++h) {
-        const double link = traffic[h].seconds(problem.link_bytes_per_second);
-        arrived = std::max(arrived, gathers ? 0 : computed_before) + link;
-        computed_before = computed;
-        computed = std::max(computed, arrived) + kernels[h];
-        result.compute += kernels[h];
-        result.communication += link;
-        result.bytes += traffic[h].received;
+    for (const Stretch& stretch : schedule.stretches) {
+        const double cost = stretch.cells.size() > 1 && !problem.local.wants_lse ? kPartCost : 1;
+        for (const Cell& cell : stretch.cells) result.compute += cost * seconds_of(cell, problem.local, heads);
+        result.compute += merging_seconds(stretch, bytes);
     }
-    result.seconds = std::max(computed, arrived);
+    for (const Traffic& hop : traffic) {
+        result.communication += hop.seconds(problem.link_bytes_per_second);
+        result.bytes += hop.received;
+    }
+    result.seconds = result.compute + result.communication;
     return result;
 }
 
@@ -133,10 +130,8 @@ std::string fixed(double value, int decimals) {
 std::string line_of(const Estimate& e, int32_t ranks) {
     std::string name = name_of(e.method, ranks);
     name.resize(std::max<size_t>(name.size(), 26), ' ');
-    const double exposed = std::max(e.seconds - e.compute, 0.0);
     return name + fixed(e.seconds * 1e3, 3) + " ms: kernels " + fixed(e.compute * 1e3, 3) + ", links " +
-           fixed(e.communication * 1e3, 3) + ", thereof not hidden " + fixed(exposed * 1e3, 3) + "; " +
-           fixed(e.bytes / 1e6, 1) + " MB received\n";
+           fixed(e.communication * 1e3, 3) + "; " + fixed(e.bytes / 1e6, 1) + " MB received\n";
 }
 
 }  // namespace
@@ -148,7 +143,7 @@ Estimate estimate(const Problem& problem, const Method& method) {
     const std::vector<std::vector<Traffic>> traffic = traffic_of(crews, bytes);
     Estimate slowest;
     for (size_t crew = 0; crew < crews.of_crew.size(); ++crew) {
-        const Estimate one = simulate(crews.of_crew[crew], traffic[crew], problem, heads, bytes, method.gathers);
+        const Estimate one = simulate(crews.of_crew[crew], traffic[crew], problem, heads, bytes);
         const double most = std::max(slowest.bytes, one.bytes);
         if (one.seconds >= slowest.seconds) slowest = one;
         slowest.bytes = most;

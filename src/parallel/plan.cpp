@@ -43,7 +43,7 @@ void take_part_regions(const Plan& plan, Allocation& from, Regions& regions) {
         regions.parts = from.take(parts * rows * p.head_dim_v, bytes_of(plan.part_dtype));
         regions.part_lses = from.take(parts * rows, sizeof(float));
     }
-    if (cells > kParts || (cells > 1 && plan.part_dtype != p.dtype)) {
+    if (cells > kParts) {
         regions.sums = from.take(2 * rows * p.head_dim_v, sizeof(float));
         regions.sum_lses = from.take(2 * rows, sizeof(float));
     }
@@ -56,13 +56,10 @@ Regions regions_of(const Plan& plan) {
     Regions regions;
     Allocation from;
     regions.zeros = from.take(p.batch, sizeof(int32_t));
-    int64_t buffer_rows[2] = {0, 0};
-    for (size_t h = 0; h < plan.schedule.hops.size(); ++h)
-        buffer_rows[h % 2] = std::max(buffer_rows[h % 2], plan.schedule.hops[h].buffer_rows);
-    for (int i = 0; i < 2; ++i) {
-        regions.keys[i] = from.take(p.batch * buffer_rows[i] * heads.heads_k * p.head_dim, element);
-        regions.values[i] = from.take(p.batch * buffer_rows[i] * heads.heads_k * p.head_dim_v, element);
-    }
+    int64_t buffer_rows = 0;
+    for (const Hop& hop : plan.schedule.hops) buffer_rows = std::max(buffer_rows, hop.buffer_rows);
+    regions.keys = from.take(p.batch * buffer_rows * heads.heads_k * p.head_dim, element);
+    regions.values = from.take(p.batch * buffer_rows * heads.heads_k * p.head_dim_v, element);
     if (plan.method.head_ranks > 1) take_crew_regions(plan, from, regions);
     if (plan.problem.gradients)
         take_gradient_regions(plan, from, regions.gradients);

@@ -51,7 +51,7 @@ struct Estimate {
     Method method;
     double seconds = 0;        // of the whole
     double compute = 0;        // thereof kernels
-    double communication = 0;  // thereof and beneath them
+    double communication = 0;  // the rest
     double bytes = 0;          // received by the rank that receives most
 };
 Estimate estimate(const Problem& problem, const Method& method);
@@ -89,10 +89,10 @@ struct GradientRegions {
 };
 
 struct Regions {
-    Region zeros;               // i32 [b]
-    Region keys[2], values[2];  // of other ranks (all_gather: the first, of all)
-    Region parts, part_lses;    // [kParts] of out and lse
-    Region sums, sum_lses;      // f32 [2] of out and lse, unless parts are merged at once into out
+    Region zeros;                                       // i32 [b]
+    Region keys, values;                                // of other ranks, one hop's
+    Region parts, part_lses;                            // [kParts] of out and lse
+    Region sums, sum_lses;                              // f32 [2] of out and lse, where there are more parts
     Region crew_q, crew_k, crew_v, crew_out, crew_lse;  // all rows of the crew, this rank's heads
     Region packed_q, packed_k, packed_v, packed_out;    // this rank's rows, a block for each of the crew's heads
     GradientRegions gradients;

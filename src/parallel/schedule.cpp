@@ -118,16 +118,19 @@ Cell cell_of(const Visibility& v, const Band& band, const Run& run, int64_t firs
     return cell;
 }
 
-// Keys that every query sees may stand in any order: cells that lie one behind the other become one.
+// Keys that every query sees may stand in any order, also before keys of which each query sees the first: cells that
+// lie one behind the other become one.
 void append_cell(const Visibility& v, Cell cell, std::vector<Cell>& cells) {
     const auto sees_all = [](const Cell& c) { return c.left == FOVEAL_UNLIMITED && c.right == FOVEAL_UNLIMITED; };
-    if (cells.empty() || v.counts_places || !sees_all(cell) || !sees_all(cells.back()) ||
+    if (cells.empty() || v.counts_places || cell.left != FOVEAL_UNLIMITED || !sees_all(cells.back()) ||
         cells.back().hop != cell.hop || cells.back().row + cells.back().keys != cell.row) {
         cells.push_back(cell);
         return;
     }
-    cells.back().keys += cell.keys;
-    cells.back().pairs += cell.pairs;
+    Cell& both = cells.back();
+    if (cell.right != FOVEAL_UNLIMITED) both.right = cell.right + both.keys;
+    both.keys += cell.keys;
+    both.pairs += cell.pairs;
 }
 
 // The stretches of one span: cut where the runs that its queries see change.

@@ -61,7 +61,9 @@ void check_merged(const foveal_merge_args& args) {
     const foveal_tensor& first = args.outs[0];
     const Argument out{"out", args.out}, lse{"lse", args.lse};
     check_out(out, first);
-    if (out.dtype() != DType::f32) require_dtype(out, dtype_of(first), "outs[0]'s dtype (or f32)");
+    // From f32 to any, rounded once; from 16 bits to f32, or as they are.
+    if (out.dtype() != DType::f32 && (dtype_of(first) != DType::f32 || !is_float(out.dtype())))
+        require_dtype(out, dtype_of(first), "outs[0]'s dtype (or f32)");
     require_no_overlap(out);
     require_known_rank(lse);
     if (!lse.present()) return;

@@ -20,7 +20,7 @@ struct MergePart {
 
 struct Merge {
     DType dtype = DType::f32;      // of the parts
-    DType out_dtype = DType::f32;  // f32 or that of the parts
+    DType out_dtype = DType::f32;  // f32 or that of the parts; of f32 parts any float
     int64_t batch = 0;
     int64_t rows = 0;
     int64_t heads = 0;

@@ -44,7 +44,7 @@ void check_strides(const ForwardProblem& p) {
     check_strides("q", p.q, element);
     check_strides("k", p.k, element);
     check_strides("v", p.v, element);
-    check_strides("out", p.out, element);
+    check_strides("out", p.out, bytes_of(p.out_dtype));
 }
 
 void check_pointers(const ForwardPointers& pointers) {

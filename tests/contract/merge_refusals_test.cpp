@@ -47,8 +47,11 @@ TEST(CpuMergeRefuses, ShapesAndTypes) {
     expect_refused("i32", {"outs[0].dtype", "i32"}, [](Args&, auto* outs, auto*) { outs[0].dtype = FOVEAL_I32; });
     expect_refused("mixed", {"outs[1].dtype", "bf16", "f32"},
                    [](Args&, auto* outs, auto*) { outs[1].dtype = FOVEAL_BF16; });
-    expect_refused("narrower out", {"out.dtype", "f16", "f32"},
-                   [](Args& args, auto*, auto*) { args.out.dtype = FOVEAL_F16; });
+    expect_refused("another 16-bit out", {"out.dtype", "f16", "bf16", "f32"}, [](Args& args, auto* outs, auto*) {
+        outs[0].dtype = outs[1].dtype = FOVEAL_BF16;
+        args.out.dtype = FOVEAL_F16;
+    });
+    expect_refused("e4m3 out", {"out.dtype", "e4m3"}, [](Args& args, auto*, auto*) { args.out.dtype = FOVEAL_E4M3; });
     expect_refused("bf16 lse", {"lses[0].dtype", "bf16"}, [](Args&, auto*, auto* l) { l[0].dtype = FOVEAL_BF16; });
     expect_refused("rows", {"outs[1].shape[1]", "36", "37"}, [](Args&, auto* outs, auto*) { outs[1].shape[1] = 36; });
     expect_refused("channels", {"out.shape[3]", "63", "64"}, [](Args& args, auto*, auto*) { args.out.shape[3] = 63; });

@@ -15,10 +15,8 @@ INSTANTIATE_TEST_SUITE_P(Sm90, Merge, testing::Values(FOVEAL_BACKEND_SM90));
 struct Types {
     foveal_dtype in, out;
 };
-constexpr Types kTypes[] = {{FOVEAL_F32, FOVEAL_F32},
-                            {FOVEAL_BF16, FOVEAL_BF16},
-                            {FOVEAL_BF16, FOVEAL_F32},
-                            {FOVEAL_F16, FOVEAL_F16},
+constexpr Types kTypes[] = {{FOVEAL_F32, FOVEAL_F32},   {FOVEAL_F32, FOVEAL_BF16}, {FOVEAL_F32, FOVEAL_F16},
+                            {FOVEAL_BF16, FOVEAL_BF16}, {FOVEAL_BF16, FOVEAL_F32}, {FOVEAL_F16, FOVEAL_F16},
                             {FOVEAL_F16, FOVEAL_F32}};
 
 TEST_P(Merge, AnyNumberOfPartsOfAnyType) {

@@ -4,13 +4,9 @@
 #include <cstring>
 
 namespace foveal_testing {
-namespace {
-
-int64_t element_bytes(foveal_dtype dtype) {
+int64_t bytes_of_element(foveal_dtype dtype) {
     return dtype == FOVEAL_BOOL ? 1 : dtype == FOVEAL_F32 || dtype == FOVEAL_I32 ? 4 : 2;
 }
-
-}  // namespace
 
 Owned::Owned(const foveal_tensor& like, int dimension, int64_t rows) : view(like) {
     view.shape[dimension] = rows;
@@ -20,7 +16,7 @@ Owned::Owned(const foveal_tensor& like, int dimension, int64_t rows) : view(like
         stride *= std::max<int64_t>(view.shape[i], 1);
         elements *= view.shape[i];
     }
-    bytes.assign(static_cast<size_t>(elements * element_bytes(view.dtype)), std::byte{0xFF});
+    bytes.assign(static_cast<size_t>(elements * bytes_of_element(view.dtype)), std::byte{0xFF});
     view.data = bytes.data();
 }
 
@@ -33,7 +29,7 @@ std::vector<std::byte> Owned::poison() {
 
 void copy_rows(const foveal_tensor& from, int64_t from_row, const foveal_tensor& to, int64_t to_row, int64_t rows,
                int dimension) {
-    const int64_t size = element_bytes(from.dtype);
+    const int64_t size = bytes_of_element(from.dtype);
     int64_t outer[FOVEAL_MAX_RANK] = {1, 1, 1, 1};
     for (int i = 0; i < from.rank; ++i) outer[i] = i == dimension ? rows : from.shape[i];
     int64_t at[FOVEAL_MAX_RANK];

@@ -9,6 +9,8 @@
 
 namespace foveal_testing {
 
+int64_t bytes_of_element(foveal_dtype dtype);
+
 // A tensor in memory of its own, without gaps, all NaN (0xFF).
 struct Owned {
     std::vector<std::byte> bytes;

@@ -26,6 +26,7 @@ struct Rank {
     Owned q, k, v, out, lse, bias, mask;
     Owned dout, dlse, dq, dk, dv, dsinks, dalibi;
     std::unique_ptr<std::byte, decltype(&std::free)> workspace{nullptr, &std::free};
+    std::unique_ptr<RankDevice> device;  // none: on the CPU
     foveal_forward_args forward{};
     foveal_backward_args gradients{};
     foveal_parallel_args args{};
@@ -43,11 +44,59 @@ struct Rank {
         return differentiates ? foveal_parallel_backward_plan_create(&args, &gradients, plan)
                               : foveal_parallel_plan_create(&args, plan);
     }
+    // Until its results are there.
     foveal_status call(const foveal_parallel_plan* plan, foveal_communicator* communicator) const {
-        return differentiates ? foveal_parallel_backward(plan, communicator, &args, &gradients, nullptr)
-                              : foveal_parallel_forward(plan, communicator, &args, nullptr);
+        void* const stream = device ? device->stream() : nullptr;
+        const foveal_status status = differentiates
+                                         ? foveal_parallel_backward(plan, communicator, &args, &gradients, stream)
+                                         : foveal_parallel_forward(plan, communicator, &args, stream);
+        return status != FOVEAL_OK || !device ? status : foveal_communicator_wait(communicator, stream);
     }
 };
+
+size_t reach_bytes(const foveal_tensor& t) {
+    int64_t elements = 1;
+    for (int i = 0; i < t.rank; ++i) {
+        if (t.shape[i] == 0) return 0;
+        elements += (t.shape[i] - 1) * t.stride[i];
+    }
+    return static_cast<size_t>(elements * bytes_of_element(t.dtype));
+}
+
+// All tensors, as they are, to the rank's device.
+void move_to_device(Rank& of) {
+    of.device->enter();
+    foveal_forward_args& f = of.forward;
+    foveal_backward_args& g = of.gradients;
+    for (foveal_tensor* const t : {&f.q, &f.k, &f.v, &f.out, &f.lse, &f.bias, &f.mask, &f.sinks, &f.alibi_slopes,
+                                   &g.dout, &g.dlse, &g.dq, &g.dk, &g.dv, &g.dsinks, &g.dalibi_slopes}) {
+        if (t->rank == 0 || t->data == nullptr) continue;
+        const void* const host = t->data;
+        t->data = of.device->allocate(reach_bytes(*t));
+        of.device->upload(t->data, host, reach_bytes(*t));
+    }
+    f.backend = FOVEAL_BACKEND_SM90;
+    of.args.communication_stream = of.device->communication_stream();
+}
+
+// What a call needs besides, filled with zeros.
+void allocate_workspace(Rank& of, const foveal_parallel_plan* plan) {
+    const size_t bytes = (foveal_parallel_plan_workspace_bytes(plan) + 255) / 256 * 256;
+    of.workspace.reset(static_cast<std::byte*>(std::aligned_alloc(256, bytes + 256)));
+    std::memset(of.workspace.get(), 0, bytes);
+    of.args.workspace = of.workspace.get();
+    of.args.workspace_bytes = bytes;
+    if (!of.device) return;
+    of.args.workspace = of.device->allocate(bytes);
+    of.device->upload(of.args.workspace, of.workspace.get(), bytes);
+    int64_t count = 0;
+    const int32_t* const offsets = foveal_parallel_plan_offsets(plan, &count);
+    if (count == 0) return;
+    const auto offset_bytes = static_cast<size_t>(count) * sizeof(int32_t);
+    void* const there = of.device->allocate(offset_bytes);
+    of.device->upload(there, offsets, offset_bytes);
+    of.args.offsets = static_cast<const int32_t*>(there);
+}
 
 void fill_rank(Rank& of, int32_t rank, const foveal_forward_args& whole, const Ranks& ranks) {
     const Lengths lengths = lengths_of(whole);
@@ -110,6 +159,7 @@ void fill_gradients(Rank& of, const foveal_backward_args& whole) {
 // A rank's thread. The workspace is zero at first, and in each further call as the last has left it; all must give the
 // same bits.
 RankResult run_rank(Rank& of, foveal_communicator* communicator, const Ranks& ranks) {
+    if (of.device) move_to_device(of);
     foveal_parallel_plan* plan = nullptr;
     const auto failed = [&](foveal_status status) {
         const RankResult result{status, foveal_last_error()};
@@ -121,11 +171,7 @@ RankResult run_rank(Rank& of, foveal_communicator* communicator, const Ranks& ra
         foveal_communicator_abort(communicator);
         return result;
     }
-    const size_t bytes = (foveal_parallel_plan_workspace_bytes(plan) + 255) / 256 * 256;
-    of.workspace.reset(static_cast<std::byte*>(std::aligned_alloc(256, bytes + 256)));
-    std::memset(of.workspace.get(), 0, bytes);
-    of.args.workspace = of.workspace.get();
-    of.args.workspace_bytes = bytes;
+    allocate_workspace(of, plan);
     std::vector<std::vector<std::byte>> first;
     for (int call = 0; call < ranks.calls; ++call) {
         if (ranks.before_call && !ranks.before_call(of.args.rank, of.args)) break;
@@ -133,6 +179,8 @@ RankResult run_rank(Rank& of, foveal_communicator* communicator, const Ranks& ra
         if (status != FOVEAL_OK) return failed(status);
         size_t number = 0;
         for (const Written& written : of.written()) {
+            std::vector<std::byte>& bytes = written.memory->bytes;
+            if (of.device && !bytes.empty()) of.device->download(bytes.data(), written.argument->data, bytes.size());
             if (call > 0 && first[number++] != written.memory->bytes) {
                 foveal_parallel_plan_destroy(plan);
                 return {FOVEAL_INTERNAL_ERROR, "another call in the same workspace gave other bits"};
@@ -140,7 +188,8 @@ RankResult run_rank(Rank& of, foveal_communicator* communicator, const Ranks& ra
             if (call == 0) first.push_back(written.memory->bytes);
             if (call + 1 == ranks.calls) continue;
             written.memory->poison();
-            written.argument->data = written.memory->view.data;
+            if (!of.device) written.argument->data = written.memory->view.data;
+            if (of.device && !bytes.empty()) of.device->upload(written.argument->data, bytes.data(), bytes.size());
         }
     }
     foveal_parallel_plan_destroy(plan);
@@ -157,6 +206,7 @@ std::vector<RankResult> run(std::vector<Rank>& of, const Ranks& ranks) {
         throw std::runtime_error(foveal_last_error());
     std::vector<RankResult> results(of.size());
     std::vector<std::thread> threads;
+    for (size_t i = 0; i < of.size() && ranks.device; ++i) of[i].device = ranks.device(static_cast<int32_t>(i));
     for (size_t i = 0; i < of.size(); ++i)
         threads.emplace_back([&, i] { results[i] = run_rank(of[i], communicators[i], ranks); });
     for (std::thread& thread : threads) thread.join();

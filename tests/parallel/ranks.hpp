@@ -1,8 +1,9 @@
-// A case's call over several ranks, each a thread with its own rows in its own memory, on the CPU backend.
+// A case's call over several ranks, each a thread with its own rows in its own memory, on the CPU backend or on a GPU.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -12,6 +13,18 @@
 #include "tests/support/check.hpp"
 
 namespace foveal_testing {
+
+// Where a rank computes, if not on the CPU: memory that it frees itself, and streams. All copies have ended on return.
+class RankDevice {
+   public:
+    virtual ~RankDevice() = default;
+    virtual void enter() = 0;  // in the rank's thread, before all else
+    virtual void* allocate(size_t bytes) = 0;
+    virtual void upload(void* to, const void* from, size_t bytes) = 0;
+    virtual void download(void* to, const void* from, size_t bytes) = 0;
+    virtual void* stream() const = 0;
+    virtual void* communication_stream() const = 0;
+};
 
 struct Ranks {
     std::vector<foveal_span> spans_q, spans_k;
@@ -24,6 +37,8 @@ struct Ranks {
     std::function<void(foveal_communicator** communicators)> connect = {};
     // What a rank changes in its arguments before it calls; false: it does not call at all.
     std::function<bool(int32_t rank, foveal_parallel_args& args)> before_call = {};
+    // Where rank number `rank` computes; none: on the CPU.
+    std::function<std::unique_ptr<RankDevice>(int32_t rank)> device = {};
 };
 
 // Of one rank.

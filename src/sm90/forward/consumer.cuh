@@ -313,6 +313,7 @@ class Consumer : public Walk<Consumer<kConfig>, kConfig.tile> {
     // Panels of O from kFirst on to shared memory, as many as fit ...
     template <int32_t kFirst = 0>
     __device__ __forceinline__ void stage(RowScale scale) {
+        if constexpr (kConfig.writes_f32()) return;
         stage_panels<kConfig.dtype, kFirst, kTile.staged_out_panels()>(shared_.out[warpgroup_], warp_, ptx::lane_id(),
                                                                        o_, scale);
     }
@@ -320,6 +321,9 @@ class Consumer : public Walk<Consumer<kConfig>, kConfig.tile> {
     // ... and from there, then the others, to global memory.
     template <int32_t kFirst = 0>
     __device__ __forceinline__ void store(RowScale scale, int32_t slot) {
+        if constexpr (kConfig.writes_f32())
+            return store_f32<kTile.out_columns()>(o_, scale, ptx::lane_id(), params_, shared_.work[slot], rows_in(slot),
+                                                  first_column());
         store_panels<kTile.staged_out_panels()>(shared_.out[warpgroup_], warp_, ptx::lane_id(), maps_.out, params_,
                                                 shared_.work[slot], rows_in(slot),
                                                 first_column() + kFirst * kPanelColumns);

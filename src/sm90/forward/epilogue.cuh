@@ -73,6 +73,29 @@ __device__ __forceinline__ void store_panels(const uint16_t* staging, int32_t wa
     __syncwarp();
 }
 
+// This warp's rows of kColumns columns in f32, from the registers: four lanes write 32 bytes of a row at a time, whole
+// sectors, and there is no room for f32 in the staging buffer. first_column: of the output.
+template <int32_t kColumns, int32_t kOut>
+__device__ __forceinline__ void store_f32(const float (&o)[kOut], RowScale scale, int32_t lane,
+                                          const ForwardParams& params, const Work& work, const Segment& segment,
+                                          int32_t first_column) {
+    float* const out = static_cast<float*>(params.out) + work.batch * params.out_batch_stride +
+                       segment.head * params.out_head_stride + Fragment::first_column(lane) + first_column;
+    const int32_t columns_left = params.head_dim_v - first_column;
+#pragma unroll
+    for (int32_t r = 0; r < Fragment::kRows; ++r) {
+        const int32_t row = segment.query + Fragment::first_row(lane) + Fragment::kRowDistance * r;
+        if (row >= work.len_q) continue;
+        float* const to = out + (work.first_q + row) * params.out_row_stride;
+#pragma unroll
+        for (int32_t column = 0; column < kColumns; column += Fragment::kColumns) {
+            const int32_t i = Fragment::index(r, column);
+            if (column < columns_left)
+                *reinterpret_cast<float2*>(to + column) = {o[i] * scale.of[r], o[i + 1] * scale.of[r]};
+        }
+    }
+}
+
 // The log-sum-exp of two of the warp's rows, the thread's.
 __device__ __forceinline__ void store_lse(const ForwardParams& params, const Work& work, const Segment& segment,
                                           int32_t lane, const float (&lse)[2]) {

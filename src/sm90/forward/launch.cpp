@@ -21,7 +21,7 @@ namespace {
 // ---- which kernel ---------------------------------------------------------------------------------------------------
 
 constexpr std::array kTypes = {DType::bf16, DType::f16};
-constexpr size_t kVariants = static_cast<size_t>(ForwardVariant::options_lse) + 1;
+constexpr size_t kVariants = static_cast<size_t>(ForwardVariant::options_part) + 1;
 constexpr size_t kForms = 2;  // keys as q, and of any form
 constexpr size_t kKernels = kTypes.size() * kTileCount * kVariants * kForms;
 
@@ -107,7 +107,8 @@ Maps maps_of(const ForwardProblem& p, const PreparedForward& kernel, const Forwa
     maps.packed_q = kernel.schedule.heads_log2 > 0 ? cuda::tensor_map(p.dtype, q, warp) : maps.q;
     maps.k = cuda::tensor_map(p.dtype, k, block);
     maps.v = cuda::tensor_map(p.dtype, v, block);
-    maps.out = cuda::tensor_map(p.dtype, out, warp);
+    // An f32 out is written without the copy engine.
+    maps.out = p.out_dtype == p.dtype ? cuda::tensor_map(p.dtype, out, warp) : maps.q;
     return maps;
 }
 

@@ -40,7 +40,7 @@ struct ForwardParams {
     const int32_t* seqused_q;     // [b] or null
     const int32_t* seqused_k;     // [b] or null
 
-    void* out;  // [b, s_q, h_q, d_v] or [total_q, h_q, d_v], 16-bit elements
+    void* out;  // [b, s_q, h_q, d_v] or [total_q, h_q, d_v], of q's type, or f32 (ForwardConfig::writes_f32())
     int64_t out_batch_stride, out_row_stride, out_head_stride;
     float* lse;  // [b, h_q, s_q] or [h_q, total_q], or null
     int64_t lse_batch_stride, lse_head_stride;

@@ -64,17 +64,28 @@ ForwardVariant with_lse(ForwardVariant variant) {
                                                 : ForwardVariant::options_lse;
 }
 
+// An f32 out has kernels of its own, without and with every option.
+ForwardVariant in_f32(ForwardVariant variant) {
+    return variant == ForwardVariant::plain ? ForwardVariant::part : ForwardVariant::options_part;
+}
+
 ForwardChoice choice_of(const ForwardProblem& p, ForwardVariant variant) {
-    const ForwardVariant and_lse = with_lse(variant), needed = p.wants_lse ? and_lse : variant;
-    const bool any_keys = needs_any_keys(p);
+    const bool is_f32 = p.out_dtype == DType::f32, any_keys = needs_any_keys(p);
+    const ForwardVariant and_lse = is_f32 ? in_f32(variant) : with_lse(variant);
+    const ForwardVariant needed = is_f32 || p.wants_lse ? and_lse : variant;
+    const ForwardVariant all = is_f32 ? ForwardVariant::options_part : ForwardVariant::options_lse;
     for (int32_t i = 0; const auto& entry : kForwardTiles) {
         const ForwardTile& tile = entry.tile;
         if (p.head_dim <= tile.head_dim && p.head_dim_v <= tile.head_dim_v && !(tile.dense_only && p.varlen) &&
             !too_long(i, needed, p))
-            for (const ForwardVariant served : {needed, and_lse, ForwardVariant::options_lse})
+            for (const ForwardVariant served : {needed, and_lse, all})
                 if (entry.serves(served, any_keys)) return {i, served, any_keys};
         ++i;
     }
+    if (is_f32)
+        refuse(
+            "out.dtype is f32 beside pages, query_offset, a tree, or only one of q and k packed; the sm90 backend "
+            "takes that up to a head dimension of 256");
     throw Error(FOVEAL_INTERNAL_ERROR, "no sm90 tile for this problem");
 }
 
@@ -98,6 +109,10 @@ const char* name_of(ForwardVariant variant) {
             return "with score options";
         case ForwardVariant::options_lse:
             return "with score options and log-sum-exp";
+        case ForwardVariant::part:
+            return "with log-sum-exp and an f32 out";
+        case ForwardVariant::options_part:
+            return "with score options, log-sum-exp and an f32 out";
     }
     return "unknown";
 }
@@ -109,8 +124,8 @@ ForwardChoice choice_of(const ForwardProblem& p) { return choice_of(p, variant_o
 void check_supported(const ForwardProblem& p) {
     require_scale(p, "the sm90 backend");
     if (p.dtype == DType::f32) refuse("q.dtype is f32; the sm90 backend supports bf16 and f16");
-    if (p.out_dtype != p.dtype)
-        refuse("out.dtype is " + name_of(p.out_dtype) + "; the sm90 backend writes q's, " + name_of(p.dtype));
+    if (p.out_dtype != p.dtype && p.out_dtype != DType::f32)
+        refuse("out.dtype is " + name_of(p.out_dtype) + "; the sm90 backend writes f32 and q's, " + name_of(p.dtype));
     const ForwardTile& widest = kForwardTiles[std::size(kForwardTiles) - 1].tile;
     check_head_dim("q", p.head_dim, widest.head_dim);
     check_head_dim("v", p.head_dim_v, widest.head_dim_v);

@@ -71,7 +71,9 @@ enum class ForwardVariant : int32_t {
     bias,         // a bias of q's dtype, without other options of the scores
     bias_lse,     // and the log-sum-exp
     options,      // every option of the scores (scores.cuh)
-    options_lse   // and the log-sum-exp
+    options_lse,  // and the log-sum-exp
+    part,         // the log-sum-exp and an f32 out: what is merged with others, and rounded then
+    options_part  // and every option of the scores
 };
 
 FOVEAL_HOST_DEVICE constexpr bool is_bias(ForwardVariant variant) {
@@ -82,7 +84,8 @@ constexpr int32_t bit_of(ForwardVariant variant) { return 1 << static_cast<int32
 inline constexpr int32_t kPlain = bit_of(ForwardVariant::plain), kLse = bit_of(ForwardVariant::lse),
                          kSoftcap = bit_of(ForwardVariant::softcap), kSoftcapLse = bit_of(ForwardVariant::softcap_lse),
                          kBias = bit_of(ForwardVariant::bias), kBiasLse = bit_of(ForwardVariant::bias_lse),
-                         kOptions = bit_of(ForwardVariant::options), kOptionsLse = bit_of(ForwardVariant::options_lse);
+                         kOptions = bit_of(ForwardVariant::options), kOptionsLse = bit_of(ForwardVariant::options_lse),
+                         kPart = bit_of(ForwardVariant::part), kOptionsPart = bit_of(ForwardVariant::options_part);
 
 struct ForwardTileEntry {
     ForwardTile tile;
@@ -115,23 +118,26 @@ inline constexpr ForwardTileEntry kForwardTiles[kTileCount] = {
     //  d, d_v, consumers, takes_turns, shares_rows, sums_in_product, keys, stages, query_buffers, staged_panels,
     //  first_ksteps, early_ksteps, registers, dense_only
     {{ 64,  64, 4, false, false, true,  64, 6, 2, 1, 1, 1, 32, 112},
-     kPlain | kLse | kSoftcap | kSoftcapLse, kPlain | kLse | kSoftcapLse,
+     kPlain | kLse | kSoftcap | kSoftcapLse | kPart, kPlain | kLse | kSoftcapLse,
      "registers: 4 * 128 * 112 + 128 * 32 = 640 * 96"},
     {{ 64,  64, 3, true,  false, true, 128, 4, 2, 1, 1, 2, 32, 160, true}, kPlain, 0,
      "registers: 3 * 128 * 160 + 128 * 32 = 65536"},
     {{ 64,  64, 2, true,  false, false, 128, 5, 2, 2, 1, 3, 40, 232},
-     kBias | kBiasLse | kOptions | kOptionsLse, kBiasLse | kOptionsLse,
+     kBias | kBiasLse | kOptions | kOptionsLse | kOptionsPart, kBiasLse | kOptionsLse,
      "registers: options need more than 160"},
     {{128, 128, 2, true,  false, false, 128, 2, 2, 2, 1, 3, 40, 232},
-     kPlain | kLse | kSoftcap | kSoftcapLse | kBias | kBiasLse | kOptions | kOptionsLse,
-     kPlain | kLse | kSoftcapLse | kBiasLse | kOptionsLse,
+     kPlain | kLse | kSoftcap | kSoftcapLse | kBias | kBiasLse | kOptions | kOptionsLse | kPart | kOptionsPart,
+     kPlain | kLse | kSoftcapLse | kBiasLse | kOptionsLse | kOptionsPart,
      "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
-    {{192, 128, 2, true,  false, false, 128, 2, 1, 1, 1, 3, 40, 232}, kPlain | kOptionsLse, kPlain | kOptionsLse,
+    {{192, 128, 2, true,  false, false, 128, 2, 1, 1, 1, 3, 40, 232},
+     kPlain | kOptionsLse | kOptionsPart, kPlain | kOptionsLse,
      "shared memory: Q 48, K 96, V 64 and O 16 of 227 KiB"},
     {{256, 256, 2, true,  false, false,  64, 2, 1, 2, 1, 1, 40, 232},
-     kPlain | kLse | kSoftcapLse | kBiasLse | kOptionsLse, kPlain | kLse | kSoftcapLse | kBiasLse | kOptionsLse,
+     kPlain | kLse | kSoftcapLse | kBiasLse | kOptionsLse | kOptionsPart,
+     kPlain | kLse | kSoftcapLse | kBiasLse | kOptionsLse | kOptionsPart,
      "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
-    {{512, 512, 2, true,  true,  false,  32, 2, 1, 2, 1, 0, 40, 232}, kPlain | kOptionsLse, kPlain | kOptionsLse,
+    {{512, 512, 2, true,  true,  false,  32, 2, 1, 2, 1, 0, 40, 232},
+     kPlain | kOptionsLse | kOptionsPart, kPlain | kOptionsLse,
      "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
 };
 // clang-format on
@@ -159,7 +165,8 @@ struct ForwardConfig {
     bool counts_rescales = false;  // a test's kernels do: rescale_count (consumer.cuh)
 
     FOVEAL_HOST_DEVICE constexpr bool has_options() const {
-        return variant == ForwardVariant::options || variant == ForwardVariant::options_lse;
+        return variant == ForwardVariant::options || variant == ForwardVariant::options_lse ||
+               variant == ForwardVariant::options_part;
     }
     FOVEAL_HOST_DEVICE constexpr bool has_softcap() const {  // alone
         return variant == ForwardVariant::softcap || variant == ForwardVariant::softcap_lse;
@@ -170,7 +177,10 @@ struct ForwardConfig {
     FOVEAL_HOST_DEVICE constexpr bool has_wide_scores() const { return has_options() || has_bias(); }
     FOVEAL_HOST_DEVICE constexpr bool has_lse() const {
         return variant == ForwardVariant::lse || variant == ForwardVariant::softcap_lse ||
-               variant == ForwardVariant::bias_lse || variant == ForwardVariant::options_lse;
+               variant == ForwardVariant::bias_lse || variant == ForwardVariant::options_lse || writes_f32();
+    }
+    FOVEAL_HOST_DEVICE constexpr bool writes_f32() const {
+        return variant == ForwardVariant::part || variant == ForwardVariant::options_part;
     }
 };
 

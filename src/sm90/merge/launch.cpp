@@ -20,7 +20,8 @@ struct MergeTypes {
 };
 
 // validate() lets no other types through. Of each there are two kernels, the packed one second.
-constexpr std::array kTypes = {MergeTypes{DType::f32, DType::f32}, MergeTypes{DType::bf16, DType::bf16},
+constexpr std::array kTypes = {MergeTypes{DType::f32, DType::f32},  MergeTypes{DType::f32, DType::bf16},
+                               MergeTypes{DType::f32, DType::f16},  MergeTypes{DType::bf16, DType::bf16},
                                MergeTypes{DType::bf16, DType::f32}, MergeTypes{DType::f16, DType::f16},
                                MergeTypes{DType::f16, DType::f32}};
 

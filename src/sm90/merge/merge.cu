@@ -39,7 +39,7 @@ template <class Config>
 constexpr int32_t kPack = Config::kPacked ? kMergePackBytes / Format<Config::kIn>::kBytes : 1;
 
 template <class Type, int32_t kSize>
-struct alignas(kSize == 1 ? sizeof(Type) : kMergePackBytes) Pack {
+struct alignas(sizeof(Type) * kSize < kMergePackBytes ? sizeof(Type) * kSize : kMergePackBytes) Pack {
     Type element[kSize];
 };
 
@@ -160,6 +160,10 @@ const void* merge_kernel() {
 
 template const void* merge_kernel<DType::f32, DType::f32, true>();
 template const void* merge_kernel<DType::f32, DType::f32, false>();
+template const void* merge_kernel<DType::f32, DType::bf16, true>();
+template const void* merge_kernel<DType::f32, DType::bf16, false>();
+template const void* merge_kernel<DType::f32, DType::f16, true>();
+template const void* merge_kernel<DType::f32, DType::f16, false>();
 template const void* merge_kernel<DType::bf16, DType::bf16, true>();
 template const void* merge_kernel<DType::bf16, DType::bf16, false>();
 template const void* merge_kernel<DType::bf16, DType::f32, true>();
