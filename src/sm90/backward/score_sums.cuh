@@ -4,8 +4,8 @@
 //
 //   [producer, one warp]        for every tile of 64 keys by 64 queries: panels of 64 columns of V and dO, with -delta,
 //                               then of K and Q, with -lse.
-//   [consumer, one warpgroup]   dP = V dO^T, from -delta on; S = K Q^T; P from S by the options; dx = P dP is added to
-//                               the sums, one for each element of the tile.
+//   [consumer, one warpgroup]   dP = V dO^T; S = K Q^T; P from S by the options; dx = P (dP - delta) is added to the
+//                               sums, one for each element of the tile.
 //   [consumer]                  at the end, the elements that share a result are added up, and written.
 // Scores are transposed as in the main kernel: rows are keys, columns are queries. Any head dimension is so many
 // panels.
@@ -13,7 +13,6 @@
 
 #include <cstdint>
 
-#include "sm90/backward/accumulators.cuh"
 #include "sm90/backward/await.cuh"
 #include "sm90/backward/cta_sum.cuh"
 #include "sm90/backward/kernels.hpp"
@@ -208,37 +207,44 @@ class ScoreSumsConsumer {
     // dx of a tile.
     __device__ __forceinline__ void add(const ScoreStep& step) {
         Scores p, dp;
-        start_columns(dp, step.neg_delta);
         multiply(dp, params_.backward.head_dim_v);
-#pragma unroll
-        for (float& x : p) x = 0;
         multiply(p, params_.backward.head_dim);
         const BackwardScores<kType, kBackwardQueries, true, true> scores(
             params_.backward, step.task, step.head, step.task.key + key_, step.query_tile * kBackwardQueries + query_);
         scores.template probabilities<false>(p, step.neg_lse + query_);
 #pragma unroll
         for (int32_t i = 0; i < kScores; ++i) {
-            const float dx = p[i] == 0 ? 0.0F : p[i] * dp[i];  // what is not seen may be anything
+            const float neg_delta = step.neg_delta[query_ + Fragment::column_offset(i)];
+            const float dx = p[i] == 0 ? 0.0F : p[i] * (dp[i] + neg_delta);  // what is not seen may be anything
             sums_[i] += params_.of_slopes ? -scores.distance(i) * dx : dx;
         }
     }
 
-    // x += keys times queries, so many columns of them.
+    // x = keys times queries, so many columns of them. The tensor cores cut off what they add, which would be seen
+    // where dbias is not rounded to 16 bits: so they add within a panel alone, and panels are added as fp32 is.
     __device__ __forceinline__ void multiply(Scores& x, int32_t columns) {
+#pragma unroll
+        for (float& one : x) one = 0;
         constexpr uint32_t kKstep = Format<kType>::kKstepBytes / kDescriptorBytes;
 #pragma unroll 1
         for (int32_t column = 0; column < columns; column += kPanelColumns) {
             shared_.panel_ring.wait_full(panels_);
             const uint32_t keys = descriptor_low(shared_.keys[panels_.slot], 0),
                            queries = descriptor_low(shared_.queries[panels_.slot], 0);
-            ptx::pin(x);
+            Scores of_panel;
+#pragma unroll
+            for (float& one : of_panel) one = 0;
+            ptx::pin(of_panel);
             ptx::wgmma_fence();
 #pragma unroll
             for (uint32_t step = 0; step < kPanelRowBytes / Format<kType>::kKstepBytes; ++step)
-                ptx::wgmma_ss<kType>(x, descriptor(keys + step * kKstep), descriptor(queries + step * kKstep), true);
+                ptx::wgmma_ss<kType>(of_panel, descriptor(keys + step * kKstep), descriptor(queries + step * kKstep),
+                                     true);
             ptx::wgmma_commit_group();
             ptx::wgmma_wait_group<0>();
-            ptx::pin(x);
+            ptx::pin(of_panel);
+#pragma unroll
+            for (int32_t i = 0; i < kScores; ++i) x[i] += of_panel[i];
             shared_.panel_ring.release(panels_.slot);
             panels_.advance();
         }
