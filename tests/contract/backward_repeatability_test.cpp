@@ -13,13 +13,10 @@ namespace {
 
 class BackwardBits : public BackwardTest {
    protected:
-    // An option whose gradient sm90 does not have yet.
-    std::string on_cpu(const std::string& option) const { return on_gpu() ? "" : option; }
-
     std::vector<std::string> problems() const {
         return {"b1 s700 hq4 hk2 d64 bf16 causal", "b2 sq530 sk600 hq4 hk1 d128 f16 sinks softcap20 dlse",
-                "varlen qlens=5,0,130,570 klens=64,9,300,580 hq4 hk2 d64 bf16 causal" + on_cpu(" alibi"),
-                "b2 s300 h2 d64 bf16 sinks" + on_cpu(" bias=1h")};
+                "varlen qlens=5,0,130,570 klens=64,9,300,580 hq4 hk2 d64 bf16 causal alibi",
+                "b2 s300 h2 d64 bf16 sinks bias=1h alibi_b", "b2 s300 hq4 hk2 d128 f16 bias_f32=b11k"};
     }
 };
 INSTANTIATE_TEST_SUITE_P(Cpu, BackwardBits, testing::Values(FOVEAL_BACKEND_CPU));
@@ -68,11 +65,28 @@ TEST_P(BackwardBits, ASequenceDoesNotDependOnItsBatch) {
     }
 }
 
+// Nor do those of options that each sequence has its own of.
+TEST_P(BackwardBits, SlopesAndBiasOfASequenceDoNotDependOnItsBatch) {
+    const auto expect_same = [&](const std::string& alone, const std::string& together, const auto member) {
+        const auto one = run(alone), all = run(together);
+        const std::vector<float> mine = ((*one).*member)->values(), theirs = ((*all).*member)->values();
+        for (size_t i = 0; i < mine.size(); ++i) ASSERT_EQ(mine[i], theirs[i]) << together << ", element " << i;
+    };
+    for (const std::string bias : {" bias=b1", " bias_f32=b11k", " bias=bh causal"}) {
+        const std::string tail = " sq131 sk203 hq4 hk2 d64 bf16" + bias;
+        expect_same("b1" + tail, "b9" + tail, &BackwardData::dbias);
+    }
+    const std::string tail = " hq4 hk2 d64 bf16 causal alibi_b";
+    expect_same("b1 sq331 sk503" + tail, "b9 sq331 sk503" + tail, &BackwardData::dalibi);
+    expect_same("varlen qlens=331 klens=503" + tail, "varlen qlens=331,5,0,300,64,9 klens=503,9,4,0,64,500" + tail,
+                &BackwardData::dalibi);
+}
+
 // A gradient has the same bits whichever others are asked for.
 TEST_P(BackwardBits, EachGradientAlone) {
-    const std::string text = "b2 sq130 sk200 hq4 hk2 d64 bf16 causal sinks" + on_cpu(" alibi bias=1h");
+    const std::string text = "b2 sq130 sk200 hq4 hk2 d64 bf16 causal sinks alibi bias=1h";
     const auto all = run(text);
-    for (int only = 0; only < (on_gpu() ? 4 : 6); ++only) {
+    for (int only = 0; only < 6; ++only) {
         const auto data = data_of(text);
         foveal_backward_args args = data->args();
         foveal_tensor* const tensors[] = {&args.dq, &args.dk, &args.dv, &args.dsinks, &args.dbias, &args.dalibi_slopes};

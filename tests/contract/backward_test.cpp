@@ -51,6 +51,24 @@ TEST_P(Contract_1_13, ScoreOptions) {
             expect_right("b2 sq140 sk210 hq4 hk2 d64 " + option + type);
 }
 
+// Where there is nothing to sum what is asked is 0, or has no elements.
+TEST_P(Contract_1_13, OptionsOfNothing) {
+    for (const std::string& type : types())
+        for (const std::string problem :
+             {"b2 sq70 sk0 h2 d64 bias=bh alibi", "b2 sq70 sk0 h2 d64 bias=11q1 alibi_b",
+              "b2 sq0 sk70 h2 d64 bias=b11k alibi_b", "b2 sq0 sk70 h2 d256 bias=bh", "b0 s64 h2 d64 bias=1h alibi",
+              "b3 sq130 sk201 h2 d64 used_q=130,0,77 used_k=201,9,0 bias=bh alibi_b"})
+            expect_right(problem + type);
+}
+
+TEST_P(Contract_1_13, WideHeadsWithOptions) {
+    for (const std::string& type : types())
+        for (const std::string d : {" d192 dv128", " d256", " d40 dv512", " d512"})
+            for (const std::string option :
+                 {"softcap5 causal", "alibi_b left50", "bias=1h mask=b1 dlse", "chunk50 sinks", "scale-0.2"})
+                expect_right("b2 sq140 sk210 hq4 hk2 " + option + d + type);
+}
+
 TEST_P(Contract_1_13, ScalesOfEitherSign) {
     for (const std::string& type : types())
         for (const std::string scale : {"scale0", "scale-0.2", "scale1.5", "scale-0.2 mask=bh causal", "scale0 alibi"})

@@ -24,9 +24,15 @@ std::string refusal_of(const std::string& text) {
 TEST(BackwardSupport, WhatIsComputed) {
     for (const std::string form : {"b2 s130 hq4 hk2", "varlen qlens=5,130 klens=64,9 hq4 hk1",
                                    "b3 sq130 sk201 h2 used_q=130,1,77 used_k=201,0,130", "b2 sq0 sk70 h2"})
-        for (const std::string rest : {" d128 bf16 causal", " d64 f16 left9 right3 dlse", " d8 bf16 sinks softcap3",
-                                       " d96 dv40 bf16 chunk50 causal", " d256 f16 causal", " d192 dv128 bf16 sinks"})
+        for (const std::string rest :
+             {" d128 bf16 causal", " d64 f16 left9 right3 dlse", " d8 bf16 sinks softcap3",
+              " d96 dv40 bf16 chunk50 causal", " d256 f16 causal", " d192 dv128 bf16 sinks", " d512 bf16 left40",
+              " d320 dv64 f16 sinks", " d64 bf16 alibi", " d256 bf16 softcap3 scale-1", " d512 f16 chunk9 causal alibi",
+              " d128 f16 alibi_b causal softcap5"})
             EXPECT_EQ(refusal_of(form + rest), "") << form << rest;
+    EXPECT_EQ(refusal_of("b1 s64 h2 d256 bf16 mask=bh"), "");
+    for (const std::string bias : {"bh", "b1", "1h", "11", "b11k", "1hq1", "1111"})
+        EXPECT_EQ(refusal_of("b3 sq130 sk201 h2 d64 bf16 bias=" + bias), "") << bias;
 }
 
 TEST(BackwardSupport, WhatIsRefusedByName) {
@@ -35,16 +41,10 @@ TEST(BackwardSupport, WhatIsRefusedByName) {
         const char* message;
     } cases[] = {
         {"b1 s64 h2 d64 f32", "q.dtype is f32"},
-        {"b1 s64 h2 d264 bf16", "q's head dimension is 264"},
-        {"b1 s64 h2 d64 dv320 bf16", "v's head dimension is 320"},
+        {"b1 s64 h2 d520 bf16", "q's head dimension is 520"},
+        {"b1 s64 h2 d64 dv576 bf16", "v's head dimension is 576"},
         {"b1 s64 h2 d68 bf16", "q's head dimension is 68"},
-        {"b1 s64 h2 d64 bf16 alibi", "dalibi_slopes is asked"},
-        {"b1 s64 h2 d64 bf16 bias=bh", "dbias is asked"},
         {"b1 s64 h2 d64 bf16 qoff=3 causal", "query_offset is present"},
-        {"b1 s64 h2 d256 bf16 softcap3", "softcap is 3"},
-        {"b1 s64 h2 d256 bf16 chunk9", "chunk is 9"},
-        {"b1 s64 h2 d256 bf16 mask=bh", "mask is present"},
-        {"b1 s64 h2 d256 bf16 scale-1", "scale is -1"},
         {"varlen qlens=60,130 sk100 used_k=100,37 h2 d64 bf16", "cu_seqlens_k is absent"},
     };
     for (const auto& one : cases)
@@ -91,6 +91,14 @@ TEST(BackwardSupport, TheWorkspaceFollowsFromTheShapes) {
     EXPECT_LE(bytes_of("b4 s4096 h16 d128 bf16 causal"), 1.002 * rows(4, 4096, 16, 128));
     EXPECT_LE(bytes_of("b1 s1024 hq32 hk8 d64 bf16"), 1.003 * rows(1, 1024, 32, 64));
     EXPECT_LE(bytes_of("b4 s4096 h16 d256 bf16 causal"), 0.02 * rows(4, 4096, 16, 256));
+    // What dbias and dalibi_slopes are summed in.
+    const auto more = [&](const std::string& option) {
+        return bytes_of("b4 s4096 h16 d128 bf16 causal " + option) - bytes_of("b4 s4096 h16 d128 bf16 causal");
+    };
+    EXPECT_EQ(more("bias=bh"), 0);
+    EXPECT_EQ(more("bias=11"), 0);
+    EXPECT_EQ(more("bias=b11k"), 4.0 * 2 * 4 * 4096);
+    EXPECT_EQ(more("alibi"), 4.0 * 4 * 64 * 16);
     EXPECT_EQ(workspace_bytes("b4 s4096 h16 d128 bf16 causal"), workspace_bytes("b4 s4096 h16 d128 f16 left7 right9"));
 }
 

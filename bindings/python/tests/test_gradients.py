@@ -56,6 +56,23 @@ def test_every_option(name, wants_lse):
     assert_close(got, tensors, wants_lse, options)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [name for name in OPTIONS if "slopes" in name or "bias" in name or name == "all"])
+def test_slopes_and_bias_on_the_gpu(name):
+    given, options = OPTIONS[name]
+    tensors = {n: x.bfloat16().float() for n, x in (inputs(d=32) | given).items()}
+    results = []
+
+    def on_gpu(**arguments):
+        arguments = {n: x.cuda() if torch.is_tensor(x) else x for n, x in arguments.items()}
+        arguments |= {n: arguments[n].bfloat16() for n in "qkv"}
+        results[:] = (x.cpu() for x in foveal.attention(**arguments, return_lse=True))
+        return results
+
+    got = gradients_of(on_gpu, tensors, torch.float32, True, options, torch.bfloat16)
+    assert_close(got, tensors, True, options, torch.bfloat16, [x.detach() for x in results])
+
+
 def test_only_what_is_asked_for():
     tensors = inputs() | {"sinks": drawn(4, seed=3)}
     everything = gradients_of(through_foveal, tensors, torch.float32, False, {})

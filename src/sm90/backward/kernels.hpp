@@ -15,10 +15,20 @@ const void* wide_keys_kernel();
 template <class Instance>
 const void* wide_queries_kernel();
 
+// The three in place of it where they are widest.
+template <class Instance, WidestGradient kGradient>
+const void* widest_kernel();
+
 // The one before it, and the one after it.
 template <class Instance>
 const void* prepare_kernel();
 template <class Instance>
 const void* finish_kernel();
+
+// The gradients of a bias and of slopes, and what adds their parts.
+template <DType kType>
+const void* score_sums_kernel();
+template <DType kType>
+const void* add_score_sums_kernel();
 
 }  // namespace foveal::sm90

@@ -13,6 +13,7 @@
 #include "sm90/backward/kernels.hpp"
 #include "sm90/backward/params.hpp"
 #include "sm90/backward/plan.hpp"
+#include "sm90/backward/score_sums.hpp"
 #include "sm90/device.hpp"
 
 namespace foveal::sm90 {
@@ -21,8 +22,19 @@ namespace {
 // ---- which kernels --------------------------------------------------------------------------------------------------
 
 constexpr std::array kTypes = {DType::bf16, DType::f16};
-// kMain: one of each variant; of wide heads kKeys and kQueries in place of it.
-enum Pass : size_t { kPrepare, kFinish, kKeys, kQueries, kMain, kPasses = kMain + kBackwardVariants };
+// kMain: one of each variant. Of wide heads kKeys and kQueries in place of it, of the widest a kernel for each
+// gradient.
+enum Pass : size_t {
+    kPrepare,
+    kFinish,
+    kKeys,
+    kQueries,
+    kSums,
+    kAddSums,
+    kMain,
+    kWidest = kMain + kBackwardVariants,
+    kPasses = kWidest + kBackwardVariants * kWidestGradients
+};
 constexpr size_t kKernels = kTypes.size() * kBackwardTileCount * kPasses;
 
 constexpr size_t kernel_index_of(size_t type, int32_t tile_index, size_t pass) {
@@ -37,12 +49,20 @@ constexpr cuda::Kernel kernel() {
     constexpr size_t kPass = kIndex % kPasses;
     if constexpr (kPass == kPrepare) return {&prepare_kernel<BackwardInstance<kType, kTile>>};
     if constexpr (kPass == kFinish) return {&finish_kernel<BackwardInstance<kType, kTile>>};
-    constexpr bool kIsWide = kBackwardTiles[kTile].is_wide;
-    if constexpr (kPass == kKeys && kIsWide)
+    constexpr bool kIsWide = kBackwardTiles[kTile].is_wide, kIsWidest = kBackwardTiles[kTile].is_widest();
+    if constexpr (kPass >= kWidest && kIsWidest) {
+        constexpr auto kVariant = static_cast<BackwardVariant>((kPass - kWidest) / kWidestGradients);
+        return {&widest_kernel<BackwardInstance<kType, kTile, kVariant>,
+                               static_cast<WidestGradient>((kPass - kWidest) % kWidestGradients)>,
+                kWidestSharedBytes};
+    }
+    if constexpr (kPass == kKeys && kIsWide && !kIsWidest)
         return {&wide_keys_kernel<BackwardInstance<kType, kTile>>, kWideSharedBytes};
-    if constexpr (kPass == kQueries && kIsWide)
+    if constexpr (kPass == kQueries && kIsWide && !kIsWidest)
         return {&wide_queries_kernel<BackwardInstance<kType, kTile>>, kWideSharedBytes};
-    if constexpr (kPass >= kMain && !kIsWide)
+    if constexpr (kPass == kSums) return {&score_sums_kernel<kType>, kScoreSumsSharedBytes};
+    if constexpr (kPass == kAddSums) return {&add_score_sums_kernel<kType>};
+    if constexpr (kPass >= kMain && kPass < kWidest && !kIsWide)
         return {&backward_kernel<BackwardInstance<kType, kTile, static_cast<BackwardVariant>(kPass - kMain)>>,
                 shared_bytes(kBackwardTiles[kTile])};
     return {};
@@ -132,15 +152,35 @@ BackwardParams params_of(const BackwardProblem& problem, const PreparedBackward&
     return params;
 }
 
+ScoreSumsParams sums_params_of(const BackwardProblem& problem, const PreparedBackward& prepared,
+                               const BackwardPointers& pointers, const BackwardParams& backward) {
+    const ForwardProblem& p = problem.forward;
+    auto* const workspace = static_cast<char*>(pointers.workspace);
+    ScoreSumsParams params{};
+    params.backward = backward;
+    params.rows_q = static_cast<int32_t>(p.rows_q);
+    params.rows_k = static_cast<int32_t>(p.rows_k);
+    params.sums = prepared.bias_sums;
+    params.dbias = {pointers.dbias,     problem.dbias.batch, problem.dbias.row,
+                    problem.dbias.head, problem.dbias.key,   problem.dbias_dtype == DType::f32};
+    if (prepared.bias_sums.parts > 1 && pointers.dbias != nullptr)
+        params.bias_parts = reinterpret_cast<float*>(workspace + prepared.workspace.bias_parts);
+    params.dalibi = pointers.dalibi_slopes;
+    params.dalibi_batch_stride = problem.dalibi.batch;
+    params.dalibi_head_stride = problem.dalibi.head;
+    params.slope_parts = reinterpret_cast<float*>(workspace + prepared.workspace.slope_parts);
+    return params;
+}
+
 struct Maps {
     CUtensorMap q, k, v, dout;
 };
 
-Maps maps_of(const BackwardProblem& problem, const PreparedBackward& prepared, const BackwardPointers& pointers) {
+// key_rows: of a tile.
+Maps maps_of(const BackwardProblem& problem, const BackwardPointers& pointers, int32_t key_rows) {
     const ForwardProblem& p = problem.forward;
     const int64_t batch = p.varlen ? 1 : p.batch;
-    const cuda::MapBox queries{kPanelColumns, kBackwardQueries},
-        keys{kPanelColumns, prepared.tile().is_wide ? kWideKeys : kBackwardKeys};
+    const cuda::MapBox queries{kPanelColumns, kBackwardQueries}, keys{kPanelColumns, key_rows};
     const auto map = [&](const cuda::MappedTensor& tensor, cuda::MapBox box) {
         return cuda::tensor_map(p.dtype, tensor, box);
     };
@@ -169,15 +209,34 @@ void launch_backward(const BackwardProblem& problem, const PreparedBackward& pre
             cuda::launch(kernel_table.function(device, kernel_index_of(type, prepared.tile_index, pass)), shape, stream,
                          of_kernel, name);
     };
-    if (prepared.grid + prepared.keys_grid + prepared.queries_grid > 0) maps = maps_of(problem, prepared, pointers);
+    if (prepared.has_products()) maps = maps_of(problem, pointers, prepared.tile().is_wide ? kWideKeys : kBackwardKeys);
     launch(kPrepare, {prepared.prepare_grid, kPrepareThreads, 0, true}, beside, "sm90 backward's first kernel");
     launch(kMain + static_cast<size_t>(prepared.variant),
            {prepared.grid, kBackwardThreads, shared_bytes(prepared.tile()), true}, arguments, "sm90 backward kernel");
     launch(kKeys, {prepared.keys_grid, kBackwardThreads, kWideSharedBytes, true}, arguments,
            "sm90 backward kernel of dk and dv");
+    for (size_t gradient = 0; gradient < kWidestGradients; ++gradient)
+        launch(kWidest + static_cast<size_t>(prepared.variant) * kWidestGradients + gradient,
+               {prepared.widest_grids[gradient], kBackwardThreads, kWidestSharedBytes, true}, arguments,
+               "sm90 backward kernel of one gradient");
     launch(kQueries, {prepared.queries_grid, kBackwardThreads, kWideSharedBytes, true}, arguments,
            "sm90 backward kernel of dq");
     launch(kFinish, {prepared.finish_grid, kFinishThreads, 0, true}, beside, "sm90 backward's last kernel");
+    if (prepared.bias_grid + prepared.slopes_grid + prepared.add_grid == 0) return;
+
+    const ForwardProblem& p = problem.forward;
+    ScoreSumsParams sums = sums_params_of(problem, prepared, pointers, params);
+    void* of_sums[] = {&maps.q, &maps.k, &maps.v, &maps.dout, &sums};
+    if (p.batch > 0 && p.rows_q > 0 && p.rows_k > 0)
+        maps = maps_of(problem, pointers, kSumKeys);  // else there is no step
+    // A gradient without elements is null; its strides do not tell.
+    const int32_t bias_grid = pointers.dbias != nullptr ? prepared.bias_grid : 0;
+    launch(kSums, {bias_grid, kSumThreads, kScoreSumsSharedBytes, true}, of_sums, "sm90 backward kernel of dbias");
+    sums.of_slopes = true;
+    launch(kSums, {prepared.slopes_grid, kSumThreads, kScoreSumsSharedBytes, true}, of_sums,
+           "sm90 backward kernel of dalibi_slopes");
+    void* added[] = {&sums};
+    launch(kAddSums, {prepared.add_grid, kFinishThreads, 0, true}, added, "sm90 backward's kernel of sums");
 }
 
 }  // namespace foveal::sm90

@@ -97,10 +97,12 @@ __device__ __forceinline__ float dot(uint4 a, uint4 b, float sum) {
     return sum;
 }
 
-// A query tile of one head: as many threads share a row as it has vectors of 16 bytes.
+// A query tile of one head: as many threads share a row as it has vectors of 16 bytes, or a warp does.
 template <DType kType, int32_t kHeadDim>
 __device__ __forceinline__ void prepare_rows(const BackwardParams& params, int32_t slot, int32_t head) {
-    constexpr int32_t kRowThreads = kHeadDim / kVectorColumns, kRowsAtOnce = kPrepareThreads / kRowThreads;
+    constexpr int32_t kVectors = kHeadDim / kVectorColumns;
+    constexpr int32_t kRowThreads = kVectors < kWarpThreads ? kVectors : kWarpThreads;
+    constexpr int32_t kRowsAtOnce = kPrepareThreads / kRowThreads;
     const BackwardSequences& sequences = params.sequences;
     const int32_t b = query_slots().sequence_at(sequences.q, sequences.batch, slot),
                   batch = sequences.is_varlen() ? 0 : b;
@@ -116,7 +118,6 @@ __device__ __forceinline__ void prepare_rows(const BackwardParams& params, int32
     }
     if (thread < kBackwardConsumers) params.workspace.arrivals[unit * kBackwardConsumers + thread] = 0;
     const int32_t vector = thread % kRowThreads;
-    const bool has_vector = vector * kVectorColumns < params.head_dim_v;
     const float sink = wants_dsinks ? params.sinks[head * params.sinks_head_stride] : 0;
     float dsink = 0;
 #pragma unroll
@@ -125,9 +126,11 @@ __device__ __forceinline__ void prepare_rows(const BackwardParams& params, int32
         const bool sees_keys = sequence.seeing.contains(first + r);  // else dO may be anything
         const int64_t row = rows.first + first + r;
         float delta = 0;
-        if (sees_keys && has_vector)
-            delta = dot<kType>(row_vectors_of<kType>(params.out, batch, row, head)[vector],
-                               row_vectors_of<kType>(params.dout, batch, row, head)[vector], 0.0F);
+#pragma unroll
+        for (int32_t v = vector; v < kVectors; v += kRowThreads)
+            if (sees_keys && v * kVectorColumns < params.head_dim_v)
+                delta = dot<kType>(row_vectors_of<kType>(params.out, batch, row, head)[v],
+                                   row_vectors_of<kType>(params.dout, batch, row, head)[v], delta);
 #pragma unroll
         for (int32_t distance = kRowThreads / 2; distance > 0; distance /= 2)
             delta += __shfl_xor_sync(~0u, delta, distance);

@@ -57,13 +57,14 @@ __device__ __forceinline__ void for_each_step(const BackwardTask& task, int32_t 
     }
 }
 
-// Loads kRows rows of kColumns columns as a tile of panels (tile/panel.hpp). One thread calls it.
+// Loads kRows rows of kColumns columns from `column` on as a tile of panels (tile/panel.hpp). One thread calls it.
 template <int32_t kRows, int32_t kColumns>
-__device__ __forceinline__ void load_panels(uint16_t* tile, const CUtensorMap& map, uint64_t& barrier, int32_t row,
-                                            int32_t head, int32_t batch) {
+__device__ __forceinline__ void load_panels(uint16_t* tile, const CUtensorMap& map, uint64_t& barrier, int32_t column,
+                                            int32_t row, int32_t head, int32_t batch) {
 #pragma unroll
     for (int32_t panel = 0; panel < kColumns / kPanelColumns; ++panel)
-        ptx::tensor_load(tile + panel * kRows * kPanelColumns, map, barrier, panel * kPanelColumns, row, head, batch);
+        ptx::tensor_load(tile + panel * kRows * kPanelColumns, map, barrier, column + panel * kPanelColumns, row, head,
+                         batch);
 }
 
 // Zeroes the rows of a tile of panels that lie outside `kept`. One warp calls it.
@@ -85,6 +86,7 @@ struct TileLoad {
     int32_t head, batch;
     float* extra_to;
     const float* extra_from;
+    int32_t column = 0;  // the tile's first
 
     static constexpr uint32_t kBytes = kRows * kColumns * 2;
     static constexpr uint32_t kExtraBytes = kRows * 4;
@@ -92,7 +94,7 @@ struct TileLoad {
     __device__ __forceinline__ void issue(uint64_t& barrier) const {
         if (ptx::elect_sync()) {
             ptx::mbarrier_arrive_expect_tx(barrier, kBytes + (extra_to != nullptr ? kExtraBytes : 0));
-            load_panels<kRows, kColumns>(tile, map, barrier, first + row, head, batch);
+            load_panels<kRows, kColumns>(tile, map, barrier, column, first + row, head, batch);
             if (extra_to != nullptr) ptx::bulk_load(extra_to, extra_from, kExtraBytes, barrier);
         }
         __syncwarp();

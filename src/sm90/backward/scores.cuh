@@ -1,6 +1,6 @@
 // From q.k to P where scores have options (contract 1.2): softcap, ALiBi, bias, boolean mask, chunks, and scales of any
-// sign. Scores are transposed: rows are keys, columns are queries. Scores are in natural units; a bias and a mask are
-// read element by element.
+// sign. Scores are transposed, so that rows are keys and columns are queries, but where dQ is computed apart. They are
+// in natural units; a bias and a mask are read element by element.
 #pragma once
 
 #include <cstdint>
@@ -28,10 +28,11 @@ __device__ __forceinline__ SoftcapValue softcap_value(float y) {
     return {copysignf(size < kSeriesEnd ? series : 1.0F - u, y), u * (2.0F - u)};
 }
 
-// Of one thread, whose first key and query these are, at one step.
-template <DType kType>
+// Of one thread, whose first key and query these are, at one step of kColumns columns. kOfKeys: rows are keys. kExact:
+// as exact as fp32 is, for gradients that are not rounded to 16 bits.
+template <DType kType, int32_t kColumns = kBackwardQueries, bool kOfKeys = true, bool kExact = false>
 class BackwardScores {
-    static constexpr int32_t kScores = Fragment::size(kBackwardQueries);
+    static constexpr int32_t kScores = Fragment::size(kColumns);
 
    public:
     __device__ __forceinline__ BackwardScores(const BackwardParams& params, const BackwardTask& task, int32_t head,
@@ -51,17 +52,11 @@ class BackwardScores {
         uint32_t hidden = hidden_elements();
 #pragma unroll
         for (int32_t k = 0; k < kScores / 8; ++k) {
-            float bias[8] = {}, probability[8];
-            if (options_.mask.data != nullptr) hidden |= hidden_by_mask(k, hidden);
-            if (options_.bias.data != nullptr) read_bias(k, hidden, bias);
-#pragma unroll
-            for (int32_t e = 0; e < 8; ++e) {
-                const int32_t i = 8 * k + e;
-                float derivative = 1;
-                const float x = score(s[i], i, derivative) + bias[e] + neg_lse[Fragment::column_offset(i)];
-                probability[e] = (hidden >> i & 1) != 0 ? 0.0F : ptx::ex2(x * static_cast<float>(kLog2E));
-                s[i] = probability[e] * derivative;
-            }
+            float probability[8];
+            eight_probabilities(k, s, neg_lse, hidden, [&](int32_t e, float x, float derivative) {
+                probability[e] = x;
+                s[8 * k + e] = x * derivative;
+            });
 #pragma unroll
             for (int32_t e = 0; e < Fragment::kPairsOfOperand; ++e)
                 p[k][e] = Format<kType>::pack(probability[2 * e], probability[2 * e + 1]);
@@ -69,19 +64,66 @@ class BackwardScores {
         }
     }
 
+    // s: from q.k to P, and with kHasDerivative times what a softcap's derivative is. neg_lse: from the thread's first
+    // query on; where rows are queries, of its rows.
+    template <bool kHasDerivative>
+    __device__ __forceinline__ void probabilities(float (&s)[kScores], const float* neg_lse) const {
+        static_assert(!(kExact && kHasDerivative));
+        uint32_t hidden = hidden_elements();
+#pragma unroll
+        for (int32_t k = 0; k < kScores / 8; ++k) {
+            float eight[8];
+            eight_probabilities(k, s, neg_lse, hidden, [&](int32_t e, float x, float derivative) {
+                eight[e] = kHasDerivative ? x * derivative : x;
+            });
+            ptx::pin(eight);
+#pragma unroll
+            for (int32_t e = 0; e < 8; ++e) s[8 * k + e] = eight[e];
+        }
+    }
+
+    // |i + off - j| of element i.
+    __device__ __forceinline__ float distance(int32_t i) const {
+        return fabsf(static_cast<float>(first_distance_ + query_offset(i) - key_offset(i)));
+    }
+
    private:
+    // Of element i, below the thread's first.
+    static __device__ __forceinline__ constexpr int32_t key_offset(int32_t i) {
+        return kOfKeys ? Fragment::row_offset(i) : Fragment::column_offset(i);
+    }
+    static __device__ __forceinline__ constexpr int32_t query_offset(int32_t i) {
+        return kOfKeys ? Fragment::column_offset(i) : Fragment::row_offset(i);
+    }
+
+    // Calls use(e, probability, derivative) for elements 8 k + e.
+    template <class Use>
+    __device__ __forceinline__ void eight_probabilities(int32_t k, const float (&s)[kScores], const float* neg_lse,
+                                                        uint32_t& hidden, Use use) const {
+        float bias[8] = {};
+        if (options_.mask.data != nullptr) hidden |= hidden_by_mask(k, hidden);
+        if (options_.bias.data != nullptr) read_bias(k, hidden, bias);
+#pragma unroll
+        for (int32_t e = 0; e < 8; ++e) {
+            const int32_t i = 8 * k + e;
+            float derivative = 1;
+            const float x =
+                score(s[i], i, derivative) + bias[e] + neg_lse[kOfKeys ? Fragment::column_offset(i) : Fragment::row(i)];
+            const float probability = kExact ? expf(x) : ptx::ex2(x * static_cast<float>(kLog2E));
+            use(e, (hidden >> i & 1) != 0 ? 0.0F : probability, derivative);
+        }
+    }
+
     // Without the bias.
     __device__ __forceinline__ float score(float qk, int32_t i, float& derivative) const {
         float x = qk * options_.scale;
         if (options_.softcap > 0) {
-            const SoftcapValue capped = softcap_value(qk * options_.cap_argument);
+            const SoftcapValue capped =
+                kExact ? SoftcapValue{tanhf(qk * options_.cap_argument), 1} : softcap_value(qk * options_.cap_argument);
             x = options_.softcap * capped.tanh;
             derivative = capped.derivative;
         }
-        if (options_.alibi_slopes != nullptr) {
-            const int32_t distance = first_distance_ + Fragment::column_offset(i) - Fragment::row_offset(i);
-            x = fmaf(-slope_, fabsf(static_cast<float>(distance)), x);
-        }
+        if (options_.alibi_slopes != nullptr) x = fmaf(-slope_, distance(i), x);
         return x;
     }
 
@@ -89,12 +131,11 @@ class BackwardScores {
     template <class T, class Use>
     __device__ __forceinline__ void read(const ScoreMatrix& matrix, int32_t k, uint32_t hidden, Use use) const {
         const T* at = static_cast<const T*>(matrix.data) + task_.sequence * matrix.batch_stride +
-                      head_ * matrix.head_stride + (query_ + Fragment::column_offset(8 * k)) * matrix.row_stride +
-                      int64_t{key_} * matrix.key_stride;
+                      head_ * matrix.head_stride + (query_ + query_offset(8 * k)) * matrix.row_stride +
+                      int64_t{key_ + key_offset(8 * k)} * matrix.key_stride;
 #pragma unroll
         for (int32_t e = 0; e < 8; ++e) {
-            const T* element =
-                at + Fragment::column_offset(e) * matrix.row_stride + Fragment::row_offset(e) * matrix.key_stride;
+            const T* element = at + query_offset(e) * matrix.row_stride + key_offset(e) * matrix.key_stride;
             if ((hidden >> (8 * k + e) & 1) == 0) use(e, *element);
         }
     }
@@ -114,16 +155,29 @@ class BackwardScores {
     // Bit i: the query of element i does not see its key, or there is none.
     __device__ __forceinline__ uint32_t hidden_elements() const {
         uint32_t hidden = 0;
+        const auto keys_of = [&](int32_t query) {
+            return query < task_.q.length ? visible_keys(task_.band, query) : Range{0, 0};
+        };
+        if constexpr (kOfKeys) {
 #pragma unroll
-        for (int32_t c = 0; c < kBackwardQueries; c += Fragment::kColumns)
+            for (int32_t c = 0; c < kColumns; c += Fragment::kColumns)
 #pragma unroll
-            for (int32_t e = 0; e < 2; ++e) {
-                const int32_t query = query_ + c + e;
-                const Range keys = query < task_.q.length ? visible_keys(task_.band, query) : Range{0, 0};
+                for (int32_t e = 0; e < 2; ++e) {
+                    const Range keys = keys_of(query_ + c + e);
 #pragma unroll
-                for (int32_t r = 0; r < Fragment::kRows; ++r)
-                    if (!keys.contains(key_ + r * Fragment::kRowDistance)) hidden |= 1u << Fragment::index(r, c + e);
+                    for (int32_t r = 0; r < Fragment::kRows; ++r)
+                        if (!keys.contains(key_ + r * Fragment::kRowDistance))
+                            hidden |= 1u << Fragment::index(r, c + e);
+                }
+        } else {
+#pragma unroll
+            for (int32_t r = 0; r < Fragment::kRows; ++r) {
+                const Range keys = keys_of(query_ + r * Fragment::kRowDistance);
+#pragma unroll
+                for (int32_t i = 0; i < kScores; ++i)
+                    if (Fragment::row(i) == r && !keys.contains(key_ + key_offset(i))) hidden |= 1u << i;
             }
+        }
         return hidden;
     }
 

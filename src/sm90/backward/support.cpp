@@ -4,6 +4,7 @@
 #include <iterator>
 #include <string>
 
+#include "sm90/backward/score_sums.hpp"
 #include "sm90/backward/tiles.hpp"
 #include "sm90/tensors.hpp"
 
@@ -26,8 +27,6 @@ void check_forms(const ForwardProblem& p) {
 }
 
 void check_gradients(const BackwardProblem& problem) {
-    if (problem.wants_dbias) refuse(std::string("dbias is asked, a gradient") + kCpuDoes);
-    if (problem.wants_dalibi) refuse(std::string("dalibi_slopes is asked, a gradient") + kCpuDoes);
     const struct {
         const char* name;
         bool is_asked;
@@ -41,21 +40,9 @@ void check_gradients(const BackwardProblem& problem) {
                    name_of(problem.forward.dtype));
 }
 
-// The wide kernels have no options.
-void check_wide(const BackwardProblem& problem) {
-    const ForwardProblem& p = problem.forward;
-    if (!kBackwardTiles[tile_index_of(problem)].is_wide || variant_of(problem) == BackwardVariant::plain) return;
-    const std::string beside = " beside head dimensions beyond 128" + std::string(kCpuDoes);
-    if (p.softcap > 0) refuse("softcap is " + std::to_string(p.softcap) + beside);
-    if (p.chunk > 0) refuse("chunk is " + std::to_string(p.chunk) + beside);
-    if (p.has_alibi) refuse("alibi_slopes is present" + beside);
-    if (p.has_bias) refuse("bias is present" + beside);
-    if (p.has_mask) refuse("mask is present" + beside);
-    refuse("scale is " + std::to_string(p.scale) + ", less than 2^-64," + beside);
-}
-
 // Tasks, and tiles of queries, are counted in 32 bits.
-void check_counts(const ForwardProblem& p) {
+void check_counts(const BackwardProblem& problem) {
+    const ForwardProblem& p = problem.forward;
     constexpr double kMost = 1 << 30;
     const auto tiles = [&](int64_t rows, int32_t tile_rows, int64_t heads) {
         const double all = static_cast<double>(rows) * (p.varlen ? 1 : static_cast<double>(p.batch));
@@ -64,14 +51,20 @@ void check_counts(const ForwardProblem& p) {
     if (std::max(tiles(p.rows_q, kBackwardQueries, p.heads_q), tiles(p.rows_k, kWideKeys, p.heads_k)) >= kMost)
         refuse("q has " + std::to_string(p.batch) + " sequences, " + std::to_string(p.rows_q) + " rows and " +
                std::to_string(p.heads_q) + " heads: more than 2^30 tiles, which the sm90 backend does not support");
+    const double of_bias = tiles(p.rows_q, kBackwardQueries, p.heads_q) * static_cast<double>(p.rows_k / kSumKeys + 1);
+    if (problem.wants_dbias && of_bias >= kMost)
+        refuse("dbias is asked of more than 2^30 tiles of scores, which the sm90 backend does not support");
 }
 
 }  // namespace
 
 int32_t tile_index_of(const BackwardProblem& problem) {
     const int64_t widest = std::max(problem.forward.head_dim, problem.forward.head_dim_v);
-    const auto* const tile = std::find_if(std::begin(kBackwardTiles), std::end(kBackwardTiles),
-                                          [&](const BackwardTile& t) { return widest <= t.head_dim; });
+    // Of wide heads only the widest have options.
+    const bool has_options = variant_of(problem) == BackwardVariant::options;
+    const auto* const tile = std::find_if(
+        std::begin(kBackwardTiles), std::end(kBackwardTiles),
+        [&](const BackwardTile& t) { return widest <= t.head_dim && (!has_options || !t.is_wide || t.is_widest()); });
     return static_cast<int32_t>(tile - std::begin(kBackwardTiles));
 }
 
@@ -93,7 +86,6 @@ void check_backward_supported(const BackwardProblem& problem) {
     const int32_t widest = kBackwardTiles[kBackwardTileCount - 1].head_dim;
     check_head_dim("q", p.head_dim, widest);
     check_head_dim("v", p.head_dim_v, widest);
-    check_wide(problem);
     const int64_t element = bytes_of(p.dtype);
     check_strides("q", p.q, element);
     check_strides("k", p.k, element);
@@ -103,7 +95,7 @@ void check_backward_supported(const BackwardProblem& problem) {
     check_strides("dq", problem.dq, element);
     check_strides("dk", problem.dk, element);
     check_strides("dv", problem.dv, element);
-    check_counts(p);
+    check_counts(problem);
 }
 
 void check_pointers(const BackwardPointers& pointers) {

@@ -34,6 +34,9 @@ struct BackwardTile {
     // One kernel for dK and dV and another for dQ (wide_keys.cuh, wide_queries.cuh), not one for all.
     bool is_wide = false;
 
+    // One kernel for each of the three (widest.cuh).
+    FOVEAL_HOST_DEVICE constexpr bool is_widest() const { return head_dim > 256; }
+
     FOVEAL_HOST_DEVICE constexpr int32_t key_elements() const { return kBackwardKeys * head_dim; }
     FOVEAL_HOST_DEVICE constexpr int32_t query_elements() const { return kBackwardQueries * head_dim; }
     // Columns of dQ that a warpgroup computes, and its fp32 sums of one step.
@@ -51,7 +54,7 @@ FOVEAL_HOST_DEVICE constexpr int32_t shared_bytes(const BackwardTile& tile) {
 }
 
 // Indices into kBackwardTiles.
-enum BackwardTileIndex : int32_t { kBackwardD64, kBackwardD128, kBackwardD256, kBackwardTileCount };
+enum BackwardTileIndex : int32_t { kBackwardD64, kBackwardD128, kBackwardD256, kBackwardD512, kBackwardTileCount };
 
 // In ascending order: a problem gets the first that is large enough.
 inline constexpr BackwardTile kBackwardTiles[kBackwardTileCount] = {
@@ -59,6 +62,7 @@ inline constexpr BackwardTile kBackwardTiles[kBackwardTileCount] = {
     {64, 2, 4, 4, 24, 240},
     {128, 2, 3, 2, 24, 240},
     {256, 1, 2, 2, 24, 240, true},
+    {512, 1, 1, 1, 24, 240, true},
 };
 
 // setmaxnreg deals out what the launch was given: a multiple of 8 registers a thread.
@@ -85,6 +89,11 @@ inline constexpr int32_t kWideKeys = 64;
 inline constexpr int32_t kWideQueries = kBackwardConsumers * kWarpgroupRows;
 inline constexpr int32_t kWideSharedBytes = 7 * 64 * 256 * 2 + 1024;  // seven tiles, barriers and the task
 static_assert(kWideSharedBytes <= kMaxSharedBytes);
+
+// The widest: 64 keys or 64 queries. They have the options too, of all heads wider than 128.
+enum class WidestGradient : int32_t { dk, dv, dq };
+inline constexpr int32_t kWidestGradients = 3;
+inline constexpr int32_t kWidestSharedBytes = kMaxSharedBytes;
 
 // What the kernel is instantiated for.
 struct BackwardConfig {

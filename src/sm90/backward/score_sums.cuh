@@ -1,0 +1,406 @@
+// The gradients of a bias and of ALiBi slopes: sums of dx = p (dout . v - D) over scores. A kernel of its own, behind
+// those of dq, dk and dv, that multiplies S and dP once more: whoever asks for neither does not pay for it. Which CTA
+// sums what: score_sums.hpp.
+//
+//   [producer, one warp]        for every tile of 64 keys by 64 queries: panels of 64 columns of V and dO, with -delta,
+//                               then of K and Q, with -lse.
+//   [consumer, one warpgroup]   dP = V dO^T; S = K Q^T; P from S by the options; dx = P (dP - delta) is added to the
+//                               sums, one for each element of the tile.
+//   [consumer]                  at the end, the elements that share a result are added up, and written.
+// Scores are transposed as in the main kernel: rows are keys, columns are queries. Any head dimension is so many
+// panels.
+#pragma once
+
+#include <cstdint>
+
+#include "sm90/backward/await.cuh"
+#include "sm90/backward/cta_sum.cuh"
+#include "sm90/backward/kernels.hpp"
+#include "sm90/backward/producer.cuh"
+#include "sm90/backward/score_sums.hpp"
+#include "sm90/backward/scores.cuh"
+#include "sm90/ptx/mbarrier.cuh"
+#include "sm90/ptx/wgmma.cuh"
+#include "sm90/tile/format.cuh"
+#include "sm90/tile/panel.cuh"
+
+namespace foveal::sm90 {
+
+// A tile of scores. What it needs beside products lies with it.
+struct ScoreStep {
+    alignas(16) float neg_lse[kBackwardQueries];
+    float neg_delta[kBackwardQueries];
+    BackwardTask task;
+    int32_t head, query_tile;
+    int32_t is_last;  // 1: there are no more
+};
+
+struct ScoreSumsShared {
+    static constexpr int32_t kStages = 5;  // so that two CTAs fit an SM
+    static constexpr int32_t kSteps = 3;
+    static constexpr int32_t kPanelElements = kWarpgroupRows * kPanelColumns;
+    alignas(1024) uint16_t keys[kStages][kPanelElements];  // of V or K
+    uint16_t queries[kStages][kPanelElements];             // of dO or Q
+    ScoreStep steps[kSteps];
+    float warp_sums[kWarpgroupWarps][kBackwardQueries];
+    Ring<kSteps> step_ring;
+    Ring<kStages> panel_ring;
+    uint64_t landed;
+};
+static_assert(sizeof(ScoreSumsShared) <= kScoreSumsSharedBytes);
+
+enum ScoreSumsBarrier : int32_t { kWarpSumsStored = 1 };
+
+// What the CTA is to sum.
+struct ScoreSumsTask {
+    ScoreTiles place;
+    int32_t part;
+    int32_t begin, end;  // summands
+
+    __device__ __forceinline__ static ScoreSumsTask of(const ScoreSumsParams& params) {
+        const auto cta = static_cast<int32_t>(blockIdx.x);
+        if (!params.of_slopes) {
+            const BiasSums& sums = params.sums;
+            if (sums.parts == 1) return {sums.place(cta), 0, 0, sums.summands()};
+            const int32_t part = cta % sums.parts;
+            return {sums.place(cta / sums.parts), part, sums.first_summand(part), sums.first_summand(part + 1)};
+        }
+        // A query tile of a head.
+        const BackwardSequences& sequences = params.backward.sequences;
+        const int32_t slot = cta / params.backward.heads_q;
+        const int32_t sequence = query_slots().sequence_at(sequences.q, sequences.batch, slot);
+        return {
+            {sequence, cta % params.backward.heads_q, slot - query_slots().of(sequences.q, sequence), -1}, slot, 0, 1};
+    }
+};
+
+// ---- producer -------------------------------------------------------------------------------------------------------
+
+class ScoreSumsProducer {
+    using Panel = TileLoad<kWarpgroupRows, kPanelColumns>;
+
+   public:
+    __device__ __forceinline__ ScoreSumsProducer(ScoreSumsShared& shared, const BackwardMaps& maps,
+                                                 const ScoreSumsParams& params)
+        : shared_(shared), maps_(maps), params_(params) {}
+
+    __device__ __forceinline__ void run(const ScoreSumsTask& task) {
+        for (int32_t n = task.begin; n < task.end; ++n)
+            visit(params_.of_slopes ? task.place : params_.sums.summand(task.place, n));
+        shared_.step_ring.wait_free(steps_);
+        if (ptx::lane_id() == 0) {
+            shared_.steps[steps_.slot].is_last = 1;
+            ptx::mbarrier_arrive(shared_.step_ring.full[steps_.slot][0]);
+        }
+    }
+
+   private:
+    __device__ __forceinline__ void visit(const ScoreTiles& tiles) {
+        const BackwardParams& params = params_.backward;
+        const BackwardSequence sequence = params.sequences.of(tiles.sequence);
+        const Range key_tiles = key_tiles_of(tiles, sequence.band, sequence.q.length);
+        BackwardTask task{};
+        task.sequence = tiles.sequence;
+        task.batch = params.sequences.is_varlen() ? 0 : tiles.sequence;
+        task.head_k = tiles.head / params.heads_per_kv;
+        task.q = sequence.q;
+        task.k = sequence.k;
+        task.seen = sequence.seen;
+        task.seeing = sequence.seeing;
+        task.slot = sequence.slot;
+        task.band = sequence.band;
+        for (int32_t tile = key_tiles.begin; tile < key_tiles.end; ++tile) {
+            task.key = tile * kSumKeys;
+            publish(task, tiles);
+            load(task, tiles, maps_.v, maps_.dout, params.head_dim_v);
+            load(task, tiles, maps_.k, maps_.q, params.head_dim);
+        }
+    }
+
+    __device__ __forceinline__ void publish(const BackwardTask& task, const ScoreTiles& tiles) {
+        constexpr int32_t kBytes = kBackwardQueries * 4;
+        const BackwardWorkspace& workspace = params_.backward.workspace;
+        const int64_t row = params_.backward.unit(task.slot + tiles.query_tile, tiles.head) * kBackwardQueries;
+        shared_.step_ring.wait_free(steps_);
+        if (ptx::lane_id() == 0) {
+            ScoreStep& step = shared_.steps[steps_.slot];
+            uint64_t& full = shared_.step_ring.full[steps_.slot][0];
+            step.task = task;
+            step.head = tiles.head;
+            step.query_tile = tiles.query_tile;
+            step.is_last = 0;
+            ptx::mbarrier_arrive_expect_tx(full, 2 * kBytes);
+            ptx::bulk_load(step.neg_lse, workspace.neg_lse + row, kBytes, full);
+            ptx::bulk_load(step.neg_delta, workspace.neg_delta + row, kBytes, full);
+        }
+        __syncwarp();
+        steps_.advance();
+    }
+
+    __device__ __forceinline__ void load(const BackwardTask& task, const ScoreTiles& tiles, const CUtensorMap& keys,
+                                         const CUtensorMap& queries, int32_t columns) {
+        const BackwardParams& params = params_.backward;
+        for (int32_t column = 0; column < columns; column += kPanelColumns) {
+            const int32_t slot = panels_.slot;
+            uint64_t& full = shared_.panel_ring.full[slot][0];
+            shared_.panel_ring.wait_free(panels_);
+            Panel{shared_.keys[slot], keys, task.k.first, task.key, task.head_k, task.batch, nullptr, nullptr, column}
+                .issue_used(full, shared_.landed, landing_, task.seen, params.mapped_rows_k);
+            Panel{shared_.queries[slot],
+                  queries,
+                  task.q.first,
+                  tiles.query_tile * kBackwardQueries,
+                  tiles.head,
+                  task.batch,
+                  nullptr,
+                  nullptr,
+                  column}
+                .issue_used(full, shared_.landed, landing_, task.seeing, params.mapped_rows_q);
+            panels_.advance();
+        }
+    }
+
+    ScoreSumsShared& shared_;
+    const BackwardMaps& maps_;
+    const ScoreSumsParams& params_;
+    RingPosition<ScoreSumsShared::kSteps> steps_;
+    RingPosition<ScoreSumsShared::kStages> panels_;
+    RingPosition<1> landing_;
+};
+
+// ---- consumer -------------------------------------------------------------------------------------------------------
+
+template <DType kType>
+__device__ __forceinline__ void store_bias_gradient(const BiasGradient& to, int64_t at, float x) {
+    if (to.is_f32)
+        static_cast<float*>(to.data)[at] = x;
+    else
+        static_cast<typename Format<kType>::Element*>(to.data)[at] = Format<kType>::round(x);
+}
+
+template <DType kType>
+class ScoreSumsConsumer {
+    static constexpr int32_t kScores = Fragment::size(kBackwardQueries);
+    using Scores = float[kScores];
+
+   public:
+    __device__ __forceinline__ ScoreSumsConsumer(ScoreSumsShared& shared, const ScoreSumsParams& params)
+        : shared_(shared),
+          params_(params),
+          warp_(uniform(static_cast<int32_t>(threadIdx.x) / kWarpThreads)),
+          key_(warp_ * kWarpRows + Fragment::first_row(ptx::lane_id())),
+          query_(Fragment::first_column(ptx::lane_id())) {}
+
+    __device__ __forceinline__ void run(const ScoreSumsTask& task) {
+#pragma unroll
+        for (float& x : sums_) x = 0;
+        for (RingPosition<ScoreSumsShared::kSteps> at;; at.advance()) {
+            shared_.step_ring.wait_full(at);
+            if (shared_.steps[at.slot].is_last != 0) break;
+            add(shared_.steps[at.slot]);
+            ptx::mbarrier_arrive(shared_.step_ring.free[at.slot][0]);  // each for itself: racecheck follows no warp
+        }
+        finish(task);
+    }
+
+   private:
+    // dx of a tile.
+    __device__ __forceinline__ void add(const ScoreStep& step) {
+        Scores p, dp;
+        multiply(dp, params_.backward.head_dim_v);
+        multiply(p, params_.backward.head_dim);
+        const BackwardScores<kType, kBackwardQueries, true, true> scores(
+            params_.backward, step.task, step.head, step.task.key + key_, step.query_tile * kBackwardQueries + query_);
+        scores.template probabilities<false>(p, step.neg_lse + query_);
+#pragma unroll
+        for (int32_t i = 0; i < kScores; ++i) {
+            const float neg_delta = step.neg_delta[query_ + Fragment::column_offset(i)];
+            const float dx = p[i] == 0 ? 0.0F : p[i] * (dp[i] + neg_delta);  // what is not seen may be anything
+            sums_[i] += params_.of_slopes ? -scores.distance(i) * dx : dx;
+        }
+    }
+
+    // x = keys times queries, so many columns of them. The tensor cores cut off what they add, which would be seen
+    // where dbias is not rounded to 16 bits: so they add within a panel alone, and panels are added as fp32 is.
+    __device__ __forceinline__ void multiply(Scores& x, int32_t columns) {
+#pragma unroll
+        for (float& one : x) one = 0;
+        constexpr uint32_t kKstep = Format<kType>::kKstepBytes / kDescriptorBytes;
+#pragma unroll 1
+        for (int32_t column = 0; column < columns; column += kPanelColumns) {
+            shared_.panel_ring.wait_full(panels_);
+            const uint32_t keys = descriptor_low(shared_.keys[panels_.slot], 0),
+                           queries = descriptor_low(shared_.queries[panels_.slot], 0);
+            Scores of_panel;
+#pragma unroll
+            for (float& one : of_panel) one = 0;
+            ptx::pin(of_panel);
+            ptx::wgmma_fence();
+#pragma unroll
+            for (uint32_t step = 0; step < kPanelRowBytes / Format<kType>::kKstepBytes; ++step)
+                ptx::wgmma_ss<kType>(of_panel, descriptor(keys + step * kKstep), descriptor(queries + step * kKstep),
+                                     true);
+            ptx::wgmma_commit_group();
+            ptx::wgmma_wait_group<0>();
+            ptx::pin(of_panel);
+#pragma unroll
+            for (int32_t i = 0; i < kScores; ++i) x[i] += of_panel[i];
+            shared_.panel_ring.release(panels_.slot);
+            panels_.advance();
+        }
+    }
+
+    __device__ __forceinline__ void finish(const ScoreSumsTask& task) {
+        const bool own_query = !params_.of_slopes && params_.sums.queries.own,
+                   own_key = !params_.of_slopes && params_.sums.keys.own;
+        if (own_key && own_query) {
+#pragma unroll
+            for (int32_t i = 0; i < kScores; ++i)
+                put(task, query_ + Fragment::column_offset(i), key_ + Fragment::row_offset(i), sums_[i]);
+        } else if (own_key) {
+            finish_keys(task);
+        } else {
+            finish_queries(task, own_query);
+        }
+    }
+
+    // An element for each key: the sums of its queries, which four lanes have.
+    __device__ __forceinline__ void finish_keys(const ScoreSumsTask& task) {
+#pragma unroll
+        for (int32_t r = 0; r < Fragment::kRows; ++r) {
+            float sum = 0;
+#pragma unroll
+            for (int32_t i = 0; i < kScores; ++i)
+                if (Fragment::row(i) == r) sum += sums_[i];
+#pragma unroll
+            for (int32_t lanes = 1; lanes < Fragment::kRowLanes; lanes *= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
+            if (query_ == 0) put(task, 0, key_ + r * Fragment::kRowDistance, sum);
+        }
+    }
+
+    // An element for each query, or one for all: the sums of their keys, which all warps have.
+    __device__ __forceinline__ void finish_queries(const ScoreSumsTask& task, bool own_query) {
+        float total = 0;
+#pragma unroll
+        for (int32_t c = 0; c < kBackwardQueries; c += Fragment::kColumns) {
+#pragma unroll
+            for (int32_t e = 0; e < 2; ++e) {
+                float sum = sums_[Fragment::index(0, c + e)] + sums_[Fragment::index(1, c + e)];
+#pragma unroll
+                for (int32_t lanes = Fragment::kRowLanes; lanes < kWarpThreads; lanes *= 2)
+                    sum += __shfl_xor_sync(~0u, sum, lanes);
+                if (own_query && ptx::lane_id() < Fragment::kRowLanes) shared_.warp_sums[warp_][query_ + c + e] = sum;
+                total += sum;
+            }
+        }
+#pragma unroll
+        for (int32_t lanes = 1; lanes < Fragment::kRowLanes; lanes *= 2) total += __shfl_xor_sync(~0u, total, lanes);
+        if (!own_query && ptx::lane_id() == 0) shared_.warp_sums[warp_][0] = total;
+        ptx::barrier_sync(kWarpSumsStored, kWarpgroupThreads);
+        const auto query = static_cast<int32_t>(threadIdx.x);
+        if (query >= (own_query ? kBackwardQueries : 1)) return;
+        float sum = 0;
+#pragma unroll
+        for (const auto& of_warp : shared_.warp_sums) sum += of_warp[query];
+        put(task, query, 0, sum);
+    }
+
+    // The element that is so many queries and keys into the result.
+    __device__ __forceinline__ void put(const ScoreSumsTask& task, int32_t query, int32_t key, float sum) const {
+        if (params_.of_slopes) {
+            params_.slope_parts[params_.backward.unit(task.part, task.place.head)] = sum;
+            return;
+        }
+        query += task.place.query_tile * kBackwardQueries;
+        key += task.place.key_tile * kSumKeys;
+        const int32_t elements_q = params_.elements_q(), elements_k = params_.elements_k();
+        if (query >= elements_q || key >= elements_k) return;
+        const BiasGradient& to = params_.dbias;
+        if (params_.bias_parts == nullptr) {
+            store_bias_gradient<kType>(to,
+                                       task.place.sequence * to.batch_stride + task.place.head * to.head_stride +
+                                           query * to.row_stride + key * to.key_stride,
+                                       sum);
+            return;
+        }
+        const int64_t matrix = int64_t{task.place.sequence} * params_.sums.heads.results() + task.place.head;
+        params_.bias_parts[task.part * params_.elements() + (matrix * elements_q + query) * elements_k + key] = sum;
+    }
+
+    ScoreSumsShared& shared_;
+    const ScoreSumsParams& params_;
+    const int32_t warp_, key_, query_;  // the thread's first key and query, of the tile
+    Scores sums_;
+    RingPosition<ScoreSumsShared::kStages> panels_;
+};
+
+// ---- kernels --------------------------------------------------------------------------------------------------------
+
+template <DType kType>
+__global__ void __launch_bounds__(kSumThreads, 2)
+    sum_scores(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap k_map,
+               const __grid_constant__ CUtensorMap v_map, const __grid_constant__ CUtensorMap dout_map,
+               const __grid_constant__ ScoreSumsParams params) {
+    extern __shared__ unsigned char shared_memory[];
+    auto& shared = *reinterpret_cast<ScoreSumsShared*>(shared_memory);
+    if (threadIdx.x == 0) {
+        for (int32_t i = 0; i < ScoreSumsShared::kSteps; ++i) shared.step_ring.initialise(i, 1, kWarpgroupThreads);
+        for (int32_t i = 0; i < ScoreSumsShared::kStages; ++i) shared.panel_ring.initialise(i, 2, kWarpgroupWarps);
+        ptx::mbarrier_init(shared.landed, 1);
+        ptx::fence_mbarrier_init();
+    }
+    __syncthreads();
+    await_kernel_before();
+    const ScoreSumsTask task = ScoreSumsTask::of(params);
+    if (threadIdx.x >= kWarpgroupThreads)
+        ScoreSumsProducer(shared, {q_map, k_map, v_map, dout_map}, params).run(task);
+    else
+        ScoreSumsConsumer<kType>(shared, params).run(task);
+}
+
+template <DType kType>
+const void* score_sums_kernel() {
+    return reinterpret_cast<const void*>(&sum_scores<kType>);
+}
+
+// The last: a CTA for each slope adds what the query tiles have, in the order of threads; a thread for each element of
+// dbias adds its parts, one after the other.
+template <DType kType>
+__global__ void __launch_bounds__(kFinishThreads) add_score_sums(const __grid_constant__ ScoreSumsParams params) {
+    await_kernel_before();
+    const auto cta = static_cast<int32_t>(blockIdx.x), thread = static_cast<int32_t>(threadIdx.x);
+    const int32_t slopes = params.slope_results();
+    if (cta < slopes) {
+        const BackwardSequences& sequences = params.backward.sequences;
+        const int32_t head = cta % params.backward.heads_q, number = cta / params.backward.heads_q;
+        Range slots{0, sequences.slots};
+        if (params.dalibi_batch_stride != 0) {
+            const BackwardSequence sequence = sequences.of(number);
+            slots = {sequence.slot, sequence.slot + query_slots().tiles(sequence.q.length)};
+        }
+        float sum = 0;
+        for (int32_t slot = slots.begin + thread; slot < slots.end; slot += kFinishThreads)
+            sum += params.slope_parts[params.backward.unit(slot, head)];
+        sum = cta_sum<kFinishThreads>(sum);
+        if (thread == 0) params.dalibi[number * params.dalibi_batch_stride + head * params.dalibi_head_stride] = sum;
+        return;
+    }
+    const int64_t element = int64_t{cta - slopes} * kFinishThreads + thread, elements = params.elements();
+    if (params.bias_parts == nullptr || element >= elements) return;
+    float sum = 0;
+    for (int32_t part = 0; part < params.sums.parts; ++part) sum += params.bias_parts[part * elements + element];
+    const int64_t row = element / params.elements_k(), matrix = row / params.elements_q();
+    const BiasGradient& to = params.dbias;
+    store_bias_gradient<kType>(
+        to,
+        matrix / params.sums.heads.results() * to.batch_stride + matrix % params.sums.heads.results() * to.head_stride +
+            row % params.elements_q() * to.row_stride + element % params.elements_k() * to.key_stride,
+        sum);
+}
+
+template <DType kType>
+const void* add_score_sums_kernel() {
+    return reinterpret_cast<const void*>(&add_score_sums<kType>);
+}
+
+}  // namespace foveal::sm90
