@@ -331,8 +331,8 @@ typedef struct foveal_merge_args {
     const foveal_tensor*
         outs; /* [parts], each [b, s_q, h_q, d_v] or [total_q, h_q, d_v]: f32, bf16 or f16, one dtype */
     const foveal_tensor* lses; /* [parts], each f32 [b, h_q, s_q] or [h_q, total_q] */
-    foveal_tensor out; /* shape of outs[n]; f32 or the dtype of outs (f32: any); may be one of outs, not overlap in part */
-    foveal_tensor lse;         /* optional f32; may be one of lses */
+    foveal_tensor out; /* shape of outs[n]; f32 or outs' dtype (f32: any); may be one of outs, not overlap in part */
+    foveal_tensor lse; /* optional f32; may be one of lses */
 } foveal_merge_args;
 
 /* As foveal_forward_args_init_sized() and foveal_forward_args_init(). */
