@@ -25,7 +25,8 @@ inline constexpr Card kCards[] = {
     // a host, 2026-11-29 (bench/parallel.py); its data sheet says 450e9.
     {"NVIDIA H200", 132, int64_t{50} << 20, 4.8e12, 791e12, 4.27e12, 4.58e12, 360e9},
     // H100 SXM. Peak: NVIDIA's data sheet. Sustained, measured by us 2026-11-28 on two cards (driver 580.159.04,
-    // PyTorch 2.11): the same product, 694 and 689 TFLOP/s, and copy, 3.02 TB/s. Reading alone has not been measured, nor the link.
+    // PyTorch 2.11): the same product, 694 and 689 TFLOP/s, and copy, 3.02 TB/s. Reading alone has not been measured,
+    // nor the link.
     {"NVIDIA H100 80GB HBM3", 132, int64_t{50} << 20, 3.35e12, 690e12, 3.02e12, {}, 450e9},
 };
 

@@ -132,7 +132,7 @@ typedef struct foveal_forward_args {
     foveal_tensor q;   /* rank 4 dense, rank 3 varlen */
     foveal_tensor k;   /* h_q must be a multiple of h_k */
     foveal_tensor v;   /* d_v may differ from d */
-    foveal_tensor out; /* the dtype of q (of e4m3: bf16 or f16), or f32 (cpu): unrounded, for merging; written only */
+    foveal_tensor out; /* the dtype of q (of e4m3: bf16 or f16), or f32: unrounded, for merging; written only */
     foveal_tensor lse; /* optional: f32 [b, h_q, s_q], varlen [h_q, total_q]; natural logarithm of the sum of exp */
 
     /* Values of cu_seqlens ascend from 0 to total, those of seqused lie between 0 and their sequence's length. The CPU
@@ -331,8 +331,8 @@ typedef struct foveal_merge_args {
     const foveal_tensor*
         outs; /* [parts], each [b, s_q, h_q, d_v] or [total_q, h_q, d_v]: f32, bf16 or f16, one dtype */
     const foveal_tensor* lses; /* [parts], each f32 [b, h_q, s_q] or [h_q, total_q] */
-    foveal_tensor out;         /* shape of outs[n]; f32 or the dtype of outs; may be one of outs, not overlap in part */
-    foveal_tensor lse;         /* optional f32; may be one of lses */
+    foveal_tensor out; /* shape of outs[n]; f32 or outs' dtype (f32: any); may be one of outs, not overlap in part */
+    foveal_tensor lse; /* optional f32; may be one of lses */
 } foveal_merge_args;
 
 /* As foveal_forward_args_init_sized() and foveal_forward_args_init(). */

@@ -113,7 +113,7 @@ FOVEAL_API void foveal_communicator_destroy(foveal_communicator* communicator); 
 typedef int32_t foveal_parallel_method;
 enum {
     FOVEAL_PARALLEL_AUTO = 0,       /* the fastest by the plan's model */
-    FOVEAL_PARALLEL_RING = 1,       /* k and v of one other rank after the other, sent while the last ones are used */
+    FOVEAL_PARALLEL_RING = 1,       /* k and v of one other rank after the other, sent when the last ones are used */
     FOVEAL_PARALLEL_ALL_GATHER = 2, /* all that this rank's queries see, sent at once */
     FOVEAL_PARALLEL_ULYSSES = 3 /* ranks exchange rows for heads: head_ranks of them have all rows of h_q / head_ranks
                                  * heads; where that are not all ranks, the rest goes by ring */
@@ -146,7 +146,7 @@ typedef struct foveal_parallel_args {
     void* workspace;            /* foreign k and v, and partial results. Aligned to 256 bytes, filled with zeros once */
     uint64_t workspace_bytes;   /* at least foveal_parallel_plan_workspace_bytes() */
     const int32_t* offsets;     /* sm90 with alibi_slopes: foveal_parallel_plan_offsets(), copied to the device */
-    void* communication_stream; /* sm90: a second stream, on which k and v travel meanwhile. NULL: the first does it */
+    void* communication_stream; /* sm90: a second stream, on which k and v travel. NULL: the first does it */
 } foveal_parallel_args;
 
 /* As foveal_forward_args_init_sized() and foveal_forward_args_init(). */
@@ -243,7 +243,7 @@ FOVEAL_API foveal_status foveal_parallel_decode_workspace_bytes(const foveal_par
 
 /* out (and lse) of all keys: every rank of the communicator, at most 32, calls. Each computes with its own keys, sends
  * the result to all others, and merges all of them in the order of ranks. Asynchronous on sm90, where partial results
- * are rounded to q's type, and which has not run. Whatever fails aborts the communicator.
+ * are rounded to q's type. Whatever fails aborts the communicator.
  *
  * Also returns FOVEAL_UNSUPPORTED, FOVEAL_NO_DEVICE, FOVEAL_CUDA_ERROR, and what the transport says. */
 FOVEAL_API foveal_status foveal_parallel_decode(foveal_communicator* communicator,

@@ -79,8 +79,8 @@ std::vector<std::vector<Traffic>> traffic_of(const CrewSchedules& crews, const R
     return traffic;
 }
 
-// One crew. An exchange beside kernels is not hidden: it holds some of the SMs until it has ended, and the kernel's CTAs
-// of those, whose tiles are dealt out beforehand, begin then.
+// One crew. An exchange beside kernels is not hidden: it holds some of the SMs until it has ended, and the kernel's
+// CTAs of those, whose tiles are dealt out beforehand, begin then.
 Estimate simulate(const Schedule& schedule, const std::vector<Traffic>& traffic, const Problem& problem,
                   const HeadPart& heads, const RowBytes& bytes) {
     Estimate result;

@@ -214,8 +214,7 @@ std::string support_markdown() {
     table += line("d_v other than d", dims_v_text);
     for (const Row& row : rows())
         table += line(row.title, [&row](foveal_backend backend) { return answer(backend, row.problems); });
-    table += line("one sequence over several ranks (over NCCL: not run yet)",
-                  [](foveal_backend backend) { return ranks_text(backend, false); });
+    table += line("one sequence over several ranks", [](foveal_backend backend) { return ranks_text(backend, false); });
     table += line("gradients of that", [](foveal_backend backend) { return ranks_text(backend, true); });
     const int64_t row = 4 * 64, batch = 256 * row;
     table +=

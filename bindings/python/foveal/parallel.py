@@ -9,7 +9,7 @@ their sequences they stand (for rotary embeddings), plan() prints which method i
 the whole story.
 
 Groups of gloo and others carry tensors of the CPU. Tensors on a GPU go through the NCCL communicator of the group, on
-a stream of its own beside the current one; that has not been run on two GPUs yet.
+a stream of its own that is ordered with the current one.
 
 decode() is for servers: one query a sequence, caches whose keys lie in turn on all ranks.
 
