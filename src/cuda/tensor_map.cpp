@@ -22,8 +22,11 @@ CUtensorMap tensor_map(DType dtype, const MappedTensor& t, MapBox map_box) {
     // waits for DRAM up to 9 % slower (H200, 2026-11-28: docs/performance-log, 72).
     CUtensorMap map;
     const CUresult result = driver().encode_tiled(
-        &map, dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 4,
-        const_cast<void*>(t.data), shape, strides, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE,
+        &map,
+        dtype == DType::e4m3   ? CU_TENSOR_MAP_DATA_TYPE_UINT8
+        : dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                               : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        4, const_cast<void*>(t.data), shape, strides, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE,
         CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (result != CUDA_SUCCESS)
         throw Error(FOVEAL_CUDA_ERROR, std::string("cuTensorMapEncodeTiled refuses ") + t.name + " with CUresult " +

@@ -7,6 +7,8 @@
 #include "sm90/decode/plan.hpp"
 #include "sm90/decode/support.hpp"
 #include "sm90/device.hpp"
+#include "sm90/forward/e4m3/plan.hpp"
+#include "sm90/forward/e4m3/support.hpp"
 #include "sm90/forward/plan.hpp"
 #include "sm90/forward/support.hpp"
 #include "sm90/varlen/plan.hpp"
@@ -14,16 +16,15 @@
 namespace foveal::sm90 {
 namespace {
 
-// No kernel reads it yet.
+// No kernel reads such a cache yet.
 void check_types(const ForwardProblem& problem) {
-    const bool all = problem.dtype == DType::e4m3;
-    if (all || problem.keys_dtype == DType::e4m3)
-        throw Error(FOVEAL_UNSUPPORTED, std::string(all ? "q" : "k") +
-                                            ".dtype is e4m3, which the cpu backend supports and sm90 does not yet; "
-                                            "sm90 supports bf16 and f16");
+    if (problem.keys_dtype == DType::e4m3)
+        throw Error(FOVEAL_UNSUPPORTED,
+                    "k.dtype is e4m3 beside another q, which the cpu backend supports and sm90 does not yet");
 }
 
 void check(const ForwardProblem& problem) {
+    if (problem.dtype == DType::e4m3) return check_e4m3_supported(problem);
     check_types(problem);
     if (decodes(problem)) return check_decode(problem, decode_choice_of(problem));
     check_supported(problem);
@@ -32,6 +33,7 @@ void check(const ForwardProblem& problem) {
 
 std::unique_ptr<ForwardPlan> plan(const ForwardProblem& problem, int32_t device) {
     check(problem);
+    if (problem.dtype == DType::e4m3) return plan_e4m3_forward(problem, device);
     if (decodes(problem)) return plan_decode(problem, device);
     return decode_choices_of_varlen(problem).empty() ? plan_forward(problem, device) : plan_varlen(problem, device);
 }

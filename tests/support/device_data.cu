@@ -2,6 +2,7 @@
 // no more than their bytes.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include <algorithm>
 #include <array>
@@ -36,12 +37,16 @@ __device__ void store(void* data, foveal_dtype dtype, int64_t index, float value
     if (dtype == FOVEAL_F32) static_cast<float*>(data)[index] = value;
     if (dtype == FOVEAL_BF16) static_cast<__nv_bfloat16*>(data)[index] = __float2bfloat16_rn(value);
     if (dtype == FOVEAL_F16) static_cast<__half*>(data)[index] = __float2half_rn(value);
+    if (dtype == FOVEAL_E4M3)
+        static_cast<__nv_fp8_storage_t*>(data)[index] = __nv_cvt_float_to_fp8(value, __NV_SATFINITE, __NV_E4M3);
 }
 
 __device__ float load(const void* data, foveal_dtype dtype, int64_t index) {
     if (dtype == FOVEAL_F32) return static_cast<const float*>(data)[index];
     if (dtype == FOVEAL_BOOL) return static_cast<const uint8_t*>(data)[index] == 0 ? 0.0f : 1.0f;
     if (dtype == FOVEAL_BF16) return __bfloat162float(static_cast<const __nv_bfloat16*>(data)[index]);
+    if (dtype == FOVEAL_E4M3)
+        return __half2float(__nv_cvt_fp8_to_halfraw(static_cast<const __nv_fp8_storage_t*>(data)[index], __NV_E4M3));
     return __half2float(static_cast<const __half*>(data)[index]);
 }
 
@@ -152,7 +157,7 @@ class DeviceData final : public CaseData {
         case_.seed = seed;
         const InputRecipe recipe = recipe_of(case_);
         for (const TensorId id : {TensorId::kQ, TensorId::kK, TensorId::kV, TensorId::kBias, TensorId::kMask}) {
-            if (!has_tensor(case_, id) || buffer(id).bytes() == 0 || in_pages(id)) continue;
+            if (!has_tensor(case_, id) || buffer(id).bytes() == 0 || from_host(id)) continue;
             const DeviceTensor t = kernel_view(id);
             if (t.batch == 0) continue;
             const auto sequences = static_cast<unsigned>(std::min<int64_t>(t.batch, 65535));
@@ -165,7 +170,7 @@ class DeviceData final : public CaseData {
             }
             require_cuda(cudaGetLastError(), "fill");
         }
-        if (case_.page_size > 0) upload_pages();
+        if (case_.page_size > 0 || case_.descaled) upload_from_host();
         for (const TensorId id : {TensorId::kAlibi, TensorId::kSinks}) {
             if (!has_tensor(case_, id)) continue;
             std::vector<std::byte> values(buffer(id).bytes(), std::byte{0xFF});
@@ -185,7 +190,7 @@ class DeviceData final : public CaseData {
         Tensor& tensor = at(id);
         {
             const std::scoped_lock lock(mutex_);
-            if (tensor.layout.buffer_bytes() > kMirrorBytes && !in_pages(id))
+            if (tensor.layout.buffer_bytes() > kMirrorBytes && !from_host(id))
                 return gather(id, sequence, head, first, count, to);
             std::vector<std::byte>& mirror = at(buffer_of(case_, id)).mirror;
             if (mirror.empty()) mirror = bytes(id);
@@ -231,13 +236,19 @@ class DeviceData final : public CaseData {
         for (Tensor& tensor : tensors_) tensor.mirror.clear();
     }
 
-    bool in_pages(TensorId id) const { return case_.page_size > 0 && (id == TensorId::kK || id == TensorId::kV); }
-
-    // The host knows where pages lie.
-    void upload_pages() {
+    // The host knows where pages lie, and what the descales are.
+    bool from_host(TensorId id) const {
+        const bool of_k = id == TensorId::kK || id == TensorId::kV;
+        return (of_k && case_.page_size > 0) || (case_.descaled && (of_k || (id == TensorId::kQ && case_.is_e4m3())));
+    }
+    void upload_from_host() {
         const std::unique_ptr<CaseData> on_host = make_case_data(case_, FOVEAL_BACKEND_CPU);
-        for (const TensorId id : {TensorId::kK, TensorId::kV})
-            if (buffer_of(case_, id) == id && buffer(id).bytes() > 0) buffer(id).upload(on_host->bytes(id).data());
+        for (const TensorId id : {TensorId::kQ, TensorId::kK, TensorId::kV, TensorId::kQDescale, TensorId::kKDescale,
+                                  TensorId::kVDescale}) {
+            const bool is_descale = id >= TensorId::kQDescale && has_tensor(case_, id);
+            if ((from_host(id) || is_descale) && buffer_of(case_, id) == id && buffer(id).bytes() > 0)
+                buffer(id).upload(on_host->bytes(id).data());
+        }
     }
 
     void allocate(TensorId id) {
