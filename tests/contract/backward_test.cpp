@@ -66,7 +66,7 @@ TEST_P(Contract_1_13, WideHeadsWithOptions) {
         for (const std::string d : {" d192 dv128", " d256", " d40 dv512", " d512"})
             for (const std::string option :
                  {"softcap5 causal", "alibi_b left50", "bias=1h mask=b1 dlse", "chunk50 sinks", "scale-0.2"})
-                expect_right("b2 sq140 sk210 hq4 hk2 " + option + d + type);
+                expect_right("b1 sq70 sk130 hq2 hk1 " + option + d + type);
 }
 
 TEST_P(Contract_1_13, ScalesOfEitherSign) {
