@@ -1,12 +1,12 @@
 #include "sm90/backend.hpp"
 
-#include <string>
-
 #include "sm90/backward/plan.hpp"
 #include "sm90/backward/support.hpp"
 #include "sm90/decode/plan.hpp"
 #include "sm90/decode/support.hpp"
 #include "sm90/device.hpp"
+#include "sm90/forward/e4m3/plan.hpp"
+#include "sm90/forward/e4m3/support.hpp"
 #include "sm90/forward/plan.hpp"
 #include "sm90/forward/support.hpp"
 #include "sm90/varlen/plan.hpp"
@@ -14,16 +14,8 @@
 namespace foveal::sm90 {
 namespace {
 
-// Keys alone may be in e4m3.
-void check_types(const ForwardProblem& problem) {
-    if (problem.dtype == DType::e4m3)
-        throw Error(FOVEAL_UNSUPPORTED,
-                    "q.dtype is e4m3, which the cpu backend supports and sm90 does not yet; sm90 supports bf16 and f16 "
-                    "(over k and v in e4m3 too)");
-}
-
 void check(const ForwardProblem& problem) {
-    check_types(problem);
+    if (problem.dtype == DType::e4m3) return check_e4m3_supported(problem);
     if (decodes(problem)) return check_decode(problem, decode_choice_of(problem));
     check_supported(problem);
     for (const DecodeChoice& choice : decode_choices_of_varlen(problem)) check_decode(problem, choice);
@@ -31,6 +23,7 @@ void check(const ForwardProblem& problem) {
 
 std::unique_ptr<ForwardPlan> plan(const ForwardProblem& problem, int32_t device) {
     check(problem);
+    if (problem.dtype == DType::e4m3) return plan_e4m3_forward(problem, device);
     if (decodes(problem)) return plan_decode(problem, device);
     return decode_choices_of_varlen(problem).empty() ? plan_forward(problem, device) : plan_varlen(problem, device);
 }

@@ -14,6 +14,7 @@ namespace foveal::sm90 {
 
 struct PreparedBackward;  // backward/plan.hpp
 struct PreparedDecode;    // decode/plan.hpp
+struct PreparedE4m3;      // forward/e4m3/plan.hpp
 struct PreparedForward;   // forward/plan.hpp
 
 // Is this host pointer device memory? false where there is no driver.
@@ -28,6 +29,10 @@ cuda::DeviceTraits traits_of(int32_t device);
 // Enqueues the kernel on `stream`, whose device must be `device`. The grid is not empty.
 void launch_forward(const ForwardProblem& problem, const PreparedForward& kernel, int32_t device,
                     const ForwardPointers& pointers, void* stream);
+
+// The same over e4m3.
+void launch_e4m3_forward(const ForwardProblem& problem, const PreparedE4m3& kernel, int32_t device,
+                         const ForwardPointers& pointers, void* stream);
 
 // The same of the decode kernel: split over the GPU if there is a workspace.
 void launch_decode(const ForwardProblem& problem, const PreparedDecode& kernel, int32_t device,

@@ -21,6 +21,10 @@ cuda::DeviceTraits traits_of(int32_t device) {
 
 void launch_forward(const ForwardProblem&, const PreparedForward&, int32_t, const ForwardPointers&, void*) { refuse(); }
 
+void launch_e4m3_forward(const ForwardProblem&, const PreparedE4m3&, int32_t, const ForwardPointers&, void*) {
+    refuse();
+}
+
 void launch_decode(const ForwardProblem&, const PreparedDecode&, int32_t, const ForwardPointers&, void*) { refuse(); }
 
 void launch_backward(const BackwardProblem&, const PreparedBackward&, int32_t, const BackwardPointers&, void*) {

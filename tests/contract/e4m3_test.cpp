@@ -261,10 +261,19 @@ TEST(Contract_1_14, DescalesLieApartFromResults) {
 }
 
 TEST(Contract_1_14, Sm90RefusesByName) {
-    for (const auto& [text, word] : {std::pair{"b2 sq5 sk9 hq4 hk2 d64 e4m3", "q.dtype is e4m3"},
-                                     {"b2 sq5 sk9 hq4 hk2 d64 bf16 kv_e4m3", "k.dtype is e4m3"}}) {
+    for (const auto& [text, word] : {std::pair{"b2 sq5 sk9 hq4 hk2 d64 bf16 kv_e4m3", "k.dtype is e4m3"},
+                                     {"b2 sq5 sk9 hq4 hk2 d64 e4m3 softcap30", "softcap"},
+                                     {"b2 sq5 sk9 hq4 hk2 d64 e4m3 alibi", "alibi_slopes"},
+                                     {"b2 sq5 sk9 hq4 hk2 d64 e4m3 bias=bh", "bias"},
+                                     {"b2 sq5 sk9 hq4 hk2 d64 e4m3 mask=bh", "mask"},
+                                     {"b2 sq5 sk9 hq4 hk2 d64 e4m3 qoff=1,2 causal", "query_offset"},
+                                     {"b2 sq5 sk9 hq4 hk2 d64 e4m3 tree causal", "tree_mask"},
+                                     {"b2 sq5 sk9 hq4 hk2 d64 e4m3 page16", "block_table"},
+                                     {"b2 sq9 klens=9,7 hq4 hk2 d64 e4m3", "different forms"},
+                                     {"b2 sq5 sk9 hq4 hk2 d64 e4m3 descale_rows", "k_descale has a value for each row"},
+                                     {"b2 sq5 sk9 hq4 hk2 d256 e4m3", "256"}}) {
         const foveal_forward_args args = shape_args(parse_case(text), FOVEAL_BACKEND_SM90);
-        EXPECT_EQ(foveal_supports(&args), FOVEAL_UNSUPPORTED);
+        EXPECT_EQ(foveal_supports(&args), FOVEAL_UNSUPPORTED) << text;
         EXPECT_NE(std::string(foveal_last_error()).find(word), std::string::npos) << foveal_last_error();
     }
 }

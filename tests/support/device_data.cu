@@ -2,6 +2,7 @@
 // no more than their bytes.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include <algorithm>
 #include <array>
@@ -36,12 +37,16 @@ __device__ void store(void* data, foveal_dtype dtype, int64_t index, float value
     if (dtype == FOVEAL_F32) static_cast<float*>(data)[index] = value;
     if (dtype == FOVEAL_BF16) static_cast<__nv_bfloat16*>(data)[index] = __float2bfloat16_rn(value);
     if (dtype == FOVEAL_F16) static_cast<__half*>(data)[index] = __float2half_rn(value);
+    if (dtype == FOVEAL_E4M3)
+        static_cast<__nv_fp8_storage_t*>(data)[index] = __nv_cvt_float_to_fp8(value, __NV_SATFINITE, __NV_E4M3);
 }
 
 __device__ float load(const void* data, foveal_dtype dtype, int64_t index) {
     if (dtype == FOVEAL_F32) return static_cast<const float*>(data)[index];
     if (dtype == FOVEAL_BOOL) return static_cast<const uint8_t*>(data)[index] == 0 ? 0.0f : 1.0f;
     if (dtype == FOVEAL_BF16) return __bfloat162float(static_cast<const __nv_bfloat16*>(data)[index]);
+    if (dtype == FOVEAL_E4M3)
+        return __half2float(__nv_cvt_fp8_to_halfraw(static_cast<const __nv_fp8_storage_t*>(data)[index], __NV_E4M3));
     return __half2float(static_cast<const __half*>(data)[index]);
 }
 

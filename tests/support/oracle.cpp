@@ -154,7 +154,7 @@ template void scores_of_row(const Case&, int64_t, int64_t, const float*, const K
                             KeyInterval, std::vector<float>&, std::vector<float>&);
 
 void reference_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
-                   const RowOptions& options, ReferenceRow& row, float above) {
+                   const RowOptions& options, ReferenceRow& row, float above, bool e4m3_p) {
     row.out.assign(static_cast<size_t>(c.head_dim_v), 0.0f);
     const KeyInterval seen = keys_seen_by(c, i, len_q, head.len_k, options.query_offset);
 
@@ -167,7 +167,7 @@ void reference_row(const Case& c, int64_t i, int64_t len_q, const float* q, cons
     for (float& value : x) {
         value = std::exp(value - largest);
         sum += value;
-        value = round_to(c.computed_dtype(), value);
+        value = e4m3_p ? round_to(FOVEAL_E4M3, value * 256) / 256 : round_to(c.computed_dtype(), value);
     }
     weighted_sum(x, head, seen, row.out);
     for (float& value : row.out) value = round_to(c.out_dtype(), value / sum);

@@ -60,9 +60,10 @@ void scores_of_row(const Case& c, int64_t i, int64_t len_q, const float* q, cons
 void oracle_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
                 const RowOptions& options, OracleRow& row);
 // The textbook takes exp(x - largest x). Any other number in its place is the same softmax, with P rounded elsewhere:
-// `above` the largest x.
+// `above` the largest x. e4m3_p: P is rounded to e4m3, the largest being 256 then, as tensor cores need it that
+// multiply V in e4m3.
 void reference_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
-                   const RowOptions& options, ReferenceRow& row, float above = 0);
+                   const RowOptions& options, ReferenceRow& row, float above = 0, bool e4m3_p = false);
 
 // A row of the result to be checked, and rows of one sequence and key/value head together.
 struct RowId {

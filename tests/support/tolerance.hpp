@@ -24,7 +24,8 @@ class ErrorStatistics {
                  const float* reference);
     // Another result of the reference for a row that has been added; every row has as many.
     void add_reference(int64_t channels, const double* oracle, const float* reference);
-    void add_lse(int64_t sequence, int64_t head, int64_t row, double got, double oracle);
+    // e4m3_sums: scores are sums of tensor cores over e4m3.
+    void add_lse(int64_t sequence, int64_t head, int64_t row, double got, double oracle, bool e4m3_sums = false);
     void merge(const ErrorStatistics& other);
 
     foveal_dtype dtype_;
@@ -43,7 +44,8 @@ class ErrorStatistics {
     int64_t reference_not_finite = 0;  // the oracle is finite but the reference overflowed: a case that proves nothing
 
     int64_t lse_rows = 0;
-    double lse_excess = 0;  // max of |got - oracle| / (2e-5 (1 + |oracle|)); infinite for an inf or NaN out of place
+    double lse_excess = 0;  // max of |got - oracle| / (2e-5 (1 + |oracle|)), of e4m3_sums 2^-10; infinite for an inf or
+                            // NaN out of place
     Element lse_worst;
 };
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <utility>
 #include <vector>
 
 #include "foveal/foveal_parallel.h"
@@ -17,9 +18,9 @@ namespace {
 using Texts = std::vector<std::string>;
 
 constexpr foveal_backend kBackends[] = {FOVEAL_BACKEND_CPU, FOVEAL_BACKEND_SM90};
-constexpr const char* kTypes[] = {"f32", "bf16", "f16", "e4m3"};
-constexpr int kUsualDims[] = {64, 128, 192, 256, 512};  // that options are asked for with
-constexpr int kLargestDim = 1024;                       // that is asked for
+constexpr const char* kTypes[] = {"f32", "bf16", "f16"};  // e4m3 has rows of its own, and is in the others where ...
+constexpr int kUsualDims[] = {64, 128, 192, 256, 512};    // that options are asked for with
+constexpr int kLargestDim = 1024;                         // that is asked for
 
 bool supports(foveal_backend backend, const std::string& words) {
     if (foveal_testing::is_backward_text(words)) {
@@ -40,10 +41,19 @@ std::string of_dims(const std::string& words, const std::string& type, int dim, 
     return fmt::format("{} {} d{} dv{}", words, type, dim, dim_v);
 }
 
+// ... it has every option, as bf16 has.
+bool has_all_of_e4m3(foveal_backend backend) {
+    const std::string every = "softcap30 alibi sinks left64 chunk128 bias=bh mask=b1 lse",
+                      pages = "page16 used_k=9,256";
+    return supports(backend, of_dims(dense(every), "e4m3", 256, 256)) &&
+           supports(backend, of_dims(dense(pages), "e4m3", 256, 256));
+}
+
 Texts types_of(foveal_backend backend) {
     Texts types;
     for (const char* type : kTypes)
         if (supports(backend, of_dims(dense("full"), type, 128, 128))) types.push_back(type);
+    if (has_all_of_e4m3(backend)) types.push_back("e4m3");
     return types;
 }
 
@@ -152,6 +162,35 @@ std::string e4m3_keys_text(foveal_backend backend) {
     return types.empty() ? "no" : fmt::format("beside {}", fmt::join(types, ", "));
 }
 
+// Of q, k and v in e4m3, where not all goes: the largest head dimension, and what does.
+std::string all_e4m3_text(foveal_backend backend) {
+    if (has_all_of_e4m3(backend)) return "with all of this table";
+    int largest = 0;
+    for (const int dim : kUsualDims)
+        if (supports(backend, of_dims(dense("full"), "e4m3", dim, dim))) largest = dim;
+    if (largest == 0) return "no";
+    Texts can;
+    const std::pair<const char*, Texts> options[] = {
+        {"dense", {dense("full"), dense("used_q=9,256 used_k=0,3"), dense("bhsd")}},
+        {"varlen", {varlen("full"), varlen("used_q=200,0,7 used_k=256,7,0")}},
+        {"causal", {dense("causal"), dense("causal topleft"), varlen("causal")}},
+        {"windows", {dense("left64 right32"), varlen("left9 topleft")}},
+        {"chunks", {dense("chunk128"), varlen("causal chunk100")}},
+        {"sinks", {dense("sinks"), varlen("sinks")}},
+        {"log-sum-exp", {dense("lse"), varlen("causal lse")}},
+        {"pages", {dense("page16 used_k=9,256")}},
+        {"softcap", {dense("softcap30")}},
+        {"ALiBi", {dense("alibi")}},
+        {"bias", {dense("bias=bh")}},
+        {"mask", {dense("mask=bh")}}};
+    for (const auto& [name, problems] : options)
+        if (std::all_of(problems.begin(), problems.end(), [&](const std::string& words) {
+                return supports(backend, of_dims(words, "e4m3 descale", largest, largest));
+            }))
+            can.emplace_back(name);
+    return fmt::format("d up to {}: {}", largest, fmt::join(can, ", "));
+}
+
 // Strides of q and k in elements, of a problem in a padded buffer.
 std::string strides_text(foveal_backend backend, int64_t row_stride, int64_t batch_stride) {
     bool all = true;
@@ -209,6 +248,7 @@ std::string line(const std::string& title, const std::function<std::string(fovea
 std::string support_markdown() {
     std::string table = "| | CPU | Hopper (sm_90a) |\n|---|---|---|\n";
     table += line("element types", types_text);
+    table += line("q, k and v in e4m3, with descales", all_e4m3_text);
     table += line("k and v alone in e4m3, with descales", e4m3_keys_text);
     table += line("head dimension d = d_v", dims_text);
     table += line("d_v other than d", dims_v_text);

@@ -14,16 +14,6 @@ namespace {
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(FOVEAL_UNSUPPORTED, message); }
 
-// Tiles are counted in 32 bits.
-void check_tile_count(const ForwardProblem& p, const ForwardTile& tile) {
-    const double row_blocks =
-        std::ceil(static_cast<double>(p.total_rows_q()) / tile.rows()) + static_cast<double>(p.batch);
-    const double tiles = row_blocks * static_cast<double>(p.heads_q);
-    if (tiles >= std::numeric_limits<int32_t>::max() / 2)
-        refuse("q has " + std::to_string(p.batch) + " sequences, " + std::to_string(p.rows_q) + " rows and " +
-               std::to_string(p.heads_q) + " heads: more than 2^30 tiles, which the sm90 backend does not support");
-}
-
 // Four warpgroups with blocks of 64 keys fill the tensor cores best; three with blocks of 128 need fewer instructions a
 // score. Time of three over four (H200, 2026-11-25, d 64, h 32, full): s512 1.10, s4096 1.03, s16384 0.96; causal
 // s16384 1.00.
@@ -123,6 +113,15 @@ const char* name_of(ForwardVariant variant) {
 bool knows_lengths_of_keys(const ForwardProblem& p) { return p.keys == KeyForm::dense && !p.has_seqused_k; }
 
 ForwardChoice choice_of(const ForwardProblem& p) { return choice_of(p, variant_of(p)); }
+
+void check_tile_count(const ForwardProblem& p, const ForwardTile& tile) {
+    const double row_blocks =
+        std::ceil(static_cast<double>(p.total_rows_q()) / tile.rows()) + static_cast<double>(p.batch);
+    const double tiles = row_blocks * static_cast<double>(p.heads_q);
+    if (tiles >= std::numeric_limits<int32_t>::max() / 2)
+        refuse("q has " + std::to_string(p.batch) + " sequences, " + std::to_string(p.rows_q) + " rows and " +
+               std::to_string(p.heads_q) + " heads: more than 2^30 tiles, which the sm90 backend does not support");
+}
 
 void check_supported(const ForwardProblem& p) {
     require_scale(p, "the sm90 backend");

@@ -26,6 +26,9 @@ constexpr bool dequantises_with(const ForwardTileEntry& entry, ForwardVariant va
 // Throws Error(UNSUPPORTED), naming the argument, the value and what is supported.
 void check_supported(const ForwardProblem& problem);
 
+// A part of it: tiles are counted in 32 bits.
+void check_tile_count(const ForwardProblem& problem, const ForwardTile& tile);
+
 // Does the host know how many keys each sequence has? Where it does not, rows_k, an upper bound, must not decide how a
 // sequence is computed.
 bool knows_lengths_of_keys(const ForwardProblem& problem);

@@ -1,0 +1,199 @@
+// The softmax of one warpgroup's 64 rows, whose P is rounded to e4m3 for the second product.
+//
+// As in the 16-bit kernel (forward/softmax.cuh) a row has a reference, the maximum of the first block that it sees, and
+// the reference stays until a score outgrows it. But e4m3 ends at 448, and below 2^-6 it loses digits: so the reference
+// is 2^kTop, high enough for what is small beside it and low enough to leave some room. A P that would be rounded to
+// 448 or more is found by its byte, one addition and half a logical instruction for four of them, before P is used;
+// then the block's maximum becomes the reference, and O follows by a power of two, which is exact.
+//
+// O is divided by the sum of the rounded P, which rows of ones below V make the product add up: numerator and
+// denominator carry the same rounding, and where one key outweighs the others it cancels. The log-sum-exp needs the
+// unrounded sum.
+#pragma once
+
+#include <cstdint>
+
+#include "sm90/forward/e4m3/tiles.hpp"
+#include "sm90/forward/softmax.cuh"
+#include "sm90/ptx/warp.cuh"
+#include "sm90/ptx/wgmma_e4m3.cuh"
+#include "sm90/scores/mask.hpp"
+#include "sm90/tile/fragment.hpp"
+#include "sm90/tile/row.cuh"
+
+namespace foveal::sm90 {
+
+// The two rows of one thread; arrays over r are indexed by row.
+template <int32_t kAccumulators, bool kLse>
+struct E4m3Softmax {
+    static constexpr int32_t kScores = Fragment::size(kE4m3Keys);
+    static constexpr int32_t kKsteps = kE4m3Keys / kE4m3Kstep;
+    // Of the reference, in base 2 (performance-log, e4m3 1): how far it is from 448 and from what is lost.
+    static constexpr float kTop = 7.0f;
+    static constexpr float kLn2 = 0.693147180559945f;
+    // Beyond it ("far") an fma with the reference would leave the reference's own rounding as an exponent, so there
+    // scores are scaled, and rounded, before it is subtracted.
+    static constexpr float kFar = 0x1p20f;
+    static constexpr uint32_t kMinusZeroBits = 0x80000000;
+    // What is added to four bytes of P, so that the sign is set of one that is 448 or NaN; or, for a thread with a row
+    // that has seen no key yet, of any.
+    static constexpr uint32_t kSigns = 0x80808080, kMargin = 0x02020202;
+
+    float minus_reference[2];  // -(reference - kTop); -0 while the row has seen no key, and only then
+    float exact_sum[2];        // only if kLse: of the unrounded P in this thread's columns
+    float scale;               // what shift() multiplies by; 1 where scores are scaled before
+    uint32_t margin;
+
+    // Scores of keys that a row does not see become -inf.
+    static __device__ __forceinline__ void mask(float (&s)[kScores], Band band, int32_t row, int32_t first_key,
+                                                int32_t lane) {
+#pragma unroll
+        for (int32_t r = 0; r < 2; ++r) {
+            const uint32_t visible = visible_positions(band, row + Fragment::kRowDistance * r, first_key, lane);
+#pragma unroll
+            for (int32_t n = 0; n < kScores / Fragment::kRows; ++n)
+                if (!((visible >> n) & 1)) s[Fragment::index(r, Fragment::column_of_nth(n))] = -INFINITY;
+        }
+    }
+
+    static __device__ __forceinline__ void scale_scores(float (&s)[kScores], float factor) {
+#pragma unroll
+        for (int32_t i = 0; i < kScores; ++i) s[i] *= factor;
+    }
+
+    // A new tile: the references from its first block's scores, which are still to be multiplied by `factor`. true: a
+    // row of the warp is far. rows_left: of the sequence, from the thread's first on; rows past its end have no say.
+    __device__ __forceinline__ bool start(const float (&s)[kScores], float factor, int32_t rows_left) {
+        bool far = false;
+        margin = kMargin;
+        scale = factor;
+#pragma unroll
+        for (int32_t r = 0; r < 2; ++r) {
+            const float top = row_max(thread_max(s, r)) * factor;
+            set_reference(r, top);
+            exact_sum[r] = 0.0f;
+            far |= fabsf(top) > kFar && top != -INFINITY && Fragment::kRowDistance * r < rows_left;
+        }
+        return __any_sync(~0u, far);
+    }
+
+    // References, before shift(), of rows that have seen no key (forward/softmax.cuh).
+    __device__ __forceinline__ void start_unseen(const float (&s)[kScores]) {
+        if (!__any_sync(~0u, is_unseen(0) || is_unseen(1))) return;
+        margin = kMargin;
+#pragma unroll
+        for (int32_t r = 0; r < 2; ++r) {
+            const float top = row_max(thread_max(s, r)) * scale;
+            if (is_unseen(r)) set_reference(r, top);
+        }
+    }
+
+    // Scores to exponents, in place.
+    __device__ __forceinline__ void shift(float (&s)[kScores]) const {
+#pragma unroll
+        for (int32_t i = 0; i < kScores; ++i) s[i] = fmaf(s[i], scale, minus_reference[Fragment::row(i)]);
+    }
+
+    // P of ksteps [kBegin, kEnd), as A operands of the second product (key_order.hpp).
+    template <int32_t kBegin, int32_t kEnd>
+    __device__ __forceinline__ void probabilities(const float (&t)[kScores], uint32_t (&p)[kKsteps][4]) {
+#pragma unroll
+        for (int32_t c = kBegin; c < kEnd; ++c)
+#pragma unroll
+            for (int32_t i = 0; i < 4; ++i) {
+                float e[4];
+#pragma unroll
+                for (int32_t j = 0; j < 4; ++j) e[j] = ptx::ex2(t[score_of_operand(c, i, j)]);
+                if constexpr (kLse) exact_sum[i % 2] += (e[0] + e[1]) + (e[2] + e[3]);
+                p[c][i] = ptx::pack_e4m3(e[0], e[1], e[2], e[3]);
+            }
+    }
+
+    // Has a row of this thread left its range?
+    __device__ __forceinline__ bool left_range(const uint32_t (&p)[kKsteps][4]) const {
+        uint32_t found = 0;
+#pragma unroll
+        for (int32_t c = 0; c < kKsteps; ++c)
+#pragma unroll
+            for (int32_t i = 0; i < 4; ++i) found |= p[c][i] + margin;
+        return (found & kSigns) != 0;
+    }
+
+    // New references for the rows of this warp that have left their range. O and the sums follow, and t and P of the
+    // block are computed anew. before: exact_sum without this block; rows_left: as in start().
+    __device__ __forceinline__ void rescale(float (&t)[kScores], uint32_t (&p)[kKsteps][4], float (&o)[kAccumulators],
+                                            const RowTotals& before, int32_t rows_left) {
+        float factor[2];
+        const uint32_t quad = lanes_of_row(threadIdx.x % 32);
+        uint32_t next_margin = kMargin;
+#pragma unroll
+        for (int32_t r = 0; r < 2; ++r) {
+            // A row does not move for the sake of another: its result must not depend on what that one holds.
+            const bool mine = row_left_range(p, r) && Fragment::kRowDistance * r < rows_left;
+            const bool needed = (__ballot_sync(~0u, mine) & quad) != 0;
+            const float top = row_max(thread_max(t, r));
+            const bool unseen = is_unseen(r);
+            const bool moves = needed && top > -INFINITY && (unseen || top > kTop);
+            const float step = moves ? ceilf(top) - kTop : 0.0f;
+            factor[r] = moves && !unseen ? ptx::ex2(-step) : 1.0f;
+            minus_reference[r] = moves ? never_minus_zero(minus_reference[r] - step) : minus_reference[r];
+            if (unseen && !moves) next_margin = kSigns;
+            exact_sum[r] = before.exact_sum[r] * factor[r];
+#pragma unroll
+            for (int32_t i = 0; i < kScores; ++i)
+                if (Fragment::row(i) == r) t[i] -= step;
+        }
+        margin = next_margin;
+#pragma unroll
+        for (int32_t i = 0; i < kAccumulators; ++i) o[i] *= factor[Fragment::row(i)];
+        probabilities<0, kKsteps>(t, p);
+    }
+
+    __device__ __forceinline__ RowTotals totals() const {
+        return {{minus_reference[0], minus_reference[1]}, {0.0f, 0.0f}, {exact_sum[0], exact_sum[1]}};
+    }
+
+    // 1 / denominator of the whole row, 0 for a row that saw no key. keys: the sum of its P.
+    static __device__ __forceinline__ float normaliser(const RowTotals& row, float keys, int32_t r, float sink_log2) {
+        const float total = keys + ptx::ex2(sink_log2 + row.minus_reference[r]);
+        return keys == 0.0f ? 0.0f : __fdividef(1.0f, total);
+    }
+
+    // Natural logarithm of the row's sum of exponentials, the sink's (natural units, -inf: none) included; -inf for a
+    // row that saw no key.
+    static __device__ __forceinline__ float log_sum_exp(const RowTotals& row, int32_t r, float sink) {
+        const float keys = kLn2 * (__log2f(row_sum(row.exact_sum[r])) - row.minus_reference[r]);
+        const float larger = fmaxf(keys, sink), smaller = fminf(keys, sink);
+        return smaller == -INFINITY ? larger : larger + log1pf(__expf(smaller - larger));
+    }
+
+   private:
+    static __device__ __forceinline__ float thread_max(const float (&s)[kScores], int32_t r) {
+        float top = s[Fragment::index(r, 0)];
+#pragma unroll
+        for (int32_t i = 0; i < kScores; ++i)
+            if (Fragment::row(i) == r) top = fmaxf(top, s[i]);
+        return top;
+    }
+
+    static __device__ __forceinline__ float never_minus_zero(float x) { return x + 0.0f; }
+
+    __device__ __forceinline__ void set_reference(int32_t r, float top) {
+        const bool unseen = top == -INFINITY;
+        minus_reference[r] = unseen ? -0.0f : never_minus_zero(kTop - top);
+        if (unseen) margin = kSigns;
+    }
+
+    __device__ __forceinline__ bool is_unseen(int32_t r) const {
+        return __float_as_uint(minus_reference[r]) == kMinusZeroBits;
+    }
+
+    __device__ __forceinline__ bool row_left_range(const uint32_t (&p)[kKsteps][4], int32_t r) const {
+        uint32_t found = 0;
+#pragma unroll
+        for (int32_t c = 0; c < kKsteps; ++c) found |= (p[c][r] + kMargin) | (p[c][r + 2] + kMargin);
+        return (found & kSigns) != 0 || is_unseen(r);
+    }
+};
+
+}  // namespace foveal::sm90
