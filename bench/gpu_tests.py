@@ -9,19 +9,24 @@ FOLDER), and one launch under ncu (--ncu). Exit status 1 if anything failed.
 """
 
 import argparse
+import functools
 import importlib.util
 import os
 import pathlib
+import queue
 import re
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import results_file
 
 SUITES = ("correctness", "corner", "grid")
 PROGRAMS = {
-    "gpu_tests": ["gpu_tests", "--gtest_filter=-*Suite*"],
+    "gpu_paged_grid": ["gpu_tests", "--gtest_filter=Eighths*"],
+    "gpu_tests": ["gpu_tests", "--gtest_filter=-*Suite*:Eighths*"],
     "gpu_driver_calls_tests": ["gpu_driver_calls_tests"],
     "gpu_rescale_tests": ["gpu_rescale_tests"],
     "gpu_e4m3_tests": ["gpu_e4m3_tests"],
@@ -64,11 +69,25 @@ def sanitizer_cases():
 
 def run(command, seconds=120, environment=None):
     """Its exit status and output. A command that hangs is killed: a deadlocked kernel would eat the whole lease."""
+    environment = os.environ | THIS_GPU.environment() | (environment or {})
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
         return done.returncode, done.stdout + done.stderr
-    except subprocess.TimeoutExpired:
-        return 124, f"did not end within {seconds} s"
+    except subprocess.TimeoutExpired as stopped:
+        said = (stopped.stdout or b"").decode(errors="replace")
+        return 124, f"{said}\ndid not end within {seconds} s"
+
+
+class Gpus(threading.local):
+    """Which GPU a thread's commands see: parts run side by side on as many as there are."""
+
+    number = None
+
+    def environment(self):
+        return {} if self.number is None else {"CUDA_VISIBLE_DEVICES": str(self.number)}
+
+
+THIS_GPU = Gpus()
 
 
 def number(pattern, text):
@@ -110,7 +129,7 @@ def pytest(folder):
     shared = ["-n", "8"] if importlib.util.find_spec("xdist") else []
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *shared, "-p", "no:cacheprovider", folder]
     # JAX takes three quarters of the memory otherwise, of which there is one for all processes.
-    status, text = run(command, 300, os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"})
+    status, text = run(command, 300, {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"})
     counts = {what: number(rf"(\d+) {what}", text) for what in ("passed", "failed", "skipped")}
     return counts, status == 0 and counts["passed"] > 0, text
 
@@ -136,45 +155,49 @@ def main():
     options = parser.parse_args()
 
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    gpu, driver = run(query)[1].splitlines()[0].split(", ")
+    gpus = run(query)[1].splitlines()
+    gpu, driver = gpus[0].split(", ")
     document = {"gpu": gpu, "driver": driver, "commit": options.commit, "date": time.strftime("%Y-%m-%d"),
-                "command": " ".join(sys.argv), "check": []}  # fmt: skip
-    failures = []
+                "command": " ".join(sys.argv), "gpus": len(gpus)}  # fmt: skip
+    parts = {suite: functools.partial(check_suite, options.binaries, suite) for suite in SUITES}
+    if options.pytest:
+        parts["pytest"] = functools.partial(pytest, options.pytest)
+    parts |= {name: functools.partial(gtest, options.binaries, command) for name, command in PROGRAMS.items()}
+    if options.sanitizer:
+        parts |= {tool: functools.partial(sanitizer, options.binaries, tool) for tool in ("memcheck", "racecheck")}
+    if options.ncu:
+        parts["ncu"] = functools.partial(ncu, options.binaries)
+    results, failures = {}, []
+    lock, free = threading.Lock(), queue.SimpleQueue()
+    for number_of_gpu in range(len(gpus)):
+        free.put(number_of_gpu)
 
     def save():  # after each part: what a lease that ends early has shown is not lost
-        document["failed"] = failures
+        of_suites = {"check": [results[suite] for suite in SUITES if suite in results]}
+        rest = {name: results[name] for name in [*parts, "host_us"] if name in results and name not in SUITES}
         if options.write:
-            results_file.write(options.write, "tests", document)
+            results_file.write(options.write, "tests", document | {"failed": failures} | of_suites | rest)
 
-    def note(name, outcome):
-        result, ok, text = outcome
-        print(f"{'ok    ' if ok else 'FAILED'} {name}: {result}", flush=True)
-        if not ok:
-            failures.append(name)
-            if options.logs:
-                pathlib.Path(options.logs, f"{name}.txt").write_text(text)
-            print("\n".join(text.splitlines()[-30:]), flush=True)
-        return result, text
-
-    for suite in SUITES:
-        document["check"].append(note(suite, check_suite(options.binaries, suite))[0])
-        save()
-    for name, command in PROGRAMS.items():
-        document[name], text = note(name, gtest(options.binaries, command))
-        if name == "gpu_tests":
-            document["host_us"] = host_costs(text)
-        save()
-    if options.pytest:
-        document["pytest"], _ = note("pytest", pytest(options.pytest))
-        save()
-    if options.sanitizer:
-        document["sanitizer"] = {}
-        for tool in ("memcheck", "racecheck"):
-            document["sanitizer"][tool] = note(tool, sanitizer(options.binaries, tool))[0]
+    def take(name, part):
+        if len(gpus) > 1:
+            THIS_GPU.number = free.get()
+        result, ok, text = part()
+        if len(gpus) > 1:
+            free.put(THIS_GPU.number)
+        with lock:
+            results[name] = result
+            if name == "gpu_tests":
+                results["host_us"] = host_costs(text)
+            print(f"{'ok    ' if ok else 'FAILED'} {name}: {result}", flush=True)
+            if not ok:
+                failures.append(name)
+                if options.logs:
+                    pathlib.Path(options.logs, f"{name}.txt").write_text(text)
+                print("\n".join(text.splitlines()[-30:]), flush=True)
             save()
-    if options.ncu:
-        document["ncu"], _ = note("ncu", ncu(options.binaries))
-        save()
+
+    with ThreadPoolExecutor(len(gpus)) as pool:
+        list(pool.map(take, parts, parts.values()))
     return 1 if failures else 0
 
 
