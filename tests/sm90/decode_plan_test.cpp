@@ -141,7 +141,7 @@ TEST(DecodePlan, KeysInE4m3) {
     p.dtype = DType::f32;
     expect_refused(p, "q.dtype is f32");
     p.dtype = DType::e4m3;
-    expect_refused(p, "q.dtype is e4m3");
+    expect_refused(p, "beside e4m3 q");
     p.dtype = DType::bf16;
     p.k.row += 8;
     expect_refused(p, "k's row stride");
