@@ -29,7 +29,7 @@ struct E4m3Softmax {
     static constexpr int32_t kScores = Fragment::size(kE4m3Keys);
     static constexpr int32_t kKsteps = kE4m3Keys / kE4m3Kstep;
     // Of the reference, in base 2 (performance-log, e4m3 1): how far it is from 448 and from what is lost.
-    static constexpr float kTop = 7.0f;
+    static constexpr float kTop = 5.0f;
     static constexpr float kLn2 = 0.693147180559945f;
     // Beyond it ("far") an fma with the reference would leave the reference's own rounding as an exponent, so there
     // scores are scaled, and rounded, before it is subtracted.
