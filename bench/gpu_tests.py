@@ -10,6 +10,8 @@ FOLDER), and one launch under ncu (--ncu). Exit status 1 if anything failed.
 
 import argparse
 import importlib.util
+import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import results_file
 SUITES = ("correctness", "corner", "grid")
 PROGRAMS = {
     "gpu_tests": ["gpu_tests", "--gtest_filter=-*Suite*"],
+    "gpu_driver_calls_tests": ["gpu_driver_calls_tests"],
     "gpu_rescale_tests": ["gpu_rescale_tests"],
     "gpu_decode_tests": ["gpu_decode_tests", "--gtest_filter=-Seeds*"],
     "gpu_decode_cases": ["gpu_decode_tests", "--gtest_filter=Seeds*/?"],
@@ -58,10 +61,10 @@ def sanitizer_cases():
     ]
 
 
-def run(command, seconds=120):
+def run(command, seconds=120, environment=None):
     """Its exit status and output. A command that hangs is killed: a deadlocked kernel would eat the whole lease."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
         return done.returncode, done.stdout + done.stderr
     except subprocess.TimeoutExpired:
         return 124, f"did not end within {seconds} s"
@@ -104,9 +107,9 @@ def sanitizer(binaries, tool):
 def pytest(folder):
     """What needs the GPU, in several processes where pytest-xdist is there: the rest runs without one as well."""
     shared = ["-n", "8"] if importlib.util.find_spec("xdist") else []
-    status, text = run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *shared, "-p", "no:cacheprovider", folder], 300
-    )
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *shared, "-p", "no:cacheprovider", folder]
+    # JAX takes three quarters of the memory otherwise, of which there is one for all processes.
+    status, text = run(command, 300, os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"})
     counts = {what: number(rf"(\d+) {what}", text) for what in ("passed", "failed", "skipped")}
     return counts, status == 0 and counts["passed"] > 0, text
 
@@ -125,13 +128,14 @@ def main():
     parser.add_argument("binaries", help="folder of foveal and the test programs")
     parser.add_argument("--commit", required=True, help="of the code that was built")
     parser.add_argument("--write", metavar="FOLDER", help="write FOLDER/tests.json")
+    parser.add_argument("--logs", metavar="FOLDER", help="write all that a failed part printed to FOLDER/PART.txt")
     parser.add_argument("--sanitizer", action="store_true")
     parser.add_argument("--ncu", action="store_true")
     parser.add_argument("--pytest", metavar="FOLDER")
     options = parser.parse_args()
 
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    gpu, driver = run(query)[1].strip().split(", ")
+    gpu, driver = run(query)[1].splitlines()[0].split(", ")
     document = {"gpu": gpu, "driver": driver, "commit": options.commit, "date": time.strftime("%Y-%m-%d"),
                 "command": " ".join(sys.argv), "check": []}  # fmt: skip
     failures = []
@@ -146,6 +150,8 @@ def main():
         print(f"{'ok    ' if ok else 'FAILED'} {name}: {result}", flush=True)
         if not ok:
             failures.append(name)
+            if options.logs:
+                pathlib.Path(options.logs, f"{name}.txt").write_text(text)
             print("\n".join(text.splitlines()[-30:]), flush=True)
         return result, text
 

@@ -101,13 +101,15 @@ class DrawnDecodes : public DecodeGpu, public ::testing::WithParamInterface<uint
 
 TEST_P(DrawnDecodes, AreRightAndTheSameHoweverTheyAreSplit) {
     const uint32_t first = GetParam() * kCasesOfRun;
+    uint32_t decoded_cases = 0;
     for (uint32_t seed = first; seed < first + kCasesOfRun && !HasFailure(); ++seed) {
         const DrawnCase c = draw_case(seed);
         const std::string text = c.problem + c.pages;
         SCOPED_TRACE("seed " + std::to_string(seed) + ": " + text);
         const ForwardProblem problem = foveal::validate(on_gpu(text)->args());
-        ASSERT_TRUE(foveal::sm90::decodes(problem) || !foveal::sm90::decode_choices_of_varlen(problem).empty())
-            << "foveal_forward goes another way";
+        // The others' columns are too many parts: they are the forward kernel's.
+        if (!foveal::sm90::decodes(problem) && foveal::sm90::decode_choices_of_varlen(problem).empty()) continue;
+        ++decoded_cases;
         expect_right(text);
         expect_same_bits(text);
         const std::vector<std::byte> expected = decoded(text, kAllSms);
@@ -118,6 +120,7 @@ TEST_P(DrawnDecodes, AreRightAndTheSameHoweverTheyAreSplit) {
         EXPECT_EQ(decoded(text + " order7", kAllSms), expected) << "other pages";
         EXPECT_EQ(decoded(c.problem, kAllSms), expected) << "not in pages";
     }
+    EXPECT_TRUE(HasFailure() || decoded_cases >= kCasesOfRun / 2) << decoded_cases;
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, DrawnDecodes, ::testing::Range(0u, kRuns));
