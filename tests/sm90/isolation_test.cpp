@@ -215,8 +215,8 @@ foveal_forward_args one_head(const foveal_forward_args& all, int64_t head, int64
 }
 
 // Tiles that hold rows of several heads give what each head gets alone. (But under softcap and ALiBi, where the form of
-// a block follows from all rows of its tile; and with more rows than those of which the heads that share a KV head decide
-// whether they decode.)
+// a block follows from all rows of its tile; and with more rows than those of which the heads that share a KV head
+// decide whether they decode.)
 TEST_F(Gpu, PackedHeadsGiveTheSameBits) {
     int packed_cases = 0;
     for (const std::string heads :

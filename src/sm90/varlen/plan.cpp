@@ -33,10 +33,19 @@ Sm90VarlenPlan::Sm90VarlenPlan(const ForwardProblem& problem, int32_t device, co
         if (schedule.choice.any_keys) schedule.decoded_rows = few_rows_of(problem);
         forward_ = prepare_forward(problem, schedule);
     }
+    // Unless the forward kernel writes all rows, which the decode kernels then write anew.
+    bool beside = forward_ && forward_->schedule.grid > 0 && forward_->schedule.decoded_rows > 0;
+    int64_t counts = 0, nodes = kDecodeControlBytes;
     for (const DecodeChoice& choice : decode_choices_of_varlen(problem)) {
-        decodes_.push_back(prepare_decode(problem, choice, traits));
-        // One launch after the other has it.
-        workspace_bytes_ = std::max(workspace_bytes_, decodes_.back().schedule.workspace_bytes);
+        PreparedDecode decode = prepare_decode(problem, choice, traits);
+        decode.counts = counts;
+        decode.nodes = nodes;
+        decode.params.beside = beside;
+        beside = true;
+        counts += kDecodeCounts * 4;
+        nodes += decode.schedule.node_bytes;
+        workspace_bytes_ = std::max(workspace_bytes_, decode.workspace_end());
+        decodes_.push_back(decode);
     }
 }
 
@@ -58,7 +67,7 @@ std::string Sm90VarlenPlan::describe() const {
     return out.str();
 }
 
-// Each kernel waits for the one before it, so that the decode kernel's rows are the last that are written.
+// Kernels that write different rows run side by side, the others one after the other.
 void Sm90VarlenPlan::launch(const ForwardPointers& pointers, void* stream) const {
     check_pointers(pointers);
     check_workspace(pointers, workspace_bytes());
