@@ -25,6 +25,7 @@ PROGRAMS = {
     "gpu_driver_calls_tests": ["gpu_driver_calls_tests"],
     "gpu_rescale_tests": ["gpu_rescale_tests"],
     "gpu_decode_tests": ["gpu_decode_tests", "--gtest_filter=-Seeds*"],
+    "gpu_e4m3_tests": ["gpu_e4m3_tests"],
     "gpu_decode_cases": ["gpu_decode_tests", "--gtest_filter=Seeds*/?"],
     "first_call_captured": ["gpu_tests", "--gtest_filter=Gpu.TheFirstCallCanBeCaptured"],
     "merge_tests": ["merge_tests", "--gtest_filter=*Sm90*"],

@@ -44,7 +44,7 @@ struct PreparedDecode {
     int64_t counts = 0, nodes = kDecodeControlBytes;
 
     const DecodeTileEntry& entry() const { return kDecodeTiles[schedule.choice.tile_index]; }
-    const DecodeTile& tile() const { return entry().tile; }
+    DecodeTile tile() const { return schedule.choice.tile(); }
     int64_t workspace_end() const { return schedule.node_bytes > 0 ? nodes + schedule.node_bytes : 0; }
     int32_t grid(bool splits) const { return splits ? schedule.split_grid : schedule.whole_grid; }
 };
