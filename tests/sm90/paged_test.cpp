@@ -154,7 +154,7 @@ TEST_F(Gpu, QueriesAndKeysHaveFormsOfTheirOwn) {
         for (const int n : {1, 2, 3, 8, 16, 20}) {
             const std::string rows = std::to_string(n), lengths = rows + "," + rows;
             const auto dense = run_case("b2 sq" + rows + " sk70" + tail);
-            for (const std::string form : {"b2 sq" + rows + " klens=70,70", "varlen qlens=" + lengths + " klens=70,70",
+            for (const std::string& form : {"b2 sq" + rows + " klens=70,70", "varlen qlens=" + lengths + " klens=70,70",
                                            "varlen qlens=" + lengths + " sk70"})
                 for (int64_t i = 0; i < 2; ++i) expect_same_sequence(*run_case(form + tail), *dense, i);
         }
