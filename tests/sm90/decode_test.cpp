@@ -46,7 +46,6 @@ struct Heads {
 
 struct DrawnCase {
     std::string problem, pages;  // "": keys in none
-    std::string packed;          // of a varlen q, the same with keys one sequence behind the other; "": none
 };
 
 // Lengths around the ends of pages, blocks and leaves.
@@ -65,9 +64,7 @@ DrawnCase draw_case(uint32_t seed) {
     const std::string queries =
         varlen_q ? "varlen" + list("qlens", {rows, draw.of<int64_t>({0, 1, 2, 17, 40}), draw.of<int64_t>({1, 5})})
                  : "b3 sq" + std::to_string(rows);
-    const std::string packed = list("klens", keys);
-    c.problem = queries + (varlen_k ? packed : " sk" + std::to_string(most) + list("used_k", keys));
-    const size_t keys_end = c.problem.size();
+    c.problem = queries + (varlen_k ? list("klens", keys) : " sk" + std::to_string(most) + list("used_k", keys));
     c.problem += " hq" + std::to_string(heads.q) + " hk" + std::to_string(heads.k);
     c.problem += draw.of<std::string>({" d64", " d128", " d128", " d256", " d512", " d80", " d24 dv40", " d96 dv128",
                                        " d192", " d320 dv72", " d264 dv512"});
@@ -85,7 +82,6 @@ DrawnCase draw_case(uint32_t seed) {
     if (draw.one_in(5)) c.problem += draw.of<std::string>({" sd10", " sd30"});
     if (draw.one_in(6)) c.problem += " sink20@0";
     if (draw.one_in(10)) c.problem += " scale-0.2";
-    if (varlen_q) c.packed = queries + packed + c.problem.substr(keys_end);
     if (!varlen_k && draw.one_in(3)) c.problem += " pad";
     if (!varlen_k && !varlen_q && draw.one_in(3)) c.problem += " bhsd";
     if (page > 0) c.pages = " page" + std::to_string(page) + draw.of<std::string>({"", "", " csr"});
@@ -113,9 +109,6 @@ TEST_P(DrawnDecodes, AreRightAndTheSameHoweverTheyAreSplit) {
         expect_right(text);
         expect_same_bits(text);
         const std::vector<std::byte> expected = decoded(text, kAllSms);
-        if (!c.packed.empty()) {
-            EXPECT_EQ(decoded(c.packed, kAllSms), expected) << c.packed;
-        }
         if (c.pages.empty()) continue;
         EXPECT_EQ(decoded(text + " order7", kAllSms), expected) << "other pages";
         EXPECT_EQ(decoded(c.problem, kAllSms), expected) << "not in pages";

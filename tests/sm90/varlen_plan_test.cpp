@@ -159,13 +159,15 @@ TEST(VarlenPlan, TheWorkspaceIsThatOfOneLaunch) {
     EXPECT_EQ(plan.workspace_bytes(), plan_of(problem(3000, 5000)).workspace_bytes());
 }
 
-// Where keys lie as q does, the forward's kernels know of no other: they compute all rows, and few are written anew.
-TEST(VarlenPlan, ThePlainKernelsComputeAllSequences) {
-    const Sm90VarlenPlan plan = plan_of(packed(problem(4, 1000)));
-    EXPECT_EQ(plan.forward()->schedule.decoded_rows, 0);
-    for (const int32_t rows : {1, 8, 9}) EXPECT_EQ(rows_of_forward(plan.forward()->params.places, rows), rows);
-    EXPECT_NE(plan.describe().find("computes them too"), std::string::npos);
-    EXPECT_EQ(plan_of(problem(4, 1000)).describe().find("computes them too"), std::string::npos);
+// Prompts alone: one launch, without a workspace.
+TEST(VarlenPlan, OverPackedKeysTheForwardKernelHasAllRows) {
+    for (const int64_t rows : {1, 8, 1000}) {
+        const ForwardProblem p = packed(problem(4, rows));
+        EXPECT_TRUE(decode_choices_of_varlen(p).empty());
+        const auto plan = kBackend.plan_forward(p, -1);
+        EXPECT_EQ(plan->workspace_bytes(), 0);
+        EXPECT_EQ(plan->describe().find("decode"), std::string::npos);
+    }
 }
 
 TEST(VarlenPlan, IsWhatTheBackendPlans) {

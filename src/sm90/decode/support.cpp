@@ -81,7 +81,8 @@ bool may_have_many_rows(const ForwardProblem& p) {
 }
 
 std::vector<DecodeChoice> decode_choices_of_varlen(const ForwardProblem& p) {
-    if (!p.varlen || !can_decode(p)) return {};
+    // Over packed keys, those of prompts, the forward kernel has all rows: it knows no others there (varlen/plan.hpp).
+    if (!p.varlen || p.keys == KeyForm::varlen || !can_decode(p)) return {};
     const DecodeVariant variant = variant_of(p);
     const int32_t few = few_rows_of(p), one = tile_index_of(p, variant, 1), several = tile_index_of(p, variant, 2);
     std::vector<DecodeChoice> choices = {{one, variant, 1, 1, one == several ? few : 1}};

@@ -28,9 +28,7 @@ Sm90VarlenPlan::Sm90VarlenPlan(const ForwardProblem& problem, int32_t device, co
     : ForwardPlan(problem, FOVEAL_BACKEND_SM90, device), traits_(traits) {
     if (may_have_many_rows(problem)) {
         ForwardSchedule schedule = schedule_of(problem, choice_of(problem), traits);
-        // Kernels that know q's form of keys alone compute all sequences, and what they write of few rows is written
-        // anew.
-        if (schedule.choice.any_keys) schedule.decoded_rows = few_rows_of(problem);
+        schedule.decoded_rows = few_rows_of(problem);
         forward_ = prepare_forward(problem, schedule);
     }
     for (const DecodeChoice& choice : decode_choices_of_varlen(problem)) {
@@ -51,14 +49,12 @@ std::string Sm90VarlenPlan::describe() const {
         describe_decode(lines, problem(), decode, traits_.sms);
         continue_lines(out, lines.str());
     }
-    if (forward_ && forward_->schedule.decoded_rows == 0)
-        out << "           the forward kernel computes them too, and first\n";
     out << "workspace  " << workspace_bytes() << " bytes\n"
         << "bound      the lengths are on the device\n";
     return out.str();
 }
 
-// Each kernel waits for the one before it, so that the decode kernel's rows are the last that are written.
+// Each kernel waits for the one before it: they share the workspace.
 void Sm90VarlenPlan::launch(const ForwardPointers& pointers, void* stream) const {
     check_pointers(pointers);
     check_workspace(pointers, workspace_bytes());

@@ -1,7 +1,7 @@
-// The plan of a varlen q on sm90, of whose sequences only the device knows which are chunks of a prompt and which a few
-// rows that decode: one call launches the forward kernel and the decode kernel, and each takes the sequences whose
-// numbers of rows are its own. Which those are follows from the heads, the type and the options, so a sequence has the
-// same bits alone, in any batch, and as a dense q.
+// The plan of a varlen q on sm90 over keys that are not packed as it is, of whose sequences only the device knows which
+// are chunks of a prompt and which a few rows that decode: one call launches the forward kernel and the decode kernel,
+// and each takes the sequences whose numbers of rows are its own. Which those are follows from the heads, the type and
+// the options, so a sequence has the same bits alone, in any batch, and as a dense q.
 #pragma once
 
 #include <cstdint>
