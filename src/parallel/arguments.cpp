@@ -179,6 +179,9 @@ Problem problem_of(const foveal_parallel_args& args) {
     require_no_gaps("k", local.k);
     require_no_gaps("v", local.v);
     const size_t sequences = std::max(problem.q.length_of.size(), problem.k.length_of.size());
+    if (problem.local.batch > kMostSequences)
+        refuse("forward.q has " + std::to_string(problem.local.batch) + " sequences; over ranks a call has at most " +
+               std::to_string(kMostSequences));
     if (problem.local.batch != 1 && sequences > 1)
         refuse("spans name " + std::to_string(sequences) + " sequences; tensors of a batch have one, number 0");
     const foveal_tensor& slopes = local.alibi_slopes;

@@ -62,6 +62,7 @@ DType decode_part_dtype_of(const foveal_forward_args& forward) {
 }
 
 struct DecodeRegions {
+    Region zeros;        // plan.hpp; nothing here reads them
     Region parts, lses;  // [ranks] of out and lse
     uint64_t total_bytes = 0;
 };
@@ -70,6 +71,7 @@ DecodeRegions regions_of(const ForwardProblem& p, DType part_dtype, int32_t rank
     DecodeRegions regions;
     Allocation from;
     const int64_t rows = p.batch * p.heads_q;
+    regions.zeros = from.take(kMostSequences, sizeof(int32_t));
     regions.parts = from.take(ranks * rows * p.head_dim_v, bytes_of(part_dtype));
     regions.lses = from.take(ranks * rows, sizeof(float));
     regions.total_bytes = from.end();

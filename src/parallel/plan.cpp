@@ -55,7 +55,7 @@ Regions regions_of(const Plan& plan) {
     const int64_t element = bytes_of(p.dtype);
     Regions regions;
     Allocation from;
-    regions.zeros = from.take(p.batch, sizeof(int32_t));
+    regions.zeros = from.take(kMostSequences, sizeof(int32_t));
     int64_t buffer_rows = 0;
     for (const Hop& hop : plan.schedule.hops) buffer_rows = std::max(buffer_rows, hop.buffer_rows);
     regions.keys = from.take(p.batch * buffer_rows * heads.heads_k * p.head_dim, element);

@@ -88,8 +88,12 @@ struct GradientRegions {
     Region crew_dout, crew_dlse, packed_dout, packed_dq, packed_dk, packed_dv;  // as those of the forward call
 };
 
+// Every workspace, of calls of all kinds and shapes, begins with as many zeros (i32), which none overwrites: so one
+// that was filled with zeros once serves them all, one after the other.
+inline constexpr int64_t kMostSequences = 65536;
+
 struct Regions {
-    Region zeros;                                       // i32 [b]
+    Region zeros;                                       // i32 [kMostSequences]
     Region keys, values;                                // of other ranks, one hop's
     Region parts, part_lses;                            // [kParts] of out and lse
     Region sums, sum_lses;                              // f32 [2] of out and lse, where there are more parts
