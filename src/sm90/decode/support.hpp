@@ -26,7 +26,8 @@ bool decodes(const ForwardProblem& problem);
 DecodeChoice decode_choice_of(const ForwardProblem& problem);
 
 // The same of a varlen q: a sequence goes where a dense q of as many rows would, so there is a kernel for one row and
-// one for several that are few, but for those that no sequence has as far as the host knows. None: nothing to decode.
+// one for several that are few, but for those that no sequence has as far as the host knows. None: nothing to decode,
+// or keys are packed as q is.
 std::vector<DecodeChoice> decode_choices_of_varlen(const ForwardProblem& problem);
 
 // Of a varlen q that the decode kernel has a part of: the most rows of a sequence that are few; has a sequence more, as
