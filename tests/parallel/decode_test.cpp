@@ -104,6 +104,11 @@ void run(DecodeRank& of, int32_t rank, foveal_communicator* communicator, const 
     if (dealing.before_call) dealing.before_call(rank, of);
     for (int call = 0; call < 2 && of.message.empty(); ++call)  // in the memory that the first has left
         if (foveal_parallel_decode(communicator, &of.args, nullptr) != FOVEAL_OK) of.message = foveal_last_error();
+    // Where other calls, which may have the same workspace, look for lengths of zero.
+    constexpr int64_t kZeroBytes = 65536 * 4;
+    if (of.message.empty() && std::any_of(of.workspace.get(), of.workspace.get() + kZeroBytes,
+                                          [](std::byte byte) { return byte != std::byte{0}; }))
+        of.message = "the workspace's first zeros are overwritten";
 }
 
 // Every rank's call; rank 0's results are `whole`'s. Messages, "" of those that are well.
