@@ -86,6 +86,8 @@ else()
         set(CMAKE_CUDA_ARCHITECTURES OFF)
         set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
         enable_language(CUDA)
+        # As words apart, which ccache can read: joined, the path of this build's folder is in its key.
+        set(CMAKE_INCLUDE_SYSTEM_FLAG_CUDA "-isystem ")
         if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION) # CMake 3.25.1, Debian 12's, knows nvcc only up to C++17
             set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
             set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
@@ -108,9 +110,11 @@ set(FOVEAL_BACKENDS "${foveal_backends}" CACHE INTERNAL "Which backends this bui
 add_compile_definitions(FOVEAL_HAS_CUDA=$<BOOL:${FOVEAL_HAS_CUDA}>)
 
 # Every .cu of `target` is compiled under cmake/ptxas_gate.sh: a register spill, or wgmma that ptxas had to serialise,
-# fails the build. The resources of each kernel are left in <object>.ptxas.
+# fails the build. The resources of each kernel are left in <object>.ptxas. A launcher that is asked for, such as ccache,
+# runs under the gate, which reads what that repeats of an earlier compilation's report.
 function(foveal_gate_ptxas target)
-    set_target_properties(${target} PROPERTIES CUDA_COMPILER_LAUNCHER "${PROJECT_SOURCE_DIR}/cmake/ptxas_gate.sh")
+    set_target_properties(${target} PROPERTIES
+        CUDA_COMPILER_LAUNCHER "${PROJECT_SOURCE_DIR}/cmake/ptxas_gate.sh;${CMAKE_CUDA_COMPILER_LAUNCHER}")
     target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=-v,-warn-spills>")
     # A fifth of the default's size.
     target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:--compress-mode=size>")
