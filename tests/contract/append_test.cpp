@@ -40,22 +40,22 @@ INSTANTIATE_TEST_SUITE_P(Sm90, AppendDrawn,
 
 // A library that ignores something is noticed, or refuses what is left.
 TEST(CpuAppend, WhatIsIgnoredIsNoticed) {
-    using Options = foveal::AppendOptions;
-    const std::pair<const char*, std::function<void(Options&)>> ignored[] = {
-        {"rotary_layout", [](Options& o) { o.rotary_layout = foveal::RotaryLayout::half_split; }},
-        {"cos of each position", [](Options& o) { o.cos.stride[0] = 0; }},
-        {"positions", [](Options& o) { o.positions.rank = o.cache_lengths.rank == 0 ? o.positions.rank : 0; }},
-        {"k_scale", [](Options& o) { o.k_scale.rank = 0; }},
-        {"v_scale of each head", [](Options& o) { o.v_scale.shape[0] = std::min<int64_t>(o.v_scale.shape[0], 1); }},
-        {"block_table of each sequence", [](Options& o) { o.block_table.stride[0] = 0; }},
-        {"q", [](Options& o) { o.q.rank = o.q_out.rank = o.k.rank + o.v.rank == 0 ? o.q.rank : 0; }},
-        {"v", [](Options& o) { o.v.rank = o.v_cache.rank = o.k.rank + o.q.rank == 0 ? 1 : 0; }},
+    using Args = foveal::AppendOptions;
+    const std::pair<const char*, std::function<void(Args&)>> ignored[] = {
+        {"rotary_layout", [](Args& o) { o.rotary_layout = foveal::RotaryLayout::half_split; }},
+        {"cos of each position", [](Args& o) { o.cos.stride[0] = 0; }},
+        {"positions", [](Args& o) { o.positions.rank = o.cache_lengths.rank == 0 ? o.positions.rank : 0; }},
+        {"k_scale", [](Args& o) { o.k_scale.rank = 0; }},
+        {"v_scale of each head", [](Args& o) { o.v_scale.shape[0] = std::min<int64_t>(o.v_scale.shape[0], 1); }},
+        {"block_table of each sequence", [](Args& o) { o.block_table.stride[0] = 0; }},
+        {"q", [](Args& o) { o.q.rank = o.q_out.rank = o.k.rank + o.v.rank == 0 ? o.q.rank : 0; }},
+        {"v", [](Args& o) { o.v.rank = o.v_cache.rank = o.k.rank + o.q.rank == 0 ? 1 : 0; }},
     };
     for (const auto& [name, ignore] : ignored) {
         bool noticed = false;
         for (uint32_t seed = 0; seed < 200 && !noticed; ++seed) {
             AppendData data(FOVEAL_BACKEND_CPU, draw_append_case(seed));
-            Options options = data.options();
+            Args options = data.options();
             ignore(options);
             try {
                 foveal::append(options);

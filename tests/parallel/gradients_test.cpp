@@ -14,13 +14,13 @@
 namespace foveal_testing {
 namespace {
 
-constexpr uint32_t kCases = 600;
+constexpr uint32_t kGradientCases = 600;
 
 // The forward's grid, with a gradient through the log-sum-exp in every third case.
 std::string text_of(const Drawn& drawn) { return drawn.text + (drawn.seed % 3 == 0 ? " dlse" : ""); }
 
 TEST(GradientsOverRanks, Grid) {
-    for (uint32_t seed = 1; seed <= kCases; ++seed) {
+    for (uint32_t seed = 1; seed <= kGradientCases; ++seed) {
         const Drawn drawn = draw_case(seed);
         const CheckResult result = check_gradients_over_ranks(
             text_of(drawn), [&](const foveal_forward_args& whole) { return drawn.on(whole); });
@@ -66,14 +66,6 @@ std::unique_ptr<BackwardData> data_of(const std::string& text) {
     auto data = std::make_unique<BackwardData>(parse_backward_case("backward " + text), FOVEAL_BACKEND_CPU);
     EXPECT_EQ(data->run_forward(), FOVEAL_OK) << foveal_last_error();
     return data;
-}
-
-Ranks zigzag(const foveal_forward_args& whole, int32_t count, foveal_parallel_method method) {
-    const Lengths lengths = lengths_of(whole);
-    return {.spans_q = placed(FOVEAL_ZIGZAG, lengths.q, count),
-            .spans_k = placed(FOVEAL_ZIGZAG, lengths.k, count),
-            .count = count,
-            .method = method};
 }
 
 constexpr foveal_parallel_method kMethods[] = {FOVEAL_PARALLEL_RING, FOVEAL_PARALLEL_ALL_GATHER,

@@ -21,10 +21,10 @@ CheckResult check(const Drawn& drawn, const std::function<void(Ranks&)>& change 
     });
 }
 
-constexpr uint32_t kCases = 600;
+constexpr uint32_t kForwardCases = 600;
 
 TEST(Contract_1_15, Grid) {
-    for (uint32_t seed = 1; seed <= kCases; ++seed) {
+    for (uint32_t seed = 1; seed <= kForwardCases; ++seed) {
         const Drawn drawn = draw_case(seed);
         const CheckResult result = check(drawn);
         EXPECT_TRUE(result.passed()) << drawn.described() << "\n" << result.message;

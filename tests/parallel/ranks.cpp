@@ -253,6 +253,14 @@ std::vector<foveal_span> scattered(std::mt19937& random, const std::vector<int64
     return spans;
 }
 
+Ranks zigzag(const foveal_forward_args& whole, int32_t count, foveal_parallel_method method) {
+    const Lengths lengths = lengths_of(whole);
+    return {.spans_q = placed(FOVEAL_ZIGZAG, lengths.q, count),
+            .spans_k = placed(FOVEAL_ZIGZAG, lengths.k, count),
+            .count = count,
+            .method = method};
+}
+
 std::vector<RankResult> run_ranks(const foveal_forward_args& whole, const Ranks& ranks) {
     std::vector<Rank> of(static_cast<size_t>(ranks.count));
     for (size_t i = 0; i < of.size(); ++i) fill_rank(of[i], static_cast<int32_t>(i), whole, ranks);

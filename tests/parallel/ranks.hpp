@@ -57,6 +57,9 @@ std::vector<foveal_span> placed(foveal_placement placement, const std::vector<in
 // Cut anywhere, anywhere; some ranks may get nothing.
 std::vector<foveal_span> scattered(std::mt19937& random, const std::vector<int64_t>& lengths, int32_t ranks);
 
+// Both sides of a call placed zigzag over `count` ranks.
+Ranks zigzag(const foveal_forward_args& whole, int32_t count, foveal_parallel_method method = FOVEAL_PARALLEL_RING);
+
 // Every rank's calls, in the same workspace; then out and lse of `whole` hold what they have computed. Statuses and
 // messages of the first failure of each rank.
 std::vector<RankResult> run_ranks(const foveal_forward_args& whole, const Ranks& ranks);

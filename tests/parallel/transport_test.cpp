@@ -18,14 +18,6 @@ namespace {
 
 using Seconds = std::chrono::duration<double>;
 
-Ranks zigzag(const foveal_forward_args& whole, int32_t count, foveal_parallel_method method = FOVEAL_PARALLEL_RING) {
-    const Lengths lengths = lengths_of(whole);
-    return {.spans_q = placed(FOVEAL_ZIGZAG, lengths.q, count),
-            .spans_k = placed(FOVEAL_ZIGZAG, lengths.k, count),
-            .count = count,
-            .method = method};
-}
-
 std::unique_ptr<CaseData> data_of(const char* text) { return make_case_data(parse_case(text), FOVEAL_BACKEND_CPU); }
 
 // ---- a caller's transport: the one of this process, whose functions dawdle or break

@@ -14,7 +14,7 @@
 namespace foveal::sm90 {
 namespace {
 
-struct Problem {
+struct SumsProblem {
     BiasSums sums;
     int32_t len_q, len_k;
     Window window;
@@ -28,12 +28,12 @@ struct Problem {
     }
 };
 
-std::vector<Problem> problems() {
-    std::vector<Problem> all;
+std::vector<SumsProblem> sums_problems() {
+    std::vector<SumsProblem> all;
     std::mt19937 random(5);
     const auto any_of = [&](const std::vector<int32_t>& values) { return values[random() % values.size()]; };
     for (int i = 0; i < 400; ++i) {
-        Problem p;
+        SumsProblem p;
         p.len_q = any_of({0, 1, 64, 65, 130, 300}), p.len_k = any_of({0, 1, 63, 64, 129, 500});
         p.sums.sequences = {any_of({0, 1, 2, 5}), random() % 2 == 0};
         p.sums.heads = {any_of({1, 2, 7}), random() % 2 == 0};
@@ -50,7 +50,7 @@ std::vector<Problem> problems() {
 using Place = std::tuple<int32_t, int32_t, int32_t, int32_t>;
 
 TEST(BackwardSums, EveryScoreOnceInItsResult) {
-    for (const Problem& p : problems()) {
+    for (const SumsProblem& p : sums_problems()) {
         const BiasSums& sums = p.sums;
         std::map<Place, int> visits;
         std::map<Place, int> results;
