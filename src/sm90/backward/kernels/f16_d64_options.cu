@@ -1,7 +1,0 @@
-#include "sm90/backward/kernel.cuh"
-
-namespace foveal::sm90 {
-
-template const void* backward_kernel<BackwardInstance<DType::f16, kBackwardD64, BackwardVariant::options>>();
-
-}  // namespace foveal::sm90

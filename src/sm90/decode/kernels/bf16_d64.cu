@@ -1,9 +1,0 @@
-#include "sm90/decode/kernel.cuh"
-
-namespace foveal::sm90 {
-
-template const void* decode_kernel<DecodeInstance<DType::bf16, kDecodeD64C4, DecodeVariant::plain>>();
-template const void* decode_kernel<DecodeInstance<DType::bf16, kDecodeD64C8, DecodeVariant::plain>>();
-template const void* decode_kernel<DecodeInstance<DType::bf16, kDecodeD64C16, DecodeVariant::plain>>();
-
-}  // namespace foveal::sm90

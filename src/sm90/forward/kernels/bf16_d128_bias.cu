@@ -1,8 +1,0 @@
-#include "sm90/forward/kernel.cuh"
-
-namespace foveal::sm90 {
-
-template const void* forward_kernel<ForwardInstance<DType::bf16, kTileD128, ForwardVariant::bias>>();
-template const void* forward_kernel<ForwardInstance<DType::bf16, kTileD128, ForwardVariant::bias_lse>>();
-
-}  // namespace foveal::sm90

@@ -1,7 +1,0 @@
-#include "sm90/forward/kernel.cuh"
-
-namespace foveal::sm90 {
-
-template const void* forward_kernel<ForwardInstance<DType::bf16, kTileD512, ForwardVariant::plain, true>>();
-
-}  // namespace foveal::sm90

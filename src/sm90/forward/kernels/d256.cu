@@ -1,0 +1,10 @@
+#include "sm90/forward/kernel.cuh"
+
+namespace foveal::sm90 {
+
+template const void* forward_kernel<ForwardInstance<DType::bf16, kTileD256, ForwardVariant::plain>>();
+template const void* forward_kernel<ForwardInstance<DType::bf16, kTileD256, ForwardVariant::lse>>();
+template const void* forward_kernel<ForwardInstance<DType::f16, kTileD256, ForwardVariant::plain>>();
+template const void* forward_kernel<ForwardInstance<DType::f16, kTileD256, ForwardVariant::lse>>();
+
+}  // namespace foveal::sm90

@@ -1,8 +1,0 @@
-#include "sm90/forward/kernel.cuh"
-
-namespace foveal::sm90 {
-
-template const void* forward_kernel<ForwardInstance<DType::f16, kTileD128, ForwardVariant::plain>>();
-template const void* forward_kernel<ForwardInstance<DType::f16, kTileD128, ForwardVariant::lse>>();
-
-}  // namespace foveal::sm90

@@ -1,7 +1,0 @@
-#include "sm90/forward/kernel.cuh"
-
-namespace foveal::sm90 {
-
-template const void* forward_kernel<ForwardInstance<DType::f16, kTileD256, ForwardVariant::options_lse, true>>();
-
-}  // namespace foveal::sm90
