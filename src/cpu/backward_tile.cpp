@@ -9,6 +9,7 @@
 #define HWY_TARGET_INCLUDE "cpu/backward_tile.cpp"
 #include <hwy/foreach_target.h>
 
+#include "cpu/ask_ahead.hpp"
 #include "cpu/backward_memory.hpp"
 #include "cpu/backward_microkernel.hpp"
 #include "cpu/backward_rows.hpp"
@@ -142,20 +143,14 @@ class BackwardTile {
         return subtile.has_q_pairs && block_has_pairs_[block - keys_.begin / kBlockKeys];
     }
 
-    // The rows of a subtile that is next: they are often a page or more apart, where the hardware does not look ahead.
+    // Of a subtile that is next.
     void ask_for_rows(int32_t number) const {
-        constexpr int64_t kLineBytes = 64;
-        constexpr int kIntoL2 = 2;
         const int64_t first = number * queries_per_subtile();
-        const auto ask = [](const void* row, int64_t bytes) {
-            for (int64_t at = 0; at < bytes; at += kLineBytes)
-                __builtin_prefetch(static_cast<const std::byte*>(row) + at, 0, kIntoL2);
-        };
         Query query(first, of_.heads);
         for (int64_t i = first; i < std::min(first + queries_per_subtile(), of_.queries()); ++i, query.next()) {
-            ask(advance(of_.q, of_.dtype, query.offset(of_.q_stride)), of_.head_dim * bytes_of(of_.dtype));
-            ask(advance(group_.dout, of_.dtype, query.offset(group_.dout_stride)),
-                of_.head_dim_v * bytes_of(of_.dtype));
+            ask_ahead(advance(of_.q, of_.dtype, query.offset(of_.q_stride)), of_.head_dim * bytes_of(of_.dtype));
+            ask_ahead(advance(group_.dout, of_.dtype, query.offset(group_.dout_stride)),
+                      of_.head_dim_v * bytes_of(of_.dtype));
         }
     }
 

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "cpu/ask_ahead.hpp"
 #include "cpu/convert.hpp"
 #include "cpu/simd.hpp"
 
@@ -29,19 +30,14 @@ inline constexpr int kKeysATime = 4;
 // As in microkernel.hpp: GCC 12.2 keeps the accumulators in memory unless told to unroll the loops over them.
 #define FOVEAL_UNROLL HWY_PRAGMA(GCC unroll 8)
 
-// Rows that are soon to be read: their cache lines are asked for one row at a time, among other work. Neighbouring rows
-// of a head are often a page or more apart, where the hardware does not look ahead. They go to the L2 cache, as a block
-// may be larger than L1, or lie in few of its sets (performance-log, CPU 4).
+// Rows that are soon to be read.
 struct RowsAhead {
     const std::byte* const* rows;
     int32_t count;
     int64_t row_bytes;
 
     HWY_INLINE void ask_for(int32_t row) const {
-        if (row >= count) return;
-        constexpr int64_t kLineBytes = 64;
-        constexpr int kIntoL2 = 2;
-        for (int64_t i = 0; i < row_bytes; i += kLineBytes) __builtin_prefetch(rows[row] + i, 0, kIntoL2);
+        if (row < count) ask_ahead(rows[row], row_bytes);
     }
 };
 
