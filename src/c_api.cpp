@@ -16,6 +16,7 @@
 #include "backend/backends.hpp"
 #include "backend/plan.hpp"
 #include "cpu/thread_count.hpp"
+#include "cpu/threads.hpp"
 #include "foveal/foveal.h"
 #include "foveal/types.hpp"
 #include "problem/append.hpp"
@@ -365,6 +366,10 @@ foveal_status foveal_gather(const foveal_gather_args* args, void* stream) {
 
 foveal_status foveal_set_num_threads(int32_t threads) {
     return guarded([&] { foveal::cpu::set_thread_count(threads); });
+}
+
+void foveal_set_thread_runner(foveal_thread_runner runner, void* context) {
+    foveal::cpu::set_thread_runner(runner, context);
 }
 
 int32_t foveal_get_num_threads(void) {

@@ -487,6 +487,17 @@ FOVEAL_API foveal_status foveal_set_num_threads(int32_t threads);
 /* Get: what this thread's next call may use; -1, with a message, if FOVEAL_NUM_THREADS is asked and malformed. */
 FOVEAL_API int32_t foveal_get_num_threads(void);
 
+/* Another pool's threads in place of the library's own: those of OpenMP, say, which look for work for milliseconds
+ * after each region and would share the CPUs with the library's. A runner calls work(job) on the calling thread and on
+ * up to threads - 1 others, and returns when all of its calls have. Each call of work does what the others have left,
+ * so fewer calls are slower, not wrong. work throws nothing; a runner must not throw either. OpenMP's is
+ * GOMP_parallel(work, job, threads, 0), of GNU's runtime and of LLVM's. */
+typedef void (*foveal_thread_runner)(void (*work)(void* job), void* job, int32_t threads, void* context);
+/* For all threads of the process, from their next call on the CPU on; runner null (the default): the library's own
+ * threads. context is handed to the runner. A child of fork() has the library's own until it sets a runner itself. Must
+ * not overlap a call on the CPU that uses the runner before. */
+FOVEAL_API void foveal_set_thread_runner(foveal_thread_runner runner, void* context);
+
 #ifdef __cplusplus
 }
 #endif

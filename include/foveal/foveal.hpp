@@ -359,6 +359,11 @@ inline void gather(const GatherOptions& options, void* stream = nullptr) {
 // order in which this, FOVEAL_NUM_THREADS, OMP_NUM_THREADS and the CPUs at hand count. Throws Error outside [0, 4096].
 inline void set_num_threads(int32_t threads) { check(foveal_set_num_threads(threads)); }
 
+// Another pool's threads in place of the library's own; null: its own again. foveal.h says what a runner does.
+inline void set_thread_runner(foveal_thread_runner runner, void* context) noexcept {
+    foveal_set_thread_runner(runner, context);
+}
+
 // What this thread's next call may use. Throws Error if FOVEAL_NUM_THREADS is asked and malformed.
 inline int32_t get_num_threads() {
     const int32_t threads = foveal_get_num_threads();

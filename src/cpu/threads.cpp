@@ -211,17 +211,43 @@ class CurrentPool {
 
 CurrentPool current_pool;
 
+// Whose threads are used in place of the pool's.
+struct CurrentRunner {
+    std::atomic<ThreadRunner> runner{nullptr};  // stored last, so whoever sees it sees the others
+    void* context = nullptr;
+    pid_t process = 0;
+};
+
+CurrentRunner current_runner;
+
+void work_on(void* job) { static_cast<Job*>(job)->work(); }
+
+// False: there is no runner in this process.
+bool run_by_runner(Job& job, int threads) {
+    const ThreadRunner runner = current_runner.runner.load(std::memory_order_acquire);
+    if (runner == nullptr || current_runner.process != getpid()) return false;
+    runner(work_on, &job, threads, current_runner.context);
+    job.work();  // what a runner left that called nobody
+    return true;
+}
+
 }  // namespace
 
 void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>& body) {
     Job job(count, body);
     const int helpers = static_cast<int>(std::min<int64_t>(threads, count)) - 1;
-    if (helpers > 0) {
-        current_pool.get().run(job, helpers);
-    } else {
+    if (helpers <= 0)
         job.work();
-    }
+    else if (!run_by_runner(job, helpers + 1))
+        current_pool.get().run(job, helpers);
     job.rethrow_error();
+}
+
+void set_thread_runner(ThreadRunner runner, void* context) {
+    current_runner.runner.store(nullptr);
+    current_runner.context = context;
+    current_runner.process = getpid();
+    current_runner.runner.store(runner, std::memory_order_release);
 }
 
 }  // namespace foveal::cpu

@@ -378,6 +378,7 @@ static void test_threads(void) {
     expect_status("4097 threads", foveal_set_num_threads(4097), FOVEAL_INVALID_ARGUMENT);
     check(foveal_get_num_threads() == 3, "still 3 threads", "not so many");
     expect_status("the default again", foveal_set_num_threads(0), FOVEAL_OK);
+    foveal_set_thread_runner(NULL, NULL);
     check(foveal_get_num_threads() == before, "as before", "other threads");
 }
 

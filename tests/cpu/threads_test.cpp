@@ -51,6 +51,62 @@ TEST(CpuThreads, EveryIndexOnce) {
     }
 }
 
+// Runs the work on as many threads as it is asked for, its own, and counts how often it was asked.
+void run_on_own_threads(void (*work)(void*), void* job, int32_t threads, void* times) {
+    ++*static_cast<std::atomic<int>*>(times);
+    std::vector<std::thread> others;
+    for (int32_t i = 1; i < threads; ++i) others.emplace_back(work, job);
+    work(job);
+    for (std::thread& other : others) other.join();
+}
+
+class Runner {
+   public:
+    explicit Runner(ThreadRunner runner, void* context = nullptr) { set_thread_runner(runner, context); }
+    ~Runner() { set_thread_runner(nullptr, nullptr); }
+};
+
+int sum_to_99(int threads) {
+    std::atomic<int> sum{0};
+    parallel_for(100, threads, [&](int64_t i) { sum += static_cast<int>(i); });
+    return sum;
+}
+
+TEST(CpuThreads, ARunnersThreadsInPlaceOfThePools) {
+    std::atomic<int> times{0};
+    const Runner runner(run_on_own_threads, &times);
+    EXPECT_EQ(sum_to_99(3), 4950);
+    EXPECT_EQ(times, 1);
+    EXPECT_EQ(sum_to_99(1), 4950);
+    EXPECT_EQ(times, 1) << "asked for one thread, the caller's";
+    EXPECT_THROW(parallel_for(10, 2,
+                              [](int64_t i) {
+                                  if (i == 3) throw std::runtime_error("3");
+                              }),
+                 std::runtime_error);
+}
+
+TEST(CpuThreads, ARunnerMayCallFewerTimesThanItWasAskedFor) {
+    {
+        const Runner nobody([](void (*)(void*), void*, int32_t, void*) {});
+        EXPECT_EQ(sum_to_99(4), 4950);
+    }
+    const Runner one([](void (*work)(void*), void* job, int32_t, void*) { work(job); });
+    EXPECT_EQ(sum_to_99(4), 4950);
+}
+
+TEST(CpuThreads, AChildOfForkHasNoRunner) {
+    std::atomic<int> times{0};
+    const Runner runner(run_on_own_threads, &times);
+    EXPECT_EQ(sum_to_99(2), 4950);
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) _exit(sum_to_99(2) == 4950 && times == 1 ? 0 : 1);
+    int status = -1;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
+}
+
 TEST(CpuThreads, AsManyThreadsAsAskedForAndNoMore) {
     for (const int threads : {1, 2, 4}) {
         std::mutex mutex;

@@ -303,7 +303,8 @@ def set_num_threads(threads):
 
     For all threads of the process, from their next call on. The default: FOVEAL_NUM_THREADS, an integer in [1, 4096];
     else the CPUs that the calling thread may run on, but no more than its cgroups' quota allows nor than
-    OMP_NUM_THREADS. torch.set_num_threads() does not count here. Results do not depend on the number.
+    OMP_NUM_THREADS. torch.set_num_threads() does not count here. Results do not depend on the number. Once a PyTorch
+    tensor has been seen the threads are those of PyTorch's OpenMP, else the library's own.
     InvalidArgument outside [0, 4096].
     """
     _foveal.set_num_threads(threads)

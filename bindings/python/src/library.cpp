@@ -34,7 +34,8 @@ Library beside() {
             foveal_version,
             foveal_backend_built,
             foveal_set_num_threads,
-            foveal_get_num_threads};
+            foveal_get_num_threads,
+            foveal_set_thread_runner};
 }
 
 Library load(const std::string& path) {
@@ -72,6 +73,7 @@ Library load(const std::string& path) {
     find(loaded.backend_built, "foveal_backend_built");
     find(loaded.set_num_threads, "foveal_set_num_threads", false);
     find(loaded.get_num_threads, "foveal_get_num_threads", false);
+    find(loaded.set_thread_runner, "foveal_set_thread_runner", false);
     return loaded;
 }
 
@@ -85,6 +87,21 @@ void init_args(Args& args, void (*sized)(Args*, size_t), void (*of_older_builds)
 }  // namespace
 
 Library library = beside();
+
+namespace {
+
+void* openmp = nullptr;
+
+void run_in_openmp(void (*work)(void*), void* job, int32_t threads, void* gomp_parallel) {
+    using Parallel = void (*)(void (*)(void*), void*, unsigned threads, unsigned flags);
+    reinterpret_cast<Parallel>(gomp_parallel)(work, job, static_cast<unsigned>(threads), 0);
+}
+
+void set_runner() {
+    if (library.set_thread_runner != nullptr && openmp != nullptr) library.set_thread_runner(run_in_openmp, openmp);
+}
+
+}  // namespace
 
 void Library::init(foveal_forward_args& args) const { init_args(args, forward_args_init_sized, forward_args_init); }
 
@@ -104,7 +121,13 @@ std::string use_library(const std::string& path) {
     if (build == builds.end()) build = builds.emplace(path, load(path)).first;
     std::string before = library.path;
     library = build->second;
+    set_runner();
     return before;
+}
+
+void use_openmp(void* gomp_parallel) {
+    openmp = gomp_parallel;
+    set_runner();
 }
 
 }  // namespace foveal::python

@@ -35,6 +35,7 @@ struct Library {
     decltype(&foveal_backend_built) backend_built = nullptr;
     decltype(&foveal_set_num_threads) set_num_threads = nullptr;  // null in builds before 2026-11-29, as its fellow
     decltype(&foveal_get_num_threads) get_num_threads = nullptr;
+    decltype(&foveal_set_thread_runner) set_thread_runner = nullptr;  // null in builds before 2026-11-30
     // Of builds before 2026-11-29, which have no _sized ones; their structures are no longer than today's.
     void (*forward_args_init)(foveal_forward_args*) = nullptr;
     void (*merge_args_init)(foveal_merge_args*) = nullptr;
@@ -52,5 +53,8 @@ extern Library library;
 // Loads the build at `path` ("": the one beside the extension) and calls it from now on; returns the path of the one
 // before. A build stays loaded.
 std::string use_library(const std::string& path);
+
+// Calls on the CPU run on the threads of the OpenMP whose function GOMP_parallel this is, of every build.
+void use_openmp(void* gomp_parallel);
 
 }  // namespace foveal::python

@@ -1,13 +1,24 @@
 #include "torch.hpp"
 
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <string>
 
 #include "errors.hpp"
+#include "library.hpp"
 #include "tensor.hpp"
 
 namespace foveal::python::torch {
 namespace {
+
+// On the CPU PyTorch's threads are OpenMP's, which look for work for milliseconds after each of its operators: the
+// library's own would share the CPUs with them. libtorch_cpu leads to the OpenMP that it is linked with, if it is.
+void use_threads_of_torch() {
+    void* const torch = dlopen("libtorch_cpu.so", RTLD_NOW | RTLD_NOLOAD);
+    void* const parallel = torch == nullptr ? nullptr : dlsym(torch, "GOMP_parallel");
+    if (parallel != nullptr) use_openmp(parallel);
+}
 
 // Functions of torch that every call needs. torch is imported: one of its tensors is here. Never released.
 struct Torch {
@@ -57,6 +68,7 @@ struct Torch {
         empty_strided_cpu = kept_if_there(compiled, "_empty_strided_cpu");
         empty_strided_cuda = kept_if_there(compiled, "_empty_strided_cuda");
         tensor_guards = kept_if_there(compiled, "TensorGuards");
+        use_threads_of_torch();
         if (!nb::hasattr(c, "_cuda_getCurrentRawStream")) return;
         get_device = kept(c, "_cuda_getDevice");
         set_device = kept(c, "_cuda_setDevice");

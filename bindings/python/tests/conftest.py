@@ -1,6 +1,13 @@
 import importlib.util
+import os
+import tempfile
 
 import pytest
+
+# A cache of their own: Inductor's keeps code that calls operators with as many arguments as they had when it was
+# compiled, and does not look whether they still do (findings/inductor-cache-ignores-operator-schema.sh).
+_INDUCTOR_CACHE = tempfile.TemporaryDirectory(prefix="foveal-inductor-")
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = _INDUCTOR_CACHE.name
 
 
 def _gpu_missing():

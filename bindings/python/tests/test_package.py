@@ -178,6 +178,47 @@ def test_number_of_threads(monkeypatch):
         foveal.get_num_threads()
 
 
+NAMES_OF_THREADS = """
+import pathlib, time
+import foveal
+{array}
+foveal.set_num_threads(2)
+foveal.attention(q, q, q)
+names = set()
+for _ in range(50):  # a thread names itself once it runs
+    names |= {{path.read_text().strip() for path in pathlib.Path("/proc/self/task").glob("*/comm")}}
+    time.sleep(0.02)
+print(sorted(names))
+"""
+
+
+def test_whose_threads():
+    def names(array):
+        code = NAMES_OF_THREADS.format(array=array)
+        return subprocess.run([sys.executable, "-c", code], text=True, check=True, stdout=subprocess.PIPE).stdout
+
+    assert "'foveal'" in names("import numpy; q = numpy.ones((1, 256, 4, 64), numpy.float32)")
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("SKIPPED: no PyTorch")
+    assert "'foveal'" not in names("import torch; q = torch.ones(1, 256, 4, 64)")
+
+
+def test_in_a_child_of_fork_without_pytorchs_threads():
+    pytest.importorskip("torch")
+    code = """
+import os, torch, foveal
+foveal.set_num_threads(2)
+q = torch.randn(1, 256, 4, 64)
+out = foveal.attention(q, q, q)
+child = os.fork()
+if child == 0:
+    os._exit(foveal.attention(q, q, q).numpy().tobytes() != out.numpy().tobytes())
+_, status = os.waitpid(child, 0)
+raise SystemExit(status)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_number_of_threads_follows_openmps_variable():
     code = "import foveal; print(foveal.get_num_threads())"
     env = {key: value for key, value in os.environ.items() if key != "FOVEAL_NUM_THREADS"} | {"OMP_NUM_THREADS": "1"}

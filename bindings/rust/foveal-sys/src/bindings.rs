@@ -628,3 +628,17 @@ unsafe extern "C" {
 unsafe extern "C" {
     pub fn foveal_get_num_threads() -> i32;
 }
+pub type foveal_thread_runner = ::core::option::Option<
+    unsafe extern "C" fn(
+        work: ::core::option::Option<unsafe extern "C" fn(job: *mut ::core::ffi::c_void)>,
+        job: *mut ::core::ffi::c_void,
+        threads: i32,
+        context: *mut ::core::ffi::c_void,
+    ),
+>;
+unsafe extern "C" {
+    pub fn foveal_set_thread_runner(
+        runner: foveal_thread_runner,
+        context: *mut ::core::ffi::c_void,
+    );
+}
