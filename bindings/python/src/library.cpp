@@ -34,7 +34,8 @@ Library beside() {
             foveal_version,
             foveal_backend_built,
             foveal_set_num_threads,
-            foveal_get_num_threads};
+            foveal_get_num_threads,
+            foveal_dropout_mask};
 }
 
 Library load(const std::string& path) {
@@ -72,6 +73,7 @@ Library load(const std::string& path) {
     find(loaded.backend_built, "foveal_backend_built");
     find(loaded.set_num_threads, "foveal_set_num_threads", false);
     find(loaded.get_num_threads, "foveal_get_num_threads", false);
+    find(loaded.dropout_mask, "foveal_dropout_mask", false);
     return loaded;
 }
 
