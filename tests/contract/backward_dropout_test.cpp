@@ -50,6 +50,23 @@ TEST_P(BackwardDropout, TheWeightsShowTheForwardsMask) {
     ASSERT_EQ(foveal_set_num_threads(0), FOVEAL_OK);
 }
 
+TEST_P(BackwardDropout, TheStateIsReadAlone) {
+    if (on_gpu()) GTEST_SKIP() << "SKIPPED: sm90 has no dropout yet";
+    const auto data = data_of("b1 s40 h2 d16 f32 dropout0.5");
+    const foveal_backward_args given = data->args();
+    const auto refusal = [&](const uint64_t* state) -> std::string {
+        foveal_forward_args forward = *given.forward;
+        forward.dropout_state = state;
+        foveal_backward_args args = given;
+        args.forward = &forward;
+        EXPECT_EQ(foveal_backward(&args, nullptr), FOVEAL_INVALID_ARGUMENT);
+        return foveal_last_error();
+    };
+    EXPECT_EQ(refusal(nullptr), "dropout_state is NULL and dropout_p is 0.5; it must hold a seed and an offset");
+    const auto* const in_dk = reinterpret_cast<const uint64_t*>(reinterpret_cast<uintptr_t>(given.dk.data) / 8 * 8);
+    EXPECT_EQ(refusal(in_dk), "dk overlaps dropout_state; they must lie apart");
+}
+
 TEST_P(BackwardDropout, DroppingNothingIsNoDropout) {
     for (const std::string& type : types()) {
         const std::string words = "b2 s90 hq4 hk2 d64 sinks alibi causal" + type;

@@ -307,12 +307,15 @@ std::vector<Case> covering_cases(const Rows& rows, size_t enough) {
 }
 
 // Behind the cases every third of them once more, with dropout: beside each pair of the other options it would cost as
-// much again as all of them.
+// much again as all of them. Of a few keys it would leave a few rows to decide the largest error and the norm, which
+// are chance then.
 std::vector<Case> and_dropout(std::vector<Case> cases) {
     constexpr size_t kEvery = 3;
-    constexpr float kProbabilities[] = {0.1F, 0.5F, 0.25F, 0.9F};
+    constexpr int64_t kFewKeys = 8;
+    constexpr float kProbabilities[] = {0.1F, 0.5F, 0.25F, 0.75F};
     const size_t count = cases.size();
     for (size_t n = 0; n < count; n += kEvery) {
+        if (cases[n].rows_k < kFewKeys) continue;
         cases.push_back(cases[n]);
         cases.back().dropout = kProbabilities[n / kEvery % std::size(kProbabilities)];
     }
