@@ -105,8 +105,7 @@ def sdpa(
     q, k, v = (_joined(x, name, batch) for x, name in ((q, "query"), (k, "key"), (v, "value")))
     scores = {} if mask is None else {"mask" if mask.dtype == torch.bool else "bias": mask}
     rows_first = (x.transpose(1, 2) for x in (q, k, v))
-    options = {"scale": scale, "causal": is_causal, "align": "top_left", "dropout_p": dropout_p}
-    out = attention(*rows_first, **options, **scores)
+    out = attention(*rows_first, scale=scale, causal=is_causal, align="top_left", dropout_p=dropout_p, **scores)
     return out.transpose(1, 2).view(shape)
 
 
