@@ -22,6 +22,7 @@
 #include "problem/append.hpp"
 #include "problem/backward.hpp"
 #include "problem/cache_copy.hpp"
+#include "problem/dropout_arguments.hpp"
 #include "problem/forward.hpp"
 #include "problem/merge.hpp"
 
@@ -362,6 +363,11 @@ void foveal_gather_args_init_sized(foveal_gather_args* args, size_t size) { init
 
 foveal_status foveal_gather(const foveal_gather_args* args, void* stream) {
     return guarded([&] { copy_cache(*known(args), stream); });
+}
+
+foveal_status foveal_dropout_mask(int64_t b, int64_t h_q, int64_t s_q, int64_t s_k, float dropout_p,
+                                  const uint64_t* dropout_state, uint8_t* mask) {
+    return guarded([&] { foveal::fill_dropout_mask(b, h_q, s_q, s_k, dropout_p, dropout_state, mask); });
 }
 
 foveal_status foveal_set_num_threads(int32_t threads) {

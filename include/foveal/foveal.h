@@ -5,7 +5,8 @@
  *     x = softcap * tanh(x / softcap)       if softcap > 0
  *     x = x - slope * |i + off - j|         if alibi_slopes is present; off as under alignment
  *     x = x + bias[i, j]                    if bias is present
- *   and a sink adds exp(sink) to the denominator of its head's rows, and nothing to the numerator.
+ *   and a sink adds exp(sink) to the denominator of its head's rows, and nothing to the numerator; dropout takes
+ *   weights of the softmax away, if it is asked for.
  *
  * Dense   q [b, s_q, h_q, d]    k [b, s_k, h_k, d]    v [b, s_k, h_k, d_v]    out [b, s_q, h_q, d_v]
  * Varlen  q [total_q, h_q, d]   k [total_k, h_k, d]   v [total_k, h_k, d_v]   out [total_q, h_q, d_v]
@@ -196,6 +197,18 @@ typedef struct foveal_forward_args {
     foveal_tensor q_descale; /* of the query heads that share the K/V head */
     foveal_tensor k_descale; /* see q_descale; or, of k of rank 4, k's shape but the last: each row's own */
     foveal_tensor v_descale; /* the same of v */
+
+    /* Dropout: of the softmax's weights P, each is dropped with probability p and the others are divided by 1 - p,
+     *   out_i = sum over j of m(i, j) / (1 - p) * P_ij * v_j    with m 0 or 1,
+     * where P and lse are those without dropout, and p is dropout_p to the nearest multiple of 2^-16, halves up, and at
+     * most 1 - 2^-16: a dropout_p below 2^-17 drops nothing. Which weights are kept follows from dropout_state and from
+     * the weight's sequence, head, query and key alone (docs/contract.md, 1.16; foveal_dropout_mask() writes it down).
+     * A gradient drops those that its forward call dropped. A dropped key counts as seen: 0 times a NaN in v is NaN. */
+    float dropout_p;    /* in [0, 1); 0 (the default): none is dropped, and dropout_state is NULL */
+    int32_t reserved_2; /* 0 */
+    /* [2]: seed, offset, any values. In the memory of q's device and read by the work on the stream, so that a captured
+     * graph may be replayed with others; aligned to 8 bytes. Present if and only if dropout_p > 0. */
+    const uint64_t* dropout_state;
 } foveal_forward_args;
 
 /* Sets struct_size and all defaults; every tensor becomes absent. size: sizeof(foveal_forward_args) as the caller knows
@@ -255,6 +268,7 @@ FOVEAL_API foveal_status foveal_plan_launch(const foveal_plan* plan, const fovea
  *   dx = p * (dout[i] . v_j - D)                          0 where query i does not see key j
  *   ds = scale * dx * (1 - (tanh of the softcap)^2)       that factor only where there is a softcap
  *   dq_i = sum over j of ds * k_j      dk_j = sum over i of ds * q_i      dv_j = sum over i of p * dout_i
+ * (under dropout, dout[i] . v_j in dx and p in dv_j are m(i, j) / (1 - dropout_p) times that, m as in the forward call)
  *   dbias = dx      dalibi_slopes = -sum of dx * |i + off - j|      dsinks = -sum over i of exp(sink - lse[i]) * D
  * where dk and dv are sums over the query heads that share a K/V head too. Sums are in fp32 and in a fixed order: the
  * same inputs give the same bits. Call foveal_backward_args_init() first. */
@@ -467,6 +481,14 @@ static inline void foveal_gather_args_init(foveal_gather_args* args) {
 /* Streams, alignment, errors: as foveal_append(). k and v share no byte with each other nor with what is read. Entries
  * of a table behind a sequence's last row are not read. */
 FOVEAL_API foveal_status foveal_gather(const foveal_gather_args* args, void* stream);
+
+/* Which weights dropout keeps: mask[((i * h_q + h) * s_q + r) * s_k + j] becomes 1 if a call with this dropout_p and
+ * dropout_state keeps that of sequence i, query head h, query r of its sequence and key j of its sequence, else 0.
+ * Computed on the host, whatever the backend of the call. mask [b, h_q, s_q, s_k] and dropout_state [2] are host
+ * memory; mask may be NULL where it has no elements. Sizes are not negative, s_q and s_k below 2^29, and b * h_q at
+ * most 2^32; dropout_p as in foveal_forward_args (of 0, all are kept, and dropout_state may be NULL). */
+FOVEAL_API foveal_status foveal_dropout_mask(int64_t b, int64_t h_q, int64_t s_q, int64_t s_k, float dropout_p,
+                                             const uint64_t* dropout_state, uint8_t* mask);
 
 /* The message of the last call of this thread that failed; "" if none has. Valid until this thread's next call. */
 FOVEAL_API const char* foveal_last_error(void);

@@ -23,13 +23,13 @@
 #include "foveal/foveal.h"
 #include "foveal/types.hpp"
 
-static_assert(sizeof(void*) != 8 || (sizeof(foveal_forward_args) == 1744 && sizeof(foveal_backward_args) == 672 &&
+static_assert(sizeof(void*) != 8 || (sizeof(foveal_forward_args) == 1760 && sizeof(foveal_backward_args) == 672 &&
                                      sizeof(foveal_merge_args) == 192 && sizeof(foveal_append_args) == 1376 &&
                                      sizeof(foveal_copy_pages_args) == 248 && sizeof(foveal_gather_args) == 728),
               "a structure has grown: the inline namespace of this file gets another number");
 
 namespace foveal {
-inline namespace v2 {
+inline namespace v3 {
 
 // Who computes.
 enum class Backend : foveal_backend {
@@ -120,6 +120,8 @@ struct ForwardOptions {
     Tensor q_descale = {};                          // f32 [b, h_k], of q in e4m3; absent: 1
     Tensor k_descale = {};                          // likewise, of k; or of each row, [pages, page_size, h_k]
     Tensor v_descale = {};                          // likewise, of v
+    float dropout_p = 0;                            // with which a weight is dropped
+    const uint64_t* dropout_state = nullptr;        // [2]: seed, offset, where q lies; needed if dropout_p > 0
 };
 
 // The C structure of a call.
@@ -153,6 +155,8 @@ inline foveal_forward_args forward_args(const Tensor& q, const Tensor& k, const 
     args.q_descale = options.q_descale;
     args.k_descale = options.k_descale;
     args.v_descale = options.v_descale;
+    args.dropout_p = options.dropout_p;
+    args.dropout_state = options.dropout_state;
     args.workspace = options.workspace.data();
     args.workspace_bytes = options.workspace.size();
     args.backend = static_cast<foveal_backend>(options.backend);
@@ -427,7 +431,7 @@ class Plan {
     std::shared_ptr<foveal_plan> plan_;
 };
 
-}  // namespace v2
+}  // namespace v3
 }  // namespace foveal
 
 #endif

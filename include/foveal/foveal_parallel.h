@@ -132,8 +132,8 @@ typedef struct foveal_parallel_args {
     /* This rank's tensors, and the options, which are the same on all ranks. q, out [b, s, h_q, d], k and v alike, or
      * packed [total, h, d], whose cu_seqlens are what the spans say, and absent. k and v have no gaps. Alignment,
      * windows and chunks are those of the whole sequences. bias and mask (beside one sequence) have this rank's
-     * rows and every key. Lengths, pages, query_offset, tree_mask and its workspace are absent. The backend is named.
-     */
+     * rows and every key. Lengths, pages, query_offset, tree_mask, dropout and its workspace are absent. The backend is
+     * named. */
     const foveal_forward_args* forward;
     const foveal_span* spans_q; /* [spans_q_count] */
     int64_t spans_q_count;      /* how many */

@@ -33,12 +33,13 @@ void describe_mask(std::ostream& out, const ForwardProblem& p) {
 }
 
 void describe_scores(std::ostream& out, const ForwardProblem& p) {
-    if (p.softcap == 0 && !p.has_alibi && !p.has_bias && !p.has_sinks) return;
+    if (p.softcap == 0 && !p.has_alibi && !p.has_bias && !p.has_sinks && p.dropout_p == 0) return;
     out << "scores    ";
     if (p.softcap > 0) out << " softcap " << p.softcap;
     if (p.has_alibi) out << " alibi";
     if (p.has_bias) out << " bias " << name_of(p.bias_dtype);
     if (p.has_sinks) out << " sinks";
+    if (p.dropout_p > 0) out << " dropout " << p.dropout_p;
     out << '\n';
 }
 

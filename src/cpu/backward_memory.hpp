@@ -47,6 +47,7 @@ struct BackwardMemory {
     float* distances;         // [queries_per_subtile()]: sums of dx * |i + off - j|
     int32_t *key_begin, *key_end, *position;
     float* slope;
+    uint32_t *dropout_row, *dropout_head;
 };
 
 inline BackwardMemory take_memory(Workspace& workspace, int64_t head_dim, int64_t head_dim_v) {
@@ -76,6 +77,8 @@ inline BackwardMemory take_memory(Workspace& workspace, int64_t head_dim, int64_
     m.key_end = workspace.take_i32(queries);
     m.position = workspace.take_i32(queries);
     m.slope = workspace.take(queries);
+    m.dropout_row = workspace.take_u32(queries);
+    m.dropout_head = workspace.take_u32(queries);
     return m;
 }
 

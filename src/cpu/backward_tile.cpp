@@ -61,7 +61,7 @@ class BackwardTile {
             order.done(part, number);
         }
         store_keys(memory_.dk, k_pitch(), of_.head_dim, of_.scale, group_.dk_dtype, group_.dk, group_.dk_row);
-        store_keys(memory_.dv, v_pitch(), of_.head_dim_v, 1.0f, group_.dv_dtype, group_.dv, group_.dv_row);
+        store_keys(memory_.dv, v_pitch(), of_.head_dim_v, of_.dropout_scale, group_.dv_dtype, group_.dv, group_.dv_row);
     }
 
     void add_score_gradients(int32_t number, Range keys, float* sums) {
@@ -119,8 +119,11 @@ class BackwardTile {
         subtile.key_end = memory_.key_end;
         subtile.position = memory_.position;
         subtile.slope = memory_.slope;
+        subtile.dropout_row = memory_.dropout_row;
+        subtile.dropout_head = memory_.dropout_head;
         scores_.find_keys(subtile, keys_);
         scores_.find_slopes(subtile);
+        scores_.find_dropout(subtile);
         if (subtile.blocks.visit.size() == 0) return subtile;
         load_rows(subtile, of_.q, of_.q_stride, of_.head_dim, memory_.q);
         load_rows(subtile, group_.dout, group_.dout_stride, of_.head_dim_v, memory_.dout);
@@ -189,7 +192,8 @@ class BackwardTile {
         return {begin, begin + (end - begin + kRows - 1) / kRows * kRows};
     }
 
-    // scores becomes p, dscores dx, both [keys of run, kVectors * lanes()].
+    // scores becomes p (under dropout without its scale, which store_keys() multiplies dv by), dscores dx, both [keys
+    // of run, kVectors * lanes()].
     template <int kVectors>
     void differentiate(const Subtile& subtile, int32_t block, Range run) const {
         const int32_t keys = run.size(), first_key = block * kBlockKeys + run.begin;
@@ -210,8 +214,13 @@ class BackwardTile {
         }
         scores_.add_bias_rows<kVectors>(subtile, x, first_key, keys);
         if (!subtile.blocks.unmasked.contains(block)) scores_.hide<kVectors>(subtile, x, first_key, keys);
-        differentiate_softmax<kVectors>(x, memory_.dscores, keys, scaling_.positive_scale,
-                                        group_.shift + subtile.first_query, group_.delta + subtile.first_query);
+        const float* const shift = group_.shift + subtile.first_query;
+        const float* const delta = group_.delta + subtile.first_query;
+        if (of_.drops_weights())
+            differentiate_dropped_softmax<kVectors>(x, memory_.dscores, first_key, keys, scaling_.positive_scale, shift,
+                                                    delta, of_.dropout_scale, scores_.dropped_of(subtile));
+        else
+            differentiate_softmax<kVectors>(x, memory_.dscores, keys, scaling_.positive_scale, shift, delta);
     }
 
     // q.k and dout.v of keys from row `row` of the part on.

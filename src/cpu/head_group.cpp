@@ -47,6 +47,14 @@ void set_score_options(HeadGroup& group, const ForwardProblem& problem, const Fo
     group.mask_stride = problem.mask;
 }
 
+void set_dropout(HeadGroup& group, const ForwardProblem& problem, const ForwardPointers& pointers, int64_t batch,
+                 int64_t head_q) {
+    group.dropout_threshold = dropout_threshold(problem.dropout_p);
+    group.dropout_key = group.drops_weights() ? dropout_key(pointers.dropout_state) : PhiloxKey{};
+    group.dropout_head = static_cast<uint32_t>(batch * problem.heads_q + head_q);
+    group.dropout_scale = dropout_scale(group.dropout_threshold);
+}
+
 float descale_of(const Descale& descale, const float* values, int64_t batch, int64_t head_k) {
     return descale.present && !descale.of_rows ? values[offset_of(descale.stride, batch, 0, head_k)] : 1.0f;
 }
@@ -92,6 +100,7 @@ HeadGroup head_group(const ForwardProblem& problem, const ForwardPointers& point
     group.band = sequence.band(problem);
     set_tree(group, problem, pointers, sequence, batch);
     set_score_options(group, problem, pointers, batch, head_q);
+    set_dropout(group, problem, pointers, batch, head_q);
     return group;
 }
 

@@ -16,6 +16,7 @@
 #include "cpu/bias_row.hpp"
 #include "cpu/convert.hpp"
 #include "cpu/dequantise.hpp"
+#include "cpu/dropout.hpp"
 #include "cpu/queries.hpp"
 #include "cpu/row_kernel.hpp"
 #include "cpu/scaling.hpp"
@@ -241,6 +242,9 @@ class FewQueries {
             return softmax_row(s, padded, scaling_.positive_scale, scaling_.bias_log2, round, part_.max + i,
                                part_.sum + i);
         });
+        if (!group_.drops_weights()) return;
+        drop_row(s, first, seen, group_.dropout_key, group_.dropout_threshold,
+                 group_.dropout_head + static_cast<uint32_t>(query.head), static_cast<uint32_t>(query.row));
     }
 
     float slope_of(const Query& query) const {
@@ -318,7 +322,7 @@ void merge_query(const Part& first, float* memory, int64_t count, int64_t floats
     first.max[i] = max;
 }
 
-// out = out / sum, times the share that the sink leaves; a query without a key has the sum 0.
+// out = out / sum, times the share that the sink leaves and dropout's scale; a query without a key has the sum 0.
 void divide(float* out, float sum, float weight, int64_t size) {
     const F32 d;
     for (int64_t i = 0; i < size; i += lanes()) {
@@ -337,8 +341,8 @@ void MergeParts(const HeadGroup& group, float* memory, int64_t count) {
     for (int64_t i = 0; i < queries; ++i, query.next()) {
         if (count > 1) merge_query(first, memory, count, floats, i, group, scaling.positive_scale);
         const KeySum keys = scaling.sum_of_keys(first.max[i], first.sum[i]);
-        float weight = 1;
-        if (group.sinks != nullptr) weight = weight_against_sink(keys, group.sink_of(query.head));
+        float weight = group.dropout_scale;
+        if (group.sinks != nullptr) weight *= weight_against_sink(keys, group.sink_of(query.head));
         float* const out = first.out + i * first.pitch;
         divide(out, first.sum[i], weight, group.head_dim_v);
         store(out, group.head_dim_v, advance(group.out, group.out_dtype, query.offset(group.out_stride)));

@@ -6,6 +6,7 @@
 #define FOVEAL_CPU_SCORE_GRADIENTS_HPP
 #endif
 
+#include "cpu/dropout.hpp"
 #include "cpu/exp.hpp"
 #include "cpu/simd.hpp"
 
@@ -30,6 +31,34 @@ HWY_NOINLINE void differentiate_softmax(float* x, float* dp, int32_t keys, float
             hn::Store(p, d, x + at);
             hn::Store(hn::IfThenZeroElse(hn::Eq(p, hn::Zero(d)), dx), d, dp + at);
         }
+    }
+}
+
+// The same under dropout: with m = 0 where a weight is dropped, else 1, x becomes m * p and dp becomes
+// dx = p * (m * dropout_scale * dp - delta).
+template <int kVectors>
+HWY_NOINLINE void differentiate_dropped_softmax(float* x, float* dp, int32_t first_key, int32_t keys, float scale,
+                                                const float* shift, const float* delta, float dropout_scale,
+                                                const DroppedOfQueries& of) {
+    const F32 d;
+    const ScaledExp exp_of(1.0f, 0);
+    const VecF32 factor = hn::Set(d, scale), dp_factor = hn::Set(d, dropout_scale);
+    for (int v = 0; v < kVectors; ++v) {
+        const VecF32 own_shift = hn::Load(d, shift + v * lanes());
+        const VecF32 own_delta = hn::Load(d, delta + v * lanes());
+        const auto differentiate = [&](int32_t j, VecU32 dropped_bits) {
+            const int64_t at = ((j - first_key) * kVectors + v) * lanes();
+            const VecF32 dropped = hn::BitCast(d, dropped_bits);
+            const VecF32 p = exp_of(hn::MulSub(hn::Load(d, x + at), factor, own_shift));
+            const VecF32 own_dp = hn::AndNot(dropped, hn::Mul(hn::Load(d, dp + at), dp_factor));
+            const VecF32 dx = hn::Mul(p, hn::Sub(own_dp, own_delta));
+            hn::Store(hn::AndNot(dropped, p), d, x + at);
+            hn::Store(hn::IfThenZeroElse(hn::Eq(p, hn::Zero(d)), dx), d, dp + at);
+        };
+        for_dropped_pairs(of, v, first_key, keys, [&](int32_t j, VecU32 even, VecU32 odd) {
+            differentiate(j, even);
+            differentiate(j + 1, odd);
+        });
     }
 }
 

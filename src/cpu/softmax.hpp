@@ -91,6 +91,7 @@ namespace foveal::cpu::HWY_NAMESPACE {
 // score was ...
 template <class Round>
 struct FloatWeights {
+    static constexpr bool kInPairs = false;
     Round round;
     HWY_INLINE void store(VecF32 p0, VecF32 p1, int32_t j, int64_t pitch, float* column) const {
         hn::Store(round(p0), F32(), column + j * pitch);
@@ -100,6 +101,7 @@ struct FloatWeights {
 
 // ... or a word of two numbers in bf16, in half the rows.
 struct PairWeights {
+    static constexpr bool kInPairs = true;
 #if FOVEAL_TARGET_HAS_PAIRS
     HWY_INLINE void store(VecF32 p0, VecF32 p1, int32_t j, int64_t pitch, float* column) const {
         const auto halves = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(p1.raw, p0.raw));  // all p0, all p1

@@ -81,8 +81,9 @@ struct Subtile {
     RunningSoftmax softmax;
     int32_t* key_begin;  // [vectors * lanes()]: the keys that each query sees
     int32_t* key_end;
-    int32_t* position;  // [vectors * lanes()]: each query's place among the keys, for ALiBi
-    float* slope;       // [vectors * lanes()]
+    int32_t* position;                     // [vectors * lanes()]: each query's place among the keys, for ALiBi
+    float* slope;                          // [vectors * lanes()]
+    uint32_t *dropout_row, *dropout_head;  // [vectors * lanes()]: whose weights dropout's bits are
 };
 
 // What the subtiles of a tile share.
@@ -122,6 +123,8 @@ inline Subtile take_subtile(Workspace& workspace, int64_t head_dim, int64_t head
     subtile.key_end = workspace.take_i32(queries_per_subtile());
     subtile.position = workspace.take_i32(queries_per_subtile());
     subtile.slope = workspace.take(queries_per_subtile());
+    subtile.dropout_row = workspace.take_u32(queries_per_subtile());
+    subtile.dropout_head = workspace.take_u32(queries_per_subtile());
     return subtile;
 }
 

@@ -10,6 +10,7 @@
 
 #include "cpu/bias_row.hpp"
 #include "cpu/convert.hpp"
+#include "cpu/dropout.hpp"
 #include "cpu/scores.hpp"
 #include "cpu/simd.hpp"
 #include "cpu/softmax.hpp"
@@ -56,6 +57,20 @@ class SubtileScores {
                 finite_slope(group_.alibi_slopes[query.head * group_.alibi_stride], group_.most_distance());
             if (i + 1 < subtile.queries) query.next();
         }
+    }
+
+    // Fills dropout_row and dropout_head, where weights are dropped.
+    void find_dropout(Subtile& subtile) const {
+        if (!group_.drops_weights()) return;
+        Query query(subtile.first_query, group_.heads);
+        for (int64_t i = 0; i < subtile.vectors * lanes(); ++i) {
+            subtile.dropout_row[i] = static_cast<uint32_t>(query.row);
+            subtile.dropout_head[i] = group_.dropout_head + static_cast<uint32_t>(query.head);
+            if (i + 1 < subtile.queries) query.next();
+        }
+    }
+    DroppedOfQueries dropped_of(const Subtile& subtile) const {
+        return {group_.dropout_key, group_.dropout_threshold, subtile.dropout_row, subtile.dropout_head};
     }
 
     // The steps from q.k to a score, in this order. scores: [keys, kVectors * lanes()], first_key the number of its

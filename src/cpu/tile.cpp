@@ -88,6 +88,7 @@ class Tile {
         subtile.softmax.rescale = shared_.rescale;
         scores_.find_keys(subtile, keys_);
         scores_.find_slopes(subtile);
+        scores_.find_dropout(subtile);
         if (packed_.may_be_pairs())
             subtile.has_q_pairs = load_query_pairs(group_, subtile, load_row_, scaling_.query_factor, shared_.rows);
         return subtile;
@@ -123,8 +124,9 @@ class Tile {
         score_keys<Floats, kVectors>(subtile.q, packed_.k() + begin * k_pitch, k_pitch, group_.head_dim, keys,
                                      shared_.scores);
         change_scores<kVectors>(subtile, first + begin, keys, masked);
-        with_rounding(group_.dtype,
-                      [&](auto round) { normalise<kVectors>(subtile, keys, FloatWeights<decltype(round)>{round}); });
+        with_rounding(group_.dtype, [&](auto round) {
+            normalise<kVectors>(subtile, first + begin, keys, FloatWeights<decltype(round)>{round});
+        });
         const SeenKeys seen{first + begin, subtile.key_begin, subtile.key_end};
         const bool all_count = !masked || packed_.values_are_finite();
         const int64_t v_pitch = pitch_of(group_.head_dim_v);
@@ -146,7 +148,7 @@ class Tile {
         score_keys<Pairs, kVectors>(subtile.q_pairs, shared_.k_pairs + keys.begin * k_pitch, k_pitch,
                                     (group_.head_dim + 1) / 2, keys.size(), shared_.scores);
         change_scores<kVectors>(subtile, first + keys.begin, keys.size(), masked);
-        normalise<kVectors>(subtile, keys.size(), PairWeights());
+        normalise<kVectors>(subtile, first + keys.begin, keys.size(), PairWeights());
         const auto* const weights = reinterpret_cast<const uint32_t*>(shared_.scores);
         const int64_t v_pitch = pitch_of(group_.head_dim_v);
         for (int64_t c = 0; c < group_.head_dim_v; c += kRows)
@@ -167,9 +169,15 @@ class Tile {
     }
 
     template <int kVectors, class Weights>
-    void normalise(Subtile& subtile, int32_t keys, const Weights& weights) const {
+    void normalise(Subtile& subtile, int32_t first_key, int32_t keys, const Weights& weights) const {
         softmax_block<kVectors>(shared_.scores, keys, scaling_.positive_scale, scaling_.bias_log2, weights,
                                 subtile.softmax);
+        if (!group_.drops_weights()) return;
+        const DroppedOfQueries dropped = scores_.dropped_of(subtile);
+        if constexpr (Weights::kInPairs)
+            drop_weight_pairs<kVectors>(reinterpret_cast<uint32_t*>(shared_.scores), first_key, keys, dropped);
+        else
+            drop_weights<kVectors>(shared_.scores, first_key, keys, dropped);
     }
 
     // As rows, which is how parts are merged.
@@ -194,10 +202,11 @@ class Tile {
         HWY_ALIGN float weights[hn::MaxLanes(F32())] = {};
         for (int v = 0; v < subtile.vectors; ++v) {
             const int64_t last = std::min(lanes(), subtile.queries - v * lanes());
-            if (group_.sinks != nullptr) weigh_against_sinks(subtile, v * lanes(), last, weights);
+            const bool weighs = group_.sinks != nullptr || group_.drops_weights();
+            if (weighs) weigh(subtile, v * lanes(), last, weights);
             for (int64_t c = 0; c < group_.head_dim_v; c += kTransposeColumns) {
                 FourColumns columns = averages(subtile, v, c);
-                if (group_.sinks != nullptr) {
+                if (weighs) {
                     for (VecF32& column : columns.column) column = hn::Mul(column, hn::Load(F32(), weights));
                 }
                 store_columns(columns, shared_.rows + c, pitch);
@@ -232,13 +241,14 @@ class Tile {
         return columns;
     }
 
-    // Of queries first .. first + count - 1 of the subtile: the share of the denominator that is not the sink's.
-    void weigh_against_sinks(const Subtile& subtile, int64_t first, int64_t count, float* weights) const {
+    // Of queries first .. first + count - 1 of the subtile: the share of the denominator that is not the sink's, times
+    // dropout's scale.
+    void weigh(const Subtile& subtile, int64_t first, int64_t count, float* weights) const {
         Query query(subtile.first_query + first, group_.heads);
         for (int64_t i = 0; i < lanes(); ++i) {
-            weights[i] = 1.0f;
-            if (i >= count) continue;
-            weights[i] = weight_against_sink(sum_of_keys(subtile, first + i), group_.sink_of(query.head));
+            weights[i] = group_.dropout_scale;
+            if (i >= count || group_.sinks == nullptr) continue;
+            weights[i] *= weight_against_sink(sum_of_keys(subtile, first + i), group_.sink_of(query.head));
             query.next();
         }
     }

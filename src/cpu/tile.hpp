@@ -47,10 +47,16 @@ struct HeadGroup {
     const uint32_t* tree;     // [len_q, words]
     int64_t tree_row_stride;  // in words
     int32_t tree_first_key, tree_keys;
+    // Dropout (problem/dropout.hpp). Weights are dropped as they are weighed, and the result is scaled at the end.
+    uint32_t dropout_threshold;  // 0: none is dropped
+    PhiloxKey dropout_key;
+    uint32_t dropout_head;  // of the first head
+    float dropout_scale;    // 1 where none is dropped
 
     int64_t queries() const { return len_q * heads; }
     // Are k and v in e4m3, to be taken to `dtype` as they are read?
     bool dequantises() const { return keys_dtype == DType::e4m3; }
+    bool drops_weights() const { return dropout_threshold > 0; }
     double sink_of(int64_t head) const { return sinks[head * sinks_stride]; }
     // Have all queries the same bias and mask?
     bool shares_bias_row() const {

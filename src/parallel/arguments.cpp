@@ -63,6 +63,9 @@ void refuse_others(const foveal_forward_args& given) {
     rest.window_right = defaults.window_right;
     rest.chunk = defaults.chunk;
     rest.softcap = defaults.softcap;
+    if (given.dropout_p != 0)
+        refuse_unsupported("forward.dropout_p is " + std::to_string(given.dropout_p) +
+                           "; over several ranks it must be 0");
     if (std::memcmp(&rest, &defaults, sizeof rest) != 0)
         refuse_unsupported("forward has an option that is not supported over several ranks");
 }

@@ -34,6 +34,9 @@ void check_options(const foveal_forward_args& forward) {
         if (tensor.rank != 0) refuse_unsupported(std::string("forward.") + name + " is present" + kSeesAll);
     if (forward.window_left != FOVEAL_UNLIMITED)
         refuse_unsupported("forward.window_left is " + std::to_string(forward.window_left) + kSeesAll);
+    if (forward.dropout_p != 0)
+        refuse_unsupported("forward.dropout_p is " + std::to_string(forward.dropout_p) +
+                           "; over several ranks it must be 0");
     if (forward.chunk != 0) refuse_unsupported("forward.chunk is " + std::to_string(forward.chunk) + kSeesAll);
     if (forward.alignment == FOVEAL_TOP_LEFT && forward.window_right != FOVEAL_UNLIMITED)
         refuse_unsupported("forward.alignment is top-left and window_right is " + std::to_string(forward.window_right) +

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "problem/argument.hpp"
+#include "problem/dropout_arguments.hpp"
 #include "problem/forward_inputs.hpp"
 #include "problem/overlap.hpp"
 #include "problem/workspace.hpp"
@@ -57,10 +58,12 @@ void check_presence(const foveal_backward_args& args) {
 
 void check_overlaps(const foveal_backward_args& args) {
     const foveal_tensor workspace = bytes_of_workspace(args.workspace, args.workspace_bytes);
+    const foveal_tensor state = tensor_of_dropout_state(args.forward->dropout_state);
     const auto keep_apart = [&](const Argument& written, size_t number) {
         const Placed own{written};
         for (const ForwardInput& input : kForwardInputs)
             require_apart(own, Placed{{input.name, args.forward->*input.tensor}});
+        require_apart(own, Placed{{"dropout_state", state}});
         require_apart(own, Placed{{"out", args.forward->out}});
         require_apart(own, Placed{{"lse", args.forward->lse}});
         for (size_t other = 0; other < std::size(kTwins); ++other)

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "problem/argument.hpp"
+#include "problem/dropout_arguments.hpp"
 #include "problem/element_types.hpp"
 #include "problem/forward_inputs.hpp"
 #include "problem/overlap.hpp"
@@ -36,7 +37,8 @@ void check_options(const foveal_forward_args& args) {
     if (!(args.softcap >= 0) || std::isinf(args.softcap))
         refuse("softcap is " + std::to_string(args.softcap) + "; it must be positive and finite, or 0 for none");
     if (args.chunk < 0) refuse("chunk is " + std::to_string(args.chunk) + "; it must be positive, or 0 for no chunks");
-    if (args.reserved != 0) refuse("reserved is " + std::to_string(args.reserved) + "; it must be 0");
+    for (const auto& [name, value] : {std::pair{"reserved", args.reserved}, {"reserved_2", args.reserved_2}})
+        if (value != 0) refuse(std::string(name) + " is " + std::to_string(value) + "; it must be 0");
     for (const auto& [name, width] : {std::pair{"window_left", args.window_left}, {"window_right", args.window_right}})
         if (width < FOVEAL_UNLIMITED)
             refuse(std::string(name) + " is " + std::to_string(width) + "; it must be >= 0, or -1 for no limit");
@@ -205,6 +207,7 @@ void take_options(const foveal_forward_args& args, ForwardProblem& p) {
     p.alignment = args.alignment;
     p.chunk = args.chunk;
     p.softcap = args.softcap;
+    p.dropout_p = args.dropout_p;
     p.has_alibi = args.alibi_slopes.rank != 0;
     if (p.has_alibi) p.alibi = head_strides_of(args.alibi_slopes);
     p.has_sinks = args.sinks.rank != 0;
@@ -247,17 +250,19 @@ void take_sizes(const foveal_forward_args& args, ForwardProblem& p) {
 // Rows are computed in no particular order, so what one of them writes must not be what another one reads.
 void check_overlaps(const foveal_forward_args& args) {
     const foveal_tensor workspace_tensor = bytes_of_workspace(args.workspace, args.workspace_bytes);
+    const foveal_tensor state_tensor = tensor_of_dropout_state(args.dropout_state);
     const Placed out{{"out", args.out}}, lse{{"lse", args.lse}}, workspace{{"workspace", workspace_tensor}};
     require_apart(out, lse);
     require_apart(workspace, out);
     require_apart(workspace, lse);
-    for (const ForwardInput& input : kForwardInputs) {
-        if ((args.*input.tensor).rank == 0) continue;
-        const Placed read{{input.name, args.*input.tensor}};
+    const auto keep_apart = [&](const Placed& read) {
         require_apart(out, read);
         require_apart(lse, read);
         require_apart(workspace, read);
-    }
+    };
+    for (const ForwardInput& input : kForwardInputs)
+        if ((args.*input.tensor).rank != 0) keep_apart(Placed{{input.name, args.*input.tensor}});
+    if (state_tensor.rank != 0) keep_apart(Placed{{"dropout_state", state_tensor}});
 }
 
 }  // namespace
@@ -293,6 +298,7 @@ ForwardProblem validate(const foveal_forward_args& args) {
     take_sizes(args, p);
     check_sizes(p);
     check_descales(args, p.batch, p.heads_k);
+    check_dropout(args.dropout_p, p.batch, p.heads_q);
     p.q = strides_of(args.q);
     p.k = strides_of(args.k);
     p.v = strides_of(args.v);
@@ -329,6 +335,7 @@ ForwardPointers pointers_of(const foveal_forward_args& args) {
     p.q_descale = static_cast<const float*>(data_of({"q_descale", args.q_descale}));
     p.k_descale = static_cast<const float*>(data_of({"k_descale", args.k_descale}));
     p.v_descale = static_cast<const float*>(data_of({"v_descale", args.v_descale}));
+    p.dropout_state = dropout_state_of(args);
     check_workspace(args.workspace, args.workspace_bytes);
     p.workspace = args.workspace;
     p.workspace_bytes = args.workspace_bytes;

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "foveal/foveal.h"
+#include "problem/dropout.hpp"
 #include "problem/dtype.hpp"
 #include "problem/key_form.hpp"
 #include "problem/lengths.hpp"
@@ -15,26 +16,27 @@ namespace foveal {
 
 // Where the data lie. Shapes in elements: see foveal.h.
 struct ForwardPointers {
-    const void* q = nullptr;                 // [b, s_q, h_q, d] or [total_q, h_q, d]
-    const void* k = nullptr;                 // [b, s_k, h_k, d], [total_k, h_k, d] or [pages, page_size, h_k, d]
-    const void* v = nullptr;                 // likewise, with d_v
-    void* out = nullptr;                     // [b, s_q, h_q, d_v] or [total_q, h_q, d_v]
-    float* lse = nullptr;                    // [b, h_q, s_q] or [h_q, total_q]
-    const int32_t* cu_seqlens_q = nullptr;   // [b + 1]
-    const int32_t* cu_seqlens_k = nullptr;   // [b + 1]
-    const int32_t* seqused_q = nullptr;      // [b]
-    const int32_t* seqused_k = nullptr;      // [b]
-    const float* alibi_slopes = nullptr;     // [h_q] or [b, h_q]
-    const float* sinks = nullptr;            // [h_q]
-    const void* bias = nullptr;              // [b|1, h_q|1, s_q|1, s_k|1]
-    const uint8_t* mask = nullptr;           // [b|1, h_q|1, s_q|1, s_k|1]
-    const uint32_t* page_entries = nullptr;  // [b, max_pages], or [n] where there is page_indptr
-    const int32_t* page_indptr = nullptr;    // [b + 1]
-    const int32_t* query_offset = nullptr;   // [b]
-    const uint32_t* tree_mask = nullptr;     // [b, s_q, words] or [total_q, words]
-    const float* q_descale = nullptr;        // [b, h_k]
-    const float* k_descale = nullptr;        // [b, h_k], or [pages, page_size, h_k]
-    const float* v_descale = nullptr;        // likewise
+    const void* q = nullptr;                  // [b, s_q, h_q, d] or [total_q, h_q, d]
+    const void* k = nullptr;                  // [b, s_k, h_k, d], [total_k, h_k, d] or [pages, page_size, h_k, d]
+    const void* v = nullptr;                  // likewise, with d_v
+    void* out = nullptr;                      // [b, s_q, h_q, d_v] or [total_q, h_q, d_v]
+    float* lse = nullptr;                     // [b, h_q, s_q] or [h_q, total_q]
+    const int32_t* cu_seqlens_q = nullptr;    // [b + 1]
+    const int32_t* cu_seqlens_k = nullptr;    // [b + 1]
+    const int32_t* seqused_q = nullptr;       // [b]
+    const int32_t* seqused_k = nullptr;       // [b]
+    const float* alibi_slopes = nullptr;      // [h_q] or [b, h_q]
+    const float* sinks = nullptr;             // [h_q]
+    const void* bias = nullptr;               // [b|1, h_q|1, s_q|1, s_k|1]
+    const uint8_t* mask = nullptr;            // [b|1, h_q|1, s_q|1, s_k|1]
+    const uint32_t* page_entries = nullptr;   // [b, max_pages], or [n] where there is page_indptr
+    const int32_t* page_indptr = nullptr;     // [b + 1]
+    const int32_t* query_offset = nullptr;    // [b]
+    const uint32_t* tree_mask = nullptr;      // [b, s_q, words] or [total_q, words]
+    const float* q_descale = nullptr;         // [b, h_k]
+    const float* k_descale = nullptr;         // [b, h_k], or [pages, page_size, h_k]
+    const float* v_descale = nullptr;         // likewise
+    const uint64_t* dropout_state = nullptr;  // [2]: seed, offset
     void* workspace = nullptr;
     uint64_t workspace_bytes = 0;
 };
@@ -96,12 +98,15 @@ struct ForwardProblem {
     bool has_tree = false;
     int64_t tree_words = 0;  // of a query's row
     Strides tree;
+    float dropout_p = 0;
 
     bool operator==(const ForwardProblem&) const = default;
 
     int64_t heads_per_kv() const { return heads_q / heads_k; }
     // Is a score anything but scale * q.k under a window?
     bool modifies_scores() const { return softcap > 0 || has_alibi || has_bias || has_mask; }
+    // Is any weight dropped? A probability below 2^-17 is none.
+    bool drops_weights() const { return dropout_threshold(dropout_p) > 0; }
     Window window() const {
         const auto width = [](int64_t w) {
             return w == FOVEAL_UNLIMITED || w >= kUnlimitedWidth ? kUnlimitedWidth : static_cast<int32_t>(w);

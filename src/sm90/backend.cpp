@@ -11,6 +11,7 @@
 #include "sm90/forward/e4m3/support.hpp"
 #include "sm90/forward/plan.hpp"
 #include "sm90/forward/support.hpp"
+#include "sm90/tensors.hpp"
 #include "sm90/varlen/plan.hpp"
 
 namespace foveal::sm90 {
@@ -24,6 +25,7 @@ void check_types(const ForwardProblem& problem) {
 }
 
 void check(const ForwardProblem& problem) {
+    require_no_dropout(problem);
     if (problem.dtype == DType::e4m3) return check_e4m3_supported(problem);
     check_types(problem);
     if (decodes(problem)) return check_decode(problem, decode_choice_of(problem));

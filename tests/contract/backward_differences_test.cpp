@@ -175,6 +175,8 @@ TEST_P(Differences, OfEveryOption) {
                                      "used_q=3,5 used_k=7,2",
                                      "qoff=2,-3 causal",
                                      "scale-0.7 dlse",
+                                     "dropout0.4 dlse",
+                                     "dropout0.2 softcap2 alibi sinks bias_f32=bh causal dlse",
                                      "softcap2 alibi sinks bias_f32=1h mask=bh causal dlse"}) {
         const std::string text = "b2 sq5 sk7 hq4 hk2 d8 dv3 f32 " + option;
         const auto data = run(text);
@@ -190,7 +192,7 @@ TEST_P(Differences, OfEveryOption) {
         if (data->dalibi) expect_differences(loss, &Inputs::slopes, data->dalibi->values(), text + ": dalibi_slopes");
         if (data->dbias) expect_differences(loss, &Inputs::bias, data->dbias->values(), text + ": dbias");
     }
-    const auto packed = run("varlen qlens=4,0,3 klens=5,2,3 h2 d8 f32 causal dlse");
+    const auto packed = run("varlen qlens=4,0,3 klens=5,2,3 h2 d8 f32 causal dropout0.3 dlse");
     const Loss loss(*packed);
     expect_differences(loss, &Inputs::q, packed->dq.values(), "varlen: dq");
     expect_differences(loss, &Inputs::k, packed->dk.values(), "varlen: dk");

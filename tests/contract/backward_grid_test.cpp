@@ -63,6 +63,7 @@ const std::vector<Mutation>& mutations() {
         {"alignment", [](auto&, auto& f) { f.alignment = FOVEAL_BOTTOM_RIGHT; }},
         {"seqused_q", [](auto&, auto& f) { f.seqused_q.rank = 0; }},
         {"seqused_k", [](auto&, auto& f) { f.seqused_k.rank = 0; }},
+        {"dropout", [](auto&, auto& f) { f.dropout_p = 0, f.dropout_state = nullptr; }},
         {"the scale", [](auto&, auto& f) { f.scale = 0.5f; }},
         {"dq", [](auto& b, auto&) { b.dq.rank = 0; }},
         {"dk", [](auto& b, auto&) { b.dk.rank = 0; }},

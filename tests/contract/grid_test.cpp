@@ -5,6 +5,9 @@
 #include <cstdio>
 #include <cstring>
 #include <functional>
+#include <iterator>
+#include <set>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -20,6 +23,21 @@ TEST(Grid, IsLargeEnoughForTheGpu) {
     const std::vector<Case> cases = grid(FOVEAL_BACKEND_SM90);
     EXPECT_GE(cases.size(), 5000u);
     for (const Case& c : cases) EXPECT_TRUE(must_be_supported(c, FOVEAL_BACKEND_SM90)) << to_text(c);
+}
+
+// The cases with dropout are the others once more, as many as it takes for every word to stand beside it.
+TEST(Grid, EveryWordStandsBesideDropout) {
+    const auto words_of = [](const Case& c) {
+        std::istringstream words(to_text(c));
+        return std::set<std::string>(std::istream_iterator<std::string>(words), {});
+    };
+    std::set<std::string> alone, beside;
+    for (const Case& c : grid(FOVEAL_BACKEND_CPU)) (c.dropout > 0 ? beside : alone).merge(words_of(c));
+    for (const std::string& word : alone) {
+        const bool is_length = word.find("lens=") != std::string::npos || word.find("used_") != std::string::npos ||
+                               (word[0] == 's' && word.find_first_of("0123456789") <= 2);
+        EXPECT_TRUE(is_length || beside.count(word) > 0) << word;
+    }
 }
 
 TEST(Grid, OnTheCpu) { run_suite("grid", FOVEAL_BACKEND_CPU, kEvery); }
@@ -61,6 +79,8 @@ const std::vector<Mutation>& mutations() {
         {"seqused_q", [](auto& args) { args.seqused_q.rank = 0; }},
         {"seqused_k", [](auto& args) { args.seqused_k.rank = 0; }},
         {"lse", [](auto& args) { args.lse.rank = 0; }},
+        {"dropout", [](auto& args) { args.dropout_p = 0, args.dropout_state = nullptr; }},
+        {"dropout by a little", [](auto& args) { args.dropout_p += args.dropout_p > 0 ? 0x1p-6f : 0; }},
     };
     return all;
 }

@@ -110,6 +110,10 @@ void draw_options(FuzzedDataProvider& bytes, foveal_forward_args& args) {
     if (bytes.ConsumeBool()) args.window_right = bytes.ConsumeBool() ? draw_size(bytes) : draw_any(bytes);
     if (bytes.ConsumeIntegralInRange<int>(0, 3) == 0) args.chunk = draw_any(bytes);
     if (bytes.ConsumeIntegralInRange<int>(0, 3) == 0) args.softcap = bytes.ConsumeBool() ? 30.0f : draw_float(bytes);
+    if (bytes.ConsumeIntegralInRange<int>(0, 3) != 0) return;
+    static constexpr uint64_t kState[] = {1, 2};
+    args.dropout_p = bytes.ConsumeBool() ? 0.25f : draw_float(bytes);
+    args.dropout_state = bytes.ConsumeBool() ? kState : nullptr;
 }
 
 foveal_tensor* tensors_of(foveal_forward_args& args, size_t i) {

@@ -210,6 +210,7 @@ TEST(DecodeOverRanks, RefusesByName) {
         {several->args(), 2, "forward.q has 3 rows a sequence"},
         {changed([](auto& f) { f.window_left = 7; }), 2, "forward.window_left is 7"},
         {changed([](auto& f) { f.chunk = 7; }), 2, "forward.chunk is 7"},
+        {changed([](auto& f) { f.dropout_p = 0.5f; }), 2, "forward.dropout_p is 0.5"},
         {changed([](auto& f) { f.window_right = 0, f.alignment = FOVEAL_TOP_LEFT; }), 2, "forward.alignment is"},
         {changed([](auto& f) { f.backend = FOVEAL_BACKEND_AUTO; }), 2, "forward.backend is 0"},
         {plain, 33, "ranks is 33"},

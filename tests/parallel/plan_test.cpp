@@ -188,6 +188,7 @@ TEST(ParallelPlan, RefusesByName) {
     expect_refused([](Asked& a) { tensor(a.forward.tree_mask); }, FOVEAL_UNSUPPORTED, "forward.tree_mask");
     expect_refused([](Asked& a) { a.forward.k.dtype = FOVEAL_E4M3; }, FOVEAL_UNSUPPORTED, "forward.k.dtype is e4m3");
     expect_refused([](Asked& a) { tensor(a.forward.v_descale); }, FOVEAL_UNSUPPORTED, "forward.v_descale is present");
+    expect_refused([](Asked& a) { a.forward.dropout_p = 0.5f; }, FOVEAL_UNSUPPORTED, "forward.dropout_p is 0.5");
     expect_refused([](Asked& a) { a.forward.workspace_bytes = 16; }, FOVEAL_UNSUPPORTED, "forward.workspace");
     expect_refused([](Asked& a) { a.forward.reserved = 1; }, FOVEAL_UNSUPPORTED, "forward has an option");
     expect_refused([](Asked& a) { a.forward.backend = FOVEAL_BACKEND_AUTO; }, FOVEAL_INVALID_ARGUMENT,

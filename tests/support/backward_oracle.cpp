@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <type_traits>
 
+#include "tests/support/dropout_oracle.hpp"
 #include "tests/support/number_formats.hpp"
 
 namespace foveal_testing {
@@ -71,11 +72,16 @@ void differentiate_row(const Case& c, int64_t len_q, const BackwardRow& row, con
     const auto above = std::is_same_v<Real, float> ? static_cast<Real>(order) * Real{0.2F} : Real{0};
     const auto weight = [&](Real x) { return std::exp(x - (static_cast<Real>(row.lse) + above)) * std::exp(above); };
     const int64_t position = position_of(c, len_q, head.len_k, row);
+    const auto dropout = static_cast<Real>(dropout_factor(c.dropout));
+    gradient.weights.assign(p.size(), Real{0});
     for (size_t n = 0; n < p.size(); ++n) {
         p[n] = empty ? 0 : weight(p[n]);
         if (p[n] == 0) continue;
         const int64_t key = keys.first + static_cast<int64_t>(n);
-        const Real dp = dot<Real>(row.dout, head.v.data() + key * c.head_dim_v, order);
+        const std::vector<float>& kept = row.options.kept;
+        const Real factor = kept.empty() ? Real{1} : kept[static_cast<size_t>(key)] != 0 ? dropout : Real{0};
+        gradient.weights[n] = factor * p[n];
+        const Real dp = factor * dot<Real>(row.dout, head.v.data() + key * c.head_dim_v, order);
         gradient.dx[n] = p[n] * (dp - gradient.D);
         gradient.dslope -= gradient.dx[n] * static_cast<Real>(std::abs(position - key));
     }
@@ -106,7 +112,7 @@ template <class Real>
 void KeyGradient<Real>::add(const Case& c, const BackwardRow& row, const RowGradient<Real>& gradient, size_t n) {
     seen = true;
     if (gradient.p[n] == 0) return;
-    const Real p = rounded(c, gradient.p[n]), ds = rounded(c, gradient.ds[n]);
+    const Real p = rounded(c, gradient.weights[n]), ds = rounded(c, gradient.ds[n]);
     for (size_t i = 0; i < dk.size(); ++i) dk[i] += ds * static_cast<Real>(row.q[i]);
     for (size_t i = 0; i < dv.size(); ++i) dv[i] += p * static_cast<Real>(row.dout[i]);
 }

@@ -25,6 +25,7 @@ struct RowGradient {
     KeyInterval keys{0, 0};
     Real D = 0;
     std::vector<Real> p, dx, ds;  // of each of the keys; ds without the scale
+    std::vector<Real> weights;    // p, or what dropout makes of it
 
     // -exp(sink - lse) * D
     Real dsink = 0;

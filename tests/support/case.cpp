@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "problem/work.hpp"
+#include "tests/support/input_values.hpp"
 
 namespace foveal_testing {
 namespace {
@@ -77,6 +78,11 @@ std::optional<int64_t> Case::offset_of(int64_t sequence) const {
 
 double Case::effective_scale() const {
     return scale ? static_cast<double>(*scale) : 1.0 / std::sqrt(static_cast<double>(head_dim));
+}
+
+std::array<uint64_t, 2> Case::dropout_state() const {
+    constexpr uint64_t kOffset = 0xFEDCBA9876543210u;  // no half of either number is 0
+    return dropout_seed_and_offset.value_or(std::array{mix64(seed), kOffset});
 }
 
 double Case::visible_pairs() const { return work_of(*this).visible_pairs; }

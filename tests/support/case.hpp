@@ -22,8 +22,9 @@
 //   bias=bh1k | bias=11q1        the same, a 1 in place of q or k: shared by all queries or keys
 //   bias_inf                     some keys, and all keys of some queries, have the bias -inf
 //   mask=b1                      boolean mask, shaped likewise; some queries see nothing             none
-//   lse                          the log-sum-exp is asked for
-//   scale0.1                     factor on q.k                                                       1/sqrt(d)
+//   dropout0.1                   weights are dropped with this probability                           none
+//   dropstate=5,7                of dropout: seed and offset                                         from the inputs'
+//   seed lse                          the log-sum-exp is asked for scale0.1                     factor on q.k 1/sqrt(d)
 //   varlen qlens=3,0 klens=5,2   packed sequences of these lengths (b, sq, sk follow)                dense
 //   varlen qlens=3,0 sk100       packed queries, keys [b, sk, ...]; without varlen, klens=5,2: packed keys alone
 //   used_q=2,0 used_k=4,1        shortened sequences (seqused)
@@ -46,6 +47,7 @@
 //   qkv                          q, k and v are views of one buffer [b, s, h_q + 2 h_k, d]
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
@@ -110,6 +112,8 @@ struct Case {
     bool bias_f32 = false;
     bool bias_inf = false;
     std::optional<ScoreMatrix> mask;  // dense only
+    float dropout = 0;
+    std::optional<std::array<uint64_t, 2>> dropout_seed_and_offset;
 
     bool varlen = false;                                       // q
     bool varlen_k = false;                                     // k and v
@@ -148,6 +152,7 @@ struct Case {
 
     int64_t group() const { return heads_q / heads_k; }
     double effective_scale() const;
+    std::array<uint64_t, 2> dropout_state() const;
     bool is_e4m3() const { return dtype == FOVEAL_E4M3; }
     foveal_dtype keys_dtype() const { return e4m3_keys ? foveal_dtype{FOVEAL_E4M3} : dtype; }
     foveal_dtype out_dtype() const { return !is_e4m3() ? dtype : out_f16 ? FOVEAL_F16 : FOVEAL_BF16; }

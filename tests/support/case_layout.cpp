@@ -322,6 +322,7 @@ foveal_forward_args shape_args(const Case& c, foveal_backend backend) {
     args.window_right = c.window_right;
     args.chunk = c.chunk;
     args.softcap = c.softcap;
+    args.dropout_p = c.dropout;
     return args;
 }
 

@@ -125,6 +125,15 @@ TEST(Case, Varlen) {
     EXPECT_EQ(parse_case("varlen qlens= klens= h1").batch, 0);
 }
 
+TEST(Case, ReadsDropout) {
+    for (const char* text :
+         {"b1 s5 h4 d8 bf16 full dropout0.1", "b1 s5 h4 d8 bf16 full dropout0.5 dropstate=3,18446744073709551615"})
+        EXPECT_EQ(to_text(parse_case(text)), text);
+    EXPECT_EQ(parse_case("s5 h4 dropout0.5 dropstate=3,18446744073709551615").dropout_state(),
+              (std::array<uint64_t, 2>{3, ~uint64_t{0}}));
+    EXPECT_NE(parse_case("s5 h4 dropout0.5").dropout_state(), parse_case("s5 h4 dropout0.5 seed2").dropout_state());
+}
+
 TEST(Case, WhatIsNoCaseIsSaidSo) {
     const std::pair<const char*, const char*> wrong[] = {
         {"s128", "h or hq"},
@@ -149,6 +158,9 @@ TEST(Case, WhatIsNoCaseIsSaidSo) {
         {"s128 h4 bias_inf", "'bias_inf'"},
         {"s128 h4 mask=b", "'mask=b'"},
         {"s128 h4 alibi alibi_b", "alibi_b"},
+        {"s128 h4 dropout1", "'dropout'"},
+        {"s128 h4 dropout0.1 dropstate=1", "'dropstate=1'"},
+        {"s128 h4 dropstate=1,2", "'dropstate'"},
         {"varlen qlens=1 klens=1 h4 mask=bh", "dense"},
         {"varlen qlens=1 klens=1 h4 bias=bh", "dense"},
         {"sq5 sk6 h4 qkv", "qkv"},

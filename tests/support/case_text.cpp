@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <map>
 #include <numeric>
@@ -11,19 +12,6 @@
 
 namespace foveal_testing {
 namespace {
-
-std::vector<int64_t> parse_list(std::string_view token, std::string_view rest, bool any_sign = false) {
-    if (rest.empty() || rest.front() != '=') fail_token(token, "expected name=number,number,...");
-    rest.remove_prefix(1);
-    std::vector<int64_t> values;
-    while (!rest.empty()) {
-        const size_t comma = std::min(rest.find(','), rest.size());
-        const std::string_view number = rest.substr(0, comma);
-        values.push_back(any_sign ? parse_number<int64_t>(token, number) : parse_count(token, number));
-        rest.remove_prefix(std::min(comma + 1, rest.size()));
-    }
-    return values;
-}
 
 SinkKey parse_sink_key(std::string_view token, std::string_view rest) {
     const size_t at = rest.find('@');
@@ -41,6 +29,15 @@ SinkKey parse_sink_key(std::string_view token, std::string_view rest) {
         fail_token(token, "expected @0, @mid or @last");
     }
     return sink;
+}
+
+// "=5,7"
+std::array<uint64_t, 2> parse_dropout_state(std::string_view token, std::string_view rest) {
+    const size_t comma = rest.find(',');
+    if (rest.empty() || rest.front() != '=' || comma == std::string_view::npos)
+        fail_token(token, "expected dropstate=SEED,OFFSET");
+    return {parse_number<uint64_t>(token, rest.substr(1, comma - 1)),
+            parse_number<uint64_t>(token, rest.substr(comma + 1))};
 }
 
 // "=bh", "=1h", "=b1" or "=11", and what is shared of queries and keys: "=bh1k", "=b1q1", "=1111".
@@ -71,15 +68,6 @@ const char* position_name(SinkKey::Position position) {
             return "last";
     }
     return "?";
-}
-
-std::string list_text(const std::vector<int64_t>& values) {
-    std::string text;
-    for (const int64_t value : values) {
-        if (!text.empty()) text += ',';
-        text += std::to_string(value);
-    }
-    return text;
 }
 
 class Parser {
@@ -132,6 +120,10 @@ class Parser {
             case_.bias_f32 = f32;
         } else if (name == "mask") {
             case_.mask = parse_score_matrix(token, rest);
+        } else if (name == "dropout") {
+            case_.dropout = parse_number<float>(token, rest);
+        } else if (name == "dropstate") {
+            case_.dropout_seed_and_offset = parse_dropout_state(token, rest);
         } else {
             return false;
         }
@@ -260,6 +252,8 @@ class Parser {
         const bool varlen = case_.varlen || case_.varlen_k;
         if (varlen && case_.bias) fail_token("bias", "only in the dense form");
         if (varlen && case_.mask) fail_token("mask", "only in the dense form");
+        if (!(case_.dropout >= 0 && case_.dropout < 1)) fail_token("dropout", "a probability below 1 must follow");
+        if (case_.dropout_seed_and_offset && case_.dropout == 0) fail_token("dropstate", "only with dropout");
     }
 
     void finish_varlen() {
@@ -360,6 +354,9 @@ std::string to_text(const Case& c) {
     if (c.bias) add((c.bias_f32 ? "bias_f32" : "bias") + score_matrix_text(*c.bias));
     if (c.bias_inf) add("bias_inf");
     if (c.mask) add("mask" + score_matrix_text(*c.mask));
+    if (c.dropout > 0) add_number("dropout", c.dropout);
+    if (const auto& state = c.dropout_seed_and_offset)
+        add("dropstate=" + number_text((*state)[0]) + "," + number_text((*state)[1]));
     if (c.seqused_q) add("used_q=" + list_text(*c.seqused_q));
     if (c.seqused_k) add("used_k=" + list_text(*c.seqused_k));
 

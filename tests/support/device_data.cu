@@ -263,6 +263,11 @@ class DeviceData final : public CaseData {
     }
 
     void upload_lengths() {
+        if (case_.dropout > 0) {
+            const auto state = case_.dropout_state();
+            dropout_state_ = DeviceBuffer(std::vector<uint64_t>(state.begin(), state.end()));
+            args_.dropout_state = dropout_state_.as<uint64_t>();
+        }
         for (const NumbersArgument& numbers : numbers_of(case_)) {
             numbers_.emplace_back(numbers.values);
             (args_.*numbers.tensor).data = numbers_.back().as();
@@ -342,6 +347,7 @@ class DeviceData final : public CaseData {
 
     std::array<Tensor, kTensors> tensors_;
     std::vector<DeviceBuffer> numbers_;                 // i32, what the library reads
+    DeviceBuffer dropout_state_;                        // u64 [2], likewise
     DeviceBuffer first_q_, first_k_, used_q_, used_k_;  // i64 [b], what the kernels here read
     DeviceBuffer seen_first_, seen_last_;               // i64 [b]
     struct Extents {

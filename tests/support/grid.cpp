@@ -306,17 +306,36 @@ std::vector<Case> covering_cases(const Rows& rows, size_t enough) {
     return cases;
 }
 
+// Behind the cases every third of them once more, with dropout: beside each pair of the other options it would cost as
+// much again as all of them. Of a few keys it would leave a few rows to decide the largest error and the norm, which
+// are chance then.
+std::vector<Case> and_dropout(std::vector<Case> cases) {
+    constexpr size_t kEvery = 3;
+    constexpr int64_t kFewKeys = 8;
+    constexpr float kProbabilities[] = {0.1F, 0.5F, 0.25F, 0.75F};
+    const size_t count = cases.size();
+    for (size_t n = 0; n < count; n += kEvery) {
+        if (cases[n].rows_k < kFewKeys) continue;
+        cases.push_back(cases[n]);
+        cases.back().dropout = kProbabilities[n / kEvery % std::size(kProbabilities)];
+    }
+    return cases;
+}
+
 }  // namespace
 
 std::vector<Case> grid(foveal_backend backend) {
     const bool gpu = backend == FOVEAL_BACKEND_SM90;
-    return covering_cases(Rows(gpu, false, gpu ? Budget{4e11, 5e7} : Budget{1e9, 2e7}), gpu ? 5000 : 1500);
+    if (gpu) return covering_cases(Rows(gpu, false, Budget{4e11, 5e7}), 5000);
+    return and_dropout(covering_cases(Rows(gpu, false, Budget{1e9, 2e7}), 1500));
 }
 
 std::vector<BackwardCase> backward_grid(foveal_backend backend) {
     const bool gpu = backend == FOVEAL_BACKEND_SM90;
     std::vector<BackwardCase> cases;
-    for (Case& c : covering_cases(Rows(gpu, true, gpu ? Budget{4e9, 2e6} : Budget{5e7, 1e6}), gpu ? 4000 : 900)) {
+    std::vector<Case> covering =
+        covering_cases(Rows(gpu, true, gpu ? Budget{4e9, 2e6} : Budget{5e7, 1e6}), gpu ? 4000 : 900);
+    for (Case& c : gpu ? covering : and_dropout(std::move(covering))) {
         // Where the grid asks for the log-sum-exp, a gradient comes in through it.
         const bool dlse = c.lse;
         c.lse = true;

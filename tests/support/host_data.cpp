@@ -77,6 +77,8 @@ class HostData final : public CaseData {
 
     void refill(uint64_t seed) override {
         case_.seed = seed;
+        dropout_state_ = case_.dropout_state();
+        if (case_.dropout > 0) args_.dropout_state = dropout_state_.data();
         for (const TensorId id : {TensorId::kQ, TensorId::kK, TensorId::kV}) fill(id);
         for (const TensorId id : {TensorId::kAlibi, TensorId::kSinks}) {
             if (has_tensor(case_, id)) fill_head_values(case_, id, at(id).layout, at(id).buffer.data());
@@ -187,6 +189,7 @@ class HostData final : public CaseData {
 
     std::array<Tensor, kTensors> tensors_;
     std::vector<std::vector<int32_t>> numbers_;  // of numbers_of()
+    std::array<uint64_t, 2> dropout_state_{};
 };
 
 // The slopes of the ALiBi paper: the powers of 2^(-8/n), n the power of two at or below the number of heads, and then

@@ -7,6 +7,7 @@
 #include <random>
 #include <set>
 
+#include "tests/support/dropout_oracle.hpp"
 #include "tests/support/number_formats.hpp"
 
 namespace foveal_testing {
@@ -28,15 +29,17 @@ void dot_products(const float* q, const KeyValueHead& head, int64_t channels, Ke
 }
 
 // out[c] = sum over j of weights[j] v_j[c], in the order of the keys. A key without weight, that a mask hides, say,
-// adds nothing, whatever its v is.
+// adds nothing, whatever its v is; one that dropout drops adds 0 times its v.
 template <class Real>
-void weighted_sum(const std::vector<Real>& weights, const KeyValueHead& head, KeyInterval seen,
-                  std::vector<Real>& out) {
+void weighted_sum(const std::vector<Real>& weights, const std::vector<float>& kept, const KeyValueHead& head,
+                  KeyInterval seen, std::vector<Real>& out) {
     std::fill(out.begin(), out.end(), Real{0});
     for (size_t j = 0; j < weights.size(); ++j) {
         if (weights[j] == 0) continue;
-        const float* v = head.v.data() + (static_cast<size_t>(seen.first) + j) * out.size();
-        for (size_t c = 0; c < out.size(); ++c) out[c] += weights[j] * static_cast<Real>(v[c]);
+        const size_t key = static_cast<size_t>(seen.first) + j;
+        const Real weight = kept.empty() || kept[key] != 0 ? weights[j] : Real{0};
+        const float* v = head.v.data() + key * out.size();
+        for (size_t c = 0; c < out.size(); ++c) out[c] += weight * static_cast<Real>(v[c]);
     }
 }
 
@@ -137,8 +140,8 @@ void oracle_row(const Case& c, int64_t i, int64_t len_q, const float* q, const K
     if (row.empty) return;
     double sum = options.sink ? std::exp(static_cast<double>(*options.sink) - largest) : 0;
     for (double& value : x) sum += value = std::exp(value - largest);
-    weighted_sum(x, head, seen, row.out);
-    for (double& value : row.out) value /= sum;
+    weighted_sum(x, options.kept, head, seen, row.out);
+    for (double& value : row.out) value = value / sum * dropout_factor(c.dropout);
     row.lse = largest + std::log(sum);
 }
 
@@ -169,8 +172,9 @@ void reference_row(const Case& c, int64_t i, int64_t len_q, const float* q, cons
         sum += value;
         value = e4m3_p ? round_to(FOVEAL_E4M3, value * 256) / 256 : round_to(c.computed_dtype(), value);
     }
-    weighted_sum(x, head, seen, row.out);
-    for (float& value : row.out) value = round_to(c.out_dtype(), value / sum);
+    weighted_sum(x, options.kept, head, seen, row.out);
+    const auto factor = static_cast<float>(dropout_factor(c.dropout));
+    for (float& value : row.out) value = round_to(c.out_dtype(), value / sum * factor);
 }
 
 std::vector<RowGroup> all_rows(const Case& c, int64_t rows_a_group) {

@@ -34,6 +34,7 @@ struct RowOptions {
     std::optional<float> sink = {};            // logit
     std::vector<float> bias = {};              // [len_k], or empty
     std::vector<float> visible = {};           // [len_k] of the boolean and the tree mask, or empty: 0 hides the key
+    std::vector<float> kept = {};              // [len_k] of dropout, or empty: 0 drops the key's weight
     std::optional<int64_t> query_offset = {};  // off; absent: what the case's alignment says
 };
 

@@ -1,6 +1,7 @@
 #include "tests/support/oracle_inputs.hpp"
 
 #include "tests/support/case_pages.hpp"
+#include "tests/support/dropout_oracle.hpp"
 
 namespace foveal_testing {
 
@@ -30,6 +31,7 @@ RowOptions read_options(CaseData& data, int64_t sequence, const RowId& id) {
     // Of these the first len_k are read.
     if (c.bias) options.bias.resize(static_cast<size_t>(c.rows_k)), read(TensorId::kBias, options.bias.data());
     if (c.mask) options.visible.resize(static_cast<size_t>(c.rows_k)), read(TensorId::kMask, options.visible.data());
+    if (c.dropout > 0) options.kept = kept_keys(c, sequence, id.head_q, id.row, c.used_k(sequence));
     options.query_offset = c.offset_of(sequence);
     if (!c.tree) return options;
     options.visible.resize(static_cast<size_t>(c.rows_k), 1.0f);

@@ -24,22 +24,25 @@ Json case_json(const std::string& text) { return asked("case --json \"" + text +
 TEST_F(Cpu, CaseAsJsonHasEveryField) {
     const Json c = case_json(
         "b2 sq5 sk9 hq4 hk2 d8 dv16 f16 left3 right2 topleft chunk4 softcap30 alibi_b sinks-2.5 bias_f32=1h bias_inf "
-        "mask=b1 lse scale0.5 used_q=5,3 used_k=0,9 seed7 sd10 sink60@mid grow2 flat vmax vnan3 pad bhsd");
+        "mask=b1 dropout0.25 dropstate=3,18446744073709551615 lse scale0.5 used_q=5,3 used_k=0,9 seed7 sd10 sink60@mid "
+        "grow2 flat vmax vnan3 pad bhsd");
     const Json expected = Json::parse(R"({"operation": "forward", "batch": 2, "lengths_q": [5, 5], "lengths_k": [9, 9],
         "heads_q": 4, "heads_k": 2, "head_dim": 8, "head_dim_v": 16, "dtype": "f16", "varlen": false,
         "used_q": [5, 3], "used_k": [0, 9], "window_left": 3, "window_right": 2, "alignment": "top_left", "chunk": 4,
         "scale": 0.5, "softcap": 30.0, "alibi": "bh", "sinks": -2.5, "bias": "1h", "bias_f32": true, "bias_inf": true,
-        "mask": "b1", "lse": true, "seed": 7, "logit_sd": 10.0,
+        "mask": "b1", "dropout": 0.25, "dropout_state": [3, 18446744073709551615], "lse": true, "seed": 7, "logit_sd": 10.0,
         "sink_keys": [{"nats": 60.0, "position": "middle"}], "grow_nats": 2.0, "flat": true, "vmax": true,
         "nan_value": 3, "pad": true, "bhsd": true, "qkv": false, "keys": null, "page_size": null, "csr": false,
         "pool": false, "common": 0, "page_order": 0, "query_offset": null, "tree": false,
         "keys_dtype": null, "out_f16": false, "descale": false, "one_descale": false, "row_descales": false})");
     for (const auto& [name, value] : expected.items()) EXPECT_EQ(c[name], value) << name;
     EXPECT_EQ(c.size(), expected.size() + 5) << "besides: text, options, visible_pairs, flops, bytes";
-    EXPECT_EQ(c["options"], Json(Names{"used_q",    "used_k",  "window_left", "window_right", "alignment", "chunk",
-                                       "scale",     "softcap", "alibi",       "sinks",        "bias",      "bias_f32",
-                                       "bias_inf",  "mask",    "lse",         "seed",         "logit_sd",  "sink_keys",
-                                       "grow_nats", "flat",    "vmax",        "nan_value",    "pad",       "bhsd"}));
+    EXPECT_EQ(
+        c["options"],
+        Json(Names{"used_q",  "used_k",        "window_left", "window_right", "alignment", "chunk",     "scale",
+                   "softcap", "alibi",         "sinks",       "bias",         "bias_f32",  "bias_inf",  "mask",
+                   "dropout", "dropout_state", "lse",         "seed",         "logit_sd",  "sink_keys", "grow_nats",
+                   "flat",    "vmax",          "nan_value",   "pad",          "bhsd"}));
 }
 
 TEST_F(Cpu, CaseAsJsonOfAPlainCaseAsksForNothing) {

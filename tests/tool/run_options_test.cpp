@@ -72,6 +72,11 @@ std::string flags_of(const Case& c) {
     if (c.chunk != 0) number("--chunk", c.chunk);
     if (c.softcap != 0) number("--softcap", c.softcap);
     if (c.scale) number("--scale", *c.scale);
+    if (c.dropout != 0) {
+        const auto [seed, offset] = c.dropout_state();
+        number("--dropout", c.dropout);
+        flags += " --dropout-state " + std::to_string(seed) + " " + std::to_string(offset);
+    }
     if (c.top_left) flags += " --top-left";
     if (c.lse) flags += " --lse";
     if (c.out_f16) flags += " --out-dtype f16";
@@ -103,21 +108,14 @@ void expect_right(const std::string& text, const std::string& backend, const std
 
 // Each alone, so that one that is dropped is seen; then all.
 const char* const kOptions[] = {
-    "scale0.3",
-    "causal",
-    "left1 right2",
-    "causal topleft",
-    "chunk3",
-    "softcap0.5",
-    "alibi",
-    "alibi_b",
-    "sinks3",
-    "bias=bh",
-    "bias_f32=1h",
-    "bias=b1 bias_inf",
-    "mask=b1",
-    "mask=11 lse",
-    "scale0.3 left3 right2 chunk6 softcap2 alibi_b sinks bias_f32=bh mask=1h topleft lse",
+    "scale0.3",         "causal",
+    "left1 right2",     "causal topleft",
+    "chunk3",           "softcap0.5",
+    "dropout0.25 lse",  "alibi",
+    "alibi_b",          "sinks3",
+    "bias=bh",          "bias_f32=1h",
+    "bias=b1 bias_inf", "mask=b1",
+    "mask=11 lse",      "scale0.3 left3 right2 chunk6 softcap2 alibi_b sinks bias_f32=bh mask=1h topleft lse",
 };
 
 void expect_dense_options(const std::string& backend, const std::string& types, const std::string& folder) {

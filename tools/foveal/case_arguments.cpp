@@ -16,6 +16,7 @@ const char* const kCaseHelp =
     "  bias=bh | bias_f32=1h [bias_inf]  mask=b1\n"
     "                              bias and boolean mask; a 1: shared by all sequences or heads\n"
     "                              (or queries or keys: mask=b11k)\n"
+    "  dropout0.1 [dropstate=5,7]  weights are dropped; seed and offset (default: from the inputs' seed)\n"
     "  varlen qlens=3,0 klens=5,2  packed sequences of these lengths\n"
     "  varlen qlens=3,0 sk100      packed queries alone; klens=5,2 without varlen: packed keys alone\n"
     "  page16 [csr] [pool] [common64] [order7]\n"

@@ -67,9 +67,9 @@ Json keys_json(const Case& c) {
 Json fields_of(const Case& c) {
     const auto& [batch, rows_q, rows_k, heads_q, heads_k, head_dim, head_dim_v, dtype, e4m3_keys, out_f16, descaled,
                  one_descale, row_descales, window_left, window_right, top_left, chunk, lse, scale, softcap, alibi,
-                 sink_logit, bias, bias_f32, bias_inf, mask, varlen, varlen_k, lengths_q, lengths_k, seqused_q,
-                 seqused_k, page_size, lists_pages, pool, common, page_order, query_offset, tree, seed, logit_sd,
-                 sink_keys, grow_nats, flat, vmax, nan_value, padded, bhsd, qkv] = c;
+                 sink_logit, bias, bias_f32, bias_inf, mask, dropout, dropout_state, varlen, varlen_k, lengths_q,
+                 lengths_k, seqused_q, seqused_k, page_size, lists_pages, pool, common, page_order, query_offset, tree,
+                 seed, logit_sd, sink_keys, grow_nats, flat, vmax, nan_value, padded, bhsd, qkv] = c;
     Json json;
     json["batch"] = batch;
     json["lengths_q"] = lengths_json(c, &Case::length_q);
@@ -107,6 +107,8 @@ Json fields_of(const Case& c) {
     json["bias_f32"] = bias_f32;
     json["bias_inf"] = bias_inf;
     json["mask"] = matrix_json(mask);
+    json["dropout"] = dropout;
+    json["dropout_state"] = or_null(dropout_state);
     json["lse"] = lse;
     json["seed"] = seed;
     json["logit_sd"] = or_null(logit_sd);

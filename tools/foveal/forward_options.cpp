@@ -52,6 +52,8 @@ constexpr NumberOption<int64_t> kCounts[] = {
 constexpr NumberOption<float> kFactors[] = {
     {"--scale", "Factor on q.k (default: 1/sqrt(d))", &Args::scale},
     {"--softcap", "x becomes X tanh(x / X) (default, 0: none)", &Args::softcap},
+    {"--dropout", "A weight is dropped with this probability; --dropout-state says which (default, 0: none)",
+     &Args::dropout_p},
 };
 
 // Neither a fraction nor a number that 64 bits cannot hold; -1 would stand for no limit.
@@ -111,6 +113,9 @@ std::string tensor_help() {
 
 void add_forward_options(CLI::App& command, ForwardOptions& options) {
     add_numbers(command, options.numbers);
+    command.add_option("--dropout-state", options.dropout_state, "Of dropout: two whole numbers of 64 bits")
+        ->expected(2)
+        ->type_name("SEED OFFSET");
     command.add_flag("--lse", options.wants_lse, "Also compute the log-sum-exp");
     for (const TensorOption& option : kTensors)
         command

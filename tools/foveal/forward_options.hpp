@@ -37,6 +37,7 @@ struct ForwardOptions {
     ForwardOptions() { foveal_forward_args_init(&numbers); }
 
     foveal_forward_args numbers;                              // what is no tensor
+    std::vector<uint64_t> dropout_state;                      // [2], or empty
     bool wants_lse = false;                                   // an output of its own
     std::map<std::string, std::optional<std::string>> names;  // of a TensorOption: the tensor that its flag names
     std::vector<std::string> ignored;                         // tensors of the file that are not read

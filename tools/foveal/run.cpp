@@ -75,9 +75,14 @@ StoredTensor stored(const foveal_tensor& tensor, foveal_dtype dtype, std::span<c
     return {safetensors_dtype(dtype), {tensor.shape, tensor.shape + tensor.rank}, bytes};
 }
 
-void compute(AttentionInputs& inputs, foveal_forward_args& args, std::optional<foveal_dtype> out_dtype,
-             OutputFile& output) {
+void compute(AttentionInputs& inputs, const RunOptions& options, foveal_forward_args& args, OutputFile& output) {
+    const std::optional<foveal_dtype> out_dtype = element_type(options.out_dtype);
     inputs.place(args);
+    std::optional<TensorMemory> state;
+    if (const std::vector<uint64_t>& numbers = options.forward.dropout_state; !numbers.empty()) {
+        state.emplace(args.backend, numbers.size() * sizeof(uint64_t)).fill(std::as_bytes(std::span(numbers)));
+        args.dropout_state = static_cast<const uint64_t*>(state->data());
+    }
     TensorMemory out = place_output(args.backend, args.out);
     std::optional<TensorMemory> lse;
     if (args.lse.rank != 0) lse = place_lse(args.backend, args.lse);
@@ -114,7 +119,7 @@ void run(const RunOptions& options) {
             fmt::format("'{}' is the input '{}'; --overwrite-input replaces it", options.output, options.input));
     if (output.is_standard_output()) reserve_standard_output_for_results();
     say("backend: {}\n", choice.description);
-    compute(inputs, args, element_type(options.out_dtype), output);
+    compute(inputs, options, args, output);
 }
 
 void run_in_memory(const RunOptions& options) {

@@ -145,6 +145,8 @@ std::vector<Row> rows() {
           "backward " + dense("used_q=9,256 used_k=0,3 left64")}},
         {"gradients of slopes, sinks and bias, and through the log-sum-exp",
          {"backward " + dense(scores + " bias=bh mask=b1 dlse"), "backward " + varlen(scores + " dlse")}},
+        {"dropout, of gradients too",
+         {dense("dropout0.1 causal"), varlen(scores + " dropout0.5"), "backward " + dense("dropout0.1 causal")}},
         {"[b, s, h, d], [b, h, s, d], packed QKV, padding; without a copy",
          {dense("bhsd"), dense("qkv"), dense("pad"), dense("pad bhsd")}},
     };

@@ -57,6 +57,8 @@ def supports(
     query_offset=None,
     tree_mask=None,
     workspace=None,
+    dropout_p=0.0,
+    dropout_state=None,
     q_descale=None,
     k_descale=None,
     v_descale=None,
@@ -101,6 +103,8 @@ def supports(
             query_offset,
             tree_mask,
             workspace,
+            dropout_p,
+            dropout_state,
             q_descale,
             k_descale,
             v_descale,
@@ -136,6 +140,8 @@ def plan(
     query_offset=None,
     tree_mask=None,
     workspace=None,
+    dropout_p=0.0,
+    dropout_state=None,
     q_descale=None,
     k_descale=None,
     v_descale=None,
@@ -180,6 +186,8 @@ def plan(
             query_offset,
             tree_mask,
             workspace,
+            dropout_p,
+            dropout_state,
             q_descale,
             k_descale,
             v_descale,
@@ -228,6 +236,8 @@ def attention_backward(
     seqused_k=None,
     query_offset=None,
     tree_mask=None,
+    dropout_p=0.0,
+    dropout_state=None,
 ):
     """The gradients of attention() or attention_varlen(), on the device and current stream of q.
 
@@ -236,7 +246,8 @@ def attention_backward(
 
     Args:
         dout: gradient of what follows with respect to out, shaped as out.
-        q, k, v, and all options: those of the call whose gradient it is; not in pages.
+        q, k, v, and all options: those of the call whose gradient it is; not in pages. Dropout needs its state here
+            too: none is drawn.
         out, lse: what that call returned, with return_lse=True.
         dlse: gradient of what follows with respect to lse, where that is used; float32, shaped as lse.
         wanted: the inputs whose gradients are computed; those that are not given have none.
@@ -283,9 +294,36 @@ def attention_backward(
             query_offset,
             tree_mask,
             None,
+            dropout_p,
+            dropout_state,
             False,
         )
     )
+
+
+def dropout_mask(b, h_q, s_q, s_k, dropout_p, dropout_state):
+    """Which weights attention() keeps with this dropout_p and dropout_state, of any call, on any device.
+
+    Args:
+        b, h_q, s_q, s_k: how many sequences, query heads, queries and keys of a sequence. Of attention_varlen() rows
+            and keys are counted within their sequence; what is behind its end has no meaning.
+        dropout_p: in [0, 1).
+        dropout_state: (seed, offset): two integers, or an array or tensor of two, wherever it lies.
+
+    Returns:
+        NumPy bool [b, h_q, s_q, s_k]: False where the weight is dropped; the others are divided by 1 - dropout_p.
+
+    Raises:
+        InvalidArgument: a number out of range. TypeError: dropout_state is not two integers.
+    """
+    import numpy as np
+
+    if hasattr(dropout_state, "tolist"):
+        dropout_state = dropout_state.tolist()
+    if not isinstance(dropout_state, (tuple, list)):
+        raise TypeError(f"dropout_state is {dropout_state!r}; it must be two integers, seed and offset")
+    kept = _foveal.dropout_mask(b, h_q, s_q, s_k, dropout_p, dropout_state)
+    return np.frombuffer(bytearray(kept), np.bool_).reshape(b, h_q, s_q, s_k)
 
 
 def version():
@@ -323,6 +361,7 @@ for _public in (
     supports,
     plan,
     attention_backward,
+    dropout_mask,
     quantize_qkv,
     version,
     backends,

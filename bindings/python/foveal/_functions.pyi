@@ -15,6 +15,9 @@ Backend = Literal["cpu", "sm90"]
 Window = tuple[int | None, int | None] | None
 Bytes = Literal["float8_e4m3fn"] | None
 
+# A seed and an offset.
+DropoutState = tuple[int, int] | list[int] | DLPackTensor | None
+
 # A description: (shape, dtype).
 Description = tuple[Sequence[int], Any]
 
@@ -52,6 +55,8 @@ def attention(
     query_offset: Tensor | None = None,
     tree_mask: Tensor | None = None,
     workspace: Workspace | Any | None = None,
+    dropout_p: float = 0.0,
+    dropout_state: DropoutState = None,
     q_descale: Tensor | None = None,
     k_descale: Tensor | None = None,
     v_descale: Tensor | None = None,
@@ -83,6 +88,8 @@ def attention(
     query_offset: Tensor | None = None,
     tree_mask: Tensor | None = None,
     workspace: Workspace | Any | None = None,
+    dropout_p: float = 0.0,
+    dropout_state: DropoutState = None,
     q_descale: Tensor | None = None,
     k_descale: Tensor | None = None,
     v_descale: Tensor | None = None,
@@ -114,6 +121,8 @@ def attention_varlen(
     query_offset: Tensor | None = None,
     tree_mask: Tensor | None = None,
     workspace: Workspace | Any | None = None,
+    dropout_p: float = 0.0,
+    dropout_state: DropoutState = None,
     q_descale: Tensor | None = None,
     k_descale: Tensor | None = None,
     v_descale: Tensor | None = None,
@@ -145,6 +154,8 @@ def attention_varlen(
     query_offset: Tensor | None = None,
     tree_mask: Tensor | None = None,
     workspace: Workspace | Any | None = None,
+    dropout_p: float = 0.0,
+    dropout_state: DropoutState = None,
     q_descale: Tensor | None = None,
     k_descale: Tensor | None = None,
     v_descale: Tensor | None = None,
@@ -240,6 +251,8 @@ def supports(
     query_offset: DLPackTensor | Description | None = None,
     tree_mask: DLPackTensor | Description | None = None,
     workspace: Workspace | Any | None = None,
+    dropout_p: float = 0.0,
+    dropout_state: DropoutState = None,
     q_descale: DLPackTensor | Description | None = None,
     k_descale: DLPackTensor | Description | None = None,
     v_descale: DLPackTensor | Description | None = None,
@@ -272,6 +285,8 @@ def plan(
     query_offset: DLPackTensor | Description | None = None,
     tree_mask: DLPackTensor | Description | None = None,
     workspace: Workspace | Any | None = None,
+    dropout_p: float = 0.0,
+    dropout_state: DropoutState = None,
     q_descale: DLPackTensor | Description | None = None,
     k_descale: DLPackTensor | Description | None = None,
     v_descale: DLPackTensor | Description | None = None,
@@ -315,7 +330,17 @@ def attention_backward(
     seqused_k: Tensor | None = None,
     query_offset: Tensor | None = None,
     tree_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    dropout_state: DropoutState = None,
 ) -> Gradients: ...
+def dropout_mask(
+    b: int,
+    h_q: int,
+    s_q: int,
+    s_k: int,
+    dropout_p: float,
+    dropout_state: tuple[int, int] | Sequence[int] | DLPackTensor,
+) -> Any: ...
 def quantize_qkv(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]: ...
 def version() -> str: ...
 def backends() -> list[str]: ...

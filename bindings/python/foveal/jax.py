@@ -116,8 +116,8 @@ def attention(
     """foveal.attention() in JAX: q [b, s_q, h_q, d], k [b, s_k, h_k, d], v [b, s_k, h_k, d_v] -> [b, s_q, h_q, d_v].
 
     The arguments, their shapes, units and meaning are foveal.attention's. The arrays are bfloat16, float16 or float32;
-    what is no array is a Python value, known when the call is traced. Rows of q behind seqused_q give out = 0 and
-    lse = -inf.
+    what is no array is a Python value, known when the call is traced. There is no dropout here. Rows of q behind
+    seqused_q give out = 0 and lse = -inf.
 
     Returns:
         out [b, s_q, h_q, d_v], of q's dtype; with return_lse also lse, float32 [b, h_q, s_q].

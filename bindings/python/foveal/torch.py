@@ -42,7 +42,8 @@ _OPTIONS = (
     'str align="bottom_right", float softcap=0.0, SymInt chunk=0, Tensor? alibi_slopes=None, Tensor? sinks=None, '
     "Tensor? seqused_q=None, Tensor? seqused_k=None, Tensor? block_table=None, Tensor? page_indptr=None, "
     "Tensor? page_indices=None, Tensor? query_offset=None, Tensor? tree_mask=None, Tensor? workspace=None, "
-    "Tensor? q_descale=None, Tensor? k_descale=None, Tensor? v_descale=None, str? uint8_as=None"
+    "Tensor? q_descale=None, Tensor? k_descale=None, Tensor? v_descale=None, str? uint8_as=None, "
+    "float dropout_p=0.0, Tensor? dropout_state=None"
 )
 _SCORE_OPTIONS = ", Tensor? bias=None, Tensor? mask=None"
 
@@ -52,11 +53,12 @@ def _run(
     tensors, return_lse, *, scale=None, causal=False, window_left=None, window_right=None, align="bottom_right",
     softcap=0.0, chunk=0, alibi_slopes=None, sinks=None, seqused_q=None, seqused_k=None, bias=None, mask=None,
     block_table=None, page_indptr=None, page_indices=None, query_offset=None, tree_mask=None, workspace=None,
-    q_descale=None, k_descale=None, v_descale=None, uint8_as=None,
+    q_descale=None, k_descale=None, v_descale=None, uint8_as=None, dropout_p=0.0, dropout_state=None,
 ):  # fmt: skip
     first = (*tensors, scale, causal, (window_left, window_right), align, softcap, chunk, alibi_slopes, sinks)
     pages = (block_table, page_indptr, page_indices, query_offset, tree_mask, workspace)
-    last = (seqused_q, seqused_k, *pages, q_descale, k_descale, v_descale, uint8_as, return_lse, None, True)
+    dropout, descales = (dropout_p, dropout_state), (q_descale, k_descale, v_descale)
+    last = (seqused_q, seqused_k, *pages, *dropout, *descales, uint8_as, return_lse, None, True)
     if len(tensors) == 3:
         return _foveal.attention_dispatched(*first, bias, mask, *last)
     return _foveal.attention_varlen_dispatched(*first, *last)
@@ -85,7 +87,7 @@ def _gradients(
     dout, dlse, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, wanted, *, scale=None, causal=False, window_left=None,
     window_right=None, align="bottom_right", softcap=0.0, chunk=0, alibi_slopes=None, sinks=None, seqused_q=None,
     seqused_k=None, bias=None, mask=None, block_table=None, page_indptr=None, page_indices=None, query_offset=None,
-    tree_mask=None, workspace=None,
+    tree_mask=None, workspace=None, dropout_p=0.0, dropout_state=None,
 ):  # fmt: skip
     if dout.stride(-1) != 1:
         dout = dout.contiguous()
@@ -94,7 +96,7 @@ def _gradients(
     first = (dout, dlse, out, lse, tuple(wanted), q, k, v, cu_seqlens_q, cu_seqlens_k, scale, causal)
     scores = ((window_left, window_right), align, softcap, chunk, alibi_slopes, sinks, bias, mask)
     last = (seqused_q, seqused_k, block_table, page_indptr, page_indices, query_offset, tree_mask, workspace)
-    gradients = _foveal.attention_backward(*first, *scores, *last, True)
+    gradients = _foveal.attention_backward(*first, *scores, *last, dropout_p, dropout_state, True)
     return tuple(q.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 
@@ -240,7 +242,8 @@ def _require_gradient(given):
         *("block_table", "page_indptr", "page_indices", "query_offset", "tree_mask"),
     )
     first, last = ([given.get(name) for name in part] for part in (names, others))
-    reason = _foveal.backward_supports(*first, window, *last, None)
+    dropout = given["dropout_p"], given.get("dropout_state")
+    reason = _foveal.backward_supports(*first, window, *last, None, *dropout)
     if reason:
         raise foveal.UnsupportedError(
             f"a gradient is recorded, and there is none: {reason} (or call under torch.no_grad() or "
@@ -331,6 +334,21 @@ _GATHERED = (
 _register("gather", _GATHERED, "(Tensor, Tensor)", _gather_rows, _fake_gather)
 
 
+def _drawn_dropout_state(q):
+    """A seed and an offset from PyTorch's generator of q's device: torch.manual_seed() makes them repeatable."""
+    return torch.randint(-(2**63), 2**63 - 1, (2,), dtype=torch.int64, device=q.device)
+
+
+def _dropout_state(q, dropout_p, state):
+    """As an operator takes it, int64 [2] on q's device; None without dropout."""
+    if state is None:
+        return _drawn_dropout_state(q) if dropout_p > 0 else None
+    if isinstance(state, (tuple, list)):
+        signed = [(number + 2**63) % 2**64 - 2**63 for number in state]
+        return torch.tensor(signed, dtype=torch.int64, device=q.device)
+    return state
+
+
 def _operator_options(window=(None, None), workspace=None, **options):
     left, right = (None, None) if window is None else window
     memory = workspace.tensor if isinstance(workspace, foveal.Workspace) else workspace
@@ -352,6 +370,7 @@ _TENSOR_NAMES = (
         "query_offset",
         "tree_mask",
         "workspace",
+        "dropout_state",
     ),
 )
 
@@ -398,6 +417,7 @@ def _attention_varlen(*arguments):
 def _forward(operator, operator_lse, tensors, function, values):
     given = dict(zip(inspect.signature(function).parameters, values, strict=True))
     return_lse, out = given.pop("return_lse"), given.pop("out")
+    given["dropout_state"] = _dropout_state(given["q"], given["dropout_p"], given["dropout_state"])
     names = list(given)
     options = _operator_options(**{name: given[name] for name in names[tensors:]})
     arguments = {name: given[name] for name in names[:tensors]}
@@ -409,6 +429,8 @@ def _attention_backward(*values):
     given = dict(zip(names, values, strict=False))
     first = ("dout", "dlse", "q", "k", "v", "out", "lse", "cu_seqlens_q", "cu_seqlens_k", "wanted")
     arguments = {name: given.pop(name) for name in first}
+    if given["dropout_state"] is not None:  # none is drawn: it would be another than the forward call's
+        given["dropout_state"] = _dropout_state(arguments["q"], given["dropout_p"], given["dropout_state"])
     operator = torch.ops.foveal.attention_backward
     gradients = _through_dispatcher(operator, {}, arguments, _operator_options(**given))
     of = (*(arguments[name] for name in "qkv"), *(given[name] for name in _GRADIENTS[3:]))
@@ -464,6 +486,8 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, return_lse: 
     if not torch.compiler.is_compiling():
         options["return_lse"] = return_lse
         return foveal.attention(q, k, v, **options)
+    if options.get("dropout_p", 0.0) > 0:
+        options["dropout_state"] = _dropout_state(q, options["dropout_p"], options.get("dropout_state"))
     operator = torch.ops.foveal.attention_lse if return_lse else torch.ops.foveal.attention
     return operator(q, k, v, **_operator_options(**options))
 
@@ -515,6 +539,8 @@ def attention_varlen(
     if not torch.compiler.is_compiling():
         options["return_lse"] = return_lse
         return foveal.attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, **options)
+    if options.get("dropout_p", 0.0) > 0:
+        options["dropout_state"] = _dropout_state(q, options["dropout_p"], options.get("dropout_state"))
     operator = torch.ops.foveal.attention_varlen_lse if return_lse else torch.ops.foveal.attention_varlen
     return operator(q, k, v, cu_seqlens_q, cu_seqlens_k, **_operator_options(**options))
 

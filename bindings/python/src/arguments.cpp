@@ -84,6 +84,20 @@ void require_writable(const Borrowed& tensor, nb::handle object, const char* nam
     }
 }
 
+std::array<uint64_t, 2> dropout_numbers(nb::handle state) {
+    if (PySequence_Size(state.ptr()) != 2)
+        raise_type_error("dropout_state is " + quoted(state) + "; it must be two integers, seed and offset");
+    std::array<uint64_t, 2> numbers{};
+    for (size_t i = 0; i < numbers.size(); ++i) {
+        const nb::object index = nb::steal(PyNumber_Index(nb::object(state[i]).ptr()));
+        if (index.is_valid()) numbers[i] = PyLong_AsUnsignedLongLongMask(index.ptr());
+        if (PyErr_Occurred() == nullptr) continue;
+        PyErr_Clear();
+        raise_type_error("dropout_state is " + quoted(state) + "; it must be two integers, seed and offset");
+    }
+    return numbers;
+}
+
 bool boolean(nb::handle value, const char* name) {
     if (value.ptr() == Py_True) return true;
     if (value.ptr() == Py_False) return false;
@@ -112,6 +126,7 @@ ForwardArguments::ForwardArguments(nb::handle q, nb::handle k, nb::handle v, nb:
                options.q_descale,
                options.k_descale,
                options.v_descale,
+               {},
                options.workspace},
       q_(q.ptr(), "q", form, bytes_of(options.uint8_as)),
       k_(k.ptr(), "k", form, bytes_of(options.uint8_as)),
@@ -136,6 +151,7 @@ ForwardArguments::ForwardArguments(nb::handle q, nb::handle k, nb::handle v, nb:
     add(args_.query_offset, query_offset_, options.query_offset, "query_offset");
     set_tree(options.tree_mask);
     set_descales(options);
+    set_dropout(options.dropout_p, options.dropout_state);
     set_workspace(options.workspace);
     set_numbers(options);
 }
@@ -158,6 +174,30 @@ void ForwardArguments::set_descales(const Options& options) {
     add(args_.q_descale, q_descale_, options.q_descale, "q_descale");
     add(args_.k_descale, k_descale_, options.k_descale, "k_descale");
     add(args_.v_descale, v_descale_, options.v_descale, "v_descale");
+}
+
+// A description says nothing of memory.
+void ForwardArguments::set_dropout(nb::handle dropout_p, nb::handle state) {
+    if (dropout_p.is_none() && state.is_none()) return;  // of a call that knows no dropout
+    args_.dropout_p = static_cast<float>(number(dropout_p, "dropout_p"));
+    if (state.is_none() && args_.dropout_p > 0 && form_ == Form::tensor)
+        refuse("dropout_state is None and dropout_p is " + quoted(dropout_p) +
+               "; a seed and an offset are needed here");
+    if (state.is_none() || form_ == Form::description) return;
+    if (PyTuple_Check(state.ptr()) || PyList_Check(state.ptr())) {
+        if (q_.device.type != dlpack::kCpu)
+            refuse("dropout_state is a pair of integers but q is on " + text_of(q_.device) +
+                   "; it must be a tensor there, int64 [2]");
+        dropout_numbers_ = python::dropout_numbers(state);
+        args_.dropout_state = dropout_numbers_.data();
+        return;
+    }
+    objects_[kTensors - 2] = state;
+    foveal_tensor view{};
+    add(view, dropout_state_, state, "dropout_state");
+    if (view.rank != 1 || view.shape[0] != 2 || view.stride[0] != 1)
+        refuse("dropout_state must be packed, of shape [2]: seed and offset");
+    args_.dropout_state = static_cast<const uint64_t*>(view.data);
 }
 
 // A foveal.Workspace, of which the tensor counts. A description says nothing of memory.
@@ -294,11 +334,12 @@ bool ForwardArguments::is_plain(nb::handle out) {
                                                        "q_descale",
                                                        "k_descale",
                                                        "v_descale",
+                                                       "dropout_state",
                                                        "workspace"};
     const std::array<const std::optional<Borrowed>*, kTensors> optional{
-        nullptr,        nullptr,     nullptr,        &bias_,         &sinks_,       &alibi_slopes_, &mask_,
-        &seqused_q_,    &seqused_k_, &cu_seqlens_q_, &cu_seqlens_k_, &block_table_, &page_indptr_,  &page_indices_,
-        &query_offset_, &tree_mask_, &q_descale_,    &k_descale_,    &v_descale_,   &workspace_};
+        nullptr,        nullptr,     nullptr,        &bias_,         &sinks_,       &alibi_slopes_,  &mask_,
+        &seqused_q_,    &seqused_k_, &cu_seqlens_q_, &cu_seqlens_k_, &block_table_, &page_indptr_,   &page_indices_,
+        &query_offset_, &tree_mask_, &q_descale_,    &k_descale_,    &v_descale_,   &dropout_state_, &workspace_};
     const std::array main{&q_, &k_, &v_};
     if (q_.is_torch()) {
         main_.begin(q_.view.dtype, q_.device);

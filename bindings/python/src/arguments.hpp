@@ -3,6 +3,8 @@
 
 #include <nanobind/nanobind.h>
 
+#include <array>
+#include <cstdint>
 #include <optional>
 
 #include "errors.hpp"
@@ -17,7 +19,7 @@ namespace nb = nanobind;
 // Keyword arguments as Python hands them over; None: absent.
 struct Options {
     nb::handle scale, causal, window, align, softcap, chunk, alibi_slopes, sinks, bias, mask, seqused_q, seqused_k,
-        block_table, page_indptr, page_indices, query_offset, tree_mask, workspace;
+        block_table, page_indptr, page_indices, query_offset, tree_mask, workspace, dropout_p, dropout_state;
     nb::handle q_descale{}, k_descale{}, v_descale{}, uint8_as{};  // of the forward alone
 };
 
@@ -57,25 +59,30 @@ class ForwardArguments {
     void set_window(nb::handle window, bool causal);
     void set_tree(nb::handle tree_mask);
     void set_descales(const Options& options);
+    void set_dropout(nb::handle dropout_p, nb::handle state);
     void set_workspace(nb::handle workspace);
     void shape_results(bool wants_lse);
 
     Form form_;
     foveal_forward_args args_;
     // q, k, v, bias, sinks, alibi_slopes, into which gradients flow; mask, lengths, pages, offsets, tree, descales,
-    // workspace
-    static constexpr size_t kWithGradient = 6, kTensors = 20;
+    // dropout's state, workspace
+    static constexpr size_t kWithGradient = 6, kTensors = 21;
     nb::handle objects_[kTensors];
     Borrowed q_, k_, v_;
     std::optional<Borrowed> cu_seqlens_q_, cu_seqlens_k_, seqused_q_, seqused_k_, alibi_slopes_, sinks_, bias_, mask_,
         block_table_, page_indptr_, page_indices_, query_offset_, tree_mask_, q_descale_, k_descale_, v_descale_,
-        workspace_, out_, lse_;
+        dropout_state_, workspace_, out_, lse_;
+    std::array<uint64_t, 2> dropout_numbers_{};  // of a state that is no tensor
     nb::object out_object_, lse_object_, workspace_object_;
     bool out_is_new_ = false, is_familiar_ = false;
     torch::MainTensors main_;  // of PyTorch, in a call that its dispatcher has not brought here; else none
 };
 
 bool boolean(nb::handle value, const char* name);
+
+// Of a pair of integers, a tuple or a list: their lowest 64 bits.
+std::array<uint64_t, 2> dropout_numbers(nb::handle state);
 
 // Raises, naming it, if `tensor` cannot be written to. `is_familiar`: PyTorch's checks are done.
 void require_writable(const Borrowed& tensor, nb::handle object, const char* name, bool is_familiar);

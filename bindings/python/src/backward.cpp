@@ -115,7 +115,7 @@ nb::object backward(PyObject* const* arguments, const Options& options, bool dis
                      wanted = arguments[4];
     if (library.backward == nullptr) raise(FOVEAL_UNSUPPORTED, "this build of libfoveal has no gradients");
     const Form form = dispatched ? Form::dispatched : Form::tensor;
-    constexpr size_t kCount = 28;
+    constexpr size_t kCount = 30;
     const auto through_dispatcher = [&] { return torch::through_dispatcher("_attention_backward", arguments, kCount); };
     try {
         ForwardArguments forward(arguments[5], arguments[6], arguments[7], arguments[8], arguments[9], options, form);

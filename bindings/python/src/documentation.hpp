@@ -7,7 +7,8 @@ inline constexpr char kAttentionDoc[] =
     "attention(q, k, v, *, scale=None, causal=False, window=(None, None), align='bottom_right', "
     "softcap=0.0, chunk=0, alibi_slopes=None, sinks=None, bias=None, mask=None, seqused_q=None, "
     "seqused_k=None, block_table=None, page_indptr=None, page_indices=None, query_offset=None, tree_mask=None, "
-    "workspace=None, q_descale=None, k_descale=None, v_descale=None, uint8_as=None, return_lse=False, out=None)\n--\n\n"
+    "workspace=None, dropout_p=0.0, dropout_state=None, q_descale=None, k_descale=None, v_descale=None, uint8_as=None, "
+    "return_lse=False, out=None)\n--\n\n"
     R"(softmax(scores, masked) @ v, as one fused kernel, on the device and current stream of q.
 
 Score of query i and key j, in this order (off = s_k - s_q for align="bottom_right", 0 for "top_left"):
@@ -48,6 +49,11 @@ Args:
     tree_mask: uint32 (or int32, as bits) [b, s_q, words]: of a sequence with n queries, bit m % 32 of a query's word
         m // 32 says whether it sees key s_k - n + m, as far as the window lets it.
     workspace: foveal.Workspace, or a packed tensor of zeros on q's device: memory that plan() says makes a call fast.
+    dropout_p: probability, in [0, 1), with which a weight of the softmax is dropped; the others are divided by
+        1 - dropout_p (arXiv:1706.03762, section 5.4). Rounded to a multiple of 2**-16. lse is that without dropout.
+    dropout_state: which weights those are, (seed, offset): two integers of 64 bits, or an int64 (or uint64) [2] on q's
+        device. None, for PyTorch's tensors: drawn from PyTorch's generator of q's device. The same state drops the same
+        weights, whatever else the call says: foveal.dropout_mask() shows which.
     q_descale, k_descale, v_descale: float32 [b, h_k], may be expanded: what elements of q, k and v in float8_e4m3fn are
         multiplied by, of that sequence and K/V head. None: 1. Of k and v, but for packed ones, also the shape of k without
         d, such as [pages, page_size, h_k]: each row's own.
@@ -72,7 +78,8 @@ inline constexpr char kVarlenDoc[] =
     "attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, *, scale=None, causal=False, window=(None, "
     "None), align='bottom_right', softcap=0.0, chunk=0, alibi_slopes=None, sinks=None, seqused_q=None, "
     "seqused_k=None, block_table=None, page_indptr=None, page_indices=None, query_offset=None, tree_mask=None, "
-    "workspace=None, q_descale=None, k_descale=None, v_descale=None, uint8_as=None, return_lse=False, out=None)\n--\n\n"
+    "workspace=None, dropout_p=0.0, dropout_state=None, q_descale=None, k_descale=None, v_descale=None, uint8_as=None, "
+    "return_lse=False, out=None)\n--\n\n"
     R"(attention() of sequences of different lengths, one after the other without padding.
 
 Args:

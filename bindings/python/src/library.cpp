@@ -35,7 +35,8 @@ Library beside() {
             foveal_backend_built,
             foveal_set_num_threads,
             foveal_get_num_threads,
-            foveal_set_thread_runner};
+            foveal_set_thread_runner,
+            foveal_dropout_mask};
 }
 
 Library load(const std::string& path) {
@@ -74,6 +75,7 @@ Library load(const std::string& path) {
     find(loaded.set_num_threads, "foveal_set_num_threads", false);
     find(loaded.get_num_threads, "foveal_get_num_threads", false);
     find(loaded.set_thread_runner, "foveal_set_thread_runner", false);
+    find(loaded.dropout_mask, "foveal_dropout_mask", false);
     return loaded;
 }
 

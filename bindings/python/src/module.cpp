@@ -28,21 +28,35 @@ using Arguments = PyObject* const*;
 
 // Of a dense problem, without descales: what gradients have.
 Options plain_options(Arguments from) {
-    return {from[0], from[1],  from[2],  from[3],  from[4],  from[5],  from[6],  from[7],  from[8],
-            from[9], from[10], from[11], from[12], from[13], from[14], from[15], from[16], from[17]};
+    return {from[0],  from[1],  from[2],  from[3],  from[4],  from[5],  from[6],  from[7],  from[8],  from[9],
+            from[10], from[11], from[12], from[13], from[14], from[15], from[16], from[17], from[18], from[19]};
 }
 
 Options dense_options(Arguments from) {
     Options options = plain_options(from);
-    options.q_descale = from[18], options.k_descale = from[19], options.v_descale = from[20];
-    options.uint8_as = from[21];
+    options.q_descale = from[20], options.k_descale = from[21], options.v_descale = from[22];
+    options.uint8_as = from[23];
     return options;
 }
 
 Options varlen_options(Arguments from) {
     return {from[0],  from[1],  from[2],  from[3],  from[4],  from[5],  from[6],  from[7],
             {},       {},       from[8],  from[9],  from[10], from[11], from[12], from[13],
-            from[14], from[15], from[16], from[17], from[18], from[19]};
+            from[14], from[15], from[16], from[17], from[18], from[19], from[20], from[21]};
+}
+
+// Arguments of attention() and attention_varlen() each, without what is behind them, and where they have dropout_p and
+// then dropout_state.
+constexpr size_t kForwardArguments = 29, kDropoutPlace = 21;
+
+// Must PyTorch's generator be asked for the state of a call's dropout? Not where its dispatcher has brought the call:
+// it has been asked then.
+bool draws_state(Arguments arguments) {
+    if (arguments[kDropoutPlace + 1] != Py_None || tensor_type_of(arguments[0]).framework != Framework::torch)
+        return false;
+    const double p = PyFloat_AsDouble(arguments[kDropoutPlace]);
+    if (PyErr_Occurred() != nullptr) PyErr_Clear();  // what is no number is refused with its name
+    return p > 0;
 }
 
 // A forward call. `count` arguments as Python gave them, which `dispatcher_function` of foveal.torch takes as well. The
@@ -68,14 +82,24 @@ nb::object forward(Arguments arguments, size_t count, nb::handle cu_seqlens_q, n
     return problem->result(wants_lse);
 }
 
-// Of either of the two that follow, without the last.
-constexpr size_t kForwardArguments = 27;
+// call(arguments), among which is a state that PyTorch's generator has given, if one has to.
+template <class Call>
+nb::object with_state(Arguments arguments, Call&& call) {
+    if (arguments[kForwardArguments] == Py_True || !draws_state(arguments)) return call(arguments);
+    std::array<PyObject*, kForwardArguments + 1> all;
+    std::copy_n(arguments, all.size(), all.begin());
+    const nb::object state = torch::drawn_dropout_state(arguments[0]);
+    all[kDropoutPlace + 1] = state.ptr();
+    return call(all.data());
+}
 
 // q, k, v, scale, causal, window, align, softcap, chunk, alibi_slopes, sinks, bias, mask, seqused_q, seqused_k,
-// block_table, page_indptr, page_indices, query_offset, tree_mask, workspace, q_descale, k_descale, v_descale,
-// uint8_as, return_lse, out; dispatched
+// block_table, page_indptr, page_indices, query_offset, tree_mask, workspace, dropout_p, dropout_state, q_descale,
+// k_descale, v_descale, uint8_as, return_lse, out; dispatched
 nb::object attention(Arguments arguments) {
-    return forward(arguments, kForwardArguments, {}, {}, dense_options(arguments + 3), "_attention");
+    return with_state(arguments, [](Arguments all) {
+        return forward(all, kForwardArguments, {}, {}, dense_options(all + 3), "_attention");
+    });
 }
 
 // q, k, v, cu_seqlens_q, cu_seqlens_k, the options but bias and mask, return_lse, out; dispatched
@@ -84,13 +108,14 @@ nb::object attention_varlen(Arguments arguments) {
     if (arguments[3] == Py_None) raise_type_error("cu_seqlens_q is None; attention_varlen needs it");
     if (arguments[4] == Py_None && arguments[kSequsedK] == Py_None)
         raise_type_error("cu_seqlens_k is None; attention_varlen needs it, or seqused_k for keys that are not packed");
-    return forward(arguments, kForwardArguments, arguments[3], arguments[4], varlen_options(arguments + 5),
-                   "_attention_varlen");
+    return with_state(arguments, [](Arguments all) {
+        return forward(all, kForwardArguments, all[3], all[4], varlen_options(all + 5), "_attention_varlen");
+    });
 }
 
 // dout, dlse, out, lse, wanted, q, k, v, cu_seqlens_q, cu_seqlens_k, the options; dispatched
 nb::object attention_backward(Arguments arguments) {
-    return backward(arguments, plain_options(arguments + 10), arguments[28] == Py_True);
+    return backward(arguments, plain_options(arguments + 10), arguments[30] == Py_True);
 }
 
 // q, k, v, cu_seqlens_q, cu_seqlens_k, the options
@@ -261,15 +286,15 @@ void define(nb::module_& module, const char* name, const char* doc) {
 void define_functions(nb::module_& module) {
     nb::dict options, varlen_options, merge_options, append_options, gather_options;
     for (const char* const name :
-         {"scale",        "causal",      "window",       "align",        "softcap",    "chunk",
-          "alibi_slopes", "sinks",       "bias",         "mask",         "seqused_q",  "seqused_k",
-          "block_table",  "page_indptr", "page_indices", "query_offset", "tree_mask",  "workspace",
-          "q_descale",    "k_descale",   "v_descale",    "uint8_as",     "return_lse", "out"})
+         {"scale",        "causal",       "window",    "align",      "softcap",   "chunk",         "alibi_slopes",
+          "sinks",        "bias",         "mask",      "seqused_q",  "seqused_k", "block_table",   "page_indptr",
+          "page_indices", "query_offset", "tree_mask", "workspace",  "dropout_p", "dropout_state", "q_descale",
+          "k_descale",    "v_descale",    "uint8_as",  "return_lse", "out"})
         options[name] = nb::none();
     options["causal"] = options["return_lse"] = nb::bool_(false);
     options["window"] = nb::make_tuple(nb::none(), nb::none());
     options["align"] = "bottom_right";
-    options["softcap"] = 0.0;
+    options["softcap"] = options["dropout_p"] = 0.0;
     options["chunk"] = 0;
     for (const auto& [name, value] : options)
         if (string_of(name) != "bias" && string_of(name) != "mask") varlen_options[name] = value;
@@ -307,8 +332,8 @@ NB_MODULE(_foveal, module) {
                                    positional<attention_varlen, kForwardArguments + 1>("attention_varlen_dispatched"),
                                    positional<merge, 5>("merge_dispatched"),
                                    positional<append, 20>("append_dispatched"),
-                                   positional<attention_backward, 29>("attention_backward"),
-                                   positional<backward_supports, 23>("backward_supports"),
+                                   positional<attention_backward, 31>("attention_backward"),
+                                   positional<backward_supports, 25>("backward_supports"),
                                    positional<copy_pages, 4>("copy_pages_dispatched"),
                                    positional<gather, 11>("gather_dispatched"),
                                    positional<supports, kForwardArguments + 2>("supports"),
@@ -334,6 +359,13 @@ NB_MODULE(_foveal, module) {
             check(library.set_num_threads(threads));
         },
         "threads"_a, nb::sig("def set_num_threads(threads: int, /) -> None"));
+    module.def("dropout_mask", [](int64_t b, int64_t h_q, int64_t s_q, int64_t s_k, double p, nb::handle state) {
+        if (library.dropout_mask == nullptr) refuse("this build of libfoveal has no foveal_dropout_mask");
+        const std::array<uint64_t, 2> numbers = dropout_numbers(state);
+        std::vector<uint8_t> mask(static_cast<size_t>(std::max<int64_t>(b * h_q * s_q * s_k, 0)));
+        check(library.dropout_mask(b, h_q, s_q, s_k, static_cast<float>(p), numbers.data(), mask.data()));
+        return nb::bytes(mask.data(), mask.size());
+    });
     module.def("get_num_threads", [] {
         if (library.get_num_threads == nullptr) refuse("this build of libfoveal has no foveal_get_num_threads");
         const int32_t threads = library.get_num_threads();

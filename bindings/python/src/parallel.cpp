@@ -184,9 +184,26 @@ Options options_of(const nb::dict& given) {
         return given.contains(name) ? nb::handle(given[name].ptr()) : nb::handle(Py_None);  // the dictionary holds it
     };
     const nb::handle absent(Py_None);
-    return {at("scale"),        at("causal"),      at("window"),       at("align"), at("softcap"), at("chunk"),
-            at("alibi_slopes"), at("sinks"),       at("bias"),         at("mask"),  absent,        at("seqused_k"),
-            at("block_table"),  at("page_indptr"), at("page_indices"), absent,      absent,        absent};
+    return {at("scale"),
+            at("causal"),
+            at("window"),
+            at("align"),
+            at("softcap"),
+            at("chunk"),
+            at("alibi_slopes"),
+            at("sinks"),
+            at("bias"),
+            at("mask"),
+            absent,
+            at("seqused_k"),
+            at("block_table"),
+            at("page_indptr"),
+            at("page_indices"),
+            absent,
+            absent,
+            absent,
+            absent,
+            absent};
 }
 
 // tensors: (q, k, v); options by name; call: see Call; communicator; allocate(bytes) and upload(offsets) return

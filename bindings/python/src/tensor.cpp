@@ -20,6 +20,7 @@ constexpr struct {
     {{dlpack::kFloat, 32, 1}, FOVEAL_F32, "float32"},    {{dlpack::kInt, 32, 1}, FOVEAL_I32, "int32"},
     {{dlpack::kBool, 8, 1}, FOVEAL_BOOL, "bool"},        {{dlpack::kInt, 64, 1}, FOVEAL_I64, "int64"},
     {{dlpack::kUInt, 32, 1}, FOVEAL_U32, "uint32"},      {{dlpack::kFloat8E4M3FN, 8, 1}, FOVEAL_E4M3, "float8_e4m3fn"},
+    {{dlpack::kUInt, 64, 1}, FOVEAL_I64, "uint64"},  // of dropout, whose 64 bits are 64 bits
 };
 constexpr dlpack::DataType kUInt8{dlpack::kUInt, 8, 1};
 
@@ -34,6 +35,7 @@ const char* dtypes_of(std::string_view name) {
         name == "page_indptr" || name == "query_offset")
         return "int32";
     if (name == "slot_mapping") return "int64";
+    if (name == "dropout_state") return "int64 and uint64";
     if (name == "positions" || name == "pairs") return "int32 and int64";
     if (name == "block_table" || name == "page_indices" || name == "tree_mask") return "int32 and uint32";
     if (name.starts_with("lse") || name == "sinks" || name == "alibi_slopes" || name.ends_with("_scale") ||
@@ -85,7 +87,8 @@ foveal_dtype dtype_of(dlpack::DataType form, const char* name, Bytes bytes) {
     for (const auto& known : kDtypes) {
         if (!is_same(known.form, form)) continue;
         const bool is_of_few =  // arguments
-            known.dtype == FOVEAL_I64 || known.dtype == FOVEAL_U32 || known.dtype == FOVEAL_E4M3;
+            known.dtype == FOVEAL_I64 || known.dtype == FOVEAL_U32 || known.dtype == FOVEAL_E4M3 ||
+            std::string_view(name) == "dropout_state";
         if (!is_of_few || std::string_view(dtypes_of(name)).find(known.name) != std::string_view::npos)
             return known.dtype;
     }

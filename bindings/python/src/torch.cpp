@@ -289,6 +289,10 @@ nb::object current_stream(dlpack::Device device) { return nb::handle(Torch::get(
 nb::object current_device() { return owned(PyObject_CallNoArgs(Torch::get().get_device)); }
 nb::object set_device() { return nb::borrow(Torch::get().set_device); }
 
+nb::object drawn_dropout_state(PyObject* q) {
+    return nb::module_::import_("foveal.torch").attr("_drawn_dropout_state")(nb::handle(q));
+}
+
 nb::object through_dispatcher(const char* function, PyObject* const* arguments, size_t count) {
     const nb::object called = nb::module_::import_("foveal.torch").attr(function);
     return owned(PyObject_Vectorcall(called.ptr(), arguments, count, nullptr));

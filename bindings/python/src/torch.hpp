@@ -85,6 +85,9 @@ nb::object current_stream(dlpack::Device device);
 nb::object current_device();
 nb::object set_device();
 
+// int64 [2] on the device of `q`, from PyTorch's generator of that device.
+nb::object drawn_dropout_state(PyObject* q);
+
 // The function of foveal.torch that calls the registered operator: through the dispatcher.
 nb::object through_dispatcher(const char* function, PyObject* const* arguments, size_t count);
 

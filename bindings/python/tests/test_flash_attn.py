@@ -61,7 +61,6 @@ UNSUPPORTED = {
     "qv": torch.ones(2),
     "num_splits": 4,
     "sm_margin": 4,
-    "dropout_p": 0.1,
 }
 
 

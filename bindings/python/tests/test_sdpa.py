@@ -225,7 +225,6 @@ def test_autocast(device_type):
 
 Q, K, V = square()
 UNSUPPORTED = {
-    "dropout_p is 0.5": lambda: (heads_first(Q, K, V), {"dropout_p": 0.5}),
     "value.shape is .* as many heads as key's": lambda: (
         heads_first((2, 4, 5, 8), (2, 2, 7, 8), (2, 4, 7, 8)),
         {"enable_gqa": True},

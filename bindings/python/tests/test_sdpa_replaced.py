@@ -35,6 +35,11 @@ class Seen(torch.utils._python_dispatch.TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def unsupported(*tensors):
+    """A call that foveal cannot do and PyTorch can."""
+    return F.scaled_dot_product_attention(*(x.double() for x in tensors))
+
+
 def operators(function, *args, **options):
     with Seen() as seen_here:
         function(*args, **options)
@@ -60,16 +65,16 @@ def test_in_place():
 def test_falling_back_is_told():
     q, k, v = heads_first(Q, K, V)
     with compat.sdpa_replaced():
-        with pytest.warns(compat.FallbackWarning, match="PyTorch's own, not foveal's: dropout_p is 0.5"):
-            F.scaled_dot_product_attention(q, k, v, dropout_p=0.5)
+        with pytest.warns(compat.FallbackWarning, match="PyTorch's own, not foveal's: query.dtype is torch.float64"):
+            unsupported(q, k, v)
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # the second time it is only counted
-            F.scaled_dot_product_attention(q, k, v, dropout_p=0.5)
+            unsupported(q, k, v)
         with pytest.warns(compat.FallbackWarning, match="v.stride"):
             out = F.scaled_dot_product_attention(q, k, v.mT.contiguous().mT)
         torch.testing.assert_close(out, PYTORCHS(q, k, v))
     reasons = compat.fallbacks()
-    assert list(reasons.values()) == [2, 1] and next(iter(reasons)).startswith("dropout_p is 0.5")
+    assert list(reasons.values()) == [2, 1] and next(iter(reasons)).startswith("query.dtype is torch.float64")
     compat.clear_fallbacks()
     assert compat.fallbacks() == {}
 
@@ -83,8 +88,8 @@ def test_what_pytorch_refuses_keeps_its_own_words():
 def test_strict():
     q, k, v = heads_first(Q, K, V)
     with compat.sdpa_replaced(strict=True):
-        with pytest.raises(foveal.UnsupportedError, match="dropout_p is 0.5"):
-            F.scaled_dot_product_attention(q, k, v, dropout_p=0.5)
+        with pytest.raises(foveal.UnsupportedError, match="query.dtype is torch.float64"):
+            unsupported(q, k, v)
         assert is_foveals(q, k, v)
     assert compat.fallbacks() == {}
 
@@ -96,9 +101,9 @@ def test_nested_and_left_by_an_exception():
     assert F.scaled_dot_product_attention is PYTORCHS
     with compat.sdpa_replaced(strict=True):
         with compat.sdpa_replaced(), pytest.warns(compat.FallbackWarning):
-            F.scaled_dot_product_attention(q, k, v, dropout_p=0.5)
+            unsupported(q, k, v)
         with pytest.raises(foveal.UnsupportedError):  # the outer one counts again
-            F.scaled_dot_product_attention(q, k, v, dropout_p=0.5)
+            unsupported(q, k, v)
 
 
 def test_left_in_another_order():  # as threads do
@@ -109,7 +114,7 @@ def test_left_in_another_order():  # as threads do
     lenient.__exit__(None, None, None)
     try:
         with pytest.raises(foveal.UnsupportedError):
-            F.scaled_dot_product_attention(q, k, v, dropout_p=0.5)
+            unsupported(q, k, v)
     finally:
         strict.__exit__(None, None, None)
 
@@ -140,7 +145,7 @@ def test_somebody_elses_function_over_it():
         with compat.sdpa_replaced():
             assert is_foveals(*tensors)
             with pytest.warns(compat.FallbackWarning):
-                F.scaled_dot_product_attention(*tensors, dropout_p=0.5)
+                unsupported(*tensors)
         assert F.scaled_dot_product_attention is theirs
     finally:
         F.scaled_dot_product_attention = PYTORCHS

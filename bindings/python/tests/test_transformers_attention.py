@@ -54,8 +54,6 @@ def same_sequence(lengths):
 
 def test_the_unsupported_raises_by_name():
     q = torch.zeros(1, 2, 4, 16)
-    with pytest.raises(foveal.UnsupportedError, match="dropout is 0.1"):
-        forward(layer(), q, q, q, None, dropout=0.1)
     with pytest.raises(foveal.UnsupportedError, match="output_attentions"):
         forward(layer(), q, q, q, None, output_attentions=True)
 

@@ -79,6 +79,7 @@ BackwardVariant variant_of(const BackwardProblem& problem) {
 void check_backward_supported(const BackwardProblem& problem) {
     const ForwardProblem& p = problem.forward;
     require_differentiable(problem);
+    require_no_dropout(p);
     check_forms(p);
     check_gradients(problem);
     require_scale(p, "the sm90 backend");

@@ -13,10 +13,8 @@ _WITHOUT_EFFECT = {
 }  # fmt: skip
 
 
-def refuse(dropout, unknown, is_packed):
+def refuse(unknown, is_packed):
     """Raises for what a layer hands over and foveal does not honour."""
-    if dropout:
-        raise UnsupportedError(f"dropout is {dropout}; foveal supports 0")
     if unknown.get("output_attentions"):
         raise UnsupportedError("output_attentions is True; foveal never has the weights")
     for name, value in unknown.items():

@@ -82,7 +82,9 @@ def paged_attention_forward(
         raise InvalidArgument(
             "cache is None; paged|foveal is for continuous batching, model.generate_batch(): use foveal elsewhere"
         )
-    refuse(dropout, {name: x for name, x in kwargs.items() if name not in _OF_CONTINUOUS_BATCHING}, False)
+    if dropout:
+        raise UnsupportedError(f"dropout is {dropout}; continuous batching, which does not train, has none")
+    refuse({name: x for name, x in kwargs.items() if name not in _OF_CONTINUOUS_BATCHING}, False)
     for name, given in (("attention_mask", attention_mask), ("block_table", block_table)):
         if given is not None:
             raise UnsupportedError(f"{name} is given; foveal's paged attention supports only None")

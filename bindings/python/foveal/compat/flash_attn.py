@@ -5,8 +5,9 @@ takes dropout_p, softmax_scale, causal, and FlashAttention-3 softmax_scale, caus
 follows is taken by keyword only.
 return_attn_probs=True gives (out, lse), as FlashAttention-3 does.
 
-Arguments that change the result are honoured or raise foveal.UnsupportedError by name: supported are dropout_p 0, and
-None for qv. Accepted are those that only steer FlashAttention's scheduling (pack_gqa;
+Arguments that change the result are honoured or raise foveal.UnsupportedError by name: supported is None for qv. Which
+weights dropout_p drops, PyTorch's generator of q's device decides (torch.manual_seed); they are others than
+FlashAttention's. Accepted are those that only steer FlashAttention's scheduling (pack_gqa;
 deterministic, which foveal always is) and max_seqlen*: foveal needs none. There are
 gradients of q, k, v and alibi_slopes, through out and through lse, and of a cache that is only read; none of keys in
 pages (page_table, cache_batch_idx), and none of appending: what requires one there raises.
@@ -38,12 +39,10 @@ def _refuse_positional(positional, last, following="softmax_scale, causal"):
         )
 
 
-def _refuse(dropout_p, num_splits, sm_margin, **absent):
+def _refuse(num_splits, sm_margin, **absent):
     for name, value in absent.items():
         if value is not None:
             raise UnsupportedError(f"{name} is {value!r}; foveal supports None")
-    if dropout_p != 0:
-        raise UnsupportedError(f"dropout_p is {dropout_p!r}; foveal supports 0")
     if num_splits not in (0, 1):
         raise UnsupportedError(f"num_splits is {num_splits}; foveal supports 0 and 1")
     if sm_margin != 0:
@@ -73,8 +72,16 @@ def _flag(name, value):
     return value
 
 
-def _options(softmax_scale, causal, window_size, attention_chunk, softcap, alibi_slopes, return_attn_probs):
+def _options(
+    softmax_scale, causal, window_size, attention_chunk, softcap, alibi_slopes, return_attn_probs, dropout_p=0.0
+):
+    if dropout_p != 0 and return_attn_probs:
+        raise UnsupportedError(
+            f"return_attn_probs is True and dropout_p is {dropout_p!r}, for which FlashAttention-2 returns S_dmask; "
+            "foveal never has the weights: foveal.dropout_mask() has the mask of foveal.attention(dropout_state=...)"
+        )
     return {
+        "dropout_p": dropout_p,
         "scale": softmax_scale,
         "causal": _flag("causal", causal),
         "window": _window(window_size, causal),
@@ -111,12 +118,14 @@ def flash_attn_func(
 
     return_attn_probs: (out, lse), lse float32 [b, h_q, s_q]. window_size: keys left and right of the position, -1 or
     None: no limit. alibi_slopes: float32 [h_q] or [b, h_q]. Raises TypeError for positional arguments after v,
-    foveal.UnsupportedError for dropout_p, qv, num_splits > 1 and sm_margin; else as foveal.attention. *_descale:
-    float32 [b, h_k], of q, k and v in float8_e4m3fn.
+    foveal.UnsupportedError for qv, num_splits > 1, sm_margin, and return_attn_probs beside dropout_p; else as
+    foveal.attention. *_descale: float32 [b, h_k], of q, k and v in float8_e4m3fn.
     """
     _refuse_positional(positional, "v")
-    _refuse(dropout_p, num_splits, sm_margin, qv=qv)
-    options = _options(softmax_scale, causal, window_size, attention_chunk, softcap, alibi_slopes, return_attn_probs)
+    _refuse(num_splits, sm_margin, qv=qv)
+    options = _options(
+        softmax_scale, causal, window_size, attention_chunk, softcap, alibi_slopes, return_attn_probs, dropout_p
+    )
     options |= {"q_descale": q_descale, "k_descale": k_descale, "v_descale": v_descale}
     return attention(q, k, v, **options)
 
@@ -158,8 +167,10 @@ def flash_attn_varlen_func(
     flash_attn_func.
     """
     _refuse_positional(positional, "max_seqlen_k", "seqused_q, seqused_k")
-    _refuse(dropout_p, num_splits, sm_margin, qv=qv)
-    options = _options(softmax_scale, causal, window_size, attention_chunk, softcap, alibi_slopes, return_attn_probs)
+    _refuse(num_splits, sm_margin, qv=qv)
+    options = _options(
+        softmax_scale, causal, window_size, attention_chunk, softcap, alibi_slopes, return_attn_probs, dropout_p
+    )
     options |= {"q_descale": q_descale, "k_descale": k_descale, "v_descale": v_descale}
     if block_table is not None:
         used = cu_seqlens_k.diff() if seqused_k is None else seqused_k
@@ -312,7 +323,7 @@ def flash_attn_with_kvcache(
     scheduler_metadata is not needed and not looked at.
     """
     _refuse_positional(positional, "v", "qv, rotary_cos")
-    _refuse(0, num_splits, sm_margin, qv=qv, cache_leftpad=cache_leftpad)
+    _refuse(num_splits, sm_margin, qv=qv, cache_leftpad=cache_leftpad)
     options = _options(softmax_scale, causal, window_size, attention_chunk, softcap, None, False)
     options["return_lse"] = _flag("return_softmax_lse", return_softmax_lse)
     options |= {"q_descale": q_descale, "k_descale": k_descale, "v_descale": v_descale}

@@ -72,7 +72,8 @@ def sdpa(
     Args:
         attn_mask: broadcasts to [..., h_q, s_q, s_k]. bool: True where the key is seen; or of query's dtype or float32:
             added to the scores, where -inf hides a key. The lowest finite number hides none, as in PyTorch.
-        dropout_p: 0.
+        dropout_p: probability with which a weight is dropped, in [0, 1). Which are, PyTorch's generator of query's
+            device decides (torch.manual_seed()); they are others than PyTorch's own function drops.
         is_causal: query i sees keys 0 to i ("top-left"), whatever the lengths. Together with attn_mask both hold where
             PyTorch's fused functions take both: rank 4 without broadcasting, d_v = d, a mask of rank 2 or 4; else an
             error, as in PyTorch.
@@ -81,8 +82,8 @@ def sdpa(
     A row that sees no key gives 0.
 
     Raises:
-        InvalidArgument: PyTorch refuses it too. UnsupportedError: foveal cannot do it: dropout, other
-        dtypes, other strides, key and value of different head counts. Of the problem as foveal sees it, q, k and v are
+        InvalidArgument: PyTorch refuses it too. UnsupportedError: foveal cannot do it: other dtypes,
+        other strides, key and value of different head counts. Of the problem as foveal sees it, q, k and v are
         query, key and value as [b, s, h, d].
     """
     tensors = query, key, value, attn_mask
@@ -90,7 +91,7 @@ def sdpa(
         options = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
         result: torch.Tensor = handle_torch_function(sdpa, tensors, query, key, value, attn_mask=attn_mask, **options)
         return result
-    _check_options(dropout_p, is_causal, enable_gqa)
+    _check_options(is_causal, enable_gqa)
     query, key, value, attn_mask = under_autocast(query, key, value, attn_mask)
     _check_tensors(query, key, value, attn_mask)
     q, k, v, batch = _as_heads(query, key, value, enable_gqa)
@@ -104,7 +105,7 @@ def sdpa(
     q, k, v = (_joined(x, name, batch) for x, name in ((q, "query"), (k, "key"), (v, "value")))
     scores = {} if mask is None else {"mask" if mask.dtype == torch.bool else "bias": mask}
     rows_first = (x.transpose(1, 2) for x in (q, k, v))
-    out = attention(*rows_first, scale=scale, causal=is_causal, align="top_left", **scores)
+    out = attention(*rows_first, scale=scale, causal=is_causal, align="top_left", dropout_p=dropout_p, **scores)
     return out.transpose(1, 2).view(shape)
 
 
@@ -115,9 +116,7 @@ def _shown(shape):
     return "that of a traced tensor" if torch.compiler.is_compiling() else list(shape)
 
 
-def _check_options(dropout_p, is_causal, enable_gqa):
-    if dropout_p != 0:
-        raise UnsupportedError(f"dropout_p is {dropout_p}; foveal supports 0")
+def _check_options(is_causal, enable_gqa):
     for name, flag in (("is_causal", is_causal), ("enable_gqa", enable_gqa)):
         if not isinstance(flag, bool):
             raise TypeError(f"{name} is {flag!r}; it must be True or False")

@@ -14,7 +14,10 @@ It trains: docs/backward.md. Packed batches, which transformers knows by their p
 cu_seq_lens_k, are computed sequence by sequence. Where transformers does not part them (with a cache, with an
 attention_mask, in models that show their masks no positions), position_ids that start again raise.
 
-Refused by name are dropout, output_attentions, arguments that this layer does not know (such as the keys
+A layer's dropout, which it hands over when it trains, is honoured: PyTorch's generator of the queries' device decides
+which weights are dropped, and checkpointing drops the same ones again.
+
+Refused by name are output_attentions, arguments that this layer does not know (such as the keys
 that sparse models choose), and models that never call transformers' attention interface. A floating mask is added to
 the scores; the lowest number of its type, by which "eager" hides a key, hides it here as -inf does. A row that sees no
 key gives 0, where "eager" gives the mean of V.
@@ -358,13 +361,13 @@ def attention_forward(
     """
     cu_seq_lens_q, cu_seq_lens_k, attention_mask = _lengths_and_mask(cu_seq_lens_q, cu_seq_lens_k, attention_mask)
     is_packed = cu_seq_lens_q is not None or cu_seq_lens_k is not None
-    refuse(dropout, kwargs, is_packed)
+    refuse(kwargs, is_packed)
     rows, keys = query.shape[2], key.shape[2]
     q, k, v = (addressable(x.transpose(1, 2)) for x in under_autocast(query, key, value))
     options, mask = _visible(module, is_causal, sliding_window, attention_mask, rows, keys)
     if not is_packed and rows > 1 and options.get("window", (None, None))[1] == 0:
         refuse_restarts(kwargs.get("position_ids"), rows)
-    options["scale"], options["softcap"] = scaling, softcap or 0.0
+    options["scale"], options["softcap"], options["dropout_p"] = scaling, softcap or 0.0, dropout
     options["sinks"] = None if s_aux is None else s_aux.to(torch.float32)
     if is_packed:
         return _packed(q, k, v, cu_seq_lens_q, cu_seq_lens_k, mask, position_bias, options), None

@@ -94,12 +94,15 @@ pub struct foveal_forward_args {
     pub q_descale: foveal_tensor,
     pub k_descale: foveal_tensor,
     pub v_descale: foveal_tensor,
+    pub dropout_p: f32,
+    pub reserved_2: i32,
+    pub dropout_state: *const u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of foveal_forward_args",
-    ][::core::mem::size_of::<foveal_forward_args>() - 1744usize];
+    ][::core::mem::size_of::<foveal_forward_args>() - 1760usize];
     [
         "Alignment of foveal_forward_args",
     ][::core::mem::align_of::<foveal_forward_args>() - 8usize];
@@ -199,6 +202,15 @@ const _: () = {
     [
         "Offset of field: foveal_forward_args::v_descale",
     ][::core::mem::offset_of!(foveal_forward_args, v_descale) - 1664usize];
+    [
+        "Offset of field: foveal_forward_args::dropout_p",
+    ][::core::mem::offset_of!(foveal_forward_args, dropout_p) - 1744usize];
+    [
+        "Offset of field: foveal_forward_args::reserved_2",
+    ][::core::mem::offset_of!(foveal_forward_args, reserved_2) - 1748usize];
+    [
+        "Offset of field: foveal_forward_args::dropout_state",
+    ][::core::mem::offset_of!(foveal_forward_args, dropout_state) - 1752usize];
 };
 unsafe extern "C" {
     pub fn foveal_forward_args_init_sized(args: *mut foveal_forward_args, size: usize);
@@ -608,6 +620,17 @@ unsafe extern "C" {
     pub fn foveal_gather(
         args: *const foveal_gather_args,
         stream: *mut ::core::ffi::c_void,
+    ) -> foveal_status;
+}
+unsafe extern "C" {
+    pub fn foveal_dropout_mask(
+        b: i64,
+        h_q: i64,
+        s_q: i64,
+        s_k: i64,
+        dropout_p: f32,
+        dropout_state: *const u64,
+        mask: *mut u8,
     ) -> foveal_status;
 }
 unsafe extern "C" {

@@ -31,6 +31,7 @@ pub struct Forward<'a> {
     right: Option<usize>,
     refused: Option<Error>,
     has_workspace: bool,
+    dropout_state: Option<[u64; 2]>,
     was_run: bool,
     life: PhantomData<&'a mut ()>,
 }
@@ -75,6 +76,7 @@ impl<'a> Forward<'a> {
             right: None,
             refused: None,
             has_workspace: false,
+            dropout_state: None,
             was_run: false,
             life: PhantomData,
         }
@@ -133,6 +135,16 @@ impl<'a> Forward<'a> {
     #[must_use]
     pub fn softcap(mut self, softcap: f32) -> Self {
         self.args.softcap = softcap;
+        self
+    }
+
+    /// A weight of the softmax is dropped with probability `p`, in [0, 1), and the others are divided by 1 − p; the
+    /// log-sum-exp is that without dropout. Which are dropped follows from `state`, any seed and offset, and from the
+    /// weight's sequence, head, query and key alone: a gradient needs the same state. Default: none; so it is of p = 0.
+    #[must_use]
+    pub fn dropout(mut self, p: f32, state: [u64; 2]) -> Self {
+        self.args.dropout_p = p;
+        self.dropout_state = (p != 0.0).then_some(state);
         self
     }
 
@@ -224,6 +236,7 @@ impl<'a> Forward<'a> {
         }
         let mut args = self.args;
         args.backend = backend.raw();
+        args.dropout_state = self.dropout_state.as_ref().map_or(std::ptr::null(), |state| state.as_ptr());
         args.window_right = match (self.causal, self.right) {
             (true, None | Some(0)) => 0,
             (true, Some(right)) => {
