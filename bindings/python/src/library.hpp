@@ -36,7 +36,7 @@ struct Library {
     decltype(&foveal_set_num_threads) set_num_threads = nullptr;  // null in builds before 2026-11-29, as its fellow
     decltype(&foveal_get_num_threads) get_num_threads = nullptr;
     decltype(&foveal_set_thread_runner) set_thread_runner = nullptr;  // null in builds before 2026-11-30
-    decltype(&foveal_dropout_mask) dropout_mask = nullptr;  // null in builds before 2026-11-30
+    decltype(&foveal_dropout_mask) dropout_mask = nullptr;            // null in builds before 2026-11-30
     // Of builds before 2026-11-29, which have no _sized ones; their structures are no longer than today's.
     void (*forward_args_init)(foveal_forward_args*) = nullptr;
     void (*merge_args_init)(foveal_merge_args*) = nullptr;
