@@ -1,5 +1,5 @@
 // wgmma over e4m3, D[64, n] += A[64, 32] * B[32, n], fp32 accumulation (of which the tensor cores keep about 14 bits),
-// and the conversions beside it. Both operands are k-major: there is no other form of 8-bit elements. wgmma.cuh has
+// and the conversion beside it. Both operands are k-major: there is no other form of 8-bit elements. wgmma.cuh has
 // what all types share. PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions":
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#asynchronous-warpgroup-level-matrix-instructions
 #pragma once
@@ -50,12 +50,6 @@ __device__ __forceinline__ uint32_t pack_e4m3(float a, float b, float c, float d
         : "=r"(packed)
         : "f"(a), "f"(b), "f"(c), "f"(d));
     return packed;
-}
-
-// prmt: the four bytes of {a, b} that the selector's four lowest digits name, the first in the lowest byte.
-// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-prmt
-__device__ __forceinline__ uint32_t byte_permute(uint32_t a, uint32_t b, uint32_t selector) {
-    return __byte_perm(a, b, selector);
 }
 
 }  // namespace foveal::sm90::ptx

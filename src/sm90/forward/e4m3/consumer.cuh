@@ -37,7 +37,7 @@ class E4m3Consumer : public Walk<E4m3Consumer<kConfig>, kConfig.walk()> {
     using Scale = RowScale;
 
    public:
-    __device__ __forceinline__ E4m3Consumer(E4m3Shared<kConfig>& shared, const E4m3Maps& maps,
+    __device__ __forceinline__ E4m3Consumer(E4m3Shared<kConfig>& shared, const ForwardMaps& maps,
                                             const ForwardParams& params, int32_t warpgroup)
         : shared_(shared),
           maps_(maps),
@@ -275,7 +275,7 @@ class E4m3Consumer : public Walk<E4m3Consumer<kConfig>, kConfig.walk()> {
     }
 
     E4m3Shared<kConfig>& shared_;
-    const E4m3Maps& maps_;
+    const ForwardMaps& maps_;
     const ForwardParams& params_;
     const int32_t warpgroup_, warp_;
     const uint32_t q_descriptor_, k_descriptor_, v_descriptor_;

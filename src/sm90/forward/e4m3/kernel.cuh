@@ -29,7 +29,8 @@
 namespace foveal::sm90 {
 
 template <E4m3Config kConfig>
-__device__ __forceinline__ void produce(E4m3Shared<kConfig>& shared, const E4m3Maps& maps, const E4m3Params& params) {
+__device__ __forceinline__ void produce(E4m3Shared<kConfig>& shared, const ForwardMaps& maps,
+                                        const E4m3Params& params) {
     const int32_t warp = uniform(static_cast<int32_t>(threadIdx.x) / 32);
     if (threadIdx.x == 0) initialise_barriers<kConfig>(shared);
     if (warp == 3) return produce_work<kConfig>(shared, params);
@@ -48,7 +49,7 @@ __global__ void __launch_bounds__(Instance::kConfig.walk().threads(), 1)
     constexpr E4m3Config kConfig = Instance::kConfig;
     extern __shared__ unsigned char shared_memory[];
     auto& shared = *reinterpret_cast<E4m3Shared<kConfig>*>(shared_memory);
-    const E4m3Maps maps{q_map, packed_q_map, k_map, v_map, out_map};
+    const ForwardMaps maps{q_map, packed_q_map, k_map, v_map, out_map};
     const int32_t warpgroup = uniform(static_cast<int32_t>(threadIdx.x) / kWarpgroupThreads);
     if (warpgroup == 0) {
         ptx::setmaxnreg_dec<kConfig.walk().producer_registers>();

@@ -6,15 +6,10 @@
 #include "sm90/forward/e4m3/shared.cuh"
 #include "sm90/ptx/tensor_copy.cuh"
 #include "sm90/ptx/warp.cuh"
-#include "sm90/ptx/wgmma_e4m3.cuh"
 #include "sm90/tile/panel.cuh"
 #include "sm90/tile/pipeline.cuh"
 
 namespace foveal::sm90 {
-
-struct E4m3Maps {
-    const CUtensorMap_st &q, &packed_q, &k, &v, &out;
-};
 
 // Waits for the tile in a slot and copies it.
 template <E4m3Config kConfig>
@@ -56,7 +51,7 @@ __device__ __forceinline__ void produce_work(E4m3Shared<kConfig>& shared, const 
 }
 
 // The tile's w-th 64 rows of Q: in one box or, if the tile is packed, a segment at a time. One thread calls it.
-__device__ __forceinline__ void load_e4m3_queries(uint8_t* tile, const E4m3Maps& maps, uint64_t& barrier,
+__device__ __forceinline__ void load_e4m3_queries(uint8_t* tile, const ForwardMaps& maps, uint64_t& barrier,
                                                   const Work& work, int32_t w) {
     const bool packed = work.heads_log2 > 0;
     const CUtensorMap& map = packed ? maps.packed_q : maps.q;
@@ -71,7 +66,7 @@ __device__ __forceinline__ void load_e4m3_queries(uint8_t* tile, const E4m3Maps&
 
 // Step 1: of every tile Q, then K and V block by block. V runs ahead of K by what lies landed, so one warp does.
 template <E4m3Config kConfig>
-__device__ __forceinline__ void load_tiles(E4m3Shared<kConfig>& shared, const E4m3Maps& maps,
+__device__ __forceinline__ void load_tiles(E4m3Shared<kConfig>& shared, const ForwardMaps& maps,
                                            const ForwardParams& params) {
     constexpr ForwardTile kTile = kConfig.walk();
     constexpr WorkTraits kTraits = work_traits_of(kConfig);
@@ -139,8 +134,8 @@ __device__ __forceinline__ void transpose_channels(uint32_t v, uint32_t transpos
             uint32_t rows[4];
 #pragma unroll
             for (int32_t j = 0; j < 4; ++j)
-                rows[j] = ptx::byte_permute(pairs[i][j / 2 * 2], pairs[i][j / 2 * 2 + 1],
-                                            Transposition::selector(lane, j % 2));
+                rows[j] =
+                    __byte_perm(pairs[i][j / 2 * 2], pairs[i][j / 2 * 2 + 1], Transposition::selector(lane, j % 2));
             ptx::stmatrix_x4(transposed + swizzled(channel, group * 2 + matrix / 2), rows[0], rows[1], rows[2],
                              rows[3]);
         }
