@@ -19,7 +19,6 @@
 #include "sm90/forward/softmax_range.hpp"
 #include "sm90/ptx/warp.cuh"
 #include "sm90/scores/base_2.hpp"
-#include "sm90/scores/mask.hpp"
 #include "sm90/tile/format.cuh"
 #include "sm90/tile/fragment.hpp"
 #include "sm90/tile/row.cuh"
@@ -60,18 +59,6 @@ struct Softmax {
     float exact_sum[2];  // only if kLse: of the unrounded P in this thread's columns
     float scale;         // what shift() multiplies by; 1 where a row of the warp is far
     uint32_t restarts;   // only if kWide, of one block: bit r where row r begins anew with it (shift_wide())
-
-    // Scores of keys that a row does not see become -inf.
-    static __device__ __forceinline__ void mask(float (&s)[kScores], Band band, int32_t row, int32_t first_key,
-                                                int32_t lane) {
-#pragma unroll
-        for (int32_t r = 0; r < 2; ++r) {
-            const uint32_t visible = visible_positions(band, row + Fragment::kRowDistance * r, first_key, lane);
-#pragma unroll
-            for (int32_t n = 0; n < kScores / Fragment::kRows; ++n)
-                if (!((visible >> n) & 1)) s[Fragment::index(r, Fragment::column_of_nth(n))] = -INFINITY;
-        }
-    }
 
     // A new tile: the references from its first block's scores, which are still to be multiplied by scale_log2.
     // rows_left: of the sequence, from the thread's first on. Rows past its end hold anything, and have no say in what
@@ -325,14 +312,6 @@ struct Softmax {
    private:
     static __device__ __forceinline__ float scaled(float x, float scale_log2) {
         return kWide ? to_base_2(x) : __fmul_rn(x, scale_log2);
-    }
-
-    static __device__ __forceinline__ float thread_max(const float (&s)[kScores], int32_t r) {
-        float top = s[Fragment::index(r, 0)];
-#pragma unroll
-        for (int32_t i = 0; i < kScores; ++i)
-            if (Fragment::row(i) == r) top = fmaxf(top, s[i]);
-        return top;
     }
 
     // Something less kShift, which is -0 only where kShift is 0.

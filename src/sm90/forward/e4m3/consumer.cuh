@@ -9,6 +9,7 @@
 #include "sm90/forward/e4m3/softmax.cuh"
 #include "sm90/forward/epilogue.cuh"
 #include "sm90/forward/walk.hpp"
+#include "sm90/scores/mask.cuh"
 #include "sm90/tile/panel.cuh"
 
 namespace foveal::sm90 {
@@ -151,8 +152,8 @@ class E4m3Consumer
     __device__ __forceinline__ float factor() const { return shared_.factors[works_.slot].score_log2; }
     __device__ __forceinline__ void mask(const BlockRange& blocks, int32_t i) {
         const int32_t lane = ptx::lane_id();
-        softmax_.mask(s_, shared_.work[works_.slot].band, rows().query + Fragment::first_row(lane),
-                      first_key(blocks, i), lane);
+        hide_by_band(s_, shared_.work[works_.slot].band, rows().query + Fragment::first_row(lane), first_key(blocks, i),
+                     lane);
     }
 
     __device__ __forceinline__ RowTotals totals() const { return softmax_.totals(); }

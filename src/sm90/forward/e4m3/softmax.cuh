@@ -17,7 +17,6 @@
 #include "sm90/forward/softmax.cuh"
 #include "sm90/ptx/warp.cuh"
 #include "sm90/ptx/wgmma_e4m3.cuh"
-#include "sm90/scores/mask.hpp"
 #include "sm90/tile/fragment.hpp"
 #include "sm90/tile/row.cuh"
 
@@ -43,18 +42,6 @@ struct E4m3Softmax {
     float exact_sum[2];        // only if kLse: of the unrounded P in this thread's columns
     float scale;               // what shift() multiplies by; 1 where scores are scaled before
     uint32_t margin;
-
-    // Scores of keys that a row does not see become -inf.
-    static __device__ __forceinline__ void mask(float (&s)[kScores], Band band, int32_t row, int32_t first_key,
-                                                int32_t lane) {
-#pragma unroll
-        for (int32_t r = 0; r < 2; ++r) {
-            const uint32_t visible = visible_positions(band, row + Fragment::kRowDistance * r, first_key, lane);
-#pragma unroll
-            for (int32_t n = 0; n < kScores / Fragment::kRows; ++n)
-                if (!((visible >> n) & 1)) s[Fragment::index(r, Fragment::column_of_nth(n))] = -INFINITY;
-        }
-    }
 
     static __device__ __forceinline__ void scale_scores(float (&s)[kScores], float factor) {
 #pragma unroll
@@ -168,14 +155,6 @@ struct E4m3Softmax {
     }
 
    private:
-    static __device__ __forceinline__ float thread_max(const float (&s)[kScores], int32_t r) {
-        float top = s[Fragment::index(r, 0)];
-#pragma unroll
-        for (int32_t i = 0; i < kScores; ++i)
-            if (Fragment::row(i) == r) top = fmaxf(top, s[i]);
-        return top;
-    }
-
     static __device__ __forceinline__ float never_minus_zero(float x) { return x + 0.0f; }
 
     __device__ __forceinline__ void set_reference(int32_t r, float top) {
