@@ -229,7 +229,8 @@ class Consumer : public ConsumerWarpgroup<Consumer<kConfig>, Shared<kConfig>, kC
         if constexpr (kConfig.has_lse()) {
             // Of warpgroups that share rows, one writes.
             if (params_.lse != nullptr && (!kTile.shares_rows || warpgroup_ == 0)) {
-                const float lse[2] = {softmax_.log_sum_exp(totals, 0, sink), softmax_.log_sum_exp(totals, 1, sink)};
+                const float lse[2] = {totals.log_sum_exp<kConfig.has_wide_scores()>(0, sink),
+                                      totals.log_sum_exp<kConfig.has_wide_scores()>(1, sink)};
                 store_lse(params_, shared_.work[slot], rows_in(slot), ptx::lane_id(), lse);
             }
         }

@@ -30,6 +30,24 @@ struct RowTotals {
     float minus_reference[2];
     float sum[2];        // of the rounded P; this thread's columns, unless the product sums
     float exact_sum[2];  // of the unrounded P, this thread's columns; only with a log-sum-exp
+
+    // 1 / denominator of the whole row, 0 for a row that saw no key. keys: the sum of its P. sink_log2: a sink's logit
+    // in base 2, -inf: none.
+    __device__ __forceinline__ float normaliser(float keys, int32_t r, float sink_log2) const {
+        const float total = keys + ptx::ex2(sink_log2 + minus_reference[r]);
+        return keys == 0.0f ? 0.0f : __fdividef(1.0f, total);
+    }
+
+    // Natural logarithm of the row's sum of exponentials, the sink's (natural units, -inf: none) included; -inf for a
+    // row that saw no key. kWide: as Softmax has it.
+    template <bool kWide>
+    __device__ __forceinline__ float log_sum_exp(int32_t r, float sink) const {
+        constexpr float kLn2 = 0.693147180559945f;
+        const float keys_log2 = __log2f(row_sum(exact_sum[r])) - minus_reference[r];
+        const float keys = kWide ? from_base_2(keys_log2) : kLn2 * keys_log2;
+        const float larger = fmaxf(keys, sink), smaller = fminf(keys, sink);
+        return smaller == -INFINITY ? larger : larger + log1pf(__expf(smaller - larger));
+    }
 };
 
 // The two rows of one thread (tile/fragment.hpp); arrays over r are indexed by row. kKeys: keys a block. kOutColumns:
@@ -41,7 +59,6 @@ struct Softmax {
     static constexpr int32_t kScores = Fragment::size(kKeys);
     static constexpr int32_t kKsteps = kKeys / Format::kKstepColumns;
     static constexpr int32_t kOut = Fragment::size(kOutColumns + (kSumsInProduct ? Fragment::kColumns : 0));
-    static constexpr float kLn2 = 0.693147180559945f;
     // Scores beyond it ("far") are spaced more widely than an exponent may be off. Their reference is exactly one of
     // them, without kShift, which would be lost in it; and they are scaled before it is subtracted, since an fma would
     // leave the rounding of the reference as an exponent.
@@ -291,22 +308,10 @@ struct Softmax {
         }
     }
 
-    // 1 / denominator of the whole row, 0 for a row that saw no key. o: of the whole row. sink_log2: a sink's logit in
-    // base 2, -inf: none.
+    // RowTotals::normaliser() of the whole row. o: of the whole row.
     static __device__ __forceinline__ float normaliser(const RowTotals& row, const float (&o)[kOut], int32_t r,
                                                        float sink_log2) {
-        const float keys = kSumsInProduct ? product_sum(o, r) : row_sum(row.sum[r]);
-        const float total = keys + ptx::ex2(sink_log2 + row.minus_reference[r]);
-        return keys == 0.0f ? 0.0f : __fdividef(1.0f, total);
-    }
-
-    // Natural logarithm of the row's sum of exponentials, the sink's (natural units, -inf: none) included; -inf for a
-    // row that saw no key.
-    static __device__ __forceinline__ float log_sum_exp(const RowTotals& row, int32_t r, float sink) {
-        const float keys_log2 = __log2f(row_sum(row.exact_sum[r])) - row.minus_reference[r];
-        const float keys = kWide ? from_base_2(keys_log2) : kLn2 * keys_log2;
-        const float larger = fmaxf(keys, sink), smaller = fminf(keys, sink);
-        return smaller == -INFINITY ? larger : larger + log1pf(__expf(smaller - larger));
+        return row.normaliser(kSumsInProduct ? product_sum(o, r) : row_sum(row.sum[r]), r, sink_log2);
     }
 
    private:

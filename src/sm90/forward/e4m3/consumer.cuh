@@ -199,10 +199,10 @@ class E4m3Consumer
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
             const float keys = o_[Fragment::size(kConfig.head_dim) + 2 * r];
-            scale.of[r] = factor * RowSoftmax::normaliser(totals, keys, r, sink * static_cast<float>(kLog2E));
+            scale.of[r] = factor * totals.normaliser(keys, r, sink * static_cast<float>(kLog2E));
         }
         if constexpr (kConfig.has_lse) {
-            const float lse[2] = {RowSoftmax::log_sum_exp(totals, 0, sink), RowSoftmax::log_sum_exp(totals, 1, sink)};
+            const float lse[2] = {totals.log_sum_exp<false>(0, sink), totals.log_sum_exp<false>(1, sink)};
             store_lse(params_, shared_.work[slot], rows_in(slot), ptx::lane_id(), lse);
         }
         return scale;

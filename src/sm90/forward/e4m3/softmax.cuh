@@ -29,7 +29,6 @@ struct E4m3Softmax {
     static constexpr int32_t kKsteps = kE4m3Keys / kE4m3Kstep;
     // Of the reference, in base 2 (performance-log, e4m3 1): how far it is from 448 and from what is lost.
     static constexpr float kTop = 7.0f;
-    static constexpr float kLn2 = 0.693147180559945f;
     // Beyond it ("far") an fma with the reference would leave the reference's own rounding as an exponent, so there
     // scores are scaled, and rounded, before it is subtracted.
     static constexpr float kFar = 0x1p20f;
@@ -138,20 +137,6 @@ struct E4m3Softmax {
 
     __device__ __forceinline__ RowTotals totals() const {
         return {{minus_reference[0], minus_reference[1]}, {0.0f, 0.0f}, {exact_sum[0], exact_sum[1]}};
-    }
-
-    // 1 / denominator of the whole row, 0 for a row that saw no key. keys: the sum of its P.
-    static __device__ __forceinline__ float normaliser(const RowTotals& row, float keys, int32_t r, float sink_log2) {
-        const float total = keys + ptx::ex2(sink_log2 + row.minus_reference[r]);
-        return keys == 0.0f ? 0.0f : __fdividef(1.0f, total);
-    }
-
-    // Natural logarithm of the row's sum of exponentials, the sink's (natural units, -inf: none) included; -inf for a
-    // row that saw no key.
-    static __device__ __forceinline__ float log_sum_exp(const RowTotals& row, int32_t r, float sink) {
-        const float keys = kLn2 * (__log2f(row_sum(row.exact_sum[r])) - row.minus_reference[r]);
-        const float larger = fmaxf(keys, sink), smaller = fminf(keys, sink);
-        return smaller == -INFINITY ? larger : larger + log1pf(__expf(smaller - larger));
     }
 
    private:
