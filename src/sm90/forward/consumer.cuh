@@ -3,6 +3,7 @@
 // (walk.hpp).
 #pragma once
 
+#include "sm90/forward/consumer_warpgroup.cuh"
 #include "sm90/forward/epilogue.cuh"
 #include "sm90/forward/params.hpp"
 #include "sm90/forward/shared.cuh"
@@ -27,21 +28,19 @@ template <DType kType>
 __device__ unsigned long long rescale_count;
 
 template <ForwardConfig kConfig>
-class Consumer : public Walk<Consumer<kConfig>, kConfig.tile> {
+class Consumer : public ConsumerWarpgroup<Consumer<kConfig>, Shared<kConfig>, kConfig.tile, work_traits_of(kConfig)> {
     static constexpr ForwardTile kTile = kConfig.tile;
-    using Base = Walk<Consumer, kTile>;
-    friend Base;
+    static constexpr WorkTraits kTraits = work_traits_of(kConfig);
+    using Base = ConsumerWarpgroup<Consumer, Shared<kConfig>, kTile, kTraits>;
+    friend Walk<Consumer, kTile>;
     friend Steps<Consumer, kTile>;
-    using Base::keys_;
-    using Base::queries_;
-    using Base::values_;
-    using Base::works_;
+    using Base::block_of, Base::first_key, Base::rows, Base::rows_in, Base::rows_left, Base::wait_staging;
+    using Base::params_, Base::queries_, Base::query_tile_, Base::shared_, Base::warp_, Base::warpgroup_, Base::works_;
     using QK = ScoreProduct<kConfig.dtype, kTile.keys, kTile.head_dim>;
     using PV = OutputProduct<kConfig.dtype, kTile.keys, kTile.accumulators(), kTile.sums_in_product>;
     using RowSoftmax = Softmax<kConfig.dtype, kTile.keys, kTile.out_columns(), kTile.sums_in_product, kConfig.has_lse(),
                                kConfig.has_wide_scores()>;
     using ScoreOf = Scores<kConfig.dtype, kTile.keys, kConfig.has_softcap(), Work>;
-    static constexpr WorkTraits kTraits = work_traits_of(kConfig);
     static constexpr int32_t kKsteps = PV::kSteps;
     // wgmmas before the end of P V at which the turn is passed
     static constexpr int32_t kLastKsteps = kKsteps - kTile.first_ksteps < 2 ? kKsteps - kTile.first_ksteps : 2;
@@ -53,17 +52,12 @@ class Consumer : public Walk<Consumer<kConfig>, kConfig.tile> {
     using CappedProbabilities = uint32_t[kKsteps][4];  // rounded: more of them fit
     using Scale = RowScale;
     static constexpr int32_t kOutPanels = kTile.out_columns() / kPanelColumns;
-    static constexpr int32_t kTurnThreads = 2 * kWarpgroupThreads;
 
    public:
     __device__ __forceinline__ Consumer(Shared<kConfig>& shared, const ForwardMaps& maps, const ForwardParams& params,
                                         int32_t warpgroup)
-        : shared_(shared),
+        : Base(shared, params, warpgroup),
           maps_(maps),
-          params_(params),
-          warpgroup_(warpgroup),
-          warp_(uniform(static_cast<int32_t>(threadIdx.x) % kWarpgroupThreads / 32)),
-          query_tile_(kTile.shares_rows ? 0 : warpgroup),
           q_descriptor_(descriptor_low(shared.q[0][query_tile_], 0)),
           k_descriptor_(descriptor_low(shared.k[0], 0)),
           v_descriptor_(descriptor_low(shared.v[0] + first_column() * kTile.keys,
@@ -72,66 +66,15 @@ class Consumer : public Walk<Consumer<kConfig>, kConfig.tile> {
                                                              : PV::kPanelBytes)) {}
 
    private:
-    // Barriers.
-    __device__ __forceinline__ void wait_keys(const RingPosition<kTile.stages>& at) { shared_.k_ring.wait_full(at); }
     __device__ __forceinline__ void wait_values(const RingPosition<kTile.stages>& at) { shared_.v_ring.wait_full(at); }
-    __device__ __forceinline__ void wait_queries(const RingPosition<kTile.query_buffers>& at) {
-        shared_.q_ring.wait_full(at, query_tile_);
-    }
-    __device__ __forceinline__ void release_keys(int32_t slot) { shared_.k_ring.release(slot); }
     __device__ __forceinline__ void release_values(int32_t slot) { shared_.v_ring.release(slot); }
-    __device__ __forceinline__ void free_queries(int32_t slot) { shared_.q_ring.release(slot, query_tile_); }
-    // After a tile's last read of its Work, by every thread for itself.
-    __device__ __forceinline__ void free_work(int32_t slot) { ptx::mbarrier_arrive(shared_.work_ring.free[slot][0]); }
-
-    // The tensor cores are taken in turn, so that one warpgroup's softmax runs under the others' products.
-    __device__ __forceinline__ void take_turn() { take_turn_of(warpgroup_); }
-    __device__ __forceinline__ void take_last_turn() {
-        take_turn_of(uniform(warpgroup_));  // computed anew: no register for it over the whole loop
-    }
-    __device__ __forceinline__ void pass_turn() { pass_turn_of(warpgroup_); }
-    static __device__ __forceinline__ void take_turn_of(int32_t warpgroup) {
-        if constexpr (kTile.takes_turns) ptx::barrier_sync(turn_barrier(warpgroup), kTurnThreads);
-    }
-    static __device__ __forceinline__ void pass_turn_of(int32_t warpgroup) {
-        if constexpr (kTile.takes_turns)
-            ptx::barrier_arrive(turn_barrier(warpgroup + 1 == kTile.consumers ? 0 : warpgroup + 1), kTurnThreads);
-    }
-
-    static __device__ __forceinline__ void converge() { __syncwarp(); }
-    static __device__ __forceinline__ bool any_of_warp(bool condition) { return __any_sync(~0u, condition); }
     __device__ __forceinline__ bool all_of_warpgroup(bool condition) const {
         return ptx::barrier_red_and(vote_barrier(kTile.consumers, warpgroup_), kWarpgroupThreads, condition);
     }
 
-    // The tile that this warpgroup is at: the blocks that it needs, and Work::computed; how many blocks it has in all.
-    __device__ __forceinline__ uint32_t read_tile(BlockRange& blocks) const {
-        const Work& work = shared_.work[works_.slot];
-        const BlockRange& own = kTile.has_own_blocks() ? own_work().blocks : work.blocks;
-        blocks.visit = {uniform(own.visit.begin), uniform(own.visit.end)};
-        blocks.unmasked = {uniform(own.unmasked.begin), uniform(own.unmasked.end)};
-        return uniform(work.computed);
-    }
-    __device__ __forceinline__ int32_t blocks_of_tile() const {
-        return uniform(shared_.work[works_.slot].blocks.visit.size());
-    }
-    __device__ __forceinline__ bool is_own(uint32_t computed) const { return (computed >> query_tile_ & 1) != 0; }
-    __device__ __forceinline__ int32_t warpgroup() const { return warpgroup_; }
-    __device__ __forceinline__ const OwnWork& own_work() const { return shared_.own_work[works_.slot][query_tile_]; }
-
-    // This warp's rows, in the tile that it is at, or in that of a slot; and this warpgroup's first column of the
-    // output.
-    __device__ __forceinline__ const Segment& rows() const { return rows_in(works_.slot); }
-    __device__ __forceinline__ const Segment& rows_in(int32_t slot) const {
-        return shared_.segments[slot][query_tile_ * kWarpgroupWarps + warp_];
-    }
+    // This warpgroup's first column of the output.
     __device__ __forceinline__ int32_t first_column() const {
         return kTile.shares_rows ? warpgroup_ * kTile.out_columns() : 0;
-    }
-
-    // Of the sequence, from this thread's first row on.
-    __device__ __forceinline__ int32_t rows_left() const {
-        return shared_.work[works_.slot].len_q - rows().query - Fragment::first_row(ptx::lane_id());
     }
 
     // Has this warpgroup's tile rows past the end of the sequence?
@@ -139,14 +82,6 @@ class Consumer : public Walk<Consumer<kConfig>, kConfig.tile> {
         const int32_t last = (query_tile_ + 1) * kWarpgroupWarps - 1;
         const int32_t slot = works_.slot;
         return shared_.segments[slot][last].query + kWarpRows > shared_.work[slot].len_q;
-    }
-
-    // The i-th of blocks.visit, and its first key.
-    __device__ __forceinline__ int32_t block_of(const BlockRange& blocks, int32_t i) const {
-        return block_of_step<kTraits>(params_, blocks.visit, i);
-    }
-    __device__ __forceinline__ int32_t first_key(const BlockRange& blocks, int32_t i) const {
-        return block_of(blocks, i) * kTile.keys;
     }
 
     // What the scores still have to be multiplied by.
@@ -294,20 +229,12 @@ class Consumer : public Walk<Consumer<kConfig>, kConfig.tile> {
         if constexpr (kConfig.has_lse()) {
             // Of warpgroups that share rows, one writes.
             if (params_.lse != nullptr && (!kTile.shares_rows || warpgroup_ == 0)) {
-                const float lse[2] = {softmax_.log_sum_exp(totals, 0, sink), softmax_.log_sum_exp(totals, 1, sink)};
+                const float lse[2] = {totals.log_sum_exp<kConfig.has_wide_scores()>(0, sink),
+                                      totals.log_sum_exp<kConfig.has_wide_scores()>(1, sink)};
                 store_lse(params_, shared_.work[slot], rows_in(slot), ptx::lane_id(), lse);
             }
         }
         return scale;
-    }
-
-    // This warp's staging rows may be overwritten.
-    __device__ __forceinline__ void wait_staging() {
-        if (ptx::elect_sync()) ptx::bulk_wait_group_read();
-        __syncwarp();
-    }
-    static __device__ __forceinline__ void finish_stores() {
-        ptx::bulk_wait_group_read();  // their shared memory goes with the CTA
     }
 
     // Panels of O from kFirst on to shared memory, as many as fit ...
@@ -334,11 +261,7 @@ class Consumer : public Walk<Consumer<kConfig>, kConfig.tile> {
         }
     }
 
-    Shared<kConfig>& shared_;
     const ForwardMaps& maps_;
-    const ForwardParams& params_;
-    const int32_t warpgroup_, warp_;
-    const int32_t query_tile_;  // which of the CTA's 64-row tiles of Q is this warpgroup's
     const uint32_t q_descriptor_, k_descriptor_, v_descriptor_;
     RowSoftmax softmax_;
     bool caps_late_ = false;  // the tile's unmasked blocks take capped_step()

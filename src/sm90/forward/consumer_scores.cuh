@@ -4,6 +4,7 @@
 
 #include "sm90/forward/consumer.cuh"
 #include "sm90/ptx/async_copy.cuh"
+#include "sm90/scores/mask.cuh"
 #include "sm90/scores/scores.cuh"
 #include "sm90/scores/tree.cuh"
 
@@ -36,7 +37,7 @@ __device__ __forceinline__ bool Consumer<kConfig>::modify_scores(const BlockRang
         exactly = ScoreOf(params_.scores, work, rows(), first_key, lane).apply(s_);
     if constexpr (kConfig.any_keys && kConfig.has_options()) hide_tree(work, first_key);
     if (!blocks.unmasked.contains(block_of(blocks, i))) {
-        softmax_.mask(s_, known_band<kTraits>(work.band), rows().query + Fragment::first_row(lane), first_key, lane);
+        hide_by_band(s_, known_band<kTraits>(work.band), rows().query + Fragment::first_row(lane), first_key, lane);
         // Far tiles pass here for every block, and tiles with rows that see none of the first for the second, so
         // that the others need not ask.
         if (i != blocks.visit.begin && softmax_.far(scale_log2())) {

@@ -109,4 +109,13 @@ __device__ __forceinline__ void produce_work(Shared<kConfig>& shared, const Forw
     }
 }
 
+// By those that load: waits for the tile in a slot and copies it.
+template <class SharedMemory>
+__device__ __forceinline__ Work next_work(SharedMemory& shared, RingPosition<kWorkSlots> works) {
+    shared.work_ring.wait_full(works);
+    const Work work = shared.work[works.slot];
+    ptx::mbarrier_arrive(shared.work_ring.free[works.slot][0]);  // every thread for itself: racecheck follows no warp
+    return work;
+}
+
 }  // namespace foveal::sm90

@@ -1,6 +1,7 @@
 // The forward kernel's producer warps that load Q, K and V: steps 1 to 3 of its schedule (kernel.cuh).
 #pragma once
 
+#include "sm90/forward/cursor.cuh"
 #include "sm90/forward/key_loader.cuh"
 #include "sm90/forward/params.hpp"
 #include "sm90/forward/shared.cuh"
@@ -40,15 +41,6 @@ __device__ __forceinline__ void load_queries(uint16_t* tile, const ForwardMaps& 
             ptx::tensor_load(tile + (panel * kWarpgroupRows + i * kWarpRows) * kPanelColumns, map, barrier,
                              panel * kPanelColumns, row, head, work.batch);
     }
-}
-
-// Waits for the tile in a slot and copies it.
-template <ForwardConfig kConfig>
-__device__ __forceinline__ Work next_work(Shared<kConfig>& shared, RingPosition<kWorkSlots> works) {
-    shared.work_ring.wait_full(works);
-    const Work work = shared.work[works.slot];
-    ptx::mbarrier_arrive(shared.work_ring.free[works.slot][0]);  // every thread for itself: racecheck follows no warp
-    return work;
 }
 
 // Calls load(work, block, ring) for each K/V block of each tile, in the order in which the consumers take them.

@@ -19,7 +19,6 @@
 #include "sm90/forward/softmax_range.hpp"
 #include "sm90/ptx/warp.cuh"
 #include "sm90/scores/base_2.hpp"
-#include "sm90/scores/mask.hpp"
 #include "sm90/tile/format.cuh"
 #include "sm90/tile/fragment.hpp"
 #include "sm90/tile/row.cuh"
@@ -31,6 +30,24 @@ struct RowTotals {
     float minus_reference[2];
     float sum[2];        // of the rounded P; this thread's columns, unless the product sums
     float exact_sum[2];  // of the unrounded P, this thread's columns; only with a log-sum-exp
+
+    // 1 / denominator of the whole row, 0 for a row that saw no key. keys: the sum of its P. sink_log2: a sink's logit
+    // in base 2, -inf: none.
+    __device__ __forceinline__ float normaliser(float keys, int32_t r, float sink_log2) const {
+        const float total = keys + ptx::ex2(sink_log2 + minus_reference[r]);
+        return keys == 0.0f ? 0.0f : __fdividef(1.0f, total);
+    }
+
+    // Natural logarithm of the row's sum of exponentials, the sink's (natural units, -inf: none) included; -inf for a
+    // row that saw no key. kWide: as Softmax has it.
+    template <bool kWide>
+    __device__ __forceinline__ float log_sum_exp(int32_t r, float sink) const {
+        constexpr float kLn2 = 0.693147180559945f;
+        const float keys_log2 = __log2f(row_sum(exact_sum[r])) - minus_reference[r];
+        const float keys = kWide ? from_base_2(keys_log2) : kLn2 * keys_log2;
+        const float larger = fmaxf(keys, sink), smaller = fminf(keys, sink);
+        return smaller == -INFINITY ? larger : larger + log1pf(__expf(smaller - larger));
+    }
 };
 
 // The two rows of one thread (tile/fragment.hpp); arrays over r are indexed by row. kKeys: keys a block. kOutColumns:
@@ -42,7 +59,6 @@ struct Softmax {
     static constexpr int32_t kScores = Fragment::size(kKeys);
     static constexpr int32_t kKsteps = kKeys / Format::kKstepColumns;
     static constexpr int32_t kOut = Fragment::size(kOutColumns + (kSumsInProduct ? Fragment::kColumns : 0));
-    static constexpr float kLn2 = 0.693147180559945f;
     // Scores beyond it ("far") are spaced more widely than an exponent may be off. Their reference is exactly one of
     // them, without kShift, which would be lost in it; and they are scaled before it is subtracted, since an fma would
     // leave the rounding of the reference as an exponent.
@@ -60,18 +76,6 @@ struct Softmax {
     float exact_sum[2];  // only if kLse: of the unrounded P in this thread's columns
     float scale;         // what shift() multiplies by; 1 where a row of the warp is far
     uint32_t restarts;   // only if kWide, of one block: bit r where row r begins anew with it (shift_wide())
-
-    // Scores of keys that a row does not see become -inf.
-    static __device__ __forceinline__ void mask(float (&s)[kScores], Band band, int32_t row, int32_t first_key,
-                                                int32_t lane) {
-#pragma unroll
-        for (int32_t r = 0; r < 2; ++r) {
-            const uint32_t visible = visible_positions(band, row + Fragment::kRowDistance * r, first_key, lane);
-#pragma unroll
-            for (int32_t n = 0; n < kScores / Fragment::kRows; ++n)
-                if (!((visible >> n) & 1)) s[Fragment::index(r, Fragment::column_of_nth(n))] = -INFINITY;
-        }
-    }
 
     // A new tile: the references from its first block's scores, which are still to be multiplied by scale_log2.
     // rows_left: of the sequence, from the thread's first on. Rows past its end hold anything, and have no say in what
@@ -304,35 +308,15 @@ struct Softmax {
         }
     }
 
-    // 1 / denominator of the whole row, 0 for a row that saw no key. o: of the whole row. sink_log2: a sink's logit in
-    // base 2, -inf: none.
+    // RowTotals::normaliser() of the whole row. o: of the whole row.
     static __device__ __forceinline__ float normaliser(const RowTotals& row, const float (&o)[kOut], int32_t r,
                                                        float sink_log2) {
-        const float keys = kSumsInProduct ? product_sum(o, r) : row_sum(row.sum[r]);
-        const float total = keys + ptx::ex2(sink_log2 + row.minus_reference[r]);
-        return keys == 0.0f ? 0.0f : __fdividef(1.0f, total);
-    }
-
-    // Natural logarithm of the row's sum of exponentials, the sink's (natural units, -inf: none) included; -inf for a
-    // row that saw no key.
-    static __device__ __forceinline__ float log_sum_exp(const RowTotals& row, int32_t r, float sink) {
-        const float keys_log2 = __log2f(row_sum(row.exact_sum[r])) - row.minus_reference[r];
-        const float keys = kWide ? from_base_2(keys_log2) : kLn2 * keys_log2;
-        const float larger = fmaxf(keys, sink), smaller = fminf(keys, sink);
-        return smaller == -INFINITY ? larger : larger + log1pf(__expf(smaller - larger));
+        return row.normaliser(kSumsInProduct ? product_sum(o, r) : row_sum(row.sum[r]), r, sink_log2);
     }
 
    private:
     static __device__ __forceinline__ float scaled(float x, float scale_log2) {
         return kWide ? to_base_2(x) : __fmul_rn(x, scale_log2);
-    }
-
-    static __device__ __forceinline__ float thread_max(const float (&s)[kScores], int32_t r) {
-        float top = s[Fragment::index(r, 0)];
-#pragma unroll
-        for (int32_t i = 0; i < kScores; ++i)
-            if (Fragment::row(i) == r) top = fmaxf(top, s[i]);
-        return top;
     }
 
     // Something less kShift, which is -0 only where kShift is 0.

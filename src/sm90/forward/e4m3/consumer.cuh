@@ -2,48 +2,43 @@
 // and the walk of the 16-bit kernel (forward/steps.hpp, forward/walk.hpp), which this one shares.
 #pragma once
 
+#include "sm90/forward/consumer_warpgroup.cuh"
 #include "sm90/forward/e4m3/params.hpp"
 #include "sm90/forward/e4m3/producer.cuh"
 #include "sm90/forward/e4m3/shared.cuh"
 #include "sm90/forward/e4m3/softmax.cuh"
 #include "sm90/forward/epilogue.cuh"
 #include "sm90/forward/walk.hpp"
+#include "sm90/scores/mask.cuh"
 #include "sm90/tile/panel.cuh"
-#include "sm90/tile/uniform.cuh"
 
 namespace foveal::sm90 {
 
 template <E4m3Config kConfig>
-class E4m3Consumer : public Walk<E4m3Consumer<kConfig>, kConfig.walk()> {
+class E4m3Consumer
+    : public ConsumerWarpgroup<E4m3Consumer<kConfig>, E4m3Shared<kConfig>, kConfig.walk(), work_traits_of(kConfig)> {
     static constexpr ForwardTile kTile = kConfig.walk();
-    using Base = Walk<E4m3Consumer, kTile>;
-    friend Base;
+    using Base = ConsumerWarpgroup<E4m3Consumer, E4m3Shared<kConfig>, kTile, work_traits_of(kConfig)>;
+    friend Walk<E4m3Consumer, kTile>;
     friend Steps<E4m3Consumer, kTile>;
-    using Base::keys_;
-    using Base::queries_;
-    using Base::values_;
-    using Base::works_;
+    using Base::block_of, Base::first_key, Base::rows, Base::rows_in, Base::rows_left;
+    using Base::params_, Base::queries_, Base::shared_, Base::warp_, Base::warpgroup_, Base::works_;
     static constexpr int32_t kAccumulators = kConfig.accumulators();
     using RowSoftmax = E4m3Softmax<kAccumulators, kConfig.has_lse>;
-    static constexpr WorkTraits kTraits = work_traits_of(kConfig);
     static constexpr int32_t kKsteps = RowSoftmax::kKsteps;
     // Ksteps of P that are rounded, and wait in registers of their own, before the last product of the block before has
     // run.
     static constexpr int32_t kEarlyKsteps = 2;
     static constexpr int32_t kPartAccumulators = Fragment::size(kPartChannels);
     static constexpr int32_t kLastAccumulators = kPartAccumulators + Fragment::size(8);  // with the sums
-    static constexpr int32_t kTurnThreads = 2 * kWarpgroupThreads;
     using Exponentials = uint32_t[kKsteps][4];
     using Scale = RowScale;
 
    public:
     __device__ __forceinline__ E4m3Consumer(E4m3Shared<kConfig>& shared, const ForwardMaps& maps,
                                             const ForwardParams& params, int32_t warpgroup)
-        : shared_(shared),
+        : Base(shared, params, warpgroup),
           maps_(maps),
-          params_(params),
-          warpgroup_(warpgroup),
-          warp_(uniform(static_cast<int32_t>(threadIdx.x) % kWarpgroupThreads / 32)),
           q_descriptor_(descriptor_low(shared.q[0][warpgroup], 0)),
           k_descriptor_(descriptor_low(shared.k[0], 0)),
           v_descriptor_(descriptor_low(shared.transposed_v[0], 0)) {
@@ -51,56 +46,13 @@ class E4m3Consumer : public Walk<E4m3Consumer<kConfig>, kConfig.walk()> {
     }
 
    private:
-    // Barriers.
-    __device__ __forceinline__ void wait_keys(const RingPosition<kTile.stages>& at) { shared_.k_ring.wait_full(at); }
     __device__ __forceinline__ void wait_values(const RingPosition<kTile.stages>& at) {
         shared_.transposed_ring.wait_full(at);
     }
-    __device__ __forceinline__ void wait_queries(const RingPosition<kTile.query_buffers>& at) {
-        shared_.q_ring.wait_full(at, warpgroup_);
-    }
-    __device__ __forceinline__ void release_keys(int32_t slot) { shared_.k_ring.release(slot); }
     __device__ __forceinline__ void release_values(int32_t slot) { shared_.transposed_ring.release(slot); }
-    __device__ __forceinline__ void free_queries(int32_t slot) { shared_.q_ring.release(slot, warpgroup_); }
-    __device__ __forceinline__ void free_work(int32_t slot) { ptx::mbarrier_arrive(shared_.work_ring.free[slot][0]); }
-
-    __device__ __forceinline__ void take_turn() { take_turn_of(warpgroup_); }
     __device__ __forceinline__ void take_last_turn() {
         is_last_output_ = true;
-        take_turn_of(uniform(warpgroup_));
-    }
-    __device__ __forceinline__ void pass_turn() { pass_turn_of(warpgroup_); }
-    static __device__ __forceinline__ void take_turn_of(int32_t warpgroup) {
-        if constexpr (kTile.takes_turns) ptx::barrier_sync(turn_barrier(warpgroup), kTurnThreads);
-    }
-    static __device__ __forceinline__ void pass_turn_of(int32_t warpgroup) {
-        if constexpr (kTile.takes_turns)
-            ptx::barrier_arrive(turn_barrier(warpgroup + 1 == kTile.consumers ? 0 : warpgroup + 1), kTurnThreads);
-    }
-    static __device__ __forceinline__ void converge() { __syncwarp(); }
-    static __device__ __forceinline__ bool any_of_warp(bool condition) { return __any_sync(~0u, condition); }
-
-    // The tile that this warpgroup is at.
-    __device__ __forceinline__ uint32_t read_tile(BlockRange& blocks) const {
-        const Work& work = shared_.work[works_.slot];
-        blocks.visit = {uniform(work.blocks.visit.begin), uniform(work.blocks.visit.end)};
-        blocks.unmasked = {uniform(work.blocks.unmasked.begin), uniform(work.blocks.unmasked.end)};
-        return uniform(work.computed);
-    }
-    __device__ __forceinline__ int32_t blocks_of_tile() const {
-        return uniform(shared_.work[works_.slot].blocks.visit.size());
-    }
-    __device__ __forceinline__ bool is_own(uint32_t computed) const { return (computed >> warpgroup_ & 1) != 0; }
-    __device__ __forceinline__ int32_t warpgroup() const { return warpgroup_; }
-    __device__ __forceinline__ const Segment& rows_in(int32_t slot) const {
-        return shared_.segments[slot][warpgroup_ * kWarpgroupWarps + warp_];
-    }
-    // Of the sequence, from this thread's first row on.
-    __device__ __forceinline__ int32_t rows_left() const {
-        return shared_.work[works_.slot].len_q - rows_in(works_.slot).query - Fragment::first_row(ptx::lane_id());
-    }
-    __device__ __forceinline__ int32_t block_of(const BlockRange& blocks, int32_t i) const {
-        return block_of_step<kTraits>(params_, blocks.visit, i);
+        Base::take_last_turn();
     }
 
     // 5: S = Q K^T of a block ...
@@ -200,8 +152,8 @@ class E4m3Consumer : public Walk<E4m3Consumer<kConfig>, kConfig.walk()> {
     __device__ __forceinline__ float factor() const { return shared_.factors[works_.slot].score_log2; }
     __device__ __forceinline__ void mask(const BlockRange& blocks, int32_t i) {
         const int32_t lane = ptx::lane_id();
-        softmax_.mask(s_, shared_.work[works_.slot].band, rows_in(works_.slot).query + Fragment::first_row(lane),
-                      block_of(blocks, i) * kE4m3Keys, lane);
+        hide_by_band(s_, shared_.work[works_.slot].band, rows().query + Fragment::first_row(lane), first_key(blocks, i),
+                     lane);
     }
 
     __device__ __forceinline__ RowTotals totals() const { return softmax_.totals(); }
@@ -247,10 +199,10 @@ class E4m3Consumer : public Walk<E4m3Consumer<kConfig>, kConfig.walk()> {
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
             const float keys = o_[Fragment::size(kConfig.head_dim) + 2 * r];
-            scale.of[r] = factor * RowSoftmax::normaliser(totals, keys, r, sink * static_cast<float>(kLog2E));
+            scale.of[r] = factor * totals.normaliser(keys, r, sink * static_cast<float>(kLog2E));
         }
         if constexpr (kConfig.has_lse) {
-            const float lse[2] = {RowSoftmax::log_sum_exp(totals, 0, sink), RowSoftmax::log_sum_exp(totals, 1, sink)};
+            const float lse[2] = {totals.log_sum_exp<false>(0, sink), totals.log_sum_exp<false>(1, sink)};
             store_lse(params_, shared_.work[slot], rows_in(slot), ptx::lane_id(), lse);
         }
         return scale;
@@ -260,11 +212,6 @@ class E4m3Consumer : public Walk<E4m3Consumer<kConfig>, kConfig.walk()> {
         for (int32_t i = 0; i < kAccumulators; ++i) o_[i] = 0.0f;
     }
 
-    __device__ __forceinline__ void wait_staging() {
-        if (ptx::elect_sync()) ptx::bulk_wait_group_read();
-        __syncwarp();
-    }
-    static __device__ __forceinline__ void finish_stores() { ptx::bulk_wait_group_read(); }
     __device__ __forceinline__ void stage(RowScale scale) {
         stage_panels<kConfig.out, 0, kTile.staged_panels>(shared_.out[warpgroup_], warp_, ptx::lane_id(), o_, scale);
         clear_output();
@@ -274,10 +221,7 @@ class E4m3Consumer : public Walk<E4m3Consumer<kConfig>, kConfig.walk()> {
                                           shared_.work[slot], rows_in(slot), 0);
     }
 
-    E4m3Shared<kConfig>& shared_;
     const ForwardMaps& maps_;
-    const ForwardParams& params_;
-    const int32_t warpgroup_, warp_;
     const uint32_t q_descriptor_, k_descriptor_, v_descriptor_;
     RowSoftmax softmax_;
     bool scales_first_ = false;  // the tile's scores are scaled before a reference is subtracted

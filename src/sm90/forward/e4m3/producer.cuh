@@ -11,15 +11,6 @@
 
 namespace foveal::sm90 {
 
-// Waits for the tile in a slot and copies it.
-template <E4m3Config kConfig>
-__device__ __forceinline__ Work next_work(E4m3Shared<kConfig>& shared, RingPosition<kWorkSlots> works) {
-    shared.work_ring.wait_full(works);
-    const Work work = shared.work[works.slot];
-    ptx::mbarrier_arrive(shared.work_ring.free[works.slot][0]);  // every thread for itself: racecheck follows no warp
-    return work;
-}
-
 // Step 0.
 template <E4m3Config kConfig>
 __device__ __forceinline__ void produce_work(E4m3Shared<kConfig>& shared, const E4m3Params& all) {

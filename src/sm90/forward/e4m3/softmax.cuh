@@ -17,7 +17,6 @@
 #include "sm90/forward/softmax.cuh"
 #include "sm90/ptx/warp.cuh"
 #include "sm90/ptx/wgmma_e4m3.cuh"
-#include "sm90/scores/mask.hpp"
 #include "sm90/tile/fragment.hpp"
 #include "sm90/tile/row.cuh"
 
@@ -30,7 +29,6 @@ struct E4m3Softmax {
     static constexpr int32_t kKsteps = kE4m3Keys / kE4m3Kstep;
     // Of the reference, in base 2 (performance-log, e4m3 1): how far it is from 448 and from what is lost.
     static constexpr float kTop = 7.0f;
-    static constexpr float kLn2 = 0.693147180559945f;
     // Beyond it ("far") an fma with the reference would leave the reference's own rounding as an exponent, so there
     // scores are scaled, and rounded, before it is subtracted.
     static constexpr float kFar = 0x1p20f;
@@ -43,18 +41,6 @@ struct E4m3Softmax {
     float exact_sum[2];        // only if kLse: of the unrounded P in this thread's columns
     float scale;               // what shift() multiplies by; 1 where scores are scaled before
     uint32_t margin;
-
-    // Scores of keys that a row does not see become -inf.
-    static __device__ __forceinline__ void mask(float (&s)[kScores], Band band, int32_t row, int32_t first_key,
-                                                int32_t lane) {
-#pragma unroll
-        for (int32_t r = 0; r < 2; ++r) {
-            const uint32_t visible = visible_positions(band, row + Fragment::kRowDistance * r, first_key, lane);
-#pragma unroll
-            for (int32_t n = 0; n < kScores / Fragment::kRows; ++n)
-                if (!((visible >> n) & 1)) s[Fragment::index(r, Fragment::column_of_nth(n))] = -INFINITY;
-        }
-    }
 
     static __device__ __forceinline__ void scale_scores(float (&s)[kScores], float factor) {
 #pragma unroll
@@ -153,29 +139,7 @@ struct E4m3Softmax {
         return {{minus_reference[0], minus_reference[1]}, {0.0f, 0.0f}, {exact_sum[0], exact_sum[1]}};
     }
 
-    // 1 / denominator of the whole row, 0 for a row that saw no key. keys: the sum of its P.
-    static __device__ __forceinline__ float normaliser(const RowTotals& row, float keys, int32_t r, float sink_log2) {
-        const float total = keys + ptx::ex2(sink_log2 + row.minus_reference[r]);
-        return keys == 0.0f ? 0.0f : __fdividef(1.0f, total);
-    }
-
-    // Natural logarithm of the row's sum of exponentials, the sink's (natural units, -inf: none) included; -inf for a
-    // row that saw no key.
-    static __device__ __forceinline__ float log_sum_exp(const RowTotals& row, int32_t r, float sink) {
-        const float keys = kLn2 * (__log2f(row_sum(row.exact_sum[r])) - row.minus_reference[r]);
-        const float larger = fmaxf(keys, sink), smaller = fminf(keys, sink);
-        return smaller == -INFINITY ? larger : larger + log1pf(__expf(smaller - larger));
-    }
-
    private:
-    static __device__ __forceinline__ float thread_max(const float (&s)[kScores], int32_t r) {
-        float top = s[Fragment::index(r, 0)];
-#pragma unroll
-        for (int32_t i = 0; i < kScores; ++i)
-            if (Fragment::row(i) == r) top = fmaxf(top, s[i]);
-        return top;
-    }
-
     static __device__ __forceinline__ float never_minus_zero(float x) { return x + 0.0f; }
 
     __device__ __forceinline__ void set_reference(int32_t r, float top) {
