@@ -49,6 +49,9 @@ pub use element::{Bf16, DType, E4m3, Element, F16};
 pub use error::{Error, Result};
 pub use forward::{Forward, Plan, Workspace};
 pub use merge::{Merge, Part, MAX_MERGE_PARTS};
-pub use options::{backend_built, num_threads, set_num_threads, version, Alignment, Backend, RotaryLayout, Stream};
+pub use options::{
+    backend_built, num_threads, set_num_threads, set_thread_runner, version, Alignment, Backend, RotaryLayout, Stream,
+    ThreadRunner,
+};
 pub use pages::{CopyPages, Gather};
 pub use tensor::{Memory, Tensor, TensorMut};

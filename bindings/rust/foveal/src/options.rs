@@ -117,6 +117,27 @@ pub fn set_num_threads(threads: u32) -> Result<()> {
     check(unsafe { sys::foveal_set_num_threads(threads) })
 }
 
+/// Calls `work(job)` on the calling thread and on up to `threads - 1` others, and returns when all of its calls have.
+/// Each call does what the others have left: fewer calls are slower, not wrong. `context` is what was set with it.
+pub type ThreadRunner = unsafe extern "C" fn(
+    work: Option<unsafe extern "C" fn(job: *mut c_void)>,
+    job: *mut c_void,
+    threads: i32,
+    context: *mut c_void,
+);
+
+/// Another pool's threads (OpenMP's, rayon's) for calls on the CPU, in place of the library's own, for all threads of the
+/// process from their next call on; `None`: its own again. A child of `fork` has the library's own.
+///
+/// # Safety
+///
+/// `runner` does what [`ThreadRunner`] says and does not unwind, for as long as it is set, and no call on the CPU that
+/// uses the runner before overlaps this one.
+pub unsafe fn set_thread_runner(runner: Option<ThreadRunner>, context: *mut c_void) {
+    // SAFETY: the caller's promise.
+    unsafe { sys::foveal_set_thread_runner(runner, context) }
+}
+
 /// How many threads this thread's next call on the CPU may use.
 ///
 /// Errors: `FOVEAL_NUM_THREADS` is asked and malformed.

@@ -5,6 +5,7 @@ mod run;
 mod support;
 
 use run::{run, Order};
+use std::ffi::c_void;
 use support::random::Random;
 use support::{every, judge, random_data, Errors, Format, Problem, FORMATS};
 
@@ -129,6 +130,23 @@ fn results_do_not_depend_on_the_threads() {
     let one = run(&p, &data, false, Order::RowsFirst).unwrap();
     foveal::set_num_threads(3).unwrap();
     let three = run(&p, &data, false, Order::RowsFirst).unwrap();
+    // SAFETY: `once` needs nothing, and calls without it do not care.
+    unsafe { foveal::set_thread_runner(Some(once), std::ptr::null_mut()) };
+    let by_runner = run(&p, &data, false, Order::RowsFirst).unwrap();
+    // SAFETY: as before.
+    unsafe { foveal::set_thread_runner(None, std::ptr::null_mut()) };
     foveal::set_num_threads(0).unwrap();
-    assert!(one == three);
+    assert!(one == three && one == by_runner);
+}
+
+unsafe extern "C" fn once(
+    work: Option<unsafe extern "C" fn(*mut c_void)>,
+    job: *mut c_void,
+    _threads: i32,
+    _context: *mut c_void,
+) {
+    if let Some(work) = work {
+        // SAFETY: the runner's job.
+        unsafe { work(job) };
+    }
 }
