@@ -516,8 +516,8 @@ FOVEAL_API int32_t foveal_get_num_threads(void);
  * GOMP_parallel(work, job, threads, 0), of GNU's runtime and of LLVM's. */
 typedef void (*foveal_thread_runner)(void (*work)(void* job), void* job, int32_t threads, void* context);
 /* For all threads of the process, from their next call on the CPU on; runner null (the default): the library's own
- * threads. context is handed to the runner. A child of fork() has the library's own until it sets a runner itself. Must
- * not overlap a call on the CPU that uses the runner before. */
+ * threads. context is handed to the runner, and outlives the calls that begin before another runner is set. A child of
+ * fork() has the library's own until it sets a runner itself. */
 FOVEAL_API void foveal_set_thread_runner(foveal_thread_runner runner, void* context);
 
 #ifdef __cplusplus

@@ -12,6 +12,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -211,22 +212,23 @@ class CurrentPool {
 
 CurrentPool current_pool;
 
-// Whose threads are used in place of the pool's.
-struct CurrentRunner {
-    std::atomic<ThreadRunner> runner{nullptr};  // stored last, so whoever sees it sees the others
-    void* context = nullptr;
-    pid_t process = 0;
+// Whose threads are used in place of the pool's. Kept for good, each behind the next: a call may still be using it.
+struct Runner {
+    ThreadRunner run;  // null: none
+    void* context;
+    pid_t process;
+    const Runner* before;
 };
 
-CurrentRunner current_runner;
+std::atomic<const Runner*> current_runner{nullptr};
 
 void work_on(void* job) { static_cast<Job*>(job)->work(); }
 
 // False: there is no runner in this process.
 bool run_by_runner(Job& job, int threads) {
-    const ThreadRunner runner = current_runner.runner.load(std::memory_order_acquire);
-    if (runner == nullptr || current_runner.process != getpid()) return false;
-    runner(work_on, &job, threads, current_runner.context);
+    const Runner* const runner = current_runner.load(std::memory_order_acquire);
+    if (runner == nullptr || runner->run == nullptr || runner->process != getpid()) return false;
+    runner->run(work_on, &job, threads, runner->context);
     job.work();  // what a runner left that called nobody
     return true;
 }
@@ -244,10 +246,9 @@ void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>
 }
 
 void set_thread_runner(ThreadRunner runner, void* context) {
-    current_runner.runner.store(nullptr);
-    current_runner.context = context;
-    current_runner.process = getpid();
-    current_runner.runner.store(runner, std::memory_order_release);
+    auto* const next = new (std::nothrow) Runner{runner, context, getpid(), current_runner.load()};
+    while (next != nullptr && !current_runner.compare_exchange_weak(next->before, next)) {
+    }
 }
 
 }  // namespace foveal::cpu

@@ -131,8 +131,8 @@ pub type ThreadRunner = unsafe extern "C" fn(
 ///
 /// # Safety
 ///
-/// `runner` does what [`ThreadRunner`] says and does not unwind, for as long as it is set, and no call on the CPU that
-/// uses the runner before overlaps this one.
+/// `runner` does what [`ThreadRunner`] says and does not unwind; it and `context` outlive the calls that begin before
+/// another one is set.
 pub unsafe fn set_thread_runner(runner: Option<ThreadRunner>, context: *mut c_void) {
     // SAFETY: the caller's promise.
     unsafe { sys::foveal_set_thread_runner(runner, context) }
