@@ -87,6 +87,7 @@ TEST(DecodePlan, RefusesByName) {
     };
     refused([](auto& p) { p.dtype = DType::f32; }, "q.dtype is f32");
     refused([](auto& p) { p.head_dim = 520; }, "q's head dimension is 520");
+    refused([](auto& p) { p.batch = int64_t{1} << 24; }, "16777216 sequences and k 8 heads, and 6400 rows: more than");
     ForwardProblem p = problem(4, 32, 8);
     p.head_dim = 100;
     expect_refused(p, "head dimension is 100");
