@@ -653,7 +653,9 @@ unsafe extern "C" {
 }
 pub type foveal_thread_runner = ::core::option::Option<
     unsafe extern "C" fn(
-        work: ::core::option::Option<unsafe extern "C" fn(job: *mut ::core::ffi::c_void)>,
+        work: ::core::option::Option<
+            unsafe extern "C" fn(job: *mut ::core::ffi::c_void),
+        >,
         job: *mut ::core::ffi::c_void,
         threads: i32,
         context: *mut ::core::ffi::c_void,
