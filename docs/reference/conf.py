@@ -31,8 +31,8 @@ autodoc_member_order = "bysource"
 nitpicky = True
 # Names of other libraries and of built-in types, which have their pages elsewhere.
 nitpick_ignore_regex = [
-    (r"c:identifier", r"(int32_t|int64_t|uint32_t|uint64_t|size_t)"),
-    (r"cpp:identifier", r"(std|std::.*|int32_t|int64_t|uint32_t|size_t|foveal_.*)"),
+    (r"c:identifier", r"(u?int(8|32|64)_t|size_t)"),
+    (r"cpp:identifier", r"(std|std::.*|u?int(8|32|64)_t|size_t|foveal_.*)"),
     (r"py:.*", r"(torch\..*|jax\..*|numpy\..*|ArrayLike|collections\.abc\..*)"),
     (r"py:.*", r"(.*Error|ValueError|optional|object|int|str|bool)"),
     (r"py:class", r"foveal\.compat\.flashinfer\._Wrapper"),
