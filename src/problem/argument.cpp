@@ -17,9 +17,9 @@ void require_known_backend(foveal_backend backend) {
 
 namespace {
 
-// Neither the number of bytes nor the byte offset of the last element overflows 64 bits.
+// Neither the number of bytes nor the offset of the byte behind the last element overflows 64 bits.
 void require_addressable(const Argument& a) {
-    int64_t bytes = a.element_bytes(), offset = 0;
+    int64_t bytes = a.element_bytes(), end = bytes;
     for (int i = 0; i < a.tensor.rank; ++i)
         if (__builtin_mul_overflow(bytes, a.tensor.shape[i], &bytes))
             refuse(a.text() + ": the product of its shape overflows 64 bits at " + a.dim(i) + " = " +
@@ -28,7 +28,7 @@ void require_addressable(const Argument& a) {
         int64_t reach = 0;
         bool overflow = __builtin_mul_overflow(std::max<int64_t>(a.tensor.shape[i] - 1, 0), a.tensor.stride[i], &reach);
         overflow |= __builtin_mul_overflow(reach, a.element_bytes(), &reach);
-        overflow |= __builtin_add_overflow(offset, reach, &offset);
+        overflow |= __builtin_add_overflow(end, reach, &end);
         if (overflow)
             refuse(a.text() + ": its elements lie beyond 64 bits; the strides up to " + a.stride(i) + " = " +
                    std::to_string(a.tensor.stride[i]) + " reach too far");

@@ -62,6 +62,16 @@ TEST(CpuAppendRefuses, RotaryEmbeddings) {
     expect_refused(kSlots, {"positions.dtype", "f32"}, [](Options& o) { o.positions.dtype = FOVEAL_F32; });
 }
 
+// An element of one byte: the elements themselves end at 2^63, where nothing counts any more.
+TEST(CpuAppendRefuses, CachesThatEndBeyond64Bits) {
+    expect_refused({.cache_dtype = FOVEAL_E4M3}, {"k_cache", "beyond 64 bits"}, [](Options& o) {
+        int64_t inner = 0;
+        for (const int i : {0, 1, 3}) inner += o.k_cache.stride[i] * (o.k_cache.shape[i] - 1);
+        ASSERT_EQ(o.k_cache.shape[2], 2);
+        o.k_cache.stride[2] = INT64_MAX - inner;
+    });
+}
+
 TEST(CpuAppendRefuses, Scales) {
     constexpr AppendCase scaled{.scales = 2};
     expect_refused(scaled, {"k_scale.shape[0]", "3", "2"}, [](Options& o) { o.k_scale.shape[0] = 3; });

@@ -176,6 +176,11 @@ static void test_strides(void) {
     expect_invalid("sizes beyond 64 bits", &args, "overflow;4611686018427387904");
     args = dense(), args.k.stride[0] = INT64_MAX;
     expect_invalid("strides beyond 64 bits", &args, "k;9223372036854775807");
+    // Of two sequences: the byte behind the last one is the 2^63rd.
+    args = dense(), args.k.stride[0] = (INT64_C(1) << 61) - kRowsK * kHeadsK * kDim;
+    expect_invalid("an end beyond 64 bits", &args, "k;beyond 64 bits");
+    --args.k.stride[0];
+    check(foveal_supports(&args) == FOVEAL_OK, "the last end within 64 bits", foveal_last_error());
     args = dense(), args.q.shape[1] = args.out.shape[1] = args.lse.shape[2] = INT64_C(1) << 40;
     args.out.stride[0] = args.q.stride[0] = INT64_C(1) << 50, args.lse.stride[1] = INT64_C(1) << 41,
     args.lse.stride[0] = INT64_C(1) << 44;
