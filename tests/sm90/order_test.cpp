@@ -140,5 +140,18 @@ TEST(Order, WhatAUnitCostsPacked) {
     EXPECT_EQ(unit_cost(full, {256, 64, 2}), unit_cost(full, {256, 64, 0}));
 }
 
+// Not all row blocks are looked at then, or a plan would take seconds.
+TEST(Order, TheLongestSequenceIsPlannedFromSomeOfItsRowBlocks) {
+    const double rows = kMaxSequenceLength, overhead = rows / kTile.rows * kTileOverheadKeys;
+    const auto cost = [&](int64_t left, int64_t right) {
+        const auto p = dense(1, kMaxSequenceLength, 1, 1, left, right);
+        EXPECT_EQ(choice_for(p).section_units, 1);
+        return static_cast<double>(unit_cost(p, kTile));
+    };
+    EXPECT_NEAR(cost(FOVEAL_UNLIMITED, FOVEAL_UNLIMITED) / (rows / kTile.rows * rows + overhead), 1, 1e-6);
+    EXPECT_NEAR(cost(FOVEAL_UNLIMITED, 0) / (rows / kTile.rows * rows / 2 + overhead), 1, 1e-4);
+    EXPECT_NEAR(cost(kTile.keys - 1, 0) / (rows / kTile.rows * 2 * kTile.keys + overhead), 1, 1e-4);
+}
+
 }  // namespace
 }  // namespace foveal::sm90

@@ -38,6 +38,9 @@ constexpr int32_t kMaxSweptSection = 44;
 // A candidate with larger sections has to be better by so much.
 constexpr double kNotWorthwhile = 0.998;
 
+// Of more row blocks, evenly spaced ones stand for their neighbours in a sum, which then takes less than a millisecond.
+constexpr int64_t kMaxSummedRowBlocks = 1 << 17;
+
 // That a tile of `rows` rows computes.
 double seconds_of_key(const ForwardProblem& p, int32_t rows) {
     return 2.0 * rows * static_cast<double>(p.head_dim + p.head_dim_v) / kFlopsPerSecondOfSm;
@@ -48,6 +51,38 @@ double key_bytes_of(const ForwardProblem& p) {
     return static_cast<double>((p.head_dim + p.head_dim_v) * bytes_of(p.dtype));
 }
 
+// The K/V blocks that each row block of a sequence visits.
+class Visits {
+   public:
+    Visits(const ForwardProblem& p, TileShape tile)
+        : band_(band_of(p.window(), static_cast<int32_t>(p.rows_q), static_cast<int32_t>(p.rows_k))),
+          tile_(tile),
+          rows_q_(static_cast<int32_t>(p.rows_q)) {}
+
+    int32_t size() const { return row_blocks_of(rows_q_, tile_.rows, tile_.heads_log2); }
+
+    Range operator[](int32_t row_block) const {
+        const int32_t row = row_block * tile_.queries();
+        return kv_range(band_, {row, std::min(row + tile_.queries(), rows_q_)}, tile_.keys).visit;
+    }
+
+   private:
+    const Band band_;
+    const TileShape tile_;
+    const int32_t rows_q_;
+};
+
+// tile_cost() of all row blocks together.
+double cost_of_row_blocks(const ForwardProblem& p, TileShape tile) {
+    const Visits visits(p, tile);
+    const int64_t size = visits.size(), step = (size + kMaxSummedRowBlocks - 1) / kMaxSummedRowBlocks;
+    double cost = 0;
+    for (int64_t i = 0; i < size; i += step)
+        cost += static_cast<double>(tile_cost(visits[static_cast<int32_t>(i)], tile.keys)) *
+                static_cast<double>(std::min(step, size - i));
+    return cost;
+}
+
 struct RowBlock {
     double cost;        // tile_cost()
     double keys;        // that its K/V blocks hold
@@ -55,18 +90,16 @@ struct RowBlock {
 };
 
 std::vector<RowBlock> row_blocks_with_costs(const ForwardProblem& p, TileShape tile, bool last_rows_first) {
-    const auto rows_q = static_cast<int32_t>(p.rows_q);
-    const Band band = band_of(p.window(), rows_q, static_cast<int32_t>(p.rows_k));
-    std::vector<RowBlock> row_blocks(static_cast<size_t>(row_blocks_of(rows_q, tile.rows, tile.heads_log2)));
+    const Visits visits(p, tile);
+    std::vector<RowBlock> row_blocks(static_cast<size_t>(visits.size()));
     Range before{0, 0};
-    for (size_t step = 0; step < row_blocks.size(); ++step) {
-        const size_t i = last_rows_first ? row_blocks.size() - 1 - step : step;
-        const int32_t row = static_cast<int32_t>(i) * tile.queries();
-        const Range visit = kv_range(band, {row, std::min(row + tile.queries(), rows_q)}, tile.keys).visit;
+    for (int32_t step = 0; step < visits.size(); ++step) {
+        const int32_t i = last_rows_first ? visits.size() - 1 - step : step;
+        const Range visit = visits[i];
         const int32_t again = std::max(0, std::min(visit.end, before.end) - std::max(visit.begin, before.begin));
-        row_blocks[i] = {static_cast<double>(tile_cost(visit, tile.keys)),
-                         static_cast<double>(visit.size() * tile.keys),
-                         static_cast<double>((visit.size() - again) * tile.keys)};
+        row_blocks[static_cast<size_t>(i)] = {static_cast<double>(tile_cost(visit, tile.keys)),
+                                              static_cast<double>(visit.size() * tile.keys),
+                                              static_cast<double>((visit.size() - again) * tile.keys)};
         before = visit;
     }
     return row_blocks;
@@ -75,14 +108,11 @@ std::vector<RowBlock> row_blocks_with_costs(const ForwardProblem& p, TileShape t
 // What a tile takes on average in a batch of sequences of its mean length: computing, or reading and writing, each row
 // and each key once. Where keys are not packed, their number only has a bound, which may be far off; then, as many as
 // queries.
-double mean_tile_seconds(const ForwardProblem& p, const cuda::DeviceTraits& traits, TileShape tile, int32_t grid,
-                         bool last_rows_first) {
+double mean_tile_seconds(const ForwardProblem& p, const cuda::DeviceTraits& traits, TileShape tile, int32_t grid) {
     ForwardProblem mean = p;
     mean.rows_q = std::max<int64_t>(1, p.rows_q / p.batch);
     mean.rows_k = p.keys == KeyForm::varlen ? p.rows_k / p.batch : std::min(p.rows_k, mean.rows_q);
-    const std::vector<RowBlock> row_blocks = row_blocks_with_costs(mean, tile, last_rows_first);
-    double cost = 0;
-    for (const RowBlock& row_block : row_blocks) cost += row_block.cost / static_cast<double>(row_blocks.size());
+    const double cost = cost_of_row_blocks(mean, tile) / Visits(mean, tile).size();
     // Of a query head, where lengths vary: the last one is half full.
     const double tiles = static_cast<double>(mean.rows_q) / tile.rows + 0.5;
     const double bytes =
@@ -93,22 +123,21 @@ double mean_tile_seconds(const ForwardProblem& p, const cuda::DeviceTraits& trai
 
 // CTAs that take as many neighbouring tiles together, heads of the same rows. 0: too few heads for that, or tiles so
 // short or so few that dealing them out evenly costs more than it brings.
-int32_t bundle_of(const ForwardProblem& p, const cuda::DeviceTraits& traits, TileShape tile, int32_t grid,
-                  bool last_rows_first) {
+int32_t bundle_of(const ForwardProblem& p, const cuda::DeviceTraits& traits, TileShape tile, int32_t grid) {
     const int32_t bundle = std::gcd(static_cast<int32_t>(p.heads_q), grid);
     if (grid / bundle > kMaxBundles) return 0;
-    const double tile_seconds = mean_tile_seconds(p, traits, tile, grid, last_rows_first);
+    const double tile_seconds = mean_tile_seconds(p, traits, tile, grid);
     const double tiles = (static_cast<double>(p.rows_q) / tile.rows + 0.5 * static_cast<double>(p.batch)) *
                          static_cast<double>(p.heads_q) / grid;
     return tile_seconds >= kBalancedTileSeconds && tile_seconds * tiles >= kBalancedSeconds ? bundle : 0;
 }
 
-OrderChoice choose_varlen_order(const ForwardProblem& p, const cuda::DeviceTraits& traits, TileShape tile, int32_t grid,
-                                bool last_rows_first) {
+OrderChoice choose_varlen_order(const ForwardProblem& p, const cuda::DeviceTraits& traits, TileShape tile,
+                                int32_t grid) {
     OrderChoice choice;
     choice.section_keys = static_cast<int32_t>(
         std::min<int64_t>(kVarlenSectionBytes / static_cast<int64_t>(key_bytes_of(p)), kMaxSequenceLength));
-    choice.bundle = bundle_of(p, traits, tile, grid, last_rows_first);
+    choice.bundle = bundle_of(p, traits, tile, grid);
     return choice;
 }
 
@@ -120,9 +149,11 @@ class Model {
         double seconds, imbalance;
     };
 
-    Model(const ForwardProblem& p, const cuda::DeviceTraits& traits, TileShape tile, int32_t grid, bool last_rows_first)
-        : order_(tile_order(p, tile, {}, last_rows_first)),
-          row_blocks_(row_blocks_with_costs(p, tile, last_rows_first)),
+    // order: of whatever sections.
+    Model(const ForwardProblem& p, const cuda::DeviceTraits& traits, TileShape tile, int32_t grid,
+          const TileOrder& order)
+        : order_(order),
+          row_blocks_(row_blocks_with_costs(p, tile, order.last_rows_first)),
           grid_(grid),
           key_bytes_(key_bytes_of(p)),
           unit_bytes_(static_cast<double>(p.rows_k) * key_bytes_),
@@ -162,11 +193,6 @@ class Model {
         return {seconds + (busiest - mean) * seconds_a_key_, busiest / mean};
     }
 
-    // Runs of such an order.
-    int64_t runs(int32_t section_units) const { return int64_t{order_.units} / section_units * order_.row_blocks; }
-    int32_t units() const { return order_.units; }
-    int32_t unit_tiles() const { return order_.heads_per_kv * order_.row_blocks; }
-
    private:
     TileOrder with_sections(int32_t section_units, int32_t least_in_last) const {
         TileOrder order = order_;
@@ -197,9 +223,8 @@ class Model {
 }  // namespace
 
 int64_t unit_cost(const ForwardProblem& p, TileShape tile) {
-    double cost = 0;
-    for (const RowBlock& row_block : row_blocks_with_costs(p, tile, false)) cost += row_block.cost;
-    return packs_of(static_cast<int32_t>(p.heads_per_kv()), tile.heads_log2) * static_cast<int64_t>(cost);
+    return packs_of(static_cast<int32_t>(p.heads_per_kv()), tile.heads_log2) *
+           static_cast<int64_t>(cost_of_row_blocks(p, tile));
 }
 
 TileOrder tile_order(const ForwardProblem& p, TileShape tile, const OrderChoice& choice, bool last_rows_first) {
@@ -213,21 +238,24 @@ TileOrder tile_order(const ForwardProblem& p, TileShape tile, const OrderChoice&
 
 OrderChoice choose_order(const ForwardProblem& p, const cuda::DeviceTraits& traits, TileShape tile, int32_t grid,
                          bool last_rows_first) {
-    if (p.varlen) return choose_varlen_order(p, traits, {tile.rows, tile.keys, 0}, grid, last_rows_first);
+    if (p.varlen) return choose_varlen_order(p, traits, {tile.rows, tile.keys, 0}, grid);
     OrderChoice best;
-    const Model model(p, traits, tile, grid, last_rows_first);
+    const TileOrder order = tile_order(p, tile, best, last_rows_first);
+    const int32_t unit_tiles = order.heads_per_kv * order.row_blocks;
     const auto set_sections = [&](int32_t section_units, int32_t least_in_last) {
-        best.section_units = std::min(section_units, model.units());
-        best.sections = section_count(model.units(), best.section_units, least_in_last);
+        best.section_units = std::min(section_units, order.units);
+        best.sections = section_count(order.units, best.section_units, least_in_last);
     };
+    const auto runs = [&](int32_t section_units) { return int64_t{order.units} / section_units * order.row_blocks; };
     constexpr int32_t kSmallSection = 3;
     set_sections(kSmallSection, 1);
     // So many rounds that no CTA is left behind.
-    if (model.runs(kSmallSection) > kMaxSimulatedRuns) return best;
+    if (std::max<int64_t>(order.row_blocks, runs(kSmallSection)) > kMaxSimulatedRuns) return best;
+    const Model model(p, traits, tile, grid, order);
     double best_seconds = 1e300;
     const auto consider = [&](int32_t section_units, int32_t least_in_last) {
-        if (section_units < 1 || section_units > model.units() || least_in_last > model.units()) return;
-        if (model.runs(section_units) > kMaxSimulatedRuns) return;
+        if (section_units < 1 || section_units > order.units || least_in_last > order.units) return;
+        if (runs(section_units) > kMaxSimulatedRuns) return;
         const Model::Forecast forecast = model.of(section_units, least_in_last);
         if (forecast.seconds >= best_seconds * kNotWorthwhile) return;
         best_seconds = forecast.seconds;
@@ -235,16 +263,16 @@ OrderChoice choose_order(const ForwardProblem& p, const cuda::DeviceTraits& trai
         set_sections(section_units, least_in_last);
     };
     // The least number of units whose tiles are whole rounds of the grid.
-    const int32_t turn_units = grid / std::gcd(grid, model.unit_tiles());
+    const int32_t turn_units = grid / std::gcd(grid, unit_tiles);
     const int32_t sizes[] = {1, kSmallSection, turn_units / 3, turn_units * 2 / 3, turn_units, turn_units * 2};
     const auto consider_ends = [&](int32_t section_units) {
         consider(section_units, 1);
         // Half rounds: the last section ends together.
         for (const int32_t half_turns : {3, 5, 7, 13})
-            consider(section_units, (half_turns * grid / 2 + model.unit_tiles() - 1) / model.unit_tiles());
+            consider(section_units, (half_turns * grid / 2 + unit_tiles - 1) / unit_tiles);
     };
     for (const int32_t section_units : sizes) consider_ends(section_units);
-    consider(model.units(), 1);
+    consider(order.units, 1);
     for (int32_t section_units = 2; section_units <= kMaxSweptSection && best.imbalance > kEvenEnough; ++section_units)
         consider_ends(section_units);
     return best;
