@@ -168,9 +168,11 @@ FOVEAL_API void foveal_parallel_plan_destroy(foveal_parallel_plan* plan); /* NUL
 
 /* The plan of the gradients of that call, which args->forward describes with its out and lse. gradients->forward is
  * args->forward; dout, dlse, dq, dk and dv have this rank's rows, and which gradients are asked is the same on all
- * ranks. dsinks and dalibi_slopes are those of the whole, on every rank. Refused by name: dbias, a workspace beside
- * that of args, and sm90 (sums over ranks are in f32, which it does not write yet). The method is chosen as for the
- * forward call, and need not be that call's.
+ * ranks. dsinks and dalibi_slopes are those of the whole, on every rank. dbias has this rank's rows and every key, as
+ * forward.bias has; where that has one row for all, the whole's is on every rank. Refused by name: dbias where a rank
+ * of several has a single row (nobody could tell whether the others share its bias's), a workspace beside that of args,
+ * and sm90 (sums over ranks are in f32, which it does not write yet). The method is chosen as for the forward call, and
+ * need not be that call's.
  *
  * Also returns FOVEAL_UNSUPPORTED. */
 FOVEAL_API foveal_status foveal_parallel_backward_plan_create(const foveal_parallel_args* args,

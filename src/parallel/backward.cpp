@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "foveal/types.hpp"
+#include "parallel/bias_gradient.hpp"
 #include "parallel/exchange.hpp"
 #include "parallel/shards.hpp"
 #include "problem/argument.hpp"
@@ -63,6 +64,7 @@ class Backward : Exchange {
           regions_(plan.regions.gradients),
           dout_(gradients.dout),
           dlse_(gradients.dlse),
+          dbias_(plan, gradients.dbias),
           slope_rows_(local.alibi_slopes.rank == 2 ? local.alibi_slopes.shape[0] : 1),
           head_sums_(static_cast<size_t>((1 + slope_rows_) * heads().heads_q)),
           cell_dsinks_(static_cast<size_t>(heads().heads_q)),
@@ -73,6 +75,7 @@ class Backward : Exchange {
         clear(regions_.dq);
         clear(regions_.dk);
         clear(regions_.dv);
+        dbias_.clear();
         for (int32_t hop = 0; hop < static_cast<int32_t>(plan_.schedule.hops.size()); ++hop) {
             post(hop);
             clear(regions_.hop_dk);
@@ -84,6 +87,8 @@ class Backward : Exchange {
             leave_crew();
         else
             store();
+        if (asked_.wants_dbias)
+            dbias_.store(communicator_, packed(plan_.regions.zeros, FOVEAL_I32, 0, {problem().batch}), communication_);
         if (asked_.wants_dsinks || asked_.wants_dalibi) store_head_sums();
     }
 
@@ -139,14 +144,17 @@ class Backward : Exchange {
             args.dq = dq;
             args.dk = of_keys.dk;
             args.dv = of_keys.dv;
+            args.dbias = dbias_.of_cell(stretch, cell);
             if (asked_.wants_dalibi) args.dalibi_slopes = like(forward.alibi_slopes, cell_dalibi_.data());
         }
         if (wants_dsinks) args.dsinks = like(forward.sinks, cell_dsinks_.data());
-        const bool asks_any = asked_.wants_dq || asked_.wants_dk || asked_.wants_dv || asked_.wants_dalibi;
+        const bool asks_any =
+            asked_.wants_dq || asked_.wants_dk || asked_.wants_dv || asked_.wants_dbias || asked_.wants_dalibi;
         if (!(has_keys && asks_any) && !wants_dsinks) return;
         check(foveal_backward(&args, compute_));
         if (wants_dsinks) add_head_sums(cell_dsinks_, 1, 0);
         if (!has_keys) return;
+        dbias_.add(stretch, cell);
         if (asked_.wants_dalibi) add_slope_sums(stretch, forward.alibi_slopes);
         if (asked_.wants_dq) add(rows_of(dq_sums(), 1, stretch.row, stretch.rows), dq);
         add((is_foreign(cell) ? hop_sums(cell.hop) : own_sums()).rows(cell.row, cell.keys), of_keys);
@@ -335,6 +343,7 @@ class Backward : Exchange {
     const BackwardProblem& asked_;
     const GradientRegions& regions_;
     foveal_tensor dout_, dlse_;  // as shards_
+    BiasGradient dbias_;
     const int64_t slope_rows_;
     std::vector<double> head_sums_;  // of this rank
     std::vector<float> cell_dsinks_, cell_dalibi_;
@@ -351,7 +360,8 @@ void differentiate(const Plan& plan, Communicator& communicator, const foveal_pa
     if (gradient_problem(asked) != *plan.problem.gradients)
         refuse("gradients are others than the plan was made for; the plan's:\n" + describe(plan));
     foveal_backward_args plain = asked;
-    const foveal_forward_args plain_forward = plain_args(local);
+    foveal_forward_args plain_forward = plain_args(local);
+    plain_forward.bias = local.bias;  // lies apart from its gradient
     plain.forward = &plain_forward;
     pointers_of(plain);
     Backward(plan, communicator, args, local, asked, stream).run();

@@ -31,13 +31,21 @@ void take_crew_regions(const Plan& plan, Allocation& from, GradientRegions& regi
     if (gradients.wants_dv) regions.packed_dv = from.take(blocks_k * p.head_dim_v, sizeof(float));
 }
 
+// dbias is as large as the bias, which has the keys of all ranks.
+void check_shape_of_dbias(const foveal_tensor& dbias, const foveal_tensor& bias) {
+    const Argument a{"gradients.dbias", dbias}, of{"forward.bias", bias};
+    require_known_rank(a);
+    if (!a.present()) return;
+    if (!of.present()) refuse(a.text() + " is present but " + of.text() + " is absent");
+    require_rank(a, bias.rank, "forward.bias's rank");
+    for (int i = 0; i < bias.rank; ++i) require_dim(a, i, bias.shape[i], of.dim(i).c_str());
+}
+
 }  // namespace
 
 foveal_backward_args local_gradients(const foveal_backward_args& given, const foveal_forward_args& local) {
     foveal_backward_args gradients = given;
     gradients.forward = &local;
-    if (given.dbias.rank != 0)
-        throw Error(FOVEAL_UNSUPPORTED, "gradients.dbias is present; over several ranks a bias has no gradient yet");
     if (given.workspace != nullptr || given.workspace_bytes != 0)
         throw Error(FOVEAL_UNSUPPORTED,
                     "gradients.workspace is present; the workspace of foveal_parallel_args serves all");
@@ -52,8 +60,16 @@ BackwardProblem gradient_problem(const foveal_backward_args& gradients) {
                     "forward.backend is sm90; gradients over several ranks are sums in f32, which the cpu backend "
                     "writes and sm90 does not yet");
     const foveal_tensor& slopes = gradients.forward->alibi_slopes;
-    const foveal_forward_args plain = plain_args(*gradients.forward);
+    foveal_forward_args plain = plain_args(*gradients.forward);
     foveal_backward_args all = gradients;
+    check_shape_of_dbias(gradients.dbias, gradients.forward->bias);
+    if (gradients.dbias.rank != 0) {  // of as many keys as this rank has
+        const auto part = [&](const foveal_tensor& t) {
+            return part_of_matrix(t, 0, plain.q.shape[1], 0, plain.k.shape[1]);
+        };
+        plain.bias = part(gradients.forward->bias);
+        all.dbias = part(gradients.dbias);
+    }
     all.forward = &plain;
     if (all.dalibi_slopes.rank == slopes.rank && all.dalibi_slopes.shape[0] == slopes.shape[0])
         all.dalibi_slopes.shape[0] = plain.alibi_slopes.shape[0];

@@ -116,17 +116,14 @@ std::vector<Method> methods_of(const foveal_parallel_args& args, const Problem& 
     return methods;
 }
 
-// Keys [first, first + count) and rows [row, row + rows) of a bias or a mask.
-foveal_tensor part_of(foveal_tensor t, int64_t element_bytes, int64_t row, int64_t rows, int64_t first, int64_t count) {
-    if (t.rank == 0) return t;
-    const auto cut = [&](int dimension, int64_t begin, int64_t size) {
-        if (dimension < 0 || t.shape[dimension] == 1) return;
-        t.shape[dimension] = size;
-        if (t.data != nullptr) t.data = static_cast<std::byte*>(t.data) + begin * t.stride[dimension] * element_bytes;
-    };
-    cut(t.rank - 1, first, count);
-    cut(t.rank - 2, row, rows);
-    return t;
+// A bias of one row beside one row of q may be that row's own or shared by all ranks' rows: then nobody knows whether
+// its gradient is a sum over ranks. Every rank refuses that, or those that do not would wait for the others.
+void require_rows_that_tell(const Problem& problem) {
+    for (int32_t rank = 0; rank < problem.ranks && problem.ranks > 1; ++rank)
+        if (problem.q.rows_of_rank[static_cast<size_t>(rank)] == 1)
+            throw Error(FOVEAL_UNSUPPORTED, "gradients.dbias is present and rank " + std::to_string(rank) +
+                                                " has one row of q, which does not tell whether all ranks share the "
+                                                "row of its bias; place more rows there, or none");
 }
 
 // The backend has to take every cell, before anything is sent.
@@ -166,6 +163,19 @@ DType part_dtype_of(const foveal_forward_args& local) {
     } catch (const Error&) {  // what else may be wrong, the cells show
         return dtype_of(local.q);
     }
+}
+
+foveal_tensor part_of_matrix(foveal_tensor t, int64_t row, int64_t rows, int64_t first, int64_t keys) {
+    if (t.rank == 0) return t;
+    const int64_t element_bytes = t.dtype == FOVEAL_BOOL ? 1 : bytes_of(dtype_of(t));
+    const auto cut = [&](int dimension, int64_t begin, int64_t size) {
+        if (dimension < 0 || t.shape[dimension] == 1) return;
+        t.shape[dimension] = size;
+        if (t.data != nullptr) t.data = static_cast<std::byte*>(t.data) + begin * t.stride[dimension] * element_bytes;
+    };
+    cut(t.rank - 1, first, keys);
+    cut(t.rank - 2, row, rows);
+    return t;
 }
 
 HeadPart head_part(const Problem& problem, const Method& method, int32_t member) {
@@ -209,9 +219,8 @@ foveal_forward_args cell_args(const Plan& plan, const foveal_forward_args& local
     }
     take_heads(args.sinks);
     if (!first) args.sinks = {};
-    args.bias =
-        part_of(local.bias, bytes_of(dtype_of(local.bias)), stretch.row, stretch.rows, cell.position, cell.keys);
-    args.mask = part_of(local.mask, 1, stretch.row, stretch.rows, cell.position, cell.keys);
+    args.bias = part_of_matrix(local.bias, stretch.row, stretch.rows, cell.position, cell.keys);
+    args.mask = part_of_matrix(local.mask, stretch.row, stretch.rows, cell.position, cell.keys);
     if (args.alibi_slopes.rank == 0) return args;
     // Distances count from where the queries stand: then windows do as well.
     args.alignment = FOVEAL_BOTTOM_RIGHT;
@@ -225,7 +234,10 @@ Plan make_plan(const foveal_parallel_args& args, const foveal_backward_args* gra
     Plan plan;
     plan.problem = problem_of(args);
     const foveal_forward_args local = local_args(*args.forward);
-    if (gradients != nullptr) plan.problem.gradients = gradient_problem(local_gradients(*gradients, local));
+    if (gradients != nullptr) {
+        plan.problem.gradients = gradient_problem(local_gradients(*gradients, local));
+        if (plan.problem.gradients->wants_dbias) require_rows_that_tell(plan.problem);
+    }
     for (const Method& method : methods_of(args, plan.problem))
         plan.considered.push_back(estimate(plan.problem, method));
     std::ranges::stable_sort(plan.considered, {}, &Estimate::seconds);

@@ -148,6 +148,10 @@ DType part_dtype_of(const foveal_forward_args& local);
 foveal_forward_args cell_args(const Plan& plan, const foveal_forward_args& local, const Stretch& stretch,
                               const Cell& cell, bool first, const int32_t* offset);
 
+// Rows [row, row + rows) and keys [first, first + keys) of a bias, a mask or a bias's gradient; of a dimension that is
+// shared, what there is.
+foveal_tensor part_of_matrix(foveal_tensor t, int64_t row, int64_t rows, int64_t first, int64_t keys);
+
 // The same of gradients, whose forward arguments `local` are; their `forward` points to it. Throws Error likewise.
 foveal_backward_args local_gradients(const foveal_backward_args& given, const foveal_forward_args& local);
 BackwardProblem gradient_problem(const foveal_backward_args& gradients);

@@ -47,6 +47,7 @@ TEST(GradientsOverRanks, TheGridNoticesWhatIsIgnored) {
         {"dk", [](auto& b, auto&) { b.dk = {}; }},
         {"dv", [](auto& b, auto&) { b.dv = {}; }},
         {"dsinks", [](auto& b, auto&) { b.dsinks = {}; }},
+        {"dbias", [](auto& b, auto&) { b.dbias = {}; }},
         {"dalibi_slopes", [](auto& b, auto&) { b.dalibi_slopes = {}; }},
     };
     for (const auto& mutation : mutations) {
@@ -70,6 +71,29 @@ std::unique_ptr<BackwardData> data_of(const std::string& text) {
 
 constexpr foveal_parallel_method kMethods[] = {FOVEAL_PARALLEL_RING, FOVEAL_PARALLEL_ALL_GATHER,
                                                FOVEAL_PARALLEL_ULYSSES};
+
+// Whatever is shared of a bias: elements of one row and key, and sums over keys, rows and ranks.
+TEST(GradientsOverRanks, BiasesOfEveryForm) {
+    for (const char* form : {"=bh", "_f32=11", "=bhq1", "=1hq1", "=bh1k", "_f32=b11k", "=1111"})
+        for (const foveal_parallel_method method : {FOVEAL_PARALLEL_RING, FOVEAL_PARALLEL_ALL_GATHER})
+            for (const char* seen : {" causal", " left40 causal", " full"}) {
+                const std::string text = std::string("b2 sq150 sk203 hq4 hk2 d32 bf16 bias") + form + seen;
+                const CheckResult result = check_gradients_over_ranks(
+                    text, [&](const foveal_forward_args& whole) { return zigzag(whole, 3, method); });
+                EXPECT_TRUE(result.passed()) << result.message;
+            }
+}
+
+TEST(GradientsOverRanks, ASingleRowDoesNotTellWhoseItsBiasIs) {
+    const auto data = data_of("b1 s64 hq4 hk2 d32 bf16 causal bias=bh");
+    Ranks ranks = zigzag(*data->args().forward, 2);
+    ranks.spans_q = {{.sequence = 0, .position = 0, .rows = 63, .rank = 0, .reserved = 0},
+                     {.sequence = 0, .position = 63, .rows = 1, .rank = 1, .reserved = 0}};
+    for (const RankResult& result : run_ranks(data->args(), ranks)) {
+        EXPECT_EQ(result.status, FOVEAL_UNSUPPORTED);
+        EXPECT_NE(result.message.find("gradients.dbias is present and rank 1 has one row"), std::string::npos);
+    }
+}
 
 TEST(GradientsOverRanks, TheSameBitsInEveryRun) {
     for (const foveal_parallel_method method : kMethods) {
@@ -212,7 +236,13 @@ TEST(GradientsOverRanks, RefusesByName) {
         foveal_status status;
         const char* message;
     } cases[] = {
-        {[](auto&, auto&, auto& b) { b.dbias = b.forward->bias; }, FOVEAL_UNSUPPORTED, "gradients.dbias is present"},
+        {[](auto&, auto&, auto& b) { b.dbias = b.dq; }, FOVEAL_INVALID_ARGUMENT, "gradients.dbias.shape[1] is"},
+        {[](auto&, auto& f, auto& b) { b.dbias = f.bias, f.bias = {}; }, FOVEAL_INVALID_ARGUMENT,
+         "gradients.dbias is present but forward.bias is absent"},
+        {[](auto&, auto& f, auto& b) { b.dbias = f.bias, b.dbias.dtype = FOVEAL_F16; }, FOVEAL_INVALID_ARGUMENT,
+         "dbias.dtype is f16"},
+        {[](auto&, auto& f, auto& b) { b.dbias = f.bias, b.dbias.stride[2] = 0; }, FOVEAL_INVALID_ARGUMENT,
+         "dbias would overlap itself"},
         {[](auto&, auto& f, auto&) { f.backend = FOVEAL_BACKEND_SM90; }, FOVEAL_UNSUPPORTED, "forward.backend is sm90"},
         {[](auto&, auto&, auto& b) { b.workspace_bytes = 16; }, FOVEAL_UNSUPPORTED, "gradients.workspace is present"},
         {[](auto&, auto&, auto& b) { b.forward = nullptr; }, FOVEAL_INVALID_ARGUMENT, "gradients->forward is not"},

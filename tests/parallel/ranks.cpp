@@ -24,7 +24,7 @@ struct Written {
 struct Rank {
     std::vector<SpanRows> rows_q, rows_k;
     Owned q, k, v, out, lse, bias, mask;
-    Owned dout, dlse, dq, dk, dv, dsinks, dalibi;
+    Owned dout, dlse, dq, dk, dv, dsinks, dbias, dalibi;
     std::unique_ptr<std::byte, decltype(&std::free)> workspace{nullptr, &std::free};
     std::unique_ptr<RankDevice> device;  // none: on the CPU
     foveal_forward_args forward{};
@@ -34,11 +34,8 @@ struct Rank {
 
     std::vector<Written> written() {
         if (!differentiates) return {{&out, &forward.out}, {&lse, &forward.lse}};
-        return {{&dq, &gradients.dq},
-                {&dk, &gradients.dk},
-                {&dv, &gradients.dv},
-                {&dsinks, &gradients.dsinks},
-                {&dalibi, &gradients.dalibi_slopes}};
+        return {{&dq, &gradients.dq},         {&dk, &gradients.dk},       {&dv, &gradients.dv},
+                {&dsinks, &gradients.dsinks}, {&dbias, &gradients.dbias}, {&dalibi, &gradients.dalibi_slopes}};
     }
     foveal_status plan(foveal_parallel_plan** plan) const {
         return differentiates ? foveal_parallel_backward_plan_create(&args, &gradients, plan)
@@ -131,6 +128,9 @@ void fill_rank(Rank& of, int32_t rank, const foveal_forward_args& whole, const R
     of.args.spans_k_count = static_cast<int64_t>(ranks.spans_k.size());
 }
 
+// The dimension of a bias's rows, or -1 if all share one.
+int row_of_matrix(const foveal_tensor& t) { return t.rank < 2 || t.shape[t.rank - 2] == 1 ? -1 : t.rank - 2; }
+
 void fill_gradients(Rank& of, const foveal_backward_args& whole) {
     const foveal_forward_args& forward = *whole.forward;
     const int row = forward.q.rank == 4 ? 1 : 0, row_k = forward.k.rank == 4 ? 1 : 0, row_lse = forward.lse.rank - 1;
@@ -154,6 +154,9 @@ void fill_gradients(Rank& of, const foveal_backward_args& whole) {
     written(of.dv, whole.dv, row_k, count_of(of.rows_k), of.gradients.dv);
     written(of.dsinks, whole.dsinks, 0, whole.dsinks.shape[0], of.gradients.dsinks);
     written(of.dalibi, whole.dalibi_slopes, 0, whole.dalibi_slopes.shape[0], of.gradients.dalibi_slopes);
+    const int row_bias = row_of_matrix(whole.dbias);
+    written(of.dbias, whole.dbias, std::max(row_bias, 0), row_bias < 0 ? whole.dbias.shape[0] : count_of(of.rows_q),
+            of.gradients.dbias);
 }
 
 // A rank's thread. The workspace is zero at first, and in each further call as the last has left it; all must give the
@@ -279,18 +282,24 @@ std::vector<RankResult> run_ranks(const foveal_backward_args& whole, const Ranks
         fill_gradients(of[i], whole);
     }
     std::vector<RankResult> results = run(of, ranks);
+    const int row_bias = row_of_matrix(whole.dbias);
     for (size_t i = 0; i < of.size(); ++i) {
         scatter(of[i].dq, of[i].rows_q, whole.dq, whole.dq.rank == 4 ? 1 : 0);
         scatter(of[i].dk, of[i].rows_k, whole.dk, whole.dk.rank == 4 ? 1 : 0);
         scatter(of[i].dv, of[i].rows_k, whole.dv, whole.dv.rank == 4 ? 1 : 0);
         if (of[i].dsinks.bytes != of[0].dsinks.bytes || of[i].dalibi.bytes != of[0].dalibi.bytes)
             results[i] = {FOVEAL_INTERNAL_ERROR, "other dsinks or dalibi_slopes than rank 0"};
+        if (row_bias >= 0)
+            scatter(of[i].dbias, of[i].rows_q, whole.dbias, row_bias);
+        else if (of[i].dbias.bytes != of[0].dbias.bytes)
+            results[i] = {FOVEAL_INTERNAL_ERROR, "another dbias than rank 0"};
     }
     const auto copy_whole = [](const Owned& from, const foveal_tensor& to) {
         if (to.rank != 0) copy_rows(from.view, 0, to, 0, to.shape[0], 0);
     };
     copy_whole(of[0].dsinks, whole.dsinks);
     copy_whole(of[0].dalibi, whole.dalibi_slopes);
+    if (row_bias < 0) copy_whole(of[0].dbias, whole.dbias);
     return results;
 }
 
@@ -303,6 +312,14 @@ std::string failures_of(const std::vector<RankResult>& results) {
             failure += "rank " + std::to_string(i) + ": " + foveal_status_name(results[i].status) + ": " +
                        results[i].message + "\n";
     return failure;
+}
+
+// Does a rank have one row? Then it cannot tell whose its bias's is.
+bool refuses_dbias(const foveal_forward_args& whole, const Ranks& ranks) {
+    bool has_one_row = false;
+    for (int32_t rank = 0; rank < ranks.count; ++rank)
+        has_one_row |= count_of(rows_of_rank(ranks.spans_q, rank, lengths_of(whole).q)) == 1;
+    return has_one_row && ranks.count > 1;
 }
 
 }  // namespace
@@ -325,8 +342,9 @@ CheckResult check_gradients_over_ranks(const std::string& text,
     const BackwardCase c = parse_backward_case("backward " + text);
     CheckResult result = check_backward(c, FOVEAL_BACKEND_CPU, [&](const foveal_backward_args& whole) {
         foveal_backward_args of_ranks = whole;
-        of_ranks.dbias = {};  // refused over ranks
-        if (whole.dbias.rank != 0) {
+        const Ranks ranks = ranks_of(*whole.forward);
+        if (whole.dbias.rank != 0 && refuses_dbias(*whole.forward, ranks)) {
+            of_ranks.dbias = {};
             foveal_backward_args of_bias = whole;
             of_bias.dq = of_bias.dk = of_bias.dv = of_bias.dsinks = of_bias.dalibi_slopes = {};
             if (const foveal_status status = foveal_backward(&of_bias, nullptr); status != FOVEAL_OK) return status;
@@ -334,7 +352,7 @@ CheckResult check_gradients_over_ranks(const std::string& text,
         foveal_forward_args forward = *whole.forward;
         of_ranks.forward = &forward;
         if (change) change(of_ranks, forward);
-        failure = failures_of(run_ranks(of_ranks, ranks_of(*whole.forward)));
+        failure = failures_of(run_ranks(of_ranks, ranks));
         return failure.empty() ? foveal_status{FOVEAL_OK} : foveal_status{FOVEAL_INTERNAL_ERROR};
     });
     if (!result.passed()) result.message = text + "\n" + failure + result.message;

@@ -63,15 +63,16 @@ Ranks zigzag(const foveal_forward_args& whole, int32_t count, foveal_parallel_me
 // Every rank's calls, in the same workspace; then out and lse of `whole` hold what they have computed. Statuses and
 // messages of the first failure of each rank.
 std::vector<RankResult> run_ranks(const foveal_forward_args& whole, const Ranks& ranks);
-// The same of gradients; those of sinks and slopes must be the same bits on every rank.
+// The same of gradients; those of sinks, slopes and of a bias whose row is shared must be the
+// same bits on every rank.
 std::vector<RankResult> run_ranks(const foveal_backward_args& whole, const Ranks& ranks);
 
 // check_case() with run_ranks() in place of foveal_forward().
 CheckResult check_over_ranks(const std::string& text, const std::function<Ranks(const foveal_forward_args&)>& ranks_of);
 // What a test changes in the whole call before ranks get it.
 using ChangeGradients = std::function<void(foveal_backward_args& gradients, foveal_forward_args& forward)>;
-// check_backward() with run_ranks() in place of foveal_backward(); out, the log-sum-exp and the bias's gradient are one
-// device's.
+// check_backward() with run_ranks() in place of foveal_backward(); out and the log-sum-exp are one device's, and the
+// bias's gradient where a rank has a single row.
 CheckResult check_gradients_over_ranks(const std::string& text,
                                        const std::function<Ranks(const foveal_forward_args&)>& ranks_of,
                                        const ChangeGradients& change = {});

@@ -111,11 +111,11 @@ class _Call:
 class _Recorded(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, call: _Call, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *of_heads: torch.Tensor | None
+        ctx: Any, call: _Call, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *others: torch.Tensor | None
     ) -> Any:
         out, lse = call.forward((q, k, v), True)
         ctx.call = call
-        ctx.save_for_backward(q, k, v, *of_heads, out, lse)
+        ctx.save_for_backward(q, k, v, *others, out, lse)
         ctx.set_materialize_grads(False)
         return out, lse
 
@@ -130,7 +130,7 @@ class _Recorded(torch.autograd.Function):
             torch.empty_like(tensor, memory_format=torch.contiguous_format) if wanted else None
             for tensor, wanted in zip(inputs, ctx.needs_input_grad[1:], strict=True)
         ]
-        names = ("dq", "dk", "dv", "dsinks", "dalibi_slopes")
+        names = ("dq", "dk", "dv", "dsinks", "dalibi_slopes", "dbias")
         gradients = {"dout": dout, "dlse": dlse, **dict(zip(names, asked, strict=True))}
         ctx.call.backward(tuple(inputs[:3]), (out, lse), gradients)
         return None, *asked
@@ -143,10 +143,10 @@ def _records(tensors: dict[str, torch.Tensor | None]) -> bool:
         return False
     for name in asked:
         tensor = tensors[name]
-        if name == "bias" or (tensor is not None and tensor.device.type != "cpu"):
+        if tensor is not None and tensor.device.type != "cpu":
             raise foveal.UnsupportedError(
-                f"{name} requires a gradient; over ranks q, k, v, sinks and alibi_slopes have one, on the CPU: "
-                "detach() it, or call under torch.no_grad()"
+                f"{name} requires a gradient; over ranks there is one on the CPU: detach() it, or call under "
+                "torch.no_grad()"
             )
     return True
 
@@ -254,7 +254,7 @@ def attention(
     tensors = (q[None], k[None], v[None]) if q.dim() == 3 else (q, k, v)
     of_call = _Call(rank_of(group, q.device, timeout_seconds), options, call, return_lse)
     if _records({"q": q, "k": k, "v": v, "sinks": sinks, "alibi_slopes": alibi_slopes, "bias": bias}):
-        both = _Recorded.apply(of_call, *tensors, sinks, alibi_slopes)  # type: ignore[no-untyped-call]
+        both = _Recorded.apply(of_call, *tensors, sinks, alibi_slopes, bias)  # type: ignore[no-untyped-call]
         result = both if return_lse else both[0]
     else:
         result = of_call.forward(tensors, return_lse)

@@ -245,13 +245,9 @@ void gradients(nb::tuple tensors, nb::tuple results, nb::dict gradients, nb::dic
     const struct {
         const char* name;
         foveal_tensor* tensor;
-    } given[] = {{"dout", &args.dout},
-                 {"dlse", &args.dlse},
-                 {"dq", &args.dq},
-                 {"dk", &args.dk},
-                 {"dv", &args.dv},
-                 {"dsinks", &args.dsinks},
-                 {"dalibi_slopes", &args.dalibi_slopes}};
+    } given[] = {
+        {"dout", &args.dout}, {"dlse", &args.dlse},     {"dq", &args.dq},       {"dk", &args.dk},
+        {"dv", &args.dv},     {"dsinks", &args.dsinks}, {"dbias", &args.dbias}, {"dalibi_slopes", &args.dalibi_slopes}};
     std::vector<std::unique_ptr<Borrowed>> borrowed;
     for (const auto& [name, tensor] : given) {
         const nb::handle object(gradients[name].ptr());  // the dictionary holds it

@@ -22,7 +22,11 @@ CASES = [
     dict(softcap=20.0, chunk=64, causal=True),
     dict(causal=True, sinks=True, alibi_slopes=True, method="ring"),
     dict(mask=True),
+    dict(bias=(2, 4, True, True), causal=True, method="ring"),
+    dict(bias=(1, 4, False, True), window=(40, 0)),
+    dict(bias=(1, 1, True, False)),
 ]
+# Of a bias: its batch and heads, and whether queries and keys have values of their own.
 
 
 def whole(generator, shape, heads_k):
@@ -44,6 +48,10 @@ def check_case(rank, ranks, options):
     if options.get("mask"):
         options["mask"] = torch.rand(2, 1, length, length, generator=generator) < 0.5
         local["mask"] = own(options["mask"], 2)
+    if options.get("bias"):
+        local["bias"] = options["bias"] = drawn_bias(generator, length, options["bias"])
+        if options["bias"].shape[2] != 1:
+            local["bias"] = own(options["bias"], 2)
     asked = {name: options[name] for name in options if name not in ("method", "placement")}
     expected, expected_lse = foveal.attention(q, k, v, return_lse=True, **asked)
     out, lse = foveal.parallel.attention(
@@ -53,6 +61,12 @@ def check_case(rank, ranks, options):
     torch.testing.assert_close(lse, own(expected_lse, 2), atol=2e-5, rtol=2e-5)
 
 
+def drawn_bias(generator, length, form):
+    batch, heads, of_queries, of_keys = form
+    shape = batch, heads, length if of_queries else 1, length if of_keys else 1
+    return torch.randn(shape, generator=generator)
+
+
 def check_gradients(rank, ranks, options, through_lse):
     """Each rank's part of the loss gives each rank's rows of the whole loss's gradients, and all of the heads'."""
     options, placement = dict(options), options.get("placement", "zigzag")
@@ -60,8 +74,10 @@ def check_gradients(rank, ranks, options, through_lse):
     inputs = list(whole(generator, (2, length, 4, 32), 4 if options.get("method") == "ulysses" else 2))
     dout = torch.randn(inputs[0].shape, generator=generator)
     dlse = torch.randn(2, 4, length, generator=generator)
-    of_heads = [name for name in ("sinks", "alibi_slopes") if options.get(name)]
-    inputs += [torch.rand(4, generator=generator) for _ in of_heads]
+    others = [name for name in ("sinks", "alibi_slopes", "bias") if options.get(name)]
+    for name in others:
+        of_bias = name == "bias"
+        inputs.append(drawn_bias(generator, length, options["bias"]) if of_bias else torch.rand(4, generator=generator))
     spans = foveal.parallel.spans([length], ranks, placement)
     own = lambda t, dim=1: foveal.parallel.take(t, spans, rank, [length], dim)  # noqa: E731
     local = dict(options)
@@ -72,16 +88,22 @@ def check_gradients(rank, ranks, options, through_lse):
 
     def gradients(attention, tensors, dout, dlse, keywords):
         leaves = [tensor.clone().requires_grad_() for tensor in tensors]
-        keywords = {**keywords, **dict(zip(of_heads, leaves[3:], strict=True))}
+        keywords = {**keywords, **dict(zip(others, leaves[3:], strict=True))}
         out, lse = attention(*leaves[:3], return_lse=True, **keywords)
         loss = (out * dout).sum() + ((lse * dlse).sum() if through_lse else 0)
         return torch.autograd.grad(loss, leaves)
 
+    def of_rank(i, t):
+        """What of q, k, v and the others, or of their gradients, is this rank's."""
+        if i < 3:
+            return own(t)
+        return own(t, 2) if others[i - 3] == "bias" and t.shape[2] != 1 else t
+
     expected = gradients(foveal.attention, inputs, dout, dlse, asked)
-    local_inputs = [own(t) for t in inputs[:3]] + inputs[3:]
+    local_inputs = [of_rank(i, t) for i, t in enumerate(inputs)]
     got = gradients(foveal.parallel.attention, local_inputs, own(dout), own(dlse, 2), {**local, "lengths": [length]})
     for i in range(len(inputs)):
-        torch.testing.assert_close(got[i], own(expected[i]) if i < 3 else expected[i], atol=2e-5, rtol=2e-5)
+        torch.testing.assert_close(got[i], of_rank(i, expected[i]), atol=2e-5, rtol=2e-5)
 
 
 def check_documents(rank, ranks):
@@ -147,9 +169,10 @@ def check_refusals():
         foveal.parallel.attention(q, q, q, method="telepathy")
     with pytest.raises(foveal.InvalidArgument, match="forward.q has 10 rows; the spans of rank"):
         foveal.parallel.attention(q, q, q, lengths=[100])
-    bias = torch.zeros(1, 1, 10, 20, requires_grad=True)
-    with pytest.raises(foveal.UnsupportedError, match="bias requires a gradient"):
-        foveal.parallel.attention(q, q, q, bias=bias)
+    if dist.get_world_size() == 2:
+        one, bias = torch.randn(1, 1, 2, 32), torch.zeros(1, 1, 1, 2, requires_grad=True)
+        with pytest.raises(foveal.UnsupportedError, match="gradients.dbias is present and rank 0 has one row of q"):
+            foveal.parallel.attention(one, one, one, bias=bias, causal=True).sum().backward()
     q.requires_grad_()
     with pytest.raises(RuntimeError, match="differentiate twice"):
         out = foveal.parallel.attention(q, q, q)
