@@ -21,8 +21,9 @@
 //! All attention here has gradients, by `backward()` as candle's own operations have, whichever function computed it: see
 //! [`Attention`]. What has none (keys in pages, merging) is refused in the backward pass, by name.
 //!
-//! Results are allocated by candle, and so are, for gradients alone, the log-sum-exp and the backward's workspace; nothing
-//! else is allocated on a GPU, and its work goes to the device's own stream.
+//! Results are allocated by candle, and so are, for gradients alone, the log-sum-exp, the backward's workspace and single
+//! numbers that stand in candle's graph for results; nothing else is allocated on a GPU, and its work goes to the device's own
+//! stream.
 
 mod attention;
 mod cache;
