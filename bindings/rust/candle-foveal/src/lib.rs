@@ -15,7 +15,7 @@
 //!
 //! Each argument does what it says, or is refused by an error that names it. Windows and ALiBi slopes work, any head
 //! dimension that foveal supports will do, tensors on the CPU are taken, and views are taken without a copy. Beyond
-//! those crates: [`Attention`] has every option of foveal's and the log-sum-exp, [`merge`] puts parts together, and
+//! those crates: [`Attention`] has foveal's options and the log-sum-exp, [`merge`] puts parts together, and
 //! [`Append`] and [`reshape_and_cache`] write caches.
 //!
 //! All attention here has gradients, by `backward()` as candle's own operations have, whichever function computed it: see
