@@ -5,7 +5,8 @@
 
 What runs: the suites of `foveal check`, the GoogleTest programs that need a device, and, where they are asked for,
 compute-sanitizer's memcheck and racecheck over every head dimension with every option (--sanitizer), pytest (--pytest
-FOLDER), and one launch under ncu (--ncu). Exit status 1 if anything failed.
+FOLDER), candle-foveal's test programs, built with its feature `cuda` (--rust FOLDER), and one launch under ncu (--ncu).
+Exit status 1 if anything failed.
 """
 
 import argparse
@@ -134,6 +135,13 @@ def pytest(folder):
     return counts, status == 0 and counts["passed"] > 0, text
 
 
+def rust(program):
+    status, text = run([program, "--test-threads=1"], 300, {"FOVEAL_TEST_CUDA": "1"})
+    counts = {what: number(rf"(\d+) {word}", text) for what, word in
+              (("passed", "passed"), ("failed", "failed"), ("skipped", "ignored"))}  # fmt: skip
+    return counts, status == 0 and counts["passed"] > 0, text
+
+
 def ncu(binaries):
     command = ["ncu", "--clock-control", "none", "-k", "regex:forward", "--launch-skip", "3", "--launch-count", "1",
                "--csv", "--metrics", ",".join(NCU_METRICS)]  # fmt: skip
@@ -152,6 +160,7 @@ def main():
     parser.add_argument("--sanitizer", action="store_true")
     parser.add_argument("--ncu", action="store_true")
     parser.add_argument("--pytest", metavar="FOLDER")
+    parser.add_argument("--rust", metavar="FOLDER")
     options = parser.parse_args()
 
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
@@ -163,6 +172,9 @@ def main():
     if options.pytest:
         parts["pytest"] = functools.partial(pytest, options.pytest)
     parts |= {name: functools.partial(gtest, options.binaries, command) for name, command in PROGRAMS.items()}
+    if options.rust:
+        programs = sorted(path for path in pathlib.Path(options.rust).iterdir() if path.is_file())
+        parts |= {f"candle_foveal_{path.name}": functools.partial(rust, str(path)) for path in programs}
     if options.sanitizer:
         parts |= {tool: functools.partial(sanitizer, options.binaries, tool) for tool in ("memcheck", "racecheck")}
     if options.ncu:

@@ -5,7 +5,7 @@ use crate::forward::{compute, compute_with_lse};
 use crate::graph::{attention_in_graph, attention_in_graph_with_lse};
 use crate::storage::{Held, Place};
 
-/// Attention with every option of foveal's, on tensors of candle's.
+/// Attention with foveal's options, on tensors of candle's.
 ///
 /// q `[b, s_q, h_q, d]`, k `[b, s_k, h_k, d]`, v `[b, s_k, h_k, d_v]`; the result `[b, s_q, h_q, d_v]` is contiguous, of
 /// q's type: f32 (CPU), bf16 or f16. With [`seqlens`](Attention::seqlens): `[total, h, d]`. `h_q` is a multiple of `h_k`.

@@ -266,8 +266,7 @@ impl InplaceOp2 for Op<'_> {
             (cache_l.start_offset(), &dims, &strides),
             &stream,
             |target| {
-                let place = Place::Cuda { stream: &stream, reads: Vec::new() };
-                self.run(target, (Operand::Cuda(rows), rows_l), &held, &angles, place)
+                self.run(target, (Operand::Cuda(rows), rows_l), &held, &angles, Place::on(rows.device(), &stream)?)
             },
         )
     }

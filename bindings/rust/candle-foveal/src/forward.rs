@@ -126,7 +126,7 @@ impl CustomOp3 for Op<'_> {
         let held = self.attention.held();
         let run = |out: foveal::TensorMut<'_>, lse: Option<foveal::TensorMut<'_>>| {
             let inputs = [(Operand::Cuda(q), q_l), (Operand::Cuda(k), k_l), (Operand::Cuda(v), v_l)];
-            self.run(inputs, out, lse, &held, Place::Cuda { stream: &stream, reads: Vec::new() })
+            self.run(inputs, out, lse, &held, Place::on(q.device(), &stream)?)
         };
         let mut out = new_storage("q", q.dtype(), out_dims.iter().product(), q.device())?;
         match self.lse {

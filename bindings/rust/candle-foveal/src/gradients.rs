@@ -159,8 +159,9 @@ impl CustomOp3 for Op<'_> {
         }
         let reads = self.reads();
         let inputs = [(Operand::Cuda(q), q_l), (Operand::Cuda(k), k_l), (Operand::Cuda(v), v_l)];
-        let place = Place::Cuda { stream: &stream, reads: Vec::new() };
-        self.run(inputs, &reads, written, place, |backward, _| run_with_workspace(backward, device))?;
+        self.run(inputs, &reads, written, Place::on(device, &stream)?, |backward, _| {
+            run_with_workspace(backward, device)
+        })?;
         drop(guards);
         for (n, dims, storage) in storages {
             self.slots[n].put_cuda(storage, dims.into());

@@ -15,14 +15,15 @@
 //!
 //! Each argument does what it says, or is refused by an error that names it. Windows and ALiBi slopes work, any head
 //! dimension that foveal supports will do, tensors on the CPU are taken, and views are taken without a copy. Beyond
-//! those crates: [`Attention`] has every option of foveal's and the log-sum-exp, [`merge`] puts parts together, and
+//! those crates: [`Attention`] has foveal's options and the log-sum-exp, [`merge`] puts parts together, and
 //! [`Append`] and [`reshape_and_cache`] write caches.
 //!
 //! All attention here has gradients, by `backward()` as candle's own operations have, whichever function computed it: see
 //! [`Attention`]. What has none (keys in pages, merging) is refused in the backward pass, by name.
 //!
-//! Results are allocated by candle, and so are, for gradients alone, the log-sum-exp and the backward's workspace; nothing
-//! else is allocated on a GPU, and its work goes to the device's own stream.
+//! Results are allocated by candle, and so are, for gradients alone, the log-sum-exp, the backward's workspace and single
+//! numbers that stand in candle's graph for results; nothing else is allocated on a GPU, and its work goes to the device's own
+//! stream.
 
 mod attention;
 mod cache;

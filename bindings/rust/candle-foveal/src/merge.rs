@@ -102,7 +102,7 @@ impl CustomOp3 for Op {
         let held = self.held();
         with_view_mut("out", &mut out, (0, &out_dims, &out_strides), &stream, |out| {
             with_view_mut("lse", &mut lse, (0, &lse_dims, &lse_strides), &stream, |lse| {
-                self.run(&held, out, lse, Place::Cuda { stream: &stream, reads: Vec::new() })
+                self.run(&held, out, lse, Place::on(first.device(), &stream)?)
             })
         })?;
         self.lse.put_cuda(lse, lse_dims.into());

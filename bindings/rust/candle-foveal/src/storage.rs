@@ -6,7 +6,7 @@ use half::slice::HalfFloatSliceExt;
 #[cfg(feature = "cuda")]
 use candle_core::cuda_backend::{
     cudarc::driver::{CudaStream, DevicePtr, SyncOnDrop},
-    CudaStorage,
+    CudaDevice, CudaStorage,
 };
 
 /// An argument's memory.
@@ -22,6 +22,7 @@ pub(crate) enum Place<'a> {
     Cpu,
     #[cfg(feature = "cuda")]
     Cuda {
+        device: &'a CudaDevice,
         stream: &'a CudaStream,
         reads: Vec<SyncOnDrop<'a>>,
     },
@@ -30,7 +31,14 @@ pub(crate) enum Place<'a> {
     Never(&'a std::convert::Infallible),
 }
 
-impl Place<'_> {
+impl<'a> Place<'a> {
+    /// A device and its stream, as the calling thread's current ones: candle's default stream has one name on all devices.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on(device: &'a CudaDevice, stream: &'a CudaStream) -> Result<Self> {
+        stream.context().bind_to_thread().map_err(Error::wrap)?;
+        Ok(Place::Cuda { device, stream, reads: Vec::new() })
+    }
+
     pub(crate) fn stream(&self) -> foveal::Stream {
         match self {
             Place::Cpu => foveal::Stream::none(),
@@ -106,7 +114,12 @@ pub(crate) fn view<'a>(
         }
         .map_err(|error| Error::msg(format!("{name}: {error}"))),
         #[cfg(feature = "cuda")]
-        (Operand::Cuda(storage), Place::Cuda { stream, reads }) => {
+        (Operand::Cuda(storage), Place::Cuda { device, stream, reads }) => {
+            use candle_core::backend::{BackendDevice, BackendStorage};
+            let (at, first) = (storage.device().location(), device.location());
+            if at != first {
+                bail!("{name} is on {at:?}, and the first argument on {first:?}")
+            }
             cuda::view(name, storage, layout, unsigned, stream, reads)
         }
         #[allow(unreachable_patterns)] // without `cuda` the first arm is all there is
@@ -195,7 +208,6 @@ pub(crate) mod cuda {
 
     use super::*;
     use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtrMut};
-    use candle_core::cuda_backend::CudaDevice;
     use half::{bf16, f16};
     use std::ffi::c_void;
 
@@ -293,8 +305,9 @@ pub(crate) mod cuda {
         result
     }
 
-    /// Room for a result that is written whole.
+    /// Room for a result that is written whole; never for no element, which CUDA need not give or take back.
     pub(crate) fn new_storage(name: &str, dtype: DType, elements: usize, device: &CudaDevice) -> Result<CudaStorage> {
+        let elements = elements.max(1);
         // SAFETY: a call that succeeds writes every element; after one that fails the storage is dropped.
         unsafe {
             Ok(match dtype {
@@ -305,8 +318,10 @@ pub(crate) mod cuda {
             })
         }
     }
+
     /// The same of zeros, for one that is not.
     pub(crate) fn new_zeros(name: &str, dtype: DType, elements: usize, device: &CudaDevice) -> Result<CudaStorage> {
+        let elements = elements.max(1);
         Ok(match dtype {
             DType::F32 => CudaStorage::wrap_cuda_slice(device.alloc_zeros::<f32>(elements)?, device.clone()),
             DType::BF16 => CudaStorage::wrap_cuda_slice(device.alloc_zeros::<bf16>(elements)?, device.clone()),

@@ -5,16 +5,11 @@ mod support;
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_foveal::{candle_flash_attn as v2, candle_flash_attn_v3 as v3, merge, Attention};
-use problem::{device, expect_refusal, expect_right, seqlens, tensors};
+use problem::{device, expect_refusal, expect_right, formats, seqlens, tensors};
 use support::random::Random;
 use support::{random_data, Format, Problem};
 
 const SCALE: f32 = 0.17;
-
-fn formats() -> Result<Vec<Format>> {
-    let on_gpu = !matches!(device()?, Device::Cpu); // where f32 is not computed
-    Ok(if on_gpu { vec![Format::Bf16, Format::F16] } else { support::FORMATS.to_vec() })
-}
 
 /// Causal, full, and windows of each kind: (left, right).
 const WINDOWS: [(Option<usize>, Option<usize>); 6] =
@@ -25,7 +20,8 @@ fn expect_all_functions_right(p: &Problem, varlen: bool) -> Result<()> {
     let data = random_data(p, 1);
     let [q, k, v] = &tensors(p, &data, varlen)?;
     let [lens_q, lens_k] = &seqlens(p)?;
-    let slopes = &Tensor::new(p.slopes.clone(), &device()?)?;
+    let slopes = if p.slopes.is_empty() { vec![0.] } else { p.slopes.clone() }; // without them nobody takes the tensor
+    let slopes = &Tensor::new(slopes, &device()?)?;
     let (left, right) = (p.left, p.right);
     let causal = right == Some(0);
     let whole = left.is_none() && (right.is_none() || causal);
@@ -81,7 +77,7 @@ fn bits(tensor: &Tensor) -> Result<Vec<u32>> {
 
 #[test]
 fn all_functions_are_exact_in_every_window() -> Result<()> {
-    for format in formats()? {
+    for &format in formats()? {
         for (varlen, lengths) in [(false, [(30, 50); 2]), (true, [(30, 50), (41, 9)])] {
             for slopes in [vec![], vec![0.5, 0.25, 0.125, 0.0625]] {
                 for (left, right) in WINDOWS {
@@ -123,7 +119,7 @@ fn softcaps_of_varlen_are_exact() -> Result<()> {
 #[test]
 fn all_options_together_are_exact_with_their_lse() -> Result<()> {
     let mut random = Random::new(3);
-    for format in formats()? {
+    for &format in formats()? {
         let mut p = Problem::new(format, &[(30, 50); 2], (4, 2), 32);
         p.d_v = 24;
         (p.left, p.right, p.chunk, p.softcap, p.top_left) = (Some(25), Some(4), 16, 8., true);
@@ -166,7 +162,7 @@ fn a_broadcast_mask_and_used_lengths_are_taken_as_they_lie() -> Result<()> {
 
 #[test]
 fn parts_merge_to_the_whole() -> Result<()> {
-    for format in formats()? {
+    for &format in formats()? {
         let p = Problem::new(format, &[(9, 40); 2], (4, 2), 32);
         let data = random_data(&p, 6);
         let [q, k, v] = &tensors(&p, &data, false)?;
@@ -188,11 +184,11 @@ fn parts_merge_to_the_whole() -> Result<()> {
 
 #[test]
 fn empty_batches_and_sequences_give_what_there_is() -> Result<()> {
-    let zeros = |shape: (usize, usize, usize, usize)| Tensor::zeros(shape, DType::BF16, &device()?);
-    let none = v3::flash_attn(&zeros((2, 0, 4, 64))?, &zeros((2, 5, 2, 64))?, &zeros((2, 5, 2, 64))?, 1., true, false)?;
+    // Of memory that is there: whether a GPU gives none is its driver's business.
+    let zeros = |batch, rows, heads| Tensor::zeros((batch, 9, heads, 64), DType::BF16, &device()?)?.narrow(1, 0, rows);
+    let none = v3::flash_attn(&zeros(2, 0, 4)?, &zeros(2, 5, 2)?, &zeros(2, 5, 2)?, 1., true, false)?;
     assert_eq!(none.dims(), &[2, 0, 4, 64]);
-    let (out, lse) =
-        Attention::new().forward_with_lse(&zeros((1, 3, 4, 64))?, &zeros((1, 0, 2, 64))?, &zeros((1, 0, 2, 64))?)?;
+    let (out, lse) = Attention::new().forward_with_lse(&zeros(1, 3, 4)?, &zeros(1, 0, 2)?, &zeros(1, 0, 2)?)?;
     assert!(bits(&out)?.iter().all(|&x| x == 0));
     assert!(bits(&lse)?.iter().all(|&x| f32::from_bits(x) == f32::NEG_INFINITY));
     Ok(())

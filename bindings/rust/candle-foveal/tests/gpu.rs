@@ -1,23 +1,28 @@
-//! What is to be seen on a GPU alone: ragged batches that once never ended, and memory that is as before. With the feature
-//! `cuda` and FOVEAL_TEST_CUDA=1.
+//! What is to be seen on a GPU alone: ragged batches that once never ended, memory that is as before, threads and devices.
+//! With the feature `cuda` and FOVEAL_TEST_CUDA=1.
 #![cfg(feature = "cuda")]
 
 mod problem;
 mod support;
 
+use std::sync::{Mutex, MutexGuard};
+
 use candle_core::{DType, Device, Result, Tensor};
 use candle_foveal::candle_flash_attn_v3::{flash_attn, flash_attn_varlen};
-use problem::{device, seqlens, tensors};
+use candle_foveal::{reshape_and_cache, Append, Attention, CacheLayout};
+use problem::{device, expect_refusal, seqlens, tensors};
 use support::random::Random;
 use support::{random_data, Data, Errors, Format, Problem};
 
-fn gpu() -> Result<Option<Device>> {
+/// The GPU, for one test at a time: one of them looks at its memory.
+fn gpu() -> Result<Option<(Device, MutexGuard<'static, ()>)>> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let device = device()?;
     if matches!(device, Device::Cpu) {
         println!("SKIPPED: FOVEAL_TEST_CUDA is not set");
         return Ok(None);
     }
-    Ok(Some(device))
+    Ok(Some((device, ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))))
 }
 
 /// A causal call of varlen, its rows added to `errors` where they are chosen.
@@ -33,9 +38,7 @@ fn collect(p: &Problem, data: &Data, errors: &mut Errors, chosen: impl Fn(usize,
 
 #[test]
 fn a_ragged_causal_batch_of_a_server_is_right() -> Result<()> {
-    if gpu()?.is_none() {
-        return Ok(());
-    }
+    let Some(_alone) = gpu()? else { return Ok(()) };
     // candle's issue 3603: two sequences of 1743 and 1559 tokens, which its FlashAttention-3 crate never ends.
     let mut p = Problem::new(Format::Bf16, &[(1743, 1743), (1559, 1559)], (32, 8), 128);
     p.right = Some(0);
@@ -47,9 +50,7 @@ fn a_ragged_causal_batch_of_a_server_is_right() -> Result<()> {
 
 #[test]
 fn two_hundred_random_ragged_batches_are_right() -> Result<()> {
-    if gpu()?.is_none() {
-        return Ok(());
-    }
+    let Some(_alone) = gpu()? else { return Ok(()) };
     let mut random = Random::new(5);
     let formats = [Format::Bf16, Format::F16];
     let mut errors = formats.map(|_| Errors::default());
@@ -67,7 +68,7 @@ fn two_hundred_random_ragged_batches_are_right() -> Result<()> {
 
 #[test]
 fn a_thousand_calls_leave_the_memory_as_it_was() -> Result<()> {
-    let Some(device) = gpu()? else { return Ok(()) };
+    let Some((device, _alone)) = gpu()? else { return Ok(()) };
     let stream = device.as_cuda_device()?.cuda_stream();
     let random = |heads: usize| Tensor::randn(0f32, 1., (4, 512, heads, 128), &device)?.to_dtype(DType::BF16);
     let (q, k, v) = (random(32)?, random(8)?, random(8)?);
@@ -83,5 +84,60 @@ fn a_thousand_calls_leave_the_memory_as_it_was() -> Result<()> {
         flash_attn(&q, &k, &v, 0.1, true, true)?;
     }
     assert_eq!(free()?, before, "free bytes of the device after and before");
+    Ok(())
+}
+
+/// A thread of its own has no current device until it is given one, and writing to a cache allocates nothing that would.
+#[test]
+fn a_new_thread_writes_a_cache() -> Result<()> {
+    let Some((device, _alone)) = gpu()? else { return Ok(()) };
+    let rows = Tensor::ones((2, 2, 8), DType::BF16, &device)?;
+    let caches = [0, 1].map(|_| Tensor::zeros((3, 4, 2, 8), DType::BF16, &device));
+    let [k_cache, v_cache] = [caches[0].as_ref(), caches[1].as_ref()].map(|cache| cache.expect("memory"));
+    let slots = Tensor::new(&[7i64, 0], &device)?;
+    device.synchronize()?; // candle's default stream is each thread's own
+    std::thread::scope(|scope| {
+        let write = || {
+            reshape_and_cache(&rows, &rows, k_cache, v_cache, &slots, CacheLayout::Nhd)?;
+            device.synchronize()
+        };
+        scope.spawn(write).join().expect("no panic")
+    })?;
+    for cache in [k_cache, v_cache] {
+        let sums = cache.to_dtype(DType::F32)?.sum((2, 3))?.flatten_all()?.to_vec1::<f32>()?;
+        assert_eq!(sums, [16., 0., 0., 0., 0., 0., 0., 16., 0., 0., 0., 0.]);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_lies_in_host_memory_is_refused_by_name() -> Result<()> {
+    let Some((device, _alone)) = gpu()? else { return Ok(()) };
+    let x = Tensor::zeros((1, 4, 4, 64), DType::BF16, &device)?;
+    let sinks = Tensor::zeros(4, DType::F32, &Device::Cpu)?;
+    expect_refusal(Attention::new().sinks(&sinks).forward(&x, &x, &x), &["sinks", "another device"]);
+    let rows = Tensor::zeros((4, 4, 64), DType::BF16, &device)?;
+    let lengths = Tensor::new(&[0u32, 4], &Device::Cpu)?;
+    let varlen = flash_attn_varlen(&rows, &rows, &rows, &lengths, &lengths, 4, 4, 1., true, false);
+    expect_refusal(varlen, &["seqlens_q", "another device"]);
+    Ok(())
+}
+
+/// Each tensor's own GPU counts, whichever the thread used last.
+#[test]
+fn two_gpus_are_kept_apart() -> Result<()> {
+    let Some((first, _alone)) = gpu()? else { return Ok(()) };
+    let Ok(second) = Device::new_cuda(1) else {
+        println!("SKIPPED: there is one GPU");
+        return Ok(());
+    };
+    let rows = Tensor::ones((1, 4, 2, 64), DType::BF16, &first)?;
+    let cache = Tensor::zeros((1, 4, 2, 64), DType::BF16, &first)?;
+    let slots = Tensor::new(&[[0i64, 1, 2, 3]], &first)?;
+    first.synchronize()?;
+    let sinks = Tensor::zeros(2, DType::F32, &second)?; // on this thread it is the current one now
+    Append::new(CacheLayout::Nhd).slot_mapping(&slots).write_k(&rows, &cache)?;
+    assert_eq!(cache.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?, 512.);
+    expect_refusal(Attention::new().sinks(&sinks).forward(&rows, &rows, &rows), &["sinks", "gpu_id: 1", "gpu_id: 0"]);
     Ok(())
 }

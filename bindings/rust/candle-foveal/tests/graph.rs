@@ -6,13 +6,22 @@ mod support;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_foveal::{candle_flash_attn as v2, merge, Attention};
 use candle_nn::{linear_no_bias, AdamW, Linear, Module, Optimizer, ParamsAdamW, VarBuilder, VarMap};
-use problem::expect_refusal;
+use problem::{device, dtype, expect_refusal, formats};
 use support::random::Random;
 
 fn normal(seed: u64, shape: &[usize]) -> Result<Tensor> {
     let mut random = Random::new(seed);
     let numbers: Vec<f32> = (0..shape.iter().product()).map(|_| random.normal()).collect();
     Tensor::from_vec(numbers, shape, &Device::Cpu)
+}
+
+/// The same as rows of q, k and v on the device of the tests, in the first type that it computes in.
+fn rows(seed: u64, shape: &[usize]) -> Result<Tensor> {
+    on_device(seed, shape)?.to_dtype(dtype(formats()?[0]))
+}
+
+fn on_device(seed: u64, shape: &[usize]) -> Result<Tensor> {
+    normal(seed, shape)?.to_device(&device()?)
 }
 
 fn bits(tensor: &Tensor) -> Result<Vec<u32>> {
@@ -22,7 +31,7 @@ fn bits(tensor: &Tensor) -> Result<Vec<u32>> {
 
 #[test]
 fn one_tensor_as_q_k_and_v_gets_the_sum() -> Result<()> {
-    let x = normal(1, &[1, 9, 2, 16])?;
+    let x = rows(1, &[1, 9, 2, 16])?;
     let one = Var::from_tensor(&x)?;
     let store = Attention::new().causal().forward(&one, &one, &one)?.sqr()?.sum_all()?.backward()?;
     let three = [Var::from_tensor(&x)?, Var::from_tensor(&x)?, Var::from_tensor(&x)?];
@@ -34,8 +43,8 @@ fn one_tensor_as_q_k_and_v_gets_the_sum() -> Result<()> {
 
 #[test]
 fn only_variables_get_gradients_and_each_is_the_same_alone() -> Result<()> {
-    let inputs = [normal(2, &[1, 9, 4, 16])?, normal(3, &[1, 12, 2, 16])?, normal(4, &[1, 12, 2, 16])?];
-    let options = [normal(5, &[4])?, normal(6, &[1, 1, 9, 12])?, normal(7, &[4])?.abs()?];
+    let inputs = [rows(2, &[1, 9, 4, 16])?, rows(3, &[1, 12, 2, 16])?, rows(4, &[1, 12, 2, 16])?];
+    let options = [on_device(5, &[4])?, on_device(6, &[1, 1, 9, 12])?, on_device(7, &[4])?.abs()?];
     let all: Vec<Tensor> = inputs.into_iter().chain(options).collect();
     let gradients = |tracked: &[usize]| -> Result<Vec<Option<Vec<u32>>>> {
         let vars: Vec<Var> = all.iter().map(Var::from_tensor).collect::<Result<_>>()?;
@@ -46,7 +55,7 @@ fn only_variables_get_gradients_and_each_is_the_same_alone() -> Result<()> {
             .bias(&argument(4)?)
             .alibi_slopes(&argument(5)?)
             .forward_with_lse(&argument(0)?, &argument(1)?, &argument(2)?)?;
-        let store = (out.sqr()?.sum_all()? + lse.sqr()?.sum_all()?)?.backward()?;
+        let store = (out.sqr()?.sum_all()?.to_dtype(DType::F32)? + lse.sqr()?.sum_all()?)?.backward()?;
         vars.iter().map(|var| store.get(var).map(bits).transpose()).collect()
     };
     let together = gradients(&[0, 1, 2, 3, 4, 5])?;
@@ -80,9 +89,9 @@ fn a_graph_takes_any_number_of_passes_from_any_thread() -> Result<()> {
 
 #[test]
 fn expanded_keys_get_the_sum_and_unused_rows_zeros() -> Result<()> {
-    let (q, kv) = (normal(10, &[2, 5, 4, 16])?, Var::from_tensor(&normal(11, &[1, 9, 2, 16])?)?);
+    let (q, kv) = (rows(10, &[2, 5, 4, 16])?, Var::from_tensor(&rows(11, &[1, 9, 2, 16])?)?);
     let expanded = kv.broadcast_as((2, 9, 2, 16))?;
-    let used = Tensor::new(&[9u32, 4], &Device::Cpu)?;
+    let used = Tensor::new(&[9u32, 4], &device()?)?;
     let loss = |k: &Tensor, v: &Tensor| Attention::new().seqused_k(&used).forward(&q, k, v)?.sqr()?.sum_all();
     let store = loss(&expanded, &expanded)?.backward()?;
     let whole = Var::from_tensor(&expanded.contiguous()?)?;
@@ -95,14 +104,14 @@ fn expanded_keys_get_the_sum_and_unused_rows_zeros() -> Result<()> {
 
 #[test]
 fn what_has_no_gradient_is_refused_by_name() -> Result<()> {
-    let q = Var::zeros((1, 4, 4, 64), DType::F32, &Device::Cpu)?;
+    let q = Var::zeros((1, 4, 4, 64), dtype(formats()?[0]), &device()?)?;
     let (out, lse) = Attention::new().forward_with_lse(&q, &q, &q)?;
     let (out_alone, lse_alone) = (out.detach(), lse.detach());
     let merged = merge(&[(&out_alone, &lse_alone), (&out, &lse)])?;
     expect_refusal(merged.0.sum_all()?.backward(), &["merge", "outs", "gradient"]);
     expect_refusal(merged.1.sum_all()?.backward(), &["merge", "lses", "gradient"]);
-    let (rows, lengths) = (q.squeeze(0)?, Tensor::new(&[0u32, 4], &Device::Cpu)?);
-    let table = Tensor::zeros((1, 1), DType::U32, &Device::Cpu)?;
+    let (rows, lengths) = (q.squeeze(0)?, Tensor::new(&[0u32, 4], &device()?)?);
+    let table = Tensor::zeros((1, 1), DType::U32, &device()?)?;
     let paged = v2::flash_attn_varlen_paged_windowed(
         &rows, &q, &q, &lengths, &lengths, &table, None, 4, 4, 1., None, None, 4, None,
     )?;

@@ -141,6 +141,7 @@ impl<'a> Forward<'a> {
     /// A weight of the softmax is dropped with probability `p`, in [0, 1), and the others are divided by 1 − p; the
     /// log-sum-exp is that without dropout. Which are dropped follows from `state`, any seed and offset, and from the
     /// weight's sequence, head, query and key alone: a gradient needs the same state. Default: none; so it is of p = 0.
+    /// On the CPU: a GPU would read the state in its own memory.
     #[must_use]
     pub fn dropout(mut self, p: f32, state: [u64; 2]) -> Self {
         self.args.dropout_p = p;
@@ -233,6 +234,10 @@ impl<'a> Forward<'a> {
         }
         if self.has_workspace && backend == Backend::Cpu {
             return Err(Error::invalid("workspace lies in device memory, which the backend Cpu does not compute with"));
+        }
+        if self.dropout_state.is_some() && backend == Backend::Sm90 {
+            let reason = "dropout_state lies in host memory, which the backend Sm90 does not read";
+            return Err(Error::Unsupported(reason.into()));
         }
         let mut args = self.args;
         args.backend = backend.raw();

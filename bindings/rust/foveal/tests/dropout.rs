@@ -2,7 +2,7 @@
 
 mod support;
 
-use foveal::{Backward, Error, Forward, Stream, Tensor, TensorMut};
+use foveal::{Backend, Backward, DType, Error, Forward, Stream, Tensor, TensorMut};
 use foveal_sys as sys;
 use support::random::Random;
 
@@ -84,4 +84,17 @@ fn no_probability_is_no_dropout_and_a_wrong_one_is_named() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn a_gpu_is_not_given_a_state_in_host_memory() -> foveal::Result<()> {
+    let (shape, strides) = ([1, 8, 2, 64], [1024, 128, 64, 1]);
+    let input = Tensor::described(DType::Bf16, &shape, &strides)?;
+    let out = TensorMut::described(DType::Bf16, &shape, &strides)?;
+    let forward = Forward::new(input, input, input, out).backend(Backend::Sm90).dropout(P, STATE);
+    match forward.supports() {
+        Err(Error::Unsupported(text)) => assert!(text.contains("dropout_state lies in host memory"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    Ok(())
 }

@@ -2,16 +2,27 @@
 
 #![allow(dead_code)] // each test takes what it needs
 
+use std::sync::OnceLock;
+
 use candle_core::{DType, Device, Result, Tensor, D};
 
-use crate::support::{judge, Data, Format, Problem};
+use crate::support::{judge, Data, Format, Problem, FORMATS};
 
 /// The CPU, or with FOVEAL_TEST_CUDA=1 and the feature `cuda` the first GPU.
 pub fn device() -> Result<Device> {
-    if cfg!(feature = "cuda") && std::env::var_os("FOVEAL_TEST_CUDA").is_some() {
-        return Device::new_cuda(0);
+    static GPU: OnceLock<Device> = OnceLock::new();
+    if !cfg!(feature = "cuda") || std::env::var_os("FOVEAL_TEST_CUDA").is_none() {
+        return Ok(Device::Cpu);
     }
-    Ok(Device::Cpu)
+    if GPU.get().is_none() {
+        let _ = GPU.set(Device::new_cuda(0)?); // another test's thread may have been faster
+    }
+    Ok(GPU.get().cloned().expect("it was set"))
+}
+
+/// The formats that the device computes in: a GPU has no f32.
+pub fn formats() -> Result<&'static [Format]> {
+    Ok(if matches!(device()?, Device::Cpu) { &FORMATS } else { &[Format::Bf16, Format::F16] })
 }
 
 /// 0, 1, 2, ... in f16 and of this shape, divided by each of the three.
@@ -40,7 +51,7 @@ pub fn expect_literals(out: &Tensor, shape: &[usize], literals: &[f32]) -> Resul
     Ok(())
 }
 
-fn dtype(format: Format) -> DType {
+pub fn dtype(format: Format) -> DType {
     match format {
         Format::F32 => DType::F32,
         Format::Bf16 => DType::BF16,
