@@ -164,12 +164,10 @@ def training_table(document):
         rows.append([row["model"], row["dtype"], f"{row['first_loss']:.4f}", *last, *apart, chance, bits])
     about = f"{document['steps']} steps of AdamW, transformers {document['transformers']}, {document['runs']} runs of "
     about += "each kind, from weights moved by one unit in the last place; bf16 by autocast. Exact is attention in "
-    about += (
-        "float64. A distance is the mean over all steps of the difference of two losses: the median of the runs, and "
-    )
-    about += "their range. Chance: that foveal's distances from exact would rank as high beside eager's if both were "
-    about += f"drawn alike; below {document['level']:g} divided by the number of rows it is not taken for noise. At "
-    return about + "last: the mean of the last tenth of the steps.\n\n" + table(head, rows)
+    about += "float64. A distance is the mean over all steps of the difference of two losses: the median of the runs, "
+    about += "and their range. Chance: that foveal's distances from exact would rank as high beside eager's if both "
+    about += f"were drawn alike; below {document['level']:g} divided by the number of rows it is not taken for noise. "
+    return about + "At last: the mean of the last tenth of the steps.\n\n" + table(head, rows)
 
 
 def parallel_tables(document):

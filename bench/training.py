@@ -209,8 +209,8 @@ def main():
         medians = {kind: statistics.median(row["distance"][kind]) for kind in row["distance"]}
         print(
             f"{row['model']:8} {row['dtype']:4}  loss {row['first_loss']:.3f} to {row['last_loss']['foveal']:.4f}, "
-            f"eager to {row['last_loss']['eager']:.4f}; from exact {medians['foveal']:.2g}, eager {medians['eager']:.2g}, "
-            f"chance {row['chance']:.2g}; {bits} bits twice",
+            f"eager to {row['last_loss']['eager']:.4f}; from exact {medians['foveal']:.2g}, eager "
+            f"{medians['eager']:.2g}, chance {row['chance']:.2g}; {bits} bits twice",
             flush=True,
         )
         if options.write:
