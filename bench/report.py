@@ -217,14 +217,15 @@ def training(document):
             apart.fill_between(steps, span["least"], span["most"], color=colour, alpha=0.2, linewidth=0)
             apart.plot(steps, span["median"], color=colour, linewidth=1.4, linestyle=dashes, label=kind)
         apart.set_yscale("log")
+        apart.set_ylim(bottom=1e-7)  # half the last place of a loss of 2; below is 0
         losses.set_title(f"{row['model']}, {row['dtype']}", fontsize=10)
     for line, axes in enumerate(panels[:, 0]):
         axes.set_ylabel("loss" if line % 2 == 0 else "|loss − exact's|")
     for axes in panels[-1]:
         axes.set_xlabel("step")
     panels[0][-1].legend(loc="upper right", fontsize=8)
-    panels[1][-1].legend(loc="lower right", fontsize=8, title=f"median and range of {document['runs']} runs",
-                         title_fontsize=8)  # fmt: skip
+    runs = f"median and range of {document['runs']} runs"
+    panels[1][-1].legend(loc="upper left", fontsize=8, title=runs, title_fontsize=8)
     about = f"{document.get('gpu') or document['cpu']}, {document['date']}, commit {document['commit'][:7]}"
     figure.suptitle(f"Trained by foveal and by eager: {about}", x=0.02, ha="left", fontweight="bold", fontsize=11)
     figure.tight_layout()
