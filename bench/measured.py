@@ -12,6 +12,7 @@ geometric mean of each suite on each GPU). Needs no package.
 import argparse
 import pathlib
 import re
+import statistics
 import sys
 
 from suite import NAMES, best_ratio, geometric_mean, load, short
@@ -148,21 +149,25 @@ def sgemm_table(document):
 
 def training_table(document):
     """bench/training.py: a row a model and a type."""
-    head = ["model", "type", "loss at first", "at last, foveal", "eager", "largest difference"]
-    head += ["largest noise", "worst part of what is allowed", "same bits twice"]
+
+    def span(numbers):
+        return f"{statistics.median(numbers):.2g} ({min(numbers):.2g} to {max(numbers):.2g})"
+
+    head = ["model", "type", "loss at first", "at last, foveal", "eager", "from exact, foveal", "eager"]
+    head += ["foveal from eager", "chance", "same bits twice"]
     rows = []
     for row in document["rows"]:
         last = [f"{row['last_loss'][name]:.4f}" for name in ("foveal", "eager")]
-        apart = [f"{row[name]:.2g}" for name in ("max_difference", "max_noise", "worst_of_allowed")]
+        apart = [span(numbers) for numbers in (row["distance"]["foveal"], row["distance"]["eager"], row["between"])]
         bits = "yes" if row["same_bits_twice"] else "no"
-        rows.append([row["model"], row["dtype"], f"{row['first_loss']:.4f}", *last, *apart, bits])
-    about = (
-        f"{document['steps']} steps of AdamW, transformers {document['transformers']}. Noise is the largest distance "
-    )
-    about += f"of eager's loss to that of {document['noise_runs']} runs of eager from weights moved by one unit in the "
-    about += "last place and, for bf16 (by autocast), to that of eager in f32; "
-    about += f"allowed is {document['factor']:g} times the worst of it so far. At last: the mean of the last tenth.\n\n"
-    return about + table(head, rows)
+        chance = f"{row['chance']:.2g}"
+        rows.append([row["model"], row["dtype"], f"{row['first_loss']:.4f}", *last, *apart, chance, bits])
+    about = f"{document['steps']} steps of AdamW, transformers {document['transformers']}, {document['runs']} runs of "
+    about += "each kind, from weights moved by one unit in the last place; bf16 by autocast. Exact is attention in "
+    about += "float64. A distance is the mean over all steps of the difference of two losses: the median of the runs, "
+    about += "and their range. Chance: that foveal's distances from exact would rank as high beside eager's if both "
+    about += f"were drawn alike; below {document['level']:g} divided by the number of rows it is not taken for noise. "
+    return about + "At last: the mean of the last tenth of the steps.\n\n" + table(head, rows)
 
 
 def parallel_tables(document):

@@ -200,28 +200,32 @@ def joules(suite):
 
 
 def training(document):
-    """bench/training.py: a model a column: its losses, how far they are apart, what rounding alone does."""
+    """bench/training.py: a model a column: its losses, and how far they are from those of attention in float64."""
     names = list(dict.fromkeys(row["model"] for row in document["rows"]))
     dtypes = list(dict.fromkeys(row["dtype"] for row in document["rows"]))
     grid = {"nrows": 2 * len(dtypes), "ncols": len(names), "sharex": True, "sharey": "row", "squeeze": False}
     figure, panels = plt.subplots(**grid, figsize=(2.6 * len(names) + 1, 3.4 * len(dtypes) + 0.6))
-    ours, eager, grey = STYLES["foveal"][0], STYLES["fa3"][0], "#777777"
+    ours, eager = STYLES["foveal"][0], STYLES["fa3"][0]
     for row in document["rows"]:
         column, line = names.index(row["model"]), 2 * dtypes.index(row["dtype"])
         steps = range(0, document["steps"], document["every"])
         losses, apart = panels[line][column], panels[line + 1][column]
         losses.plot(steps, row["loss"]["eager"], color=eager, linewidth=4, alpha=0.45, label="eager")
         losses.plot(steps, row["loss"]["foveal"], color=ours, linewidth=1.4, label="foveal")
-        apart.plot(steps, row["noise"], color=grey, linewidth=1.2, linestyle="--", label="noise: eager beside eager")
-        apart.plot(steps, row["difference"], color=ours, linewidth=1.4, label="foveal")
+        for kind, colour, dashes in (("eager", eager, "--"), ("foveal", ours, "-")):
+            span = row["apart"][kind]
+            apart.fill_between(steps, span["least"], span["most"], color=colour, alpha=0.2, linewidth=0)
+            apart.plot(steps, span["median"], color=colour, linewidth=1.4, linestyle=dashes, label=kind)
         apart.set_yscale("log")
+        apart.set_ylim(bottom=1e-7)  # half the last place of a loss of 2; below is 0
         losses.set_title(f"{row['model']}, {row['dtype']}", fontsize=10)
     for line, axes in enumerate(panels[:, 0]):
-        axes.set_ylabel("loss" if line % 2 == 0 else "|loss − eager's|")
+        axes.set_ylabel("loss" if line % 2 == 0 else "|loss − exact's|")
     for axes in panels[-1]:
         axes.set_xlabel("step")
     panels[0][-1].legend(loc="upper right", fontsize=8)
-    panels[1][-1].legend(loc="lower right", fontsize=8)
+    runs = f"median and range of {document['runs']} runs"
+    panels[1][-1].legend(loc="upper left", fontsize=8, title=runs, title_fontsize=8)
     about = f"{document.get('gpu') or document['cpu']}, {document['date']}, commit {document['commit'][:7]}"
     figure.suptitle(f"Trained by foveal and by eager: {about}", x=0.02, ha="left", fontweight="bold", fontsize=11)
     figure.tight_layout()

@@ -30,25 +30,28 @@ def test_a_varlen_case_is_told_by_its_range():
     assert short("varlen qlens=9,1,40 klens=9,1,40 hq4 hk2 d64 bf16 full") == "varlen b3 s1–40 hq4 hk2 d64 bf16 full"
 
 
+SPAN = {"least": [1e-7, 0.001], "median": [1e-6, 0.002], "most": [1e-5, 0.003]}
 TRAINED = {
-    **{"model": "Llama", "dtype": "f32", "same_bits_twice": True, "first_loss": 4.0, "max_difference": 0.001},
-    **{"last_loss": {"foveal": 1.5, "eager": 1.25}, "max_noise": 0.002, "worst_of_allowed": 0.25},
-    **{"loss": {"foveal": [4.0, 1.5], "eager": [4.0, 1.25]}, "difference": [0.0, 0.001], "noise": [1e-7, 0.002]},
+    **{"model": "Llama", "dtype": "f32", "same_bits_twice": True, "first_loss": 4.0, "chance": 0.25},
+    **{"last_loss": {"foveal": 1.5, "eager": 1.25}, "between": [0.001, 0.002, 0.003]},
+    **{"distance": {"foveal": [0.1, 0.2, 0.3], "eager": [0.4, 0.5, 0.6]}},
+    **{"loss": {"foveal": [4.0, 1.5], "eager": [4.0, 1.25]}, "apart": {"foveal": SPAN, "eager": SPAN}},
 }
 TRAINING = {
     **{"gpu": None, "cpu": "a CPU", "commit": "c", "date": "2026-01-01", "transformers": "5", "steps": 10, "every": 5},
-    **{"noise_runs": 2, "factor": 2.0, "rows": [TRAINED, TRAINED | {"dtype": "bf16", "same_bits_twice": False}]},
+    **{"runs": 3, "level": 0.05, "rows": [TRAINED, TRAINED | {"dtype": "bf16", "same_bits_twice": False}]},
 }
 
 
 def test_training_is_a_table_and_a_chart():
     text = measured.training_table(TRAINING)
-    assert "| Llama | f32 | 4.0000 | 1.5000 | 1.2500 | 0.001 | 0.002 | 0.25 | yes |" in text
-    assert "| Llama | bf16 | 4.0000 | 1.5000 | 1.2500 | 0.001 | 0.002 | 0.25 | no |" in text
+    row = "4.0000 | 1.5000 | 1.2500 | 0.2 (0.1 to 0.3) | 0.5 (0.4 to 0.6) | 0.002 (0.001 to 0.003) | 0.25 |"
+    assert f"| Llama | f32 | {row} yes |" in text and f"| Llama | bf16 | {row} no |" in text
     report = pytest.importorskip("report", reason="SKIPPED: no matplotlib")
     losses, apart, *_ = report.training(TRAINING).axes
     assert [list(line.get_ydata()) for line in losses.lines] == [[4.0, 1.25], [4.0, 1.5]]
-    assert [list(line.get_ydata()) for line in apart.lines] == [[1e-7, 0.002], [0.0, 0.001]]
+    assert [list(line.get_ydata()) for line in apart.lines] == [[1e-6, 0.002], [1e-6, 0.002]]
+    assert len(apart.collections) == 2  # from least to most
 
 
 def test_check_finds_a_figure_that_no_file_gives(tmp_path, monkeypatch, capsys):

@@ -18,7 +18,8 @@ from jax.custom_batching import custom_vmap
 
 _TARGET = "foveal_attention"
 _BACKWARD = "foveal_attention_backward"
-OPTIONAL = ("seqused_q", "seqused_k", "alibi_slopes", "sinks", "bias", "mask")  # in the order of src/xla.cpp
+# In the order of src/xla.cpp. dropout_state: uint32 [4], a seed and an offset of 64 bits, the lower half of each first.
+OPTIONAL = ("seqused_q", "seqused_k", "alibi_slopes", "sinks", "bias", "mask", "dropout_state")
 _WITH_GRADIENT = ("q", "k", "v", "alibi_slopes", "sinks", "bias")
 
 
@@ -65,6 +66,7 @@ class Call:
     window_right: int
     softcap: float
     chunk: int
+    dropout_p: float
 
     def attributes(self) -> dict[str, Any]:
         return {
@@ -75,6 +77,7 @@ class Call:
             "window_right": np.int64(self.window_right),
             "softcap": np.float32(self.softcap),
             "chunk": np.int64(self.chunk),
+            "dropout_p": np.float32(self.dropout_p),
         }
 
 
@@ -93,7 +96,9 @@ def _traced(call: Call) -> Any:
     @run.def_vmap
     def fold(axis_size: int, in_batched: Sequence[bool], *operands: jax.Array) -> Any:
         out_batched = (True,) * (2 if call.return_lse else 1)
-        if "sinks" in call.given and in_batched[call.given.index("sinks")]:  # one sink a head, not a batch's
+        # Sinks are of a head, not of a batch's; and in a larger batch dropout would draw other masks.
+        is_mapped_sink = "sinks" in call.given and in_batched[call.given.index("sinks")]
+        if is_mapped_sink or "dropout_state" in call.given:
             mapped = [x for x, is_mapped in zip(operands, in_batched, strict=True) if is_mapped]
 
             def one(of_this: list[jax.Array]) -> Any:

@@ -9,11 +9,15 @@ types and options are checked by foveal when a call is traced (foveal.InvalidArg
 only the backend that it then runs on refuses is an error of XLA's, with foveal's words.
 
 jax.vmap folds the axis into the batch; what is not mapped is repeated, but biases and masks of one batch, which are
-shared; mapped sinks make a loop of calls. Sharded operands are gathered first, as XLA does for custom
-calls: right, but each device computes all; under jax.shard_map each computes its part.
+shared; mapped sinks make a loop of calls, and so does dropout. Sharded operands are gathered first, as XLA does for
+custom calls: right, but each device computes all; under jax.shard_map each computes its part.
 
 jax.grad and jax.vjp have the gradients of q, k, v, slopes, sinks and bias, also through the log-sum-exp, on the CPU so
 far; under vmap they are a loop of calls. There are no forward-mode derivatives (jax.jvp) and no second ones.
+
+Dropout takes a key of jax.random: the same key drops the same weights, in the gradient and under jax.checkpoint too,
+and each layer and step wants a key of its own (jax.random.split, jax.random.fold_in). Under jax.vmap a key that is not
+mapped drops the same weights in every call, under jax.shard_map on every device.
 
 XLA hands operands over packed, in the order of their dimensions: an operand that is a transpose is copied by XLA.
 """
@@ -33,7 +37,7 @@ from foveal import InvalidArgument, UnsupportedError
 from foveal._xla import OPTIONAL, Call, call_of
 from jax.typing import ArrayLike
 
-__all__ = ["attention", "dot_product_attention"]
+__all__ = ["attention", "dot_product_attention", "dropout_state"]
 
 
 def _described(x: jax.Array) -> tuple[tuple[int, ...], str]:
@@ -44,6 +48,8 @@ def _described(x: jax.Array) -> tuple[tuple[int, ...], str]:
 
 
 def _number(value: Any, name: str) -> float:
+    if isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}; it must be a number")
     try:
         return float(value)
     except jax.errors.ConcretizationTypeError:
@@ -72,6 +78,8 @@ def attention(
     mask: ArrayLike | None = None,
     seqused_q: ArrayLike | None = None,
     seqused_k: ArrayLike | None = None,
+    dropout_p: float = 0.0,
+    dropout_key: jax.Array | None = None,
     return_lse: Literal[False] = False,
 ) -> jax.Array: ...
 @overload
@@ -92,6 +100,8 @@ def attention(
     mask: ArrayLike | None = None,
     seqused_q: ArrayLike | None = None,
     seqused_k: ArrayLike | None = None,
+    dropout_p: float = 0.0,
+    dropout_key: jax.Array | None = None,
     return_lse: Literal[True],
 ) -> tuple[jax.Array, jax.Array]: ...
 def attention(
@@ -111,13 +121,21 @@ def attention(
     mask: ArrayLike | None = None,
     seqused_q: ArrayLike | None = None,
     seqused_k: ArrayLike | None = None,
+    dropout_p: float = 0.0,
+    dropout_key: jax.Array | None = None,
     return_lse: bool = False,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """foveal.attention() in JAX: q [b, s_q, h_q, d], k [b, s_k, h_k, d], v [b, s_k, h_k, d_v] -> [b, s_q, h_q, d_v].
 
     The arguments, their shapes, units and meaning are foveal.attention's. The arrays are bfloat16, float16 or float32;
-    what is no array is a Python value, known when the call is traced. There is no dropout here. Rows of q behind
-    seqused_q give out = 0 and lse = -inf.
+    what is no array is a Python value, known when the call is traced. Rows of q behind seqused_q give out = 0 and
+    lse = -inf.
+
+    Args:
+        dropout_p: the probability with which a weight is dropped, in [0, 1). On the CPU so far.
+        dropout_key: a key of jax.random (jax.random.key(0)), which is used up; needed where dropout_p > 0, and nothing
+            is drawn from it where that is 0. foveal.dropout_mask(..., foveal.jax.dropout_state(dropout_key)) shows
+            which weights are kept.
 
     Returns:
         out [b, s_q, h_q, d_v], of q's dtype; with return_lse also lse, float32 [b, h_q, s_q].
@@ -126,9 +144,11 @@ def attention(
         InvalidArgument: not a well-formed problem. UnsupportedError: no backend of this build can do it exactly.
         TypeError: an argument of the wrong type, or a forward-mode derivative is asked for.
     """
+    p = float(np.float32(_number(dropout_p, "dropout_p")))  # as the library reads it: of 1e-50, 0
     optional = {"seqused_q": seqused_q, "seqused_k": seqused_k, "alibi_slopes": alibi_slopes, "sinks": sinks}
+    optional |= {"bias": bias, "mask": mask, "dropout_state": _dropout_words(p, dropout_key)}
     options = {"scale": scale, "causal": causal, "window": window, "align": align, "softcap": softcap, "chunk": chunk}
-    results = _results(q, k, v, optional | {"bias": bias, "mask": mask}, return_lse, options)
+    results = _results(q, k, v, optional, return_lse, options | {"dropout_p": p})
     return (results[0], results[1]) if return_lse else results[0]
 
 
@@ -151,7 +171,7 @@ def _results(
     for name in ("scale", "softcap"):
         if options[name] is not None:
             options[name] = _number(options[name], name)
-    described: dict[str, Any] = {name: _described(x) for name, x in present.items()}
+    described: dict[str, Any] = {name: _described(x) for name, x in present.items() if name != "dropout_state"}
     described |= options
     support = foveal.supports(*[_described(x) for x in arrays], return_lse=return_lse, **described)
     if not support:
@@ -168,6 +188,7 @@ def _results(
         window_right=0 if options["causal"] else _side(right),
         softcap=options["softcap"],
         chunk=operator.index(options["chunk"]),
+        dropout_p=options["dropout_p"],
     )
     results: Sequence[jax.Array] = call_of(call)(*arrays, *present.values())
     return _without_unused_rows(results, present["seqused_q"]) if "seqused_q" in present else results
@@ -178,6 +199,33 @@ def _without_unused_rows(results: Sequence[jax.Array], seqused_q: jax.Array) -> 
     used = jnp.arange(results[0].shape[1]) < seqused_q[:, None]  # [b, s_q]
     cleared = [jnp.where(used[:, :, None, None], results[0], 0)]
     return cleared + [jnp.where(used[:, None, :], lse, -jnp.inf) for lse in results[1:]]
+
+
+# ---- Dropout ---------------------------------------------------------------------------------------------------------
+
+
+def _words_of(key: Any) -> jax.Array:
+    try:
+        return jax.random.bits(key, (4,), jnp.uint32)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"dropout_key must be one key of jax.random, as jax.random.key(0) is: {error}") from None
+
+
+def _dropout_words(dropout_p: float, key: Any) -> jax.Array | None:
+    """The state as the custom call takes it; None without dropout."""
+    if key is None and dropout_p > 0:
+        raise InvalidArgument(f"dropout_key is None and dropout_p is {dropout_p:g}; it must be a key of jax.random")
+    return _words_of(key) if dropout_p > 0 else None
+
+
+def dropout_state(dropout_key: jax.Array) -> tuple[int, int]:
+    """(seed, offset) that attention() draws from `dropout_key`, for foveal.dropout_mask() and foveal.attention().
+
+    Raises:
+        TypeError: it is not one key. jax.errors.TracerArrayConversionError: it is traced.
+    """
+    words = np.asarray(_words_of(dropout_key)).tolist()
+    return words[0] | words[1] << 32, words[2] | words[3] << 32
 
 
 # ---- jax.nn's meaning ------------------------------------------------------------------------------------------------
@@ -280,7 +328,7 @@ def dot_product_attention(
         return_residual,
         {
             **{"scale": scale, "causal": False, "window": _local_window(local_window_size, is_causal)},
-            **{"align": "top_left", "softcap": 0.0, "chunk": 0},
+            **{"align": "top_left", "softcap": 0.0, "chunk": 0, "dropout_p": 0.0},
         },
     )
     out = results[0].reshape(shape)

@@ -95,8 +95,8 @@ ffi::ErrorCode code_of(foveal_status status) {
     }
 }
 
-// What a call says besides its tensors. `given`: the names of the operands that there are, in the order of kOperands,
-// with a space between.
+// What a call says besides its tensors. `given`: the names of the operands that there are, in the order of kOperands
+// and dropout_state behind them, with a space between.
 struct Attributes {
     std::string_view given;
     float scale;  // NaN: 1/sqrt(d)
@@ -104,6 +104,7 @@ struct Attributes {
     int64_t window_left, window_right;  // -1: no limit
     float softcap;
     int64_t chunk;
+    float dropout_p;
 };
 
 // The next of the operands.
@@ -116,6 +117,17 @@ ffi::Error take(const ffi::RemainingArgs& buffers, size_t& next, std::string_vie
 ffi::Error take(const ffi::RemainingRets& buffers, size_t& next, std::string_view name, foveal_tensor& view) {
     auto buffer = buffers.get<ffi::AnyBuffer>(next++);  // jaxlib 0.5 reads no constant one
     return buffer.has_error() ? buffer.error() : view_of(**buffer, name, view);
+}
+
+// The next of the operands, as the state of dropout: the halves of its two numbers, since JAX has 64-bit integers only
+// where it is asked for them.
+ffi::Error take_dropout_state(const ffi::RemainingArgs& buffers, size_t& next, const uint64_t*& state) {
+    const ffi::ErrorOr<ffi::AnyBuffer> buffer = buffers.get<ffi::AnyBuffer>(next++);
+    if (buffer.has_error()) return buffer.error();
+    if (buffer->element_type() != ffi::U32 || buffer->element_count() != 4)
+        return invalid("dropout_state", " is not of four 32-bit words");
+    state = static_cast<const uint64_t*>(buffer->untyped_data());
+    return ffi::Error::Success();
 }
 
 // next: becomes the number of operands that were taken.
@@ -131,7 +143,9 @@ ffi::Error set_operands(foveal_forward_args& args, const ffi::RemainingArgs& buf
     args.window_right = attributes.window_right;
     args.softcap = attributes.softcap;
     args.chunk = attributes.chunk;
-    return ffi::Error::Success();
+    args.dropout_p = attributes.dropout_p;
+    return has_word(attributes.given, "dropout_state") ? take_dropout_state(buffers, next, args.dropout_state)
+                                                       : ffi::Error::Success();
 }
 
 ffi::Error result_of(foveal_status status) {
@@ -156,14 +170,15 @@ ffi::Error forward(foveal_backend backend, void* stream, const ffi::RemainingArg
 
 // Operands: the forward's, out, lse, dout and dlse. Results: the gradients of those that have one, in their order.
 ffi::Error backward_on_cpu(ffi::RemainingArgs operands, ffi::RemainingRets results, std::string_view given, float scale,
-                           bool top_left, int64_t window_left, int64_t window_right, float softcap, int64_t chunk) {
+                           bool top_left, int64_t window_left, int64_t window_right, float softcap, int64_t chunk,
+                           float dropout_p) {
     foveal_forward_args forward;
     foveal_forward_args_init(&forward);
     foveal_backward_args args;
     foveal_backward_args_init(&args);
     forward.backend = FOVEAL_BACKEND_CPU;
     args.forward = &forward;
-    const Attributes attributes{given, scale, top_left, window_left, window_right, softcap, chunk};
+    const Attributes attributes{given, scale, top_left, window_left, window_right, softcap, chunk, dropout_p};
     size_t next = 0, next_result = 0;
     if (ffi::Error error = set_operands(forward, operands, attributes, next); error.failure()) return error;
     const std::array rest{Operand{"out", &foveal_forward_args::out}, Operand{"lse", &foveal_forward_args::lse}};
@@ -189,20 +204,22 @@ auto with_attributes() {
         .Attr<int64_t>("window_left")
         .Attr<int64_t>("window_right")
         .Attr<float>("softcap")
-        .Attr<int64_t>("chunk");
+        .Attr<int64_t>("chunk")
+        .Attr<float>("dropout_p");
 }
 
 ffi::Error forward_on_cpu(ffi::RemainingArgs operands, ffi::RemainingRets results, std::string_view given, float scale,
-                          bool top_left, int64_t window_left, int64_t window_right, float softcap, int64_t chunk) {
+                          bool top_left, int64_t window_left, int64_t window_right, float softcap, int64_t chunk,
+                          float dropout_p) {
     return forward(FOVEAL_BACKEND_CPU, nullptr, operands, results,
-                   {given, scale, top_left, window_left, window_right, softcap, chunk});
+                   {given, scale, top_left, window_left, window_right, softcap, chunk, dropout_p});
 }
 
 ffi::Error forward_on_cuda(ffi::RemainingArgs operands, ffi::RemainingRets results, std::string_view given, float scale,
                            bool top_left, int64_t window_left, int64_t window_right, float softcap, int64_t chunk,
-                           void* stream) {
+                           float dropout_p, void* stream) {
     return forward(FOVEAL_BACKEND_SM90, stream, operands, results,
-                   {given, scale, top_left, window_left, window_right, softcap, chunk});
+                   {given, scale, top_left, window_left, window_right, softcap, chunk, dropout_p});
 }
 
 }  // namespace
