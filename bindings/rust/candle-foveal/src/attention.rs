@@ -28,8 +28,9 @@ use crate::storage::{Held, Place};
 /// q, k, v, sinks, bias and slopes have gradients, each where it hangs on a `Var`; they come through the result and through
 /// the log-sum-exp, each of which has a backward pass of its own. Between the passes the inputs, the result and the
 /// log-sum-exp are kept and nothing else. The same inputs give the same bits. Where nothing hangs on a `Var`, nothing is
-/// kept. What has no gradient is refused in the backward pass, by name: keys in pages; e4m3; on a GPU head dimensions beyond
-/// 512. Under dropout gradients drop what the forward pass dropped: a state that is a tensor is kept as it is until then.
+/// kept. What has no gradient is refused in the backward pass, by name: keys in pages; e4m3; an f32 result of another q; on
+/// a GPU head dimensions beyond 512. Under dropout gradients drop what the forward pass dropped: a state that is a tensor
+/// is kept as it is until then.
 ///
 /// ```
 /// use candle_core::{DType, Device, Var};

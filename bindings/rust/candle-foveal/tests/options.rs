@@ -4,7 +4,7 @@
 mod problem;
 mod support;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_foveal::{Append, Attention, CacheLayout};
 use problem::{
     device, dtype, expect_refusal, expect_right, formats, is_cpu, seqlens, tensors, used, with_dropout, STATE,
@@ -262,6 +262,9 @@ fn an_unrounded_result_rounds_to_the_rounded_one() -> Result<()> {
         let (out, lse) = Attention::new().out_dtype(DType::F32).forward_with_lse(q, k, v)?;
         assert_eq!(out.dtype(), DType::F32);
         expect_right(&p, &data, &out, Some(&lse))?;
+        let tracked = Var::from_tensor(q)?;
+        let unrounded = Attention::new().out_dtype(DType::F32).forward(&tracked, k, v)?;
+        expect_refusal(unrounded.sum_all()?.backward(), &["out.dtype is f32", "gradients"]);
         let rounded = Attention::new().forward(q, k, v)?;
         assert_ne!(bits(&out)?, bits(&rounded)?);
         if is_cpu()? {
