@@ -15,7 +15,8 @@ pub enum CacheLayout {
 /// Writes new rows of k and v, `[total_new, h_k, d]` or `[b, s_new, h_k, d]`, to their slots of both caches, in place.
 ///
 /// `slot_mapping` i64 `[total_new]` or `[b, s_new]`: page · page_size + row of the page; a negative one: the row is not
-/// written. The rest of the caches keeps every bit. Rows are converted to the cache's type: f32, bf16 or f16.
+/// written. The rest of the caches keeps every bit. Rows are converted to the cache's type: f32, bf16 or f16, on the CPU
+/// also e4m3 (candle's `F8E4M3`).
 ///
 /// Errors: what does not fit, by the argument's name; on the CPU also a slot that is out of range, before the cache that
 /// it is of is written.

@@ -148,7 +148,8 @@ pub fn flash_attn_varlen_windowed(
 /// The same over a paged cache: k and v `[pages, page_block_size, h_k, d]`, block_table u32 `[b, max_pages]`.
 ///
 /// `seqlens_k` is cumulated, as everywhere here; the lengths, its differences, are a tensor of `b` numbers that candle
-/// computes on the device. `mm_prefix_ranges` is refused by name.
+/// computes on the device. `mm_prefix_ranges` is refused by name. The arguments leave no room for a
+/// [`workspace`](crate::Attention::workspace), without which a GPU decodes few long sequences slowly.
 pub fn flash_attn_varlen_paged_windowed(
     q: &Tensor,
     k: &Tensor,

@@ -1,11 +1,11 @@
 //! The forward pass, of which the graph knows nothing.
 
-use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use foveal::Forward;
 
 use crate::attention::{Attention, SetOption};
 use crate::graph::{stand_in, Slot};
-use crate::storage::{new_cpu_storage, packed, view, view_mut, wrap, Held, Operand, Place};
+use crate::storage::{dtype_of, new_cpu_storage, packed, view, view_mut, wrap, Held, Operand, Place};
 
 /// The result.
 pub(crate) fn compute(attention: &Attention, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
@@ -24,6 +24,30 @@ pub(crate) fn compute_into(attention: &Attention, [q, k, v]: [&Tensor; 3], out: 
     q.apply_op3_no_bwd(k, v, &Op { attention, out: Some(out), lse: Some(lse) }).map(drop)
 }
 
+/// What a plan of the call says; nothing is computed, and no memory allocated.
+pub(crate) fn workspace_bytes(attention: &Attention, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<usize> {
+    let inputs = [("q", q), ("k", k), ("v", v)].map(|(name, tensor)| Held::new(name, tensor, foveal::DType::U32, ()));
+    let options = attention.held();
+    #[cfg(feature = "cuda")]
+    let stream;
+    let (mut place, device) = match q.device() {
+        #[cfg(feature = "cuda")]
+        candle_core::Device::Cuda(device) => {
+            stream = device.cuda_stream();
+            (Place::on(device, &stream)?, Some(crate::storage::cuda::ordinal(&stream)?))
+        }
+        _ => (Place::Cpu, None),
+    };
+    let [q_view, k_view, v_view] = &inputs;
+    let (q_view, k_view, v_view) = (q_view.view(&mut place)?.1, k_view.view(&mut place)?.1, v_view.view(&mut place)?.1);
+    let (dims, _) = result_shapes(q.dims(), v.dims());
+    let (name, dtype) = attention.dtype_of_result(q.dtype());
+    let dtype = dtype_of(name, dtype, foveal::DType::U32)?;
+    let out = foveal::TensorMut::described(dtype, &dims, &packed(&dims)).map_err(wrap)?;
+    let forward = attention.with_options(Forward::new(q_view, k_view, v_view, out), &options, &mut place)?;
+    Ok(forward.plan(device).map_err(wrap)?.workspace_bytes())
+}
+
 struct Op<'o> {
     attention: &'o Attention,
     out: Option<&'o Slot>, // none: it is what the operation returns
@@ -36,7 +60,7 @@ impl Op<'_> {
         inputs: [(Operand<'a>, &Layout); 3],
         out: foveal::TensorMut<'a>,
         lse: Option<foveal::TensorMut<'a>>,
-        held: &'a [Held<'_, SetOption>],
+        (held, workspace): &'a (Vec<Held<'_, SetOption>>, Option<Held<'_, ()>>),
         mut place: Place<'a>,
     ) -> Result<()> {
         let [q, k, v] = views(inputs, &mut place)?;
@@ -45,6 +69,11 @@ impl Op<'_> {
             forward = forward.lse(lse);
         }
         let mut forward = self.attention.with_options(forward, held, &mut place)?;
+        if let Some(memory) = workspace {
+            if let Some(workspace) = memory.as_workspace(&mut place)? {
+                forward = forward.workspace(workspace);
+            }
+        }
         forward.run(place.stream()).map_err(wrap)
     }
 }
@@ -59,15 +88,15 @@ pub(crate) fn views<'a>(
 }
 
 /// Shapes of out and lse. Wrong ranks are given shapes as well: the library refuses them by name.
-fn result_shapes(q: &Layout, v: &Layout) -> (Vec<usize>, Vec<usize>) {
-    let mut out = q.dims().to_vec();
-    if let (Some(last), Some(&channels)) = (out.last_mut(), v.dims().last()) {
+fn result_shapes(q: &[usize], v: &[usize]) -> (Vec<usize>, Vec<usize>) {
+    let mut out = q.to_vec();
+    if let (Some(last), Some(&channels)) = (out.last_mut(), v.last()) {
         *last = channels;
     }
-    let lse = match *q.dims() {
+    let lse = match *q {
         [b, s, h, _] => vec![b, h, s],
         [total, h, _] => vec![h, total],
-        _ => q.dims().to_vec(),
+        _ => q.to_vec(),
     };
     (out, lse)
 }
@@ -87,11 +116,12 @@ impl CustomOp3 for Op<'_> {
         v_l: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         use candle_core::backend::BackendStorage;
-        let (out_dims, lse_dims) = result_shapes(q_l, v_l);
-        let mut out = new_cpu_storage("q", q.dtype(), out_dims.iter().product())?;
+        let (out_dims, lse_dims) = result_shapes(q_l.dims(), v_l.dims());
+        let (name, dtype) = self.attention.dtype_of_result(q.dtype());
+        let mut out = new_cpu_storage(name, dtype, out_dims.iter().product())?;
         let lse_elements = if self.lse.is_some() { lse_dims.iter().product() } else { 0 };
-        let mut lse = new_cpu_storage("lse", DType::F32, lse_elements)?;
-        let held = self.attention.held();
+        let mut lse = CpuStorage::F32(vec![f32::NEG_INFINITY; lse_elements]);
+        let held = (self.attention.held(), self.attention.held_workspace());
         let out_view = view_mut("out", &mut out, 0, &out_dims, &packed(&out_dims))?;
         let lse_view = match self.lse {
             Some(_) => Some(view_mut("lse", &mut lse, 0, &lse_dims, &packed(&lse_dims))?),
@@ -118,21 +148,28 @@ impl CustomOp3 for Op<'_> {
         v_l: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
         use crate::graph::stand_in_cuda;
-        use crate::storage::cuda::{new_storage, with_view_mut};
-        use candle_core::backend::BackendStorage;
-        let (out_dims, lse_dims) = result_shapes(q_l, v_l);
+        use crate::storage::cuda::{new_storage, new_zeros, with_view_mut};
+        use candle_core::{backend::BackendStorage, DType};
+        let (out_dims, lse_dims) = result_shapes(q_l.dims(), v_l.dims());
         let (out_strides, lse_strides) = (packed(&out_dims), packed(&lse_dims));
         let stream = q.device().cuda_stream();
-        let held = self.attention.held();
+        let held = (self.attention.held(), self.attention.held_workspace());
         let run = |out: foveal::TensorMut<'_>, lse: Option<foveal::TensorMut<'_>>| {
             let inputs = [(Operand::Cuda(q), q_l), (Operand::Cuda(k), k_l), (Operand::Cuda(v), v_l)];
             self.run(inputs, out, lse, &held, Place::on(q.device(), &stream)?)
         };
-        let mut out = new_storage("q", q.dtype(), out_dims.iter().product(), q.device())?;
+        // Rows behind used lengths are not written.
+        let is_whole = self.attention.seqused_q.is_none();
+        let new = if is_whole { new_storage } else { new_zeros };
+        let (name, dtype) = self.attention.dtype_of_result(q.dtype());
+        let mut out = new(name, dtype, out_dims.iter().product(), q.device())?;
         match self.lse {
             None => with_view_mut("out", &mut out, (0, &out_dims, &out_strides), &stream, |out| run(out, None))?,
             Some(slot) => {
                 let mut lse = new_storage("lse", DType::F32, lse_dims.iter().product(), q.device())?;
+                if !is_whole && !lse_dims.contains(&0) {
+                    lse.const_set(f32::NEG_INFINITY.into(), &Layout::contiguous(lse_dims.as_slice()))?;
+                }
                 with_view_mut("out", &mut out, (0, &out_dims, &out_strides), &stream, |out| {
                     with_view_mut("lse", &mut lse, (0, &lse_dims, &lse_strides), &stream, |lse| run(out, Some(lse)))
                 })?;

@@ -144,8 +144,10 @@ impl CustomOp3 for Op<'_> {
         use candle_core::backend::BackendStorage;
         let device = q.device();
         let stream = device.cuda_stream();
-        // Rows of dk and dv behind used lengths are not written.
-        let new = if self.call.attention.seqused_k.is_some() { new_zeros } else { new_storage };
+        // Rows behind used lengths are not written.
+        let attention = &self.call.attention;
+        let is_whole = attention.seqused_q.is_none() && attention.seqused_k.is_none();
+        let new = if is_whole { new_storage } else { new_zeros };
         let mut storages = Vec::new();
         for (n, dims, dtype) in self.targets() {
             storages.push((n, dims, new(GRADIENTS[n].0, dtype, dims.iter().product(), device)?));

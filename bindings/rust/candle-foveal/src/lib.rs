@@ -22,8 +22,8 @@
 //! [`Attention`]. What has none (keys in pages, merging) is refused in the backward pass, by name.
 //!
 //! Results are allocated by candle, and so are, for gradients alone, the log-sum-exp, the backward's workspace and single
-//! numbers that stand in candle's graph for results; nothing else is allocated on a GPU, and its work goes to the device's own
-//! stream.
+//! numbers that stand in candle's graph for results; nothing else is allocated on a GPU (decoding's
+//! workspace is the caller's: [`Attention::workspace`]), and its work goes to the device's own stream.
 
 mod attention;
 mod cache;

@@ -1,6 +1,7 @@
 //! Views of candle's storages, without copies.
 
 use candle_core::{bail, CpuStorage, DType, Error, Layout, Result, Storage, Tensor};
+use float8::F8E4M3;
 use half::slice::HalfFloatSliceExt;
 
 #[cfg(feature = "cuda")]
@@ -63,6 +64,7 @@ pub(crate) fn dtype_of(name: &str, dtype: DType, unsigned: foveal::DType) -> Res
         DType::F32 => foveal::DType::F32,
         DType::BF16 => foveal::DType::Bf16,
         DType::F16 => foveal::DType::F16,
+        DType::F8E4M3 => foveal::DType::E4m3,
         DType::I32 => foveal::DType::I32,
         DType::I64 => foveal::DType::I64,
         DType::U32 => unsigned,
@@ -75,6 +77,16 @@ pub(crate) fn dtype_of(name: &str, dtype: DType, unsigned: foveal::DType) -> Res
 fn signed(values: &[u32]) -> &[i32] {
     // SAFETY: both types have the same size and alignment, and every value is valid.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
+}
+
+fn codes(values: &[F8E4M3]) -> &[foveal::E4m3] {
+    // SAFETY: both types are repr(transparent) of u8.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
+}
+
+fn codes_mut(values: &mut [F8E4M3]) -> &mut [foveal::E4m3] {
+    // SAFETY: as in codes().
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
 }
 
 fn from<'a, T>(values: &'a [T], layout: &Layout) -> &'a [T] {
@@ -99,6 +111,7 @@ pub(crate) fn view<'a>(
             CpuStorage::F16(data) => {
                 foveal::Tensor::strided(foveal::F16::slice(from(data, layout).reinterpret_cast()), dims, strides)
             }
+            CpuStorage::F8E4M3(data) => foveal::Tensor::strided(codes(from(data, layout)), dims, strides),
             CpuStorage::I32(data) => foveal::Tensor::strided(from(data, layout), dims, strides),
             CpuStorage::I64(data) => foveal::Tensor::strided(from(data, layout), dims, strides),
             CpuStorage::U32(data) if unsigned == foveal::DType::U32 => {
@@ -152,6 +165,23 @@ impl<'a, Set: Copy> Held<'a, Set> {
         };
         Ok((self.set, view(self.name, operand, self.layout, self.unsigned, place)?))
     }
+
+    /// The memory as a workspace. None for the CPU, which needs none, nor of no bytes.
+    pub(crate) fn as_workspace<'b>(&'b self, place: &mut Place<'b>) -> Result<Option<foveal::Workspace<'b>>> {
+        self.view(place)?;
+        let layout = self.layout;
+        if self.storage.dtype() != DType::U8 || !layout.is_contiguous() {
+            let (dtype, dims, strides) = (self.storage.dtype(), layout.dims(), layout.stride());
+            bail!("{} is {dtype:?} of shape {dims:?} and strides {strides:?}; contiguous U8 is needed", self.name)
+        }
+        match (&**self.storage, place) {
+            #[cfg(feature = "cuda")]
+            (Storage::Cuda(storage), Place::Cuda { stream, reads, .. }) if layout.shape().elem_count() > 0 => {
+                cuda::workspace(storage, layout, stream, reads).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
 }
 
 /// Row-major strides, which have no 0 where a size is 0.
@@ -194,9 +224,10 @@ pub(crate) fn view_mut<'a>(
         CpuStorage::F16(data) => {
             foveal::TensorMut::strided(foveal::F16::slice_mut(from(data, offset).reinterpret_cast_mut()), dims, strides)
         }
+        CpuStorage::F8E4M3(data) => foveal::TensorMut::strided(codes_mut(from(data, offset)), dims, strides),
         other => {
             use candle_core::backend::BackendStorage;
-            bail!("{name} has the type {:?}; foveal writes f32, bf16 and f16", other.dtype())
+            bail!("{name} has the type {:?}; foveal writes f32, bf16, f16 and e4m3", other.dtype())
         }
     }
     .map_err(|error| Error::msg(format!("{name}: {error}")))
@@ -231,6 +262,7 @@ pub(crate) mod cuda {
             DType::F32 => address(storage.as_cuda_slice::<f32>()?, stream, reads),
             DType::BF16 => address(storage.as_cuda_slice::<bf16>()?, stream, reads),
             DType::F16 => address(storage.as_cuda_slice::<f16>()?, stream, reads),
+            DType::F8E4M3 => address(storage.as_cuda_slice::<F8E4M3>()?, stream, reads),
             DType::I32 => address(storage.as_cuda_slice::<i32>()?, stream, reads),
             DType::I64 => address(storage.as_cuda_slice::<i64>()?, stream, reads),
             DType::U32 => address(storage.as_cuda_slice::<u32>()?, stream, reads),
@@ -242,6 +274,24 @@ pub(crate) mod cuda {
         // on the stream that candle's own work on the storage is ordered by. Values of lengths are the user's promise.
         unsafe { foveal::Tensor::from_raw(pointer, foveal::Memory::Device, dtype, layout.dims(), layout.stride()) }
             .map_err(|error| Error::msg(format!("{name}: {error}")))
+    }
+
+    /// Memory that calls write and nobody reads but they, one after the other: for candle's own work it is read.
+    pub(crate) fn workspace<'a>(
+        storage: &'a CudaStorage,
+        layout: &Layout,
+        stream: &'a CudaStream,
+        reads: &mut Vec<SyncOnDrop<'a>>,
+    ) -> Result<foveal::Workspace<'a>> {
+        let (pointer, _) = address(storage.as_cuda_slice::<u8>()?, stream, reads);
+        // SAFETY: bytes of the storage, as in view(). That they were zeros once, that calls alone have written them since, and
+        // on one stream, is the user's promise.
+        Ok(unsafe {
+            foveal::Workspace::from_raw(
+                (pointer as usize + layout.start_offset()) as *mut c_void,
+                layout.shape().elem_count(),
+            )
+        })
     }
 
     /// A view of what is written, and what has to live until the call that writes it has been issued.
@@ -263,7 +313,8 @@ pub(crate) mod cuda {
             DType::F32 => written!(f32),
             DType::BF16 => written!(bf16),
             DType::F16 => written!(f16),
-            other => bail!("{name} has the type {other:?}; foveal writes f32, bf16 and f16"),
+            DType::F8E4M3 => written!(F8E4M3),
+            other => bail!("{name} has the type {other:?}; foveal writes f32, bf16, f16 and e4m3"),
         };
         // SAFETY: as in view(), and the storage is borrowed mutably.
         let view = unsafe {
@@ -286,11 +337,15 @@ pub(crate) mod cuda {
         result
     }
 
+    /// The number of the stream's device.
+    pub(crate) fn ordinal(stream: &CudaStream) -> Result<u32> {
+        u32::try_from(stream.context().ordinal()).map_err(Error::wrap)
+    }
+
     /// Runs with as much memory for intermediate results as the library asks for.
     pub(crate) fn run_with_workspace(mut backward: foveal::Backward<'_, '_>, device: &CudaDevice) -> Result<()> {
         let stream = device.cuda_stream();
-        let number = u32::try_from(stream.context().ordinal()).map_err(Error::wrap)?;
-        let bytes = backward.plan(Some(number)).map_err(wrap)?.workspace_bytes();
+        let bytes = backward.plan(Some(ordinal(&stream)?)).map_err(wrap)?.workspace_bytes();
         // SAFETY: the stream lives until the call has been issued.
         let target = unsafe { foveal::Stream::from_raw(stream.cu_stream().cast()) };
         if bytes == 0 {

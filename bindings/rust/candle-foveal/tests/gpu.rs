@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_foveal::candle_flash_attn_v3::{flash_attn, flash_attn_varlen};
 use candle_foveal::{reshape_and_cache, Append, Attention, CacheLayout};
-use problem::{device, expect_refusal, seqlens, tensors};
+use problem::{device, expect_refusal, expect_right, seqlens, tensors};
 use support::random::Random;
 use support::{random_data, Data, Errors, Format, Problem};
 
@@ -107,6 +107,35 @@ fn a_new_thread_writes_a_cache() -> Result<()> {
         let sums = cache.to_dtype(DType::F32)?.sum((2, 3))?.flatten_all()?.to_vec1::<f32>()?;
         assert_eq!(sums, [16., 0., 0., 0., 0., 0., 0., 16., 0., 0., 0., 0.]);
     }
+    Ok(())
+}
+
+/// Of one long sequence a CTA per head decodes all without a workspace, and all of the GPU with one.
+#[test]
+fn decoding_is_split_by_a_workspace_of_the_callers() -> Result<()> {
+    let Some((device, _alone)) = gpu()? else { return Ok(()) };
+    let attention = Attention::new();
+    let problem = |keys: usize| Problem::new(Format::Bf16, &[(1, keys)], (8, 2), 128);
+    let data = [5000, 700].map(|keys| (problem(keys), random_data(&problem(keys), keys as u64)));
+    let [q, k, v] = tensors(&data[0].0, &data[0].1, false)?;
+    let bytes = attention.workspace_bytes(&q, &k, &v)?;
+    assert!(bytes > 0);
+    let workspace = Tensor::zeros(bytes, DType::U8, &device)?;
+    let split = attention.clone().workspace(&workspace);
+    let bits = |out: &Tensor| out.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+    for (p, data) in &data {
+        let [q, k, v] = tensors(p, data, false)?;
+        let (out, lse) = split.forward_with_lse(&q, &k, &v)?;
+        expect_right(p, data, &out, Some(&lse))?;
+        assert!(bits(&split.forward(&q, &k, &v)?)? == bits(&out)?, "a second call differs");
+        expect_right(p, data, &attention.forward(&q, &k, &v)?, None)?;
+    }
+    let with = |workspace: &Tensor| attention.clone().workspace(workspace).forward(&q, &k, &v);
+    expect_refusal(with(&workspace.narrow(0, 0, 16)?), &["workspace"]);
+    expect_refusal(with(&workspace.narrow(0, 1, bytes - 1)?), &["workspace", "16"]);
+    expect_refusal(with(&Tensor::zeros(bytes, DType::U8, &Device::Cpu)?), &["workspace", "another device"]);
+    let rows = Tensor::zeros((1, 512, 8, 128), DType::BF16, &device)?;
+    assert_eq!(attention.workspace_bytes(&rows, &rows, &rows)?, 0);
     Ok(())
 }
 

@@ -7,7 +7,7 @@ mod support;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Tensor, Var};
 use candle_foveal::{candle_flash_attn as v2, candle_flash_attn_v3 as v3, Attention};
-use problem::{device, formats, seqlens, tensors};
+use problem::{device, formats, is_cpu, seqlens, tensors, used, with_dropout, STATE};
 use reference::{gradients, judge, Kept, Rounding};
 use support::random::Random;
 use support::{random_data, Data, Format, Problem};
@@ -62,6 +62,13 @@ impl Variables {
         if self.is_varlen {
             let [q, k] = seqlens(p)?;
             attention = attention.seqlens(&q, &k);
+        }
+        if !p.used.is_empty() {
+            let [q, k] = used(p)?;
+            attention = attention.seqused_q(&q).seqused_k(&k);
+        }
+        if p.dropout_p > 0. {
+            attention = attention.dropout(p.dropout_p, STATE);
         }
         if let Some(sinks) = &self.sinks {
             attention = attention.sinks(sinks);
@@ -196,6 +203,7 @@ fn gradients_of_every_option_are_exact() -> Result<()> {
                 (p.left, p.top_left, p.chunk, p.softcap, p.d_v) = (Some(25), true, 16, 8., 24);
                 (p.slopes, p.sinks) = (vec![0.5, 0.25, 0.125, 0.0625], vec![0.5, -1., 2., 0.]);
             })?;
+            with(&|p| p.used = vec![(17, 40), (30, 9)])?;
         }
         let mut p = Problem::new(format, &[(30, 50); 2], (4, 2), 32);
         let mut random = Random::new(3);
@@ -204,6 +212,45 @@ fn gradients_of_every_option_are_exact() -> Result<()> {
         p.sinks = vec![0.5, -1., 2., 0.];
         expect_right(&p, false, 4)?;
     }
+    Ok(())
+}
+
+#[test]
+fn gradients_under_dropout_are_exact() -> Result<()> {
+    if !is_cpu()? {
+        println!("SKIPPED: sm90 has no dropout");
+        return Ok(());
+    }
+    for &format in formats()? {
+        for (is_varlen, lengths) in [(false, [(30, 50); 2]), (true, [(30, 50), (41, 9)])] {
+            let mut p = Problem::new(format, &lengths, (4, 2), 32);
+            with_dropout(&mut p, 0.25);
+            expect_right(&p, is_varlen, 10)?;
+            (p.right, p.softcap, p.sinks, p.slopes) = (Some(0), 8., vec![0.5, -1., 2., 0.], vec![0.5, 0.25, 0.125, 0.]);
+            expect_right(&p, is_varlen, 11)?;
+        }
+    }
+    Ok(())
+}
+
+/// A state that is a tensor, in both passes.
+#[test]
+fn a_tensors_state_has_the_gradients_of_its_numbers() -> Result<()> {
+    if !is_cpu()? {
+        println!("SKIPPED: sm90 has no dropout");
+        return Ok(());
+    }
+    let p = Problem::new(Format::F32, &[(9, 20)], (4, 2), 16);
+    let vars = Variables::new(&p, &random_data(&p, 9), false)?;
+    let [q, k, v] = vars.arguments()?;
+    let state = Tensor::new(&STATE.map(|number| number as i64), &device()?)?;
+    let gradients = |attention: Attention| -> Result<Vec<Vec<u32>>> {
+        let store = attention.forward(&q, &k, &v)?.sqr()?.sum_all()?.backward()?;
+        vars.rows.iter().map(|var| bits(store.get(var).expect("a gradient"))).collect()
+    };
+    let numbers = gradients(Attention::new().dropout(0.5, STATE))?;
+    assert_eq!(gradients(Attention::new().dropout_state(0.5, &state))?, numbers);
+    assert_ne!(gradients(Attention::new())?, numbers);
     Ok(())
 }
 

@@ -3,9 +3,8 @@ use std::marker::PhantomData;
 use foveal_sys as sys;
 
 use crate::error::check;
-use crate::forward::Workspace;
 use crate::place::Places;
-use crate::{Error, Forward, Plan, Result, Stream, Tensor, TensorMut};
+use crate::{Error, Forward, Plan, Result, Stream, Tensor, TensorMut, Workspace};
 
 /// The gradients of a [`Forward`] call that has been run, its log-sum-exp included.
 ///
@@ -97,7 +96,7 @@ impl<'f, 'a> Backward<'f, 'a> {
     /// Memory for intermediate results on a GPU, as much as [`Plan::workspace_bytes`] says of [`plan`](Backward::plan).
     #[must_use]
     pub fn workspace(mut self, workspace: Workspace<'a>) -> Self {
-        (self.args.workspace, self.args.workspace_bytes) = workspace.raw();
+        (self.args.workspace, self.args.workspace_bytes) = (workspace.data, workspace.bytes);
         self
     }
 

@@ -1,11 +1,10 @@
-use std::fmt;
 use std::marker::PhantomData;
 
 use foveal_sys as sys;
 
 use crate::error::check;
 use crate::place::Places;
-use crate::{Alignment, Backend, Error, Result, Stream, Tensor, TensorMut};
+use crate::{Alignment, Backend, DType, Error, Plan, Result, Stream, Tensor, TensorMut, Workspace};
 
 /// A window without limit on a side, and any so wide that i64 cannot say it.
 fn window_side(width: Option<usize>) -> i64 {
@@ -144,8 +143,24 @@ impl<'a> Forward<'a> {
     /// On the CPU: a GPU would read the state in its own memory.
     #[must_use]
     pub fn dropout(mut self, p: f32, state: [u64; 2]) -> Self {
-        self.args.dropout_p = p;
+        (self.args.dropout_p, self.args.dropout_state) = (p, std::ptr::null());
         self.dropout_state = (p != 0.0).then_some(state);
+        self
+    }
+
+    /// [`dropout`](Forward::dropout) whose state, i64 `[2]` of any values, lies where q lies and is read when the call
+    /// computes: bits of the seed and the offset. sm90 has no dropout yet and says so.
+    #[must_use]
+    pub fn dropout_state(mut self, p: f32, state: Tensor<'a>) -> Self {
+        if (state.raw.dtype, state.shape(), state.strides()) != (DType::I64.raw(), &[2], &[1]) {
+            let (shape, strides) = (state.shape(), state.strides());
+            self.refused.get_or_insert_with(|| {
+                Error::invalid(format!("dropout_state has shape {shape:?} and strides {strides:?}; i64 [2] is needed"))
+            });
+        }
+        self.places.add("dropout_state", &state.raw, state.memory);
+        let data = if p == 0.0 { std::ptr::null() } else { state.raw.data.cast_const().cast() };
+        (self.args.dropout_p, self.args.dropout_state, self.dropout_state) = (p, data, None);
         self
     }
 
@@ -186,6 +201,10 @@ impl<'a> Forward<'a> {
         /// sequence i is row `j % page_size` of page `block_table[i, j / page_size]`. Needs
         /// [`seqused_k`](Forward::seqused_k). Entries behind those of a sequence's keys are not read.
         block_table;
+        /// The offsets of [`pages`](Forward::pages) alone.
+        page_indptr;
+        /// The page numbers of [`pages`](Forward::pages) alone.
+        page_indices;
         /// i32 `[b]`: `off` of each sequence, of any sign, in place of what the alignment says, which is then the default.
         query_offset;
         /// u32 `[b, s_q, words]`, varlen `[total_q, words]`: which of a sequence's last keys a query sees, as the nodes of
@@ -203,11 +222,8 @@ impl<'a> Forward<'a> {
     /// Pages as lists, in place of [`block_table`](Forward::block_table): a sequence's are
     /// `indices[indptr[i]]` to `indices[indptr[i + 1] − 1]`. indptr i32 `[b + 1]`, indices i32 or u32 `[n]`.
     #[must_use]
-    pub fn pages(mut self, indptr: Tensor<'a>, indices: Tensor<'a>) -> Self {
-        self.places.add("page_indptr", &indptr.raw, indptr.memory);
-        self.places.add("page_indices", &indices.raw, indices.memory);
-        (self.args.page_indptr, self.args.page_indices) = (indptr.raw, indices.raw);
-        self
+    pub fn pages(self, indptr: Tensor<'a>, indices: Tensor<'a>) -> Self {
+        self.page_indptr(indptr).page_indices(indices)
     }
 
     /// Memory for intermediate results on a GPU; [`Plan::workspace_bytes`] says how much makes the call fast. Without
@@ -241,7 +257,9 @@ impl<'a> Forward<'a> {
         }
         let mut args = self.args;
         args.backend = backend.raw();
-        args.dropout_state = self.dropout_state.as_ref().map_or(std::ptr::null(), |state| state.as_ptr());
+        if let Some(state) = &self.dropout_state {
+            args.dropout_state = state.as_ptr();
+        }
         args.window_right = match (self.causal, self.right) {
             (true, None | Some(0)) => 0,
             (true, Some(right)) => {
@@ -253,7 +271,7 @@ impl<'a> Forward<'a> {
     }
 
     /// The C structure for a call that writes.
-    fn args_to_run(&self) -> Result<sys::foveal_forward_args> {
+    pub(crate) fn args_to_run(&self) -> Result<sys::foveal_forward_args> {
         if self.was_run {
             return Err(Error::invalid("out and lse are read alone: this call was made by was_run()"));
         }
@@ -296,97 +314,5 @@ impl<'a> Forward<'a> {
         // SAFETY: args is initialised, no data pointer is followed, and `plan` can be written.
         check(unsafe { sys::foveal_plan_create(&args, device, &mut plan) })?;
         Ok(Plan(plan))
-    }
-}
-
-/// Device memory for the intermediate results of a launch.
-#[derive(Debug)]
-pub struct Workspace<'a> {
-    data: *mut std::ffi::c_void,
-    bytes: u64,
-    life: PhantomData<&'a mut ()>,
-}
-
-impl Workspace<'_> {
-    /// `bytes` of device memory at `data`, which is aligned to 16 bytes.
-    ///
-    /// # Safety
-    ///
-    /// For the workspace's lifetime, and until the work on the stream of the calls that get it is done: the memory is of
-    /// the GPU that the stream belongs to; it was filled with zeros once, when it was allocated, and since then calls
-    /// alone have written it; no two calls that may run at the same time have it.
-    pub unsafe fn from_raw(data: *mut std::ffi::c_void, bytes: usize) -> Self {
-        Workspace { data, bytes: bytes as u64, life: PhantomData } // usize has at most 64 bits
-    }
-
-    pub(crate) fn raw(&self) -> (*mut std::ffi::c_void, u64) {
-        (self.data, self.bytes)
-    }
-}
-
-/// A kept plan: immutable, usable from several threads. `Display` describes it for people.
-///
-/// ```
-/// use foveal::{Backend, DType, Forward, Tensor, TensorMut};
-///
-/// let (shape, strides) = ([1, 4096, 32, 128], [4096 * 32 * 128, 32 * 128, 128, 1]);
-/// let q = Tensor::described(DType::Bf16, &shape, &strides)?;
-/// let out = TensorMut::described(DType::Bf16, &shape, &strides)?;
-/// let plan = Forward::new(q, q, q, out).causal().backend(Backend::Cpu).plan(None)?;
-/// println!("{plan}");
-/// assert_eq!(plan.workspace_bytes(), 0);
-/// # Ok::<(), foveal::Error>(())
-/// ```
-#[derive(Debug)]
-pub struct Plan(pub(crate) *mut sys::foveal_plan);
-
-// SAFETY: the library's plans are immutable; any functions may use one at the same time.
-unsafe impl Send for Plan {}
-// SAFETY: as above.
-unsafe impl Sync for Plan {}
-
-impl Plan {
-    /// [`Forward::run`] with this plan; `forward` describes the problem that the plan was made for, pointers may differ.
-    ///
-    /// Errors: those of [`Forward::run`], and a problem that is another one than the plan's.
-    pub fn run(&self, forward: &mut Forward<'_>, stream: Stream) -> Result<()> {
-        let args = forward.args_to_run()?;
-        // SAFETY: as Forward::run(); the plan lives as long as self.
-        check(unsafe { sys::foveal_plan_launch(self.0, &args, stream.raw()) })
-    }
-
-    /// Bytes of device workspace that make a launch fast: see [`Workspace`].
-    pub fn workspace_bytes(&self) -> usize {
-        // SAFETY: the plan lives as long as self.
-        unsafe { sys::foveal_plan_workspace_bytes(self.0) }
-    }
-
-    fn describe(&self) -> Result<String> {
-        let mut size = 0usize;
-        // SAFETY: the plan lives as long as self; no text is written where its size is 0.
-        check(unsafe { sys::foveal_plan_describe(self.0, std::ptr::null_mut(), 0, &mut size) })?;
-        let mut text = vec![0u8; size];
-        // SAFETY: `text` has `size` bytes.
-        check(unsafe {
-            sys::foveal_plan_describe(self.0, text.as_mut_ptr().cast(), text.len(), std::ptr::null_mut())
-        })?;
-        text.pop(); // the terminating NUL
-        Ok(String::from_utf8_lossy(&text).into_owned())
-    }
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.describe() {
-            Ok(text) => f.write_str(&text),
-            Err(error) => write!(f, "a plan that cannot be described: {error}"),
-        }
-    }
-}
-
-impl Drop for Plan {
-    fn drop(&mut self) {
-        // SAFETY: the plan was made by foveal_plan_create(), and nobody uses it any more.
-        unsafe { sys::foveal_plan_destroy(self.0) }
     }
 }

@@ -41,17 +41,19 @@ mod merge;
 mod options;
 mod pages;
 mod place;
+mod plan;
 mod tensor;
 
 pub use append::Append;
 pub use backward::Backward;
 pub use element::{Bf16, DType, E4m3, Element, F16};
 pub use error::{Error, Result};
-pub use forward::{Forward, Plan, Workspace};
+pub use forward::Forward;
 pub use merge::{Merge, Part, MAX_MERGE_PARTS};
 pub use options::{
     backend_built, num_threads, set_num_threads, set_thread_runner, version, Alignment, Backend, RotaryLayout, Stream,
     ThreadRunner,
 };
 pub use pages::{CopyPages, Gather};
+pub use plan::{Plan, Workspace};
 pub use tensor::{Memory, Tensor, TensorMut};

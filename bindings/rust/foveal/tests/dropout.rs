@@ -87,6 +87,37 @@ fn no_probability_is_no_dropout_and_a_wrong_one_is_named() {
 }
 
 #[test]
+fn a_state_may_be_a_tensor() -> foveal::Result<()> {
+    let data = [1f32, 2., 3., 4.];
+    let by_tensor = |state: Tensor<'_>, again: bool| -> foveal::Result<[f32; 4]> {
+        let mut out = [0f32; 4];
+        let input = Tensor::new(&data, &[1, 2, 1, 2])?;
+        let forward = Forward::new(input, input, input, TensorMut::new(&mut out, &[1, 2, 1, 2])?);
+        let mut forward = forward.dropout_state(0.5, state);
+        if again {
+            forward = forward.dropout(0.5, [9, 9]);
+        }
+        forward.run(Stream::none())?;
+        Ok(out)
+    };
+    let states = (0..16).map(|seed| [seed, 5]);
+    for state in states.clone() {
+        let numbers = state.map(|number: u64| number as i64);
+        assert_eq!(by_tensor(Tensor::new(&numbers, &[2])?, false)?, result(0.5, state)?);
+        assert_eq!(by_tensor(Tensor::new(&numbers, &[2])?, true)?, result(0.5, [9, 9])?);
+    }
+    assert!(states.map(|state| result(0.5, state)).any(|out| out != result(0.5, [0, 5])), "all drop the same");
+    for wrong in [Tensor::new(&[0i32, 1], &[2])?, Tensor::new(&[0i64, 1, 2], &[3])?, Tensor::new(&[0i64, 1], &[1, 2])?]
+    {
+        match by_tensor(wrong, false) {
+            Err(Error::InvalidArgument(text)) => assert!(text.contains("i64 [2] is needed"), "{text}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn a_gpu_is_not_given_a_state_in_host_memory() -> foveal::Result<()> {
     let (shape, strides) = ([1, 8, 2, 64], [1024, 128, 64, 1]);
     let input = Tensor::described(DType::Bf16, &shape, &strides)?;

@@ -25,6 +25,34 @@ pub fn formats() -> Result<&'static [Format]> {
     Ok(if matches!(device()?, Device::Cpu) { &FORMATS } else { &[Format::Bf16, Format::F16] })
 }
 
+/// Seed and offset of dropout.
+pub const STATE: [u64; 2] = [u64::MAX - 3, 1 << 40];
+
+/// The problem under dropout of this state: its mask is the library's (1.16), which its own tests hold against Philox.
+pub fn with_dropout(p: &mut Problem, dropout_p: f32) {
+    let (s_q, s_k) = p.most();
+    let sizes = [p.lengths.len(), p.heads_q, s_q, s_k];
+    let mut kept = vec![7u8; sizes.iter().product()];
+    let [b, h, s_q, s_k] = sizes.map(|size| size as i64);
+    // SAFETY: the state has two numbers, and the mask as many bytes as it says.
+    let status =
+        unsafe { foveal_sys::foveal_dropout_mask(b, h, s_q, s_k, dropout_p, STATE.as_ptr(), kept.as_mut_ptr()) };
+    assert_eq!(status, foveal_sys::FOVEAL_OK);
+    (p.dropout_p, p.kept) = (dropout_p, kept.into_iter().map(|byte| byte == 1).collect());
+}
+
+pub fn is_cpu() -> Result<bool> {
+    Ok(matches!(device()?, Device::Cpu))
+}
+
+/// The used lengths of a problem's queries and keys.
+pub fn used(p: &Problem) -> Result<[Tensor; 2]> {
+    let lengths = |of: fn(&(usize, usize)) -> usize| {
+        Tensor::new(p.used.iter().map(|used| of(used) as u32).collect::<Vec<_>>(), &device()?)
+    };
+    Ok([lengths(|used| used.0)?, lengths(|used| used.1)?])
+}
+
 /// 0, 1, 2, ... in f16 and of this shape, divided by each of the three.
 pub fn counted(shape: &[usize], divisors: [f64; 3]) -> Result<[Tensor; 3]> {
     let count = shape.iter().product::<usize>() as u32;

@@ -111,11 +111,12 @@ impl Sums<'_> {
             let (k, v) = (&data.k[row_k * p.d..][..p.d], &data.v[row_k * p.d_v..][..p.d_v]);
             let (x, slope_of_cap) = self.score(at, q, k, j);
             let weight = each(each(x - lse).exp());
-            let dx = each(weight * each(self.dot(dout, v) - delta));
+            let factor = each(p.dropout_factor(at.sequence, at.head, at.row, j));
+            let dx = each(weight * each(each(factor * self.dot(dout, v)) - delta));
             let ds = stored(each(each(dx * slope_of_cap) * self.scale()));
             self.add_scaled(0, row_q * p.d, ds, k);
             self.add_scaled(1, row_k * p.d, ds, q);
-            self.add_scaled(2, row_k * p.d_v, stored(weight), dout);
+            self.add_scaled(2, row_k * p.d_v, each(stored(weight) * factor), dout);
             if !p.bias.is_empty() {
                 let element = self.element(at, j);
                 self.terms[1][element].push(dx);

@@ -108,6 +108,8 @@ pub struct Problem {
     pub bias: Vec<f32>,   // [b, h_q, s_q, s_k], or empty; dense
     pub mask: Vec<bool>,  // likewise
     pub logits: f32,      // standard deviation that the scores are to have, about
+    pub dropout_p: f32,   // a multiple of 2^-16
+    pub kept: Vec<bool>,  // by dropout: [b, h_q, most s_q, most s_k], or empty
 }
 
 impl Problem {
@@ -131,6 +133,8 @@ impl Problem {
             bias: vec![],
             mask: vec![],
             logits: 1.0,
+            dropout_p: 0.0,
+            kept: vec![],
         }
     }
 
@@ -166,6 +170,21 @@ impl Problem {
             first as usize..last as usize
         } else {
             0..0
+        }
+    }
+
+    /// The largest lengths.
+    pub fn most(&self) -> (usize, usize) {
+        self.lengths.iter().fold((0, 0), |most, &(q, k)| (most.0.max(q), most.1.max(k)))
+    }
+
+    /// What dropout multiplies a weight of the softmax by.
+    pub fn dropout_factor(&self, sequence: usize, head: usize, row: usize, key: usize) -> f64 {
+        let (most_q, most_k) = self.most();
+        match self.kept.get(((sequence * self.heads_q + head) * most_q + row) * most_k + key) {
+            None => 1.0,
+            Some(true) => 1.0 / (1.0 - f64::from(self.dropout_p)),
+            Some(false) => 0.0,
         }
     }
 
@@ -291,7 +310,8 @@ fn row_of<R: Real>(p: &Problem, data: &Data, at: &Place, round: impl Fn(f64) -> 
     for &(j, x) in &scores {
         let weight = x.exp_of_difference(largest);
         sum = sum.mul_add_separately(weight, R::of(1.0));
-        let rounded = R::from_f64(round(weight.f64()));
+        let factor = R::from_f64(p.dropout_factor(at.sequence, at.head, at.row, j));
+        let rounded = zero.mul_add_separately(R::from_f64(round(weight.f64())), factor);
         let v = &data.v[((at.first_k + j) * p.heads_k + head_k) * p.d_v..][..p.d_v];
         for (o, &v) in out.iter_mut().zip(v) {
             *o = o.mul_add_separately(rounded, R::of(v));
