@@ -45,11 +45,22 @@ void check_head_dim(const char* name, int64_t head_dim, int32_t widest) {
                "; the sm90 backend supports multiples of 8 up to " + std::to_string(widest));
 }
 
+void check_keys_in_e4m3(const ForwardProblem& p) {
+    if (p.keys_dtype != DType::e4m3) return;
+    const auto check = [](const char* name, int64_t head_dim) {
+        if (head_dim % kCopyEngineBytes != 0)
+            refuse(std::string(name) + "'s head dimension is " + std::to_string(head_dim) +
+                   "; in e4m3 the sm90 backend supports multiples of " + std::to_string(kCopyEngineBytes));
+    };
+    check("k", p.head_dim);
+    check("v", p.head_dim_v);
+}
+
 void check_strides(const ForwardProblem& p) {
-    const int64_t element = bytes_of(p.dtype);
+    const int64_t element = bytes_of(p.dtype), element_of_keys = p.keys_dtype == DType::e4m3 ? 1 : element;
     check_strides("q", p.q, element);
-    check_strides("k", p.k, element);
-    check_strides("v", p.v, element);
+    check_strides("k", p.k, element_of_keys);
+    check_strides("v", p.v, element_of_keys);
     check_strides("out", p.out, bytes_of(p.out_dtype));
 }
 

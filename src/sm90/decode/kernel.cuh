@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kDecodeThreads, Instance::kConfig.tile.ctas)
     const int32_t warp = uniform(static_cast<int32_t>(threadIdx.x) / kWarpThreads);
     if (warp < kWarpgroupWarps) {
         take_registers<kConfig>(true);
-        initialise_barriers<kConfig>(shared, params.box_rows > 0, warp);
+        initialise_barriers<kConfig>(shared, params.box_rows > 0, params.has_row_descales, warp);
         await_kernel_before();
         ptx::barrier_sync(kDecodeSetUp, kDecodeThreads);
         DecodeConsumer<kConfig>(shared, params).run();

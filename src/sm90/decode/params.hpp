@@ -22,6 +22,13 @@ struct DecodeRows {
     int32_t columns;  // that exist
 };
 
+// Of K or V in e4m3; strides in elements.
+struct DecodeDescale {
+    const float* data;  // null: 1
+    bool of_rows;       // [pages, page_size, h_k] or [b, s_k, h_k]; else [b, h_k]
+    int64_t batch_stride, row_stride, head_stride;
+};
+
 struct DecodeParams {
     // ---- sequences
     int32_t batch;
@@ -67,6 +74,10 @@ struct DecodeParams {
     int32_t*
         arrived;   // [count_of(), heads]: blocks of a cut sequence, or part, that are worked out; zero between launches
     float* nodes;  // [sets.nodes(), node_floats]
+
+    // ---- keys and values in e4m3
+    DecodeDescale k_descale, v_descale;
+    bool has_row_descales;  // of K, or V, or both
 };
 
 // The tensors as the copy engine sees them: (column, row, head, page or sequence).

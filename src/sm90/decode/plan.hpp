@@ -41,7 +41,7 @@ struct PreparedDecode {
     DecodeParams params;
 
     const DecodeTileEntry& entry() const { return kDecodeTiles[schedule.choice.tile_index]; }
-    const DecodeTile& tile() const { return entry().tile; }
+    DecodeTile tile() const { return schedule.choice.tile(); }
     int32_t grid(bool splits) const { return splits ? schedule.split_grid : schedule.whole_grid; }
 };
 

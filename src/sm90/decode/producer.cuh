@@ -75,7 +75,8 @@ class DecodeFinder {
         constexpr int32_t kRowsOfQ = kTile.octets() * kOctetColumns, kVectors = kTile.head_dim / kVectorColumns;
         const PieceColumns columns(params_, work, kTile.columns);
         const auto* q = static_cast<const uint16_t*>(params_.q) + work.number * params_.q_batch_stride;
-#pragma unroll 2
+        constexpr int32_t kAtOnce = kTile.dequantises() ? 1 : 2;  // what fits the registers
+#pragma unroll kAtOnce
         for (int32_t n = lane_; n < kRowsOfQ * kVectors; n += kWarpThreads) {
             const int32_t column = n / kVectors, vector = n % kVectors;
             const bool exists = column < columns.count && vector * kVectorColumns < params_.k.columns;
@@ -83,9 +84,24 @@ class DecodeFinder {
                 exists ? (work.sequence.first_q + columns.query(params_, column)) * params_.q_row_stride +
                              columns.head_q(params_, column) * params_.q_head_stride + vector * kVectorColumns
                        : 0;
-            ptx::copy_async(ptx::shared_address(to + vector / kRowVectors * kRowsOfQ * kPanelColumns) +
-                                swizzled(column, vector % kRowVectors),
-                            q + from, exists);
+            const uint32_t panel = ptx::shared_address(to + vector / kRowVectors * kRowsOfQ * kPanelColumns);
+            if constexpr (kTile.dequantises())
+                copy_for_e4m3(panel, column, vector % kRowVectors, q + from, exists);
+            else
+                ptx::copy_async(panel + swizzled(column, vector % kRowVectors), q + from, exists);
+        }
+    }
+
+    // Lane t of a row of keys in e4m3 has channels 4 t to 4 t + 3 of each 16 at once, which take the places of 2 t,
+    // 2 t + 1, 2 t + 8 and 2 t + 9 in a product (strip.cuh): so Q's are put into these places, pair by pair.
+    static __device__ __forceinline__ void copy_for_e4m3(uint32_t panel, int32_t column, int32_t vector,
+                                                         const uint16_t* from, bool exists) {
+        constexpr int32_t kPairs = kVectorColumns / 2;
+#pragma unroll
+        for (int32_t i = 0; i < kPairs; ++i) {
+            const int32_t pair = vector % 2 * kPairs + i;
+            ptx::copy_async_4(panel + swizzled(column, vector / 2 * 2 + pair % 2) + static_cast<uint32_t>(pair / 2 * 4),
+                              from + 2 * i, exists);
         }
     }
 

@@ -26,7 +26,7 @@ bool too_long(int32_t tile_index, ForwardVariant variant, const ForwardProblem& 
 // Does it take a kernel for keys of any form?
 bool needs_any_keys(const ForwardProblem& p) {
     const bool unlike_q = p.keys == KeyForm::paged || p.varlen != (p.keys == KeyForm::varlen);
-    return unlike_q || p.has_query_offset || p.has_tree;
+    return unlike_q || p.has_query_offset || p.has_tree || p.keys_dtype == DType::e4m3;
 }
 
 // One value for several heads or sequences.
@@ -60,7 +60,8 @@ ForwardVariant in_f32(ForwardVariant variant) {
 }
 
 ForwardChoice choice_of(const ForwardProblem& p, ForwardVariant variant) {
-    const bool is_f32 = p.out_dtype == DType::f32, any_keys = needs_any_keys(p);
+    const bool is_f32 = p.out_dtype == DType::f32, any_keys = needs_any_keys(p),
+               dequantises = p.keys_dtype == DType::e4m3;
     const ForwardVariant and_lse = is_f32 ? in_f32(variant) : with_lse(variant);
     const ForwardVariant needed = is_f32 || p.wants_lse ? and_lse : variant;
     const ForwardVariant all = is_f32 ? ForwardVariant::options_part : ForwardVariant::options_lse;
@@ -69,12 +70,14 @@ ForwardChoice choice_of(const ForwardProblem& p, ForwardVariant variant) {
         if (p.head_dim <= tile.head_dim && p.head_dim_v <= tile.head_dim_v && !(tile.dense_only && p.varlen) &&
             !too_long(i, needed, p))
             for (const ForwardVariant served : {needed, and_lse, all})
-                if (entry.serves(served, any_keys)) return {i, served, any_keys};
+                if (dequantises ? dequantises_with(entry, served) : entry.serves(served, any_keys))
+                    return {i, served, any_keys, dequantises};
         ++i;
     }
     if (is_f32)
         refuse(
-            "out.dtype is f32 beside pages, query_offset, a tree, or only one of q and k packed; the sm90 backend "
+            "out.dtype is f32 beside pages, query_offset, a tree, e4m3 keys, or only one of q and k packed; the sm90 "
+            "backend "
             "takes that up to a head dimension of 256");
     throw Error(FOVEAL_INTERNAL_ERROR, "no sm90 tile for this problem");
 }
@@ -129,6 +132,7 @@ void check_supported(const ForwardProblem& p) {
     check_head_dim("q", p.head_dim, widest.head_dim);
     check_head_dim("v", p.head_dim_v, widest.head_dim_v);
     const ForwardChoice choice = choice_of(p);
+    check_keys_in_e4m3(p);
     check_strides(p);
     check_tile_count(p, kForwardTiles[choice.tile_index].tile);
 }
