@@ -261,7 +261,8 @@ TEST(Contract_1_14, DescalesLieApartFromResults) {
 }
 
 TEST(Contract_1_14, Sm90RefusesByName) {
-    for (const auto& [text, word] : {std::pair{"b2 sq5 sk9 hq4 hk2 d64 bf16 kv_e4m3", "k.dtype is e4m3"},
+    for (const auto& [text, word] : {std::pair{"b2 sq5 sk9 hq4 hk2 d24 bf16 kv_e4m3", "multiples of 16"},
+                                     {"b2 sq5 sk9 hq4 hk2 d512 bf16 kv_e4m3", "under few rows of q"},
                                      {"b2 sq5 sk9 hq4 hk2 d64 e4m3 softcap30", "softcap"},
                                      {"b2 sq5 sk9 hq4 hk2 d64 e4m3 alibi", "alibi_slopes"},
                                      {"b2 sq5 sk9 hq4 hk2 d64 e4m3 bias=bh", "bias"},
