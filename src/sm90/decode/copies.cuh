@@ -28,7 +28,7 @@ class BoxCopies {
 
    public:
     // Asks for the table's entries, and does not wait for them. The piece has blocks.
-    __device__ __forceinline__ BoxCopies(const DecodeParams& params, const DecodeWork& work, int32_t head_k,
+    __device__ __forceinline__ BoxCopies(const DecodeParams& params, const FoundKeys& work, int32_t head_k,
                                          int32_t lane)
         : params_(params),
           seen_(work.seen.keys),
@@ -40,7 +40,7 @@ class BoxCopies {
         key_ = first + row_in_slot_;
         if (params.table.entries == nullptr) {
             page_ = params.lengths_k.cu_seqlens != nullptr ? 0 : work.number;
-            row_ = work.sequence.first_k + key_;
+            row_ = work.first_k + key_;
             return;
         }
         entries_ = params.table.of(work.number);

@@ -65,20 +65,21 @@ __global__ void __launch_bounds__(kDecodeThreads, Instance::kConfig.tile.ctas)
     take_registers<kConfig>(false);
     await_kernel_before();
     const int32_t lane = static_cast<int32_t>(threadIdx.x) % kWarpThreads, loader = warp - kWarpgroupWarps - 1;
-    if (loader < 0) {
-        DecodeFinder<kConfig> finder(shared, params, lane);
+    const DecodeMaps maps{k_map, v_map};
+    const bool copies_boxes = params.box_rows > 0 && loader == 0;
+    if (loader < 0 || copies_boxes) {
+        if (copies_boxes && lane == 0) {
+            ptx::prefetch_tensor_map(maps.k);
+            ptx::prefetch_tensor_map(maps.v);
+        }
+        DecodeFinder<kConfig> finder(shared, params, maps, copies_boxes, lane);
         finder.prepare();
         ptx::barrier_sync(kDecodeSetUp, kDecodeThreads);
         finder.run();
         return;
     }
-    const DecodeMaps maps{k_map, v_map};
-    if (params.box_rows > 0 && loader == 0 && lane == 0) {
-        ptx::prefetch_tensor_map(maps.k);
-        ptx::prefetch_tensor_map(maps.v);
-    }
     ptx::barrier_sync(kDecodeSetUp, kDecodeThreads);
-    if (params.box_rows == 0 || loader == 0) copy_keys<kConfig>(shared, maps, params, loader, lane);
+    if (params.box_rows == 0) copy_rows<kConfig>(shared, maps, params, loader, lane);
 }
 
 template <class Instance>

@@ -26,6 +26,15 @@ struct alignas(16) DecodeWork {
     FOVEAL_HOST_DEVICE bool is_whole() const { return piece.begin == 0 && piece.end == seen.counted_blocks(); }
 };
 
+// What it takes to bring a piece's keys.
+struct FoundKeys {
+    int32_t number, head, first_k;
+    Piece piece;
+    SeenKeys seen;
+
+    FOVEAL_HOST_DEVICE int32_t blocks() const { return min_i32(piece.end, seen.blocks) - piece.begin; }
+};
+
 // The CTA's named barriers. Barrier 0 joins all threads when the CTA has set itself up; the other is of the warps that
 // compute.
 enum DecodeBarrier : int32_t { kDecodeSetUp = 0, kDecodeConsumers = 1 };
@@ -89,14 +98,13 @@ __device__ __forceinline__ void initialise_barriers(DecodeShared<kConfig>& share
     // A box's bytes are expected by one thread, and boxes are asked for by one warp; rows are copied by all threads of
     // three. Rows' descales are copied by all lanes, beside boxes too.
     const uint32_t box_fillers = kTile.dequantises() && row_descales ? 1 + kWarpThreads : 1,
-                   fillers = in_boxes ? box_fillers : kRowLoaderThreads,
-                   loaders = in_boxes ? kWarpThreads : kRowLoaderThreads;
+                   fillers = in_boxes ? box_fillers : kRowLoaderThreads, readers = in_boxes ? 0 : kRowLoaderThreads;
     if (warp == 0)
         for (int32_t i = 0; i < kTile.slots; ++i) ptx::mbarrier_init(shared.ring.full[i][0], fillers);
     if (warp == 1)
         for (int32_t i = 0; i < kTile.slots; ++i) ptx::mbarrier_init(shared.ring.free[i][0], kWarpgroupWarps);
     if (warp == 2)
-        for (int32_t i = 0; i < kTile.works; ++i) shared.work_ring.initialise(i, 1, kWarpgroupThreads + loaders);
+        for (int32_t i = 0; i < kTile.works; ++i) shared.work_ring.initialise(i, 1, kWarpgroupThreads + readers);
     if (warp == 3) {
         for (int32_t i = 0; i < kTile.works; ++i) ptx::mbarrier_init(shared.queries_full[i], kWarpThreads);
         ptx::mbarrier_init(shared.map_ready, 1);
