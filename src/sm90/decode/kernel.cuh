@@ -40,9 +40,11 @@ __device__ __forceinline__ void take_registers(bool computes) {
     }
 }
 
-// Global memory is touched after this only (sm90/forward/set_up.cuh has more on it).
-__device__ __forceinline__ void await_kernel_before() {
-    cudaGridDependencySynchronize();
+// Global memory is touched after this only (sm90/forward/set_up.cuh has more on it): the kernel before it, or, if that
+// writes other rows and is waited for at the end, all kernels before that, without whose end it would not have let this
+// one start.
+__device__ __forceinline__ void await_kernel_before(const DecodeParams& params) {
+    if (!params.beside) cudaGridDependencySynchronize();
     cudaTriggerProgrammaticLaunchCompletion();
 }
 
@@ -57,13 +59,14 @@ __global__ void __launch_bounds__(kDecodeThreads, Instance::kConfig.tile.ctas)
     if (warp < kWarpgroupWarps) {
         take_registers<kConfig>(true);
         initialise_barriers<kConfig>(shared, params.box_rows > 0, params.has_row_descales, warp);
-        await_kernel_before();
+        await_kernel_before(params);
         ptx::barrier_sync(kDecodeSetUp, kDecodeThreads);
         DecodeConsumer<kConfig>(shared, params).run();
+        if (params.beside) cudaGridDependencySynchronize();  // who waits for this kernel waits for that one too
         return;
     }
     take_registers<kConfig>(false);
-    await_kernel_before();
+    await_kernel_before(params);
     const int32_t lane = static_cast<int32_t>(threadIdx.x) % kWarpThreads, loader = warp - kWarpgroupWarps - 1;
     const DecodeMaps maps{k_map, v_map};
     const bool copies_boxes = params.box_rows > 0 && loader == 0;

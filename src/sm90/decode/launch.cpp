@@ -60,7 +60,8 @@ constinit cuda::KernelTable<kKernels> kernel_table(kernels(std::make_index_seque
 
 // ---- what it gets ---------------------------------------------------------------------------------------------------
 
-DecodeParams with_pointers(DecodeParams params, const ForwardProblem& p, const ForwardPointers& pointers) {
+DecodeParams with_pointers(const PreparedDecode& kernel, const ForwardProblem& p, const ForwardPointers& pointers) {
+    DecodeParams params = kernel.params;
     params.lengths_q = p.lengths_q(pointers);
     params.lengths_k = p.lengths_k(pointers);
     params.query_offset = pointers.query_offset;
@@ -77,8 +78,8 @@ DecodeParams with_pointers(DecodeParams params, const ForwardProblem& p, const F
     params.tree = pointers.tree_mask;
     params.splits = pointers.workspace != nullptr;
     auto* bytes = static_cast<char*>(pointers.workspace);
-    params.arrived = reinterpret_cast<int32_t*>(bytes);
-    params.nodes = reinterpret_cast<float*>(bytes + kDecodeControlBytes);
+    params.arrived = reinterpret_cast<int32_t*>(bytes + kernel.counts);
+    params.nodes = reinterpret_cast<float*>(bytes + kernel.nodes);
     return params;
 }
 
@@ -107,7 +108,7 @@ void enqueue_decode(CUfunction function, const ForwardProblem& p, const Prepared
         k = cuda::tensor_map(type, mapped("k", pointers.k, p.head_dim, p.k, p, pointers.q), box);
         v = cuda::tensor_map(type, mapped("v", pointers.v, p.head_dim_v, p.v, p, pointers.q), box);
     }
-    DecodeParams params = with_pointers(kernel.params, p, pointers);
+    DecodeParams params = with_pointers(kernel, p, pointers);
     void* arguments[] = {&k, &v, &params};
     cuda::launch(function, {kernel.grid(params.splits), kDecodeThreads, shared_bytes(kernel.tile()), true}, stream,
                  arguments, "sm90 decode kernel");

@@ -67,6 +67,9 @@ struct DecodeParams {
     int64_t tree_batch_stride, tree_row_stride;
     int32_t tree_keys;  // that have a bit in a row's words
 
+    // The kernel before it in the stream writes other rows: it is waited for at this one's end, not at its beginning.
+    bool beside;
+
     // ---- how the work is split
     bool splits;  // false: there is no workspace, and each CTA takes a whole sequence of one head
     Teams teams;

@@ -24,9 +24,9 @@ NodeSets node_sets_of(const DecodeSchedule& schedule) {
             kDecodeTiles[schedule.choice.tile_index].tile.levels};
 }
 
-int64_t workspace_bytes_of(const DecodeSchedule& schedule) {
+int64_t node_bytes_of(const DecodeSchedule& schedule) {
     const DecodeTile& tile = kDecodeTiles[schedule.choice.tile_index].tile;
-    return kDecodeControlBytes + node_sets_of(schedule).nodes() * tile.node_floats() * 4;
+    return node_sets_of(schedule).nodes() * tile.node_floats() * 4;
 }
 
 // The largest box of which a page is a whole number.
@@ -59,7 +59,7 @@ DecodeSchedule decode_schedule_of(const ForwardProblem& p, const DecodeChoice& c
     schedule.teams = teams_of(traits.sms * kDecodeTiles[choice.tile_index].tile.ctas, schedule.heads);
     schedule.split_grid = static_cast<int32_t>(schedule.teams.count) * schedule.heads;
     schedule.whole_grid = static_cast<int32_t>(p.batch) * schedule.heads;
-    schedule.workspace_bytes = workspace_bytes_of(schedule);
+    schedule.node_bytes = node_bytes_of(schedule);
     return schedule;
 }
 

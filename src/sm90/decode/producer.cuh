@@ -28,8 +28,8 @@ class DecodeFinder {
     static constexpr DecodeTile kTile = kConfig.tile;
 
    public:
-    __device__ __forceinline__ DecodeFinder(DecodeShared<kConfig>& shared, const DecodeParams& params, const DecodeMaps& maps,
-                                            bool copies, int32_t lane)
+    __device__ __forceinline__ DecodeFinder(DecodeShared<kConfig>& shared, const DecodeParams& params,
+                                            const DecodeMaps& maps, bool copies, int32_t lane)
         : shared_(shared), params_(params), maps_(maps), copies_(copies), lane_(lane), pieces_(params, lane) {}
 
     // Before the barriers are there.
@@ -131,7 +131,7 @@ class DecodeFinder {
     RingPosition<kTile.slots> ring_;
 };
 
-// ---- the warps that copy rows -----------------------------------------------------------------------------------------
+// ---- the warps that copy rows ---------------------------------------------------------------------------------------
 
 // warp: of those that copy.
 template <DecodeConfig kConfig>
