@@ -25,7 +25,6 @@ void check_types(const ForwardProblem& problem) {
 }
 
 void check(const ForwardProblem& problem) {
-    require_no_dropout(problem);
     if (problem.dtype == DType::e4m3) return check_e4m3_supported(problem);
     check_types(problem);
     if (decodes(problem)) return check_decode(problem, decode_choice_of(problem));

@@ -15,9 +15,6 @@ void check_strides(const char* tensor, const Strides& strides, int64_t element_b
 // Of q, k, v and out.
 void check_strides(const ForwardProblem& problem);
 
-// No kernel drops weights yet.
-void require_no_dropout(const ForwardProblem& problem);
-
 // The same of data.
 void check_alignment(const char* tensor, const void* data);
 void check_pointers(const ForwardPointers& pointers);

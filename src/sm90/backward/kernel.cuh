@@ -21,6 +21,7 @@
 //   [consumer]         10. release dO (and at a task's end V); wait for the next Q; scores of step i + 1, which start
 //   at
 //                          -lse / scale, or at -inf under the mask; behind them dK of step i.
+//                          Under dropout, behind both: which of the scores are kept.
 //   [consumer]         11. scores done: their exponentials, under dK, are P of step i + 1. dK done: release Q.
 //   [consumer]         12. if the task has ended: its dK and dV are rounded and stored; the next one is under way.
 #pragma once
@@ -58,7 +59,7 @@ __device__ __forceinline__ void initialise_barriers(BackwardShared<kConfig>& sha
 
 template <BackwardConfig kConfig>
 __device__ __forceinline__ void run_backward(BackwardShared<kConfig>& shared, const BackwardMaps& maps,
-                                             const BackwardParams& params) {
+                                             const BackwardParams& params, const Dropout& dropout) {
     if (threadIdx.x == 0) initialise_barriers<kConfig>(shared);
     __syncthreads();
     await_kernel_before();
@@ -68,7 +69,7 @@ __device__ __forceinline__ void run_backward(BackwardShared<kConfig>& shared, co
         produce<kConfig>(shared, maps, params);
     } else {
         ptx::setmaxnreg_inc<kConfig.tile.consumer_registers>();
-        BackwardConsumer<kConfig>(shared, params, warpgroup - 1).run();
+        BackwardConsumer<kConfig>(shared, params, dropout, warpgroup - 1).run();
     }
 }
 
@@ -76,10 +77,10 @@ template <class Instance>
 __global__ void __launch_bounds__(kBackwardThreads, 1)
     backward(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap k_map,
              const __grid_constant__ CUtensorMap v_map, const __grid_constant__ CUtensorMap dout_map,
-             const __grid_constant__ BackwardParams params) {
+             const __grid_constant__ BackwardParams params, const __grid_constant__ Dropout dropout) {
     extern __shared__ unsigned char shared_memory[];
     run_backward<Instance::kConfig>(*reinterpret_cast<BackwardShared<Instance::kConfig>*>(shared_memory),
-                                    {q_map, k_map, v_map, dout_map}, params);
+                                    {q_map, k_map, v_map, dout_map}, params, dropout);
 }
 
 template <class Instance>

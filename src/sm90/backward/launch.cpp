@@ -15,6 +15,7 @@
 #include "sm90/backward/plan.hpp"
 #include "sm90/backward/score_sums.hpp"
 #include "sm90/device.hpp"
+#include "sm90/scores/dropout.hpp"
 
 namespace foveal::sm90 {
 namespace {
@@ -30,6 +31,7 @@ enum Pass : size_t {
     kKeys,
     kQueries,
     kSums,
+    kDroppingSums,
     kAddSums,
     kMain,
     kWidest = kMain + kBackwardVariants,
@@ -60,7 +62,8 @@ constexpr cuda::Kernel kernel() {
         return {&wide_keys_kernel<BackwardInstance<kType, kTile>>, kWideSharedBytes};
     if constexpr (kPass == kQueries && kIsWide && !kIsWidest)
         return {&wide_queries_kernel<BackwardInstance<kType, kTile>>, kWideSharedBytes};
-    if constexpr (kPass == kSums) return {&score_sums_kernel<kType>, kScoreSumsSharedBytes};
+    if constexpr (kPass == kSums) return {&score_sums_kernel<kType, false>, kScoreSumsSharedBytes};
+    if constexpr (kPass == kDroppingSums) return {&score_sums_kernel<kType, true>, kScoreSumsSharedBytes};
     if constexpr (kPass == kAddSums) return {&add_score_sums_kernel<kType>};
     if constexpr (kPass >= kMain && kPass < kWidest && !kIsWide)
         return {&backward_kernel<BackwardInstance<kType, kTile, static_cast<BackwardVariant>(kPass - kMain)>>,
@@ -169,6 +172,7 @@ ScoreSumsParams sums_params_of(const BackwardProblem& problem, const PreparedBac
     params.dalibi_batch_stride = problem.dalibi.batch;
     params.dalibi_head_stride = problem.dalibi.head;
     params.slope_parts = reinterpret_cast<float*>(workspace + prepared.workspace.slope_parts);
+    params.dropout = Dropout::of(p, pointers.forward);
     return params;
 }
 
@@ -203,7 +207,8 @@ void launch_backward(const BackwardProblem& problem, const PreparedBackward& pre
     BackwardParams params = params_of(problem, prepared, pointers);
     Maps maps{};
     void* beside[] = {&params};
-    void* arguments[] = {&maps.q, &maps.k, &maps.v, &maps.dout, &params};
+    Dropout dropout = Dropout::of(problem.forward, pointers.forward);
+    void* arguments[] = {&maps.q, &maps.k, &maps.v, &maps.dout, &params, &dropout};
     const auto launch = [&](size_t pass, cuda::LaunchShape shape, void** of_kernel, const char* name) {
         if (shape.grid > 0)
             cuda::launch(kernel_table.function(device, kernel_index_of(type, prepared.tile_index, pass)), shape, stream,
@@ -231,9 +236,10 @@ void launch_backward(const BackwardProblem& problem, const PreparedBackward& pre
         maps = maps_of(problem, pointers, kSumKeys);  // else there is no step
     // A gradient without elements is null; its strides do not tell.
     const int32_t bias_grid = pointers.dbias != nullptr ? prepared.bias_grid : 0;
-    launch(kSums, {bias_grid, kSumThreads, kScoreSumsSharedBytes, true}, of_sums, "sm90 backward kernel of dbias");
+    const size_t pass = prepared.variant == BackwardVariant::dropout ? kDroppingSums : kSums;
+    launch(pass, {bias_grid, kSumThreads, kScoreSumsSharedBytes, true}, of_sums, "sm90 backward kernel of dbias");
     sums.of_slopes = true;
-    launch(kSums, {prepared.slopes_grid, kSumThreads, kScoreSumsSharedBytes, true}, of_sums,
+    launch(pass, {prepared.slopes_grid, kSumThreads, kScoreSumsSharedBytes, true}, of_sums,
            "sm90 backward kernel of dalibi_slopes");
     void* added[] = {&sums};
     launch(kAddSums, {prepared.add_grid, kFinishThreads, 0, true}, added, "sm90 backward's kernel of sums");

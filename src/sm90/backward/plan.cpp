@@ -155,7 +155,9 @@ std::string Sm90BackwardPlan::describe() const {
     std::ostringstream out;
     out << foveal::describe(problem()) << "kernel     sm90 backward, " << name_of(problem().forward.dtype)
         << ", d up to " << tile.head_dim
-        << (prepared_.variant == BackwardVariant::options ? ", with score options" : "")
+        << (prepared_.variant == BackwardVariant::plain     ? ""
+            : prepared_.variant == BackwardVariant::options ? ", with score options"
+                                                            : ", with score options and dropout")
         << (tile.is_widest() ? ", dk, dv and dq apart\n"
             : tile.is_wide   ? ", dk and dv apart from dq\n"
                              : ", dq's sums in a fixed order\n");

@@ -61,7 +61,7 @@ void check_counts(const BackwardProblem& problem) {
 int32_t tile_index_of(const BackwardProblem& problem) {
     const int64_t widest = std::max(problem.forward.head_dim, problem.forward.head_dim_v);
     // Of wide heads only the widest have options.
-    const bool has_options = variant_of(problem) == BackwardVariant::options;
+    const bool has_options = variant_of(problem) != BackwardVariant::plain;
     const auto* const tile = std::find_if(
         std::begin(kBackwardTiles), std::end(kBackwardTiles),
         [&](const BackwardTile& t) { return widest <= t.head_dim && (!has_options || !t.is_wide || t.is_widest()); });
@@ -72,6 +72,7 @@ BackwardVariant variant_of(const BackwardProblem& problem) {
     // Without options accumulators start at -lse / scale, which must be a number.
     constexpr float kLeastScale = 0x1p-64F;
     const ForwardProblem& p = problem.forward;
+    if (p.drops_weights()) return BackwardVariant::dropout;
     return p.scale < kLeastScale || p.modifies_scores() || p.chunk > 0 ? BackwardVariant::options
                                                                        : BackwardVariant::plain;
 }
@@ -79,7 +80,6 @@ BackwardVariant variant_of(const BackwardProblem& problem) {
 void check_backward_supported(const BackwardProblem& problem) {
     const ForwardProblem& p = problem.forward;
     require_differentiable(problem);
-    require_no_dropout(p);
     check_forms(p);
     check_gradients(problem);
     require_scale(p, "the sm90 backend");

@@ -81,8 +81,9 @@ static_assert([] {
 enum class BackwardVariant : int32_t {
     plain,
     options,  // every option of the scores (scores.cuh), chunks and any scale
+    dropout,  // and dropout
 };
-inline constexpr int32_t kBackwardVariants = 2;
+inline constexpr int32_t kBackwardVariants = 3;
 
 // The wide kernels: 64 keys, or 64 queries for each of two warpgroups.
 inline constexpr int32_t kWideKeys = 64;
@@ -101,7 +102,8 @@ struct BackwardConfig {
     BackwardTile tile;
     BackwardVariant variant;
 
-    FOVEAL_HOST_DEVICE constexpr bool has_options() const { return variant == BackwardVariant::options; }
+    FOVEAL_HOST_DEVICE constexpr bool has_options() const { return variant != BackwardVariant::plain; }
+    FOVEAL_HOST_DEVICE constexpr bool drops_weights() const { return variant == BackwardVariant::dropout; }
 };
 
 // The same as a type: nvcc 13.0 writes host stubs that do not compile for a __global__ template whose argument is a

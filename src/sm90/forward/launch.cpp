@@ -13,6 +13,7 @@
 #include "sm90/device.hpp"
 #include "sm90/forward/kernels.hpp"
 #include "sm90/forward/plan.hpp"
+#include "sm90/scores/dropout.hpp"
 #include "sm90/scores/matrix_vectors.hpp"
 
 namespace foveal::sm90 {
@@ -21,7 +22,7 @@ namespace {
 // ---- which kernel ---------------------------------------------------------------------------------------------------
 
 constexpr std::array kTypes = {DType::bf16, DType::f16};
-constexpr size_t kVariants = static_cast<size_t>(ForwardVariant::options_part) + 1;
+constexpr size_t kVariants = static_cast<size_t>(ForwardVariant::dropout) + 1;
 constexpr size_t kForms = 2;  // keys as q, and of any form
 constexpr size_t kKernels = kTypes.size() * kTileCount * kVariants * kForms;
 
@@ -118,7 +119,8 @@ void enqueue_forward(CUfunction function, const ForwardProblem& p, const Prepare
                      const ForwardPointers& pointers, void* stream) {
     Maps maps = maps_of(p, kernel, pointers);
     ForwardParams params = with_pointers(kernel.params, p, pointers);
-    void* arguments[] = {&maps.q, &maps.packed_q, &maps.k, &maps.v, &maps.out, &params};
+    Dropout dropout = Dropout::of(p, pointers);
+    void* arguments[] = {&maps.q, &maps.packed_q, &maps.k, &maps.v, &maps.out, &params, &dropout};
     const ForwardTile& tile = kernel.tile();
     cuda::launch(function, {kernel.schedule.grid, tile.threads(), shared_bytes(tile), true}, stream, arguments,
                  "sm90 forward kernel");
