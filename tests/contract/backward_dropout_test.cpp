@@ -25,7 +25,7 @@ TEST_P(BackwardDropout, RightBesideEveryOption) {
               "b1 s210 hq4 hk1 d128 bias_f32=b11k alibi_b dropout0.2", "b2 sq90 sk150 h2 d192 dv128 causal dropout0.2",
               "b1 s140 hq4 hk2 d256 left50 sinks dropout0.1", "b2 sq70 sk130 h2 d512 dv320 chunk40 alibi dropout0.25",
               "varlen qlens=70,1,200 klens=70,9,130 hq4 hk2 d256 causal dropout0.5",
-              "b1 s100 h1 d128 scale-0.1 dropout0.99"})
+              "b1 s100 h1 d128 scale-0.1 dropout0.99", "b1 s100 h2 d256 softcap5 alibi dropout0.3"})
             expect_right(words + type);
     }
 }

@@ -13,21 +13,27 @@ namespace {
 constexpr PhiloxKey kKey{{0x12345678, 0x9abcdef0}};
 constexpr uint32_t kHead = 4000000001u;
 
+template <int32_t kColumns>
+void expect_queries_right(uint32_t threshold, int32_t query, int32_t first_key) {
+    for (int32_t lane = 0; lane < kWarpThreads; ++lane) {
+        KeptScores<kColumns, false> kept;
+        kept.draw(kKey, threshold_pair(threshold), kHead, query, first_key, lane);
+        for (int32_t i = 0; i < Fragment::size(kColumns); ++i) {
+            const int32_t row = query + Fragment::first_row(lane) + Fragment::row_offset(i),
+                          j = first_key + Fragment::first_column(lane) + Fragment::column_offset(i);
+            ASSERT_EQ(kept.keeps(i),
+                      dropout_keeps(kKey, threshold, kHead, static_cast<uint32_t>(row), static_cast<uint32_t>(j)))
+                << "lane " << lane << " register " << i << " first key " << first_key;
+        }
+    }
+}
+
 TEST(KeptScores, RowsThatAreQueries) {
-    constexpr int32_t kQuery = 176;
     for (const uint32_t threshold : {1u, 20000u, 32768u, 65535u})
-        for (const int32_t first_key : {0, 32, 96, 131040})
-            for (int32_t lane = 0; lane < kWarpThreads; ++lane) {
-                KeptScores<32, false> kept;
-                kept.draw(kKey, threshold_pair(threshold), kHead, kQuery, first_key, lane);
-                for (int32_t i = 0; i < Fragment::size(32); ++i) {
-                    const int32_t row = kQuery + Fragment::first_row(lane) + Fragment::row_offset(i),
-                                  j = first_key + Fragment::first_column(lane) + Fragment::column_offset(i);
-                    ASSERT_EQ(kept.keeps(i), dropout_keeps(kKey, threshold, kHead, static_cast<uint32_t>(row),
-                                                           static_cast<uint32_t>(j)))
-                        << lane << " " << i;
-                }
-            }
+        for (const int32_t first_key : {0, 32, 96, 131040}) {
+            expect_queries_right<32>(threshold, 176, first_key);
+            expect_queries_right<64>(threshold, 4096, 2 * first_key);
+        }
 }
 
 template <int32_t kColumns>

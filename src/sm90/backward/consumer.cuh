@@ -38,9 +38,7 @@ class BackwardConsumer {
           dropout_(dropout),
           warpgroup_(warpgroup),
           warp_(uniform(static_cast<int32_t>(threadIdx.x) % kWarpgroupThreads / kWarpThreads)),
-          products_(shared, warpgroup) {
-        if constexpr (kConfig.drops_weights()) dropout_key_ = read_dropout_key(dropout);
-    }
+          products_(shared, warpgroup) {}
 
     __device__ __forceinline__ void run() {
         if (!start()) return;
@@ -74,6 +72,7 @@ class BackwardConsumer {
     // P of this step is there. dQ of the step before leaves under dV; then dP, and dS.
     __device__ __forceinline__ void gradients_of_step() {
         if constexpr (!kConfig.has_options()) round_operand<kConfig.dtype>(rounded_p_, p_);
+        if constexpr (kConfig.drops_weights()) drop_operand(rounded_p_, kept_);
         if (!ended_) shared_.dout_ring.wait_full(douts_);
         wait_for(stored_barrier(other(), parity_ ^ 1));
         {
@@ -228,7 +227,6 @@ class BackwardConsumer {
                 BackwardScores<kConfig.dtype>(params_, task, task.head_k * params_.heads_per_kv + step_.head,
                                               first_key(task), first_query())
                     .apply(p_, rounded_p_, neg_lse);
-            if constexpr (kConfig.drops_weights()) drop_operand(rounded_p_, kept_);
         } else {
 #pragma unroll
             for (int32_t i = 0; i < Products::kScores; ++i) p_[i] = ptx::ex2(p_[i] * params_.scale_log2);
@@ -244,7 +242,7 @@ class BackwardConsumer {
             const BackwardTask& task = shared_.tasks[tasks_.slot];
             const int32_t head = task.head_k * params_.heads_per_kv + step_.head;
             kept_ = kept_scores<kBackwardQueries, true>(
-                dropout_key_, dropout_.threshold,
+                shared_.dropout_key, dropout_.threshold,
                 static_cast<uint32_t>(task.sequence) * static_cast<uint32_t>(params_.heads_q) +
                     static_cast<uint32_t>(head),
                 task.key + warpgroup_ * kWarpgroupRows + warp_ * kWarpRows, step_.tile * kBackwardQueries);
@@ -305,9 +303,7 @@ class BackwardConsumer {
     Scores p_;           // of the step; with a softcap, times its derivative
     Operand rounded_p_;  // of the step
     Operand ds_;         // of the step, rounded
-    // Only where weights are dropped: of the call; of the step.
-    PhiloxKey dropout_key_;
-    Kept kept_;
+    Kept kept_;          // of the step; only where weights are dropped
 
     RingPosition<kTaskSlots> tasks_;
     RingPosition<kTile.key_buffers> keys_;

@@ -63,6 +63,10 @@ __device__ __forceinline__ void run_backward(BackwardShared<kConfig>& shared, co
     if (threadIdx.x == 0) initialise_barriers<kConfig>(shared);
     __syncthreads();
     await_kernel_before();
+    if constexpr (kConfig.drops_weights()) {
+        if (threadIdx.x == 0) shared.dropout_key = dropout_key(dropout.state);
+        __syncthreads();
+    }
     const int32_t warpgroup = uniform(static_cast<int32_t>(threadIdx.x) / kWarpgroupThreads);
     if (warpgroup == 0) {
         ptx::setmaxnreg_dec<kConfig.tile.producer_registers>();

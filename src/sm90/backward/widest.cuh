@@ -50,12 +50,10 @@ class WidestConsumer {
                                               int32_t warpgroup)
         : shared_(shared),
           params_(params),
-          dropout_(dropout),
           warpgroup_(warpgroup),
           row_(shared.task.row +
-               uniform(static_cast<int32_t>(threadIdx.x) % kWarpgroupThreads / kWarpThreads) * kWarpRows) {
-        if constexpr (kConfig.drops_weights()) dropout_key_ = read_dropout_key(dropout);
-    }
+               uniform(static_cast<int32_t>(threadIdx.x) % kWarpgroupThreads / kWarpThreads) * kWarpRows),
+          dropout_(dropout) {}
 
     __device__ __forceinline__ void run() {
 #pragma unroll
@@ -73,7 +71,10 @@ class WidestConsumer {
     }
 
    private:
-    __device__ __forceinline__ float scale_of_dv() const { return kConfig.drops_weights() ? dropout_.scale : 1.0F; }
+    __device__ __forceinline__ float scale_of_dv() const {
+        if constexpr (kConfig.drops_weights()) return dropout_.call.scale;
+        return 1.0F;
+    }
 
     __device__ __forceinline__ void walk() {
         const Range visited{uniform(shared_.task.visited.begin), uniform(shared_.task.visited.end)};
@@ -235,7 +236,7 @@ class WidestConsumer {
         const int32_t head = kOfKeys ? task.head * params_.heads_per_kv + step_.head : task.head;
         const int32_t column = step_.tile * kWarpgroupRows + warpgroup_ * Shared::kColumns;
         return kept_scores<Shared::kColumns, kOfKeys>(
-            dropout_key_, dropout_.threshold,
+            dropout_.key, dropout_.call.threshold,
             static_cast<uint32_t>(task.of.sequence) * static_cast<uint32_t>(params_.heads_q) +
                 static_cast<uint32_t>(head),
             kOfKeys ? row_ : column, kOfKeys ? column : row_);
@@ -258,7 +259,7 @@ class WidestConsumer {
 #pragma unroll
         for (float& x : dp) x = 0;
         multiply_panels(dp);
-        add_kept(dp, neg_delta, kept, dropout_.scale);
+        add_kept(dp, neg_delta, kept, dropout_.call.scale);
 #pragma unroll
         for (int32_t i = 0; i < kScores; ++i) neg_delta[i] = dp[i];
     }
@@ -299,8 +300,6 @@ class WidestConsumer {
 
     Shared& shared_;
     const BackwardParams& params_;
-    const Dropout& dropout_;
-    PhiloxKey dropout_key_;  // only where weights are dropped
     const int32_t warpgroup_;
     const int32_t row_;  // the warp's first, of the sequence
     float sums_[Fragment::size(kGradientColumns)];
@@ -308,6 +307,7 @@ class WidestConsumer {
     RingPosition<1> whole_;
     RingPosition<Shared::kPanelSlots> panels_;
     BackwardStep step_;
+    [[no_unique_address]] const ThreadDropout<kConfig.drops_weights()> dropout_;
 };
 
 // ---- kernel ---------------------------------------------------------------------------------------------------------

@@ -16,6 +16,20 @@ __device__ __forceinline__ PhiloxKey read_dropout_key(const Dropout& dropout) {
     return {{uniform(key.word[0]), uniform(key.word[1])}};
 }
 
+// What a thread keeps of it: nothing where the kernel drops none, whose registers then are dealt out as if there were
+// no such thing.
+template <bool kDrops>
+struct ThreadDropout {
+    explicit __device__ __forceinline__ ThreadDropout(const Dropout&) {}
+};
+template <>
+struct ThreadDropout<true> {
+    const Dropout& call;
+    PhiloxKey key;
+    explicit __device__ __forceinline__ ThreadDropout(const Dropout& dropout)
+        : call(dropout), key(read_dropout_key(dropout)) {}
+};
+
 // Of a warp's fragment. key, query: the warp's first. Where rows are keys, used by a whole, converged warp.
 template <int32_t kColumns, bool kOfKeys>
 __device__ __forceinline__ KeptScores<kColumns, kOfKeys> kept_scores(PhiloxKey dropout_key, uint32_t threshold,

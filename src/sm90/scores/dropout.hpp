@@ -116,7 +116,7 @@ struct KeptScores;
 // Bit i: that of register i.
 template <int32_t kColumns>
 struct KeptScores<kColumns, false> {
-    static_assert(kColumns == kDropoutKeys);
+    static_assert(kColumns % kDropoutKeys == 0 && Fragment::size(kColumns) <= 32);
     uint32_t bits = 0;
 
     // Of register i?
@@ -127,15 +127,19 @@ struct KeptScores<kColumns, false> {
                                  int32_t lane) {
         bits = 0;
         FOVEAL_UNROLL
-        for (int32_t r = 0; r < Fragment::kRows; ++r) {
-            const PhiloxBlock block =
-                bits_of_row(key, head, query + Fragment::first_row(lane) + r * Fragment::kRowDistance,
-                            first_key / kDropoutKeys, lane);
+        for (int32_t begin = 0; begin < kColumns; begin += kDropoutKeys) {
             FOVEAL_UNROLL
-            for (int32_t n = 0; n < kDropoutEights; ++n) {
-                const KeptPair kept = kept_pair(block.word[n], thresholds);
-                if (kept.lower) bits |= 1u << Fragment::index(r, n * Fragment::kColumns);
-                if (kept.upper) bits |= 1u << Fragment::index(r, n * Fragment::kColumns + 1);
+            for (int32_t r = 0; r < Fragment::kRows; ++r) {
+                const PhiloxBlock block =
+                    bits_of_row(key, head, query + Fragment::first_row(lane) + r * Fragment::kRowDistance,
+                                (first_key + begin) / kDropoutKeys, lane);
+                FOVEAL_UNROLL
+                for (int32_t n = 0; n < kDropoutEights; ++n) {
+                    const KeptPair kept = kept_pair(block.word[n], thresholds);
+                    const int32_t i = Fragment::index(r, begin + n * Fragment::kColumns);
+                    if (kept.lower) bits |= 1u << i;
+                    if (kept.upper) bits |= 1u << (i + 1);
+                }
             }
         }
     }

@@ -2,8 +2,8 @@
 
 namespace foveal::sm90 {
 
-using Bf16 = BackwardInstance<DType::bf16, kBackwardD512, BackwardVariant::dropout>;
-using F16 = BackwardInstance<DType::f16, kBackwardD512, BackwardVariant::dropout>;
+using Bf16 = BackwardInstance<DType::bf16, kBackwardD512, BackwardVariant::dropout_options>;
+using F16 = BackwardInstance<DType::f16, kBackwardD512, BackwardVariant::dropout_options>;
 
 template const void* widest_kernel<Bf16, WidestGradient::dk>();
 template const void* widest_kernel<Bf16, WidestGradient::dv>();
