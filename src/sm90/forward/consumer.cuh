@@ -59,15 +59,13 @@ class Consumer : public ConsumerWarpgroup<Consumer<kConfig>, Shared<kConfig>, kC
                                         const Dropout& dropout, int32_t warpgroup)
         : Base(shared, params, warpgroup),
           maps_(maps),
-          dropout_(dropout),
           q_descriptor_(descriptor_low(shared.q[0][query_tile_], 0)),
           k_descriptor_(descriptor_low(shared.k[0], 0)),
           v_descriptor_(descriptor_low(shared.v[0] + first_column() * kTile.keys,
                                        kTile.sums_in_product ? static_cast<uint32_t>(offsetof(Shared<kConfig>, ones) -
                                                                                      offsetof(Shared<kConfig>, v))
-                                                             : PV::kPanelBytes)) {
-        if constexpr (kConfig.drops_weights()) dropout_key_ = read_dropout_key(dropout);
-    }
+                                                             : PV::kPanelBytes)),
+          dropout_(dropout) {}
 
    private:
     __device__ __forceinline__ void wait_values(const RingPosition<kTile.stages>& at) { shared_.v_ring.wait_full(at); }
@@ -233,7 +231,7 @@ class Consumer : public ConsumerWarpgroup<Consumer<kConfig>, Shared<kConfig>, kC
         const float sink_log2 = kConfig.has_wide_scores() ? to_base_2(sink) : sink * static_cast<float>(kLog2E);
         RowScale scale{{softmax_.normaliser(totals, o_, 0, sink_log2), softmax_.normaliser(totals, o_, 1, sink_log2)}};
         if constexpr (kConfig.drops_weights())
-            for (float& factor : scale.of) factor *= dropout_.scale;
+            for (float& factor : scale.of) factor *= dropout_.call.scale;
         if constexpr (kConfig.has_lse()) {
             // Of warpgroups that share rows, one writes.
             if (params_.lse != nullptr && (!kTile.shares_rows || warpgroup_ == 0)) {
@@ -270,9 +268,8 @@ class Consumer : public ConsumerWarpgroup<Consumer<kConfig>, Shared<kConfig>, kC
     }
 
     const ForwardMaps& maps_;
-    const Dropout& dropout_;
-    PhiloxKey dropout_key_;  // only where weights are dropped
     const uint32_t q_descriptor_, k_descriptor_, v_descriptor_;
+    [[no_unique_address]] const ThreadDropout<kConfig.drops_weights()> dropout_;
     RowSoftmax softmax_;
     bool caps_late_ = false;  // the tile's unmasked blocks take capped_step()
     float s_[QK::kScores];

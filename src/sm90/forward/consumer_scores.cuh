@@ -135,8 +135,8 @@ __device__ __forceinline__ void Consumer<kConfig>::drop(const BlockRange& blocks
         const int32_t sequence = shared_.work[works_.slot].sequence;
         const uint32_t head =
             static_cast<uint32_t>(sequence) * static_cast<uint32_t>(heads_q) + static_cast<uint32_t>(rows().head);
-        drop_weights(p_, dropout_key_, threshold_pair(dropout_.threshold), head, rows().query, first_key(blocks, i),
-                     ptx::lane_id());
+        drop_weights(p_, dropout_.key, threshold_pair(dropout_.call.threshold), head, rows().query,
+                     first_key(blocks, i), ptx::lane_id());
     }
 }
 
