@@ -15,7 +15,8 @@
 //   [consumer]          6. issue dQ of step i - 1, then dV of step i. dQ done: tell the other that dS has been read;
 //                          stage dQ as soon as its buffer is free.
 //   [consumer]          7. at a task's first step: release the K of the task before, wait for V.
-//   [consumer]          8. dP, which starts at -delta; dS = P * dP, rounded.
+//   [consumer]          8. dP, which starts at -delta (dropout: at 0, and the kept of it are added to -delta);
+//                          dS = P * dP, rounded.
 //   [consumer]          9. wait until the other has read the dS of step i - 1; store that of step i; one fence for it
 //                          and for the staged dQ; tell the other, and the producer.
 //   [consumer]         10. release dO (and at a task's end V); wait for the next Q; scores of step i + 1, which start

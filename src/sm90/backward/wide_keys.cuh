@@ -3,9 +3,8 @@
 //
 //   [producer, warp 0]  K; for every step: Q and -lse.
 //   [producer, warp 1]  V; for every step: dO and -delta.
-//   [consumer 0]        S = K Q^T, from -lse / scale on; P, which goes to shared memory too; dV += P dO. Under dropout,
-//   of
-//                       what is dropped with its sign set, and 0 towards dV.
+//   [consumer 0]        S = K Q^T, from -lse / scale on; P, which goes to shared memory too; dV += P dO. (Dropout: what
+//                       is dropped goes there with its sign set, and is 0 towards dV.)
 //   [consumer 1]        dP = V dO^T, from -delta on (under dropout from 0); waits for P; dS = P * dP; dK += dS Q.
 // Both issue the scores of the next step before the sums of this one, under which then lie the exponentials, or the
 // product with P.
