@@ -16,7 +16,6 @@ namespace foveal::sm90 {
 namespace {
 
 void check(const ForwardProblem& problem) {
-    require_no_dropout(problem);
     if (problem.dtype == DType::e4m3) return check_e4m3_supported(problem);
     if (decodes(problem)) return check_decode(problem, decode_choice_of(problem));
     check_supported(problem);

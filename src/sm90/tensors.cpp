@@ -22,12 +22,6 @@ void check_stride(const char* tensor, const char* which, int64_t stride, int64_t
 
 }  // namespace
 
-void require_no_dropout(const ForwardProblem& problem) {
-    if (problem.drops_weights())
-        refuse("dropout_p is " + std::to_string(problem.dropout_p) +
-               ", which the cpu backend computes and sm90 does not yet");
-}
-
 void check_strides(const char* tensor, const Strides& strides, int64_t element_bytes) {
     check_stride(tensor, "batch", strides.batch, element_bytes);
     check_stride(tensor, "row", strides.row, element_bytes);

@@ -17,9 +17,6 @@ void check_strides(const ForwardProblem& problem);
 // The head dimensions of k and v, if they are in e4m3: whole vectors there too.
 void check_keys_in_e4m3(const ForwardProblem& problem);
 
-// No kernel drops weights yet.
-void require_no_dropout(const ForwardProblem& problem);
-
 // The same of data.
 void check_alignment(const char* tensor, const void* data);
 void check_pointers(const ForwardPointers& pointers);

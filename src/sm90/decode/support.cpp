@@ -55,7 +55,7 @@ int64_t parts_of(const ForwardProblem& p, int32_t tile_index, int64_t rows) {
 bool can_decode(const ForwardProblem& p) {
     const bool has_matrix = p.has_bias || p.has_mask;
     return p.dtype != DType::f32 && p.out_dtype == p.dtype && p.head_dim <= kWidestHead &&
-           p.head_dim_v <= kWidestHead && !has_matrix;
+           p.head_dim_v <= kWidestHead && !has_matrix && !p.drops_weights();
 }
 
 // May a sequence of a varlen q have from `least` to `most` rows? The host knows how many all have together.

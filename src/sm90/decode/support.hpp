@@ -32,8 +32,8 @@ struct DecodeChoice {
     }
 };
 
-// Few queries over a cache: a dense q of few rows without a bias or a mask. Follows from q's shape and the options
-// alone, never from where keys lie; a varlen q's rows only the device knows.
+// Few queries over a cache: a dense q of few rows without a bias, a mask or dropout. Follows from q's shape and the
+// options alone, never from where keys lie; a varlen q's rows only the device knows.
 bool decodes(const ForwardProblem& problem);
 
 // Of a problem that decodes.

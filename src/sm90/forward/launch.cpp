@@ -15,6 +15,7 @@
 #include "sm90/forward/kernels.hpp"
 #include "sm90/forward/key_descales.hpp"
 #include "sm90/forward/plan.hpp"
+#include "sm90/scores/dropout.hpp"
 #include "sm90/scores/matrix_vectors.hpp"
 
 namespace foveal::sm90 {
@@ -23,7 +24,7 @@ namespace {
 // ---- which kernel ---------------------------------------------------------------------------------------------------
 
 constexpr std::array kTypes = {DType::bf16, DType::f16};
-constexpr size_t kVariants = static_cast<size_t>(ForwardVariant::options_part) + 1;
+constexpr size_t kVariants = static_cast<size_t>(ForwardVariant::dropout) + 1;
 constexpr size_t kForms = 3;  // keys as q, of any form, and of any form in e4m3
 constexpr size_t kKernels = kTypes.size() * kTileCount * kVariants * kForms;
 
@@ -129,9 +130,11 @@ void enqueue_forward(CUfunction function, const ForwardProblem& p, const Prepare
                      const ForwardPointers& pointers, void* stream) {
     Maps maps = maps_of(p, kernel, pointers);
     ForwardParams params = with_pointers(kernel.params, p, pointers);
-    // Kernels for keys of q's type do not read the last.
+    // The last is what kernels for e4m3 keys read, or those under dropout.
     KeyDescales descales{descale_of(p.k_descale, pointers.k_descale), descale_of(p.v_descale, pointers.v_descale)};
-    void* arguments[] = {&maps.q, &maps.packed_q, &maps.k, &maps.v, &maps.out, &params, &descales};
+    Dropout dropout = Dropout::of(p, pointers);
+    void* const last = kernel.schedule.choice.dequantises ? static_cast<void*>(&descales) : &dropout;
+    void* arguments[] = {&maps.q, &maps.packed_q, &maps.k, &maps.v, &maps.out, &params, last};
     const ForwardTile& tile = kernel.tile();
     cuda::launch(function, {kernel.schedule.grid, tile.threads(), shared_bytes(tile), true}, stream, arguments,
                  "sm90 forward kernel");
