@@ -36,7 +36,7 @@ foveal_tensor part_of_cell(const foveal_tensor& t, const Stretch& stretch, const
 }  // namespace
 
 BiasGradient::BiasGradient(const Plan& plan, const foveal_tensor& dbias)
-    : plan_(plan), dbias_(with_all_dimensions(dbias)), rank_(dbias.rank) {
+    : dbias_(with_all_dimensions(dbias)), rank_(dbias.rank) {
     if (rank_ == 0 || (dbias_.shape[kRows] != 1 && dbias_.shape[kKeys] != 1)) return;
     sums_.resize(elements_of(dbias_));
     size_t most = 0;

@@ -28,7 +28,6 @@ class BiasGradient {
    private:
     void add_up_over_ranks(Communicator& communicator, void* stream);
 
-    const Plan& plan_;
     const foveal_tensor dbias_;  // [b, heads, rows, keys], each 1 where it is shared; or absent
     const int32_t rank_;         // the caller's number of dimensions
     std::vector<double> sums_;   // packed; empty where cells write to dbias
