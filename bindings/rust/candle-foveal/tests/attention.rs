@@ -5,7 +5,7 @@ mod support;
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_foveal::{candle_flash_attn as v2, candle_flash_attn_v3 as v3, merge, Attention};
-use problem::{device, expect_refusal, expect_right, formats, seqlens, tensors};
+use problem::{bits, device, expect_refusal, expect_right, formats, seqlens, tensors, FORMS};
 use support::random::Random;
 use support::{random_data, Format, Problem};
 
@@ -70,15 +70,10 @@ fn expect_all_functions_right(p: &Problem, varlen: bool) -> Result<()> {
     Ok(())
 }
 
-fn bits(tensor: &Tensor) -> Result<Vec<u32>> {
-    let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-    Ok(values.into_iter().map(f32::to_bits).collect())
-}
-
 #[test]
 fn all_functions_are_exact_in_every_window() -> Result<()> {
     for &format in formats()? {
-        for (varlen, lengths) in [(false, [(30, 50); 2]), (true, [(30, 50), (41, 9)])] {
+        for (varlen, lengths) in FORMS {
             for slopes in [vec![], vec![0.5, 0.25, 0.125, 0.0625]] {
                 for (left, right) in WINDOWS {
                     let mut p = Problem::new(format, &lengths, (4, 2), 32);

@@ -7,7 +7,7 @@ mod support;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Tensor, Var};
 use candle_foveal::{candle_flash_attn as v2, candle_flash_attn_v3 as v3, Attention};
-use problem::{device, formats, is_cpu, seqlens, tensors, used, with_dropout, STATE};
+use problem::{bits, device, formats, has_dropout, seqlens, tensors, used, with_dropout, FORMS, STATE};
 use reference::{gradients, judge, Kept, Rounding};
 use support::random::Random;
 use support::{random_data, Data, Format, Problem};
@@ -98,10 +98,6 @@ fn values(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()
 }
 
-fn bits(tensor: &Tensor) -> Result<Vec<u32>> {
-    Ok(values(tensor)?.into_iter().map(f32::to_bits).collect())
-}
-
 /// Numbers that the format holds, of this shape.
 fn normal(random: &mut Random, format: Format, shape: &[usize]) -> Result<Tensor> {
     let count = shape.iter().product();
@@ -172,7 +168,7 @@ const WINDOWS: [(Option<usize>, Option<usize>); 4] =
 #[test]
 fn gradients_are_exact_in_every_window() -> Result<()> {
     for &format in formats()? {
-        for (is_varlen, lengths) in [(false, [(30, 50); 2]), (true, [(30, 50), (41, 9)])] {
+        for (is_varlen, lengths) in FORMS {
             for (left, right) in WINDOWS {
                 for heads in [(4, 2), (3, 1), (2, 2)] {
                     let mut p = Problem::new(format, &lengths, heads, 32);
@@ -188,7 +184,7 @@ fn gradients_are_exact_in_every_window() -> Result<()> {
 #[test]
 fn gradients_of_every_option_are_exact() -> Result<()> {
     for &format in formats()? {
-        for (is_varlen, lengths) in [(false, [(30, 50); 2]), (true, [(30, 50), (41, 9)])] {
+        for (is_varlen, lengths) in FORMS {
             let mut plain = Problem::new(format, &lengths, (4, 2), 32);
             (plain.scale, plain.right) = (Some(SCALE), Some(0));
             let with = |change: &dyn Fn(&mut Problem)| {
@@ -217,12 +213,11 @@ fn gradients_of_every_option_are_exact() -> Result<()> {
 
 #[test]
 fn gradients_under_dropout_are_exact() -> Result<()> {
-    if !is_cpu()? {
-        println!("SKIPPED: sm90 has no dropout");
+    if !has_dropout()? {
         return Ok(());
     }
     for &format in formats()? {
-        for (is_varlen, lengths) in [(false, [(30, 50); 2]), (true, [(30, 50), (41, 9)])] {
+        for (is_varlen, lengths) in FORMS {
             let mut p = Problem::new(format, &lengths, (4, 2), 32);
             with_dropout(&mut p, 0.25);
             expect_right(&p, is_varlen, 10)?;
@@ -236,8 +231,7 @@ fn gradients_under_dropout_are_exact() -> Result<()> {
 /// A state that is a tensor, in both passes.
 #[test]
 fn a_tensors_state_has_the_gradients_of_its_numbers() -> Result<()> {
-    if !is_cpu()? {
-        println!("SKIPPED: sm90 has no dropout");
+    if !has_dropout()? {
         return Ok(());
     }
     let p = Problem::new(Format::F32, &[(9, 20)], (4, 2), 16);

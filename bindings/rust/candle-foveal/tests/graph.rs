@@ -6,7 +6,7 @@ mod support;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_foveal::{candle_flash_attn as v2, merge, Attention};
 use candle_nn::{linear_no_bias, AdamW, Linear, Module, Optimizer, ParamsAdamW, VarBuilder, VarMap};
-use problem::{device, dtype, expect_refusal, formats};
+use problem::{bits, device, dtype, expect_refusal, formats};
 use support::random::Random;
 
 fn normal(seed: u64, shape: &[usize]) -> Result<Tensor> {
@@ -22,11 +22,6 @@ fn rows(seed: u64, shape: &[usize]) -> Result<Tensor> {
 
 fn on_device(seed: u64, shape: &[usize]) -> Result<Tensor> {
     normal(seed, shape)?.to_device(&device()?)
-}
-
-fn bits(tensor: &Tensor) -> Result<Vec<u32>> {
-    let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-    Ok(values.into_iter().map(f32::to_bits).collect())
 }
 
 #[test]

@@ -7,15 +7,11 @@ mod support;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_foveal::{Append, Attention, CacheLayout};
 use problem::{
-    device, dtype, expect_refusal, expect_right, formats, is_cpu, seqlens, tensors, used, with_dropout, STATE,
+    bits, device, dtype, expect_refusal, expect_right, formats, has_dropout, is_cpu, seqlens, tensors, used,
+    with_dropout, FORMS, STATE,
 };
 use support::random::Random;
 use support::{random_data, Format, Problem};
-
-fn bits(tensor: &Tensor) -> Result<Vec<u32>> {
-    let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-    Ok(values.into_iter().map(f32::to_bits).collect())
-}
 
 fn state() -> Result<Tensor> {
     Tensor::new(&STATE.map(|number| number as i64), &device()?)
@@ -23,12 +19,11 @@ fn state() -> Result<Tensor> {
 
 #[test]
 fn dropout_is_that_of_its_mask() -> Result<()> {
-    if !is_cpu()? {
-        println!("SKIPPED: sm90 has no dropout");
+    if !has_dropout()? {
         return Ok(());
     }
     for &format in formats()? {
-        for (is_varlen, lengths) in [(false, [(30, 50); 2]), (true, [(30, 50), (41, 9)])] {
+        for (is_varlen, lengths) in FORMS {
             let mut p = Problem::new(format, &lengths, (4, 2), 32);
             (p.right, p.sinks) = (Some(0), vec![0.5, -1., 2., 0.]);
             with_dropout(&mut p, 0.25);
@@ -53,7 +48,7 @@ fn dropout_is_that_of_its_mask() -> Result<()> {
 #[test]
 fn queries_that_are_not_used_get_zeros() -> Result<()> {
     for &format in formats()? {
-        for (is_varlen, lengths) in [(false, [(30, 50); 2]), (true, [(30, 50), (41, 9)])] {
+        for (is_varlen, lengths) in FORMS {
             let mut p = Problem::new(format, &lengths, (4, 2), 32);
             (p.right, p.used) = (Some(0), vec![(17, 40), (30, 9)]);
             let data = random_data(&p, 2);

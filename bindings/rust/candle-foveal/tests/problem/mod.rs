@@ -25,6 +25,24 @@ pub fn formats() -> Result<&'static [Format]> {
     Ok(if matches!(device()?, Device::Cpu) { &FORMATS } else { &[Format::Bf16, Format::F16] })
 }
 
+/// Dense and varlen: is it, and each sequence's queries and keys.
+pub const FORMS: [(bool, [(usize, usize); 2]); 2] = [(false, [(30, 50); 2]), (true, [(30, 50), (41, 9)])];
+
+/// The numbers that a tensor holds, of any type, by their bits as f32.
+pub fn bits(tensor: &Tensor) -> Result<Vec<u32>> {
+    let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    Ok(values.into_iter().map(f32::to_bits).collect())
+}
+
+/// Else the test is skipped, saying so.
+pub fn has_dropout() -> Result<bool> {
+    let has = is_cpu()?;
+    if !has {
+        println!("SKIPPED: sm90 has no dropout");
+    }
+    Ok(has)
+}
+
 /// Seed and offset of dropout.
 pub const STATE: [u64; 2] = [u64::MAX - 3, 1 << 40];
 
