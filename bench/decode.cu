@@ -1,7 +1,9 @@
-// What a decode takes, beside the same kernel without its arithmetic: `decode_bench [--cold] [WORDS IN A ROW'S NAME]`.
+// What a decode takes, beside the same kernel without its arithmetic:
+// `decode_bench [--cold] [--e4m3] [WORDS IN A ROW'S NAME]`.
 //
 // Each row is a graph of some launches, replayed back to back; product and twin take turns, medians are printed. Keys
-// lie in pages in a random order. --cold: every launch of a graph reads other pages. Before it is measured, a row must
+// lie in pages in a random order. --cold: every launch of a graph reads other pages. --e4m3: each row once more, with
+// caches in e4m3 and a descale. Before it is measured, a row must
 // give the same bits split and unsplit.
 #include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
@@ -43,6 +45,20 @@ constexpr foveal::cuda::Kernel twin() {
             sm90::shared_bytes(sm90::kDecodeTiles[kTileIndex].tile)};
 }
 
+template <int32_t kTileIndex>
+constexpr foveal::cuda::Kernel e4m3_twin() {
+    return {&sm90::decode_kernel<sm90::DecodeE4m3Instance<DType::bf16, kTileIndex, DecodeVariant::only_loads>>,
+            sm90::shared_bytes(sm90::for_e4m3(sm90::kDecodeTiles[kTileIndex].tile))};
+}
+
+constexpr foveal::cuda::Kernel kE4m3Twins[sm90::kDecodeTileCount] = {
+    e4m3_twin<sm90::kDecodeD64C4>(),   e4m3_twin<sm90::kDecodeD64C8>(),
+    e4m3_twin<sm90::kDecodeD64C16>(),  e4m3_twin<sm90::kDecodeD128C4>(),
+    e4m3_twin<sm90::kDecodeD128C8>(),  e4m3_twin<sm90::kDecodeD128C16>(),
+    e4m3_twin<sm90::kDecodeD256C4>(),  e4m3_twin<sm90::kDecodeD256C8>(),
+    e4m3_twin<sm90::kDecodeD256C16>(), {},  // d 512
+};
+
 constexpr foveal::cuda::Kernel kTwins[sm90::kDecodeTileCount] = {
     twin<sm90::kDecodeD64C4>(),  twin<sm90::kDecodeD64C8>(),  twin<sm90::kDecodeD64C16>(),
     twin<sm90::kDecodeD128C4>(), twin<sm90::kDecodeD128C8>(), twin<sm90::kDecodeD128C16>(),
@@ -69,6 +85,13 @@ DeviceBuffer filled(int64_t elements, uint32_t salt) {
     return buffer;
 }
 
+// The same memory as numbers in e4m3, of which none is NaN.
+__global__ void make_e4m3(uint32_t* words, int64_t count) {
+    const int64_t step = int64_t{gridDim.x} * blockDim.x;
+    for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += step)
+        words[i] = (words[i] ^ static_cast<uint32_t>(i) * 2654435761u) & 0xBFBFBFBFu;
+}
+
 // K and V of the largest row; every other uses a part.
 struct Pool {
     explicit Pool(int64_t elements) : elements(elements), k(filled(elements, 1)), v(filled(elements, 2)) {}
@@ -79,9 +102,9 @@ struct Pool {
 // One row, ready to run.
 class Decode {
    public:
-    Decode(const DecodeRow& row, const Pool& pool, int32_t copies)
+    Decode(const DecodeRow& row, const Pool& pool, int32_t copies, bool e4m3)
         : row_(row),
-          problem_(problem_of(row, pool)),
+          problem_(problem_of(row, pool, e4m3)),
           plan_(problem_, 0, sm90::traits_of(0)),
           lengths_(row.lengths),
           tables_(tables(row, copies)),
@@ -89,7 +112,8 @@ class Decode {
           out_(static_cast<size_t>(elements_of_q()) * 2),
           lse_(static_cast<size_t>(elements_of_q()) * 4),
           workspace_(static_cast<size_t>(plan_.workspace_bytes())),
-          twin_(foveal::cuda::load(kTwins[plan_.kernel().schedule.choice.tile_index])) {
+          descale_(std::vector<float>{0.37f}),
+          twin_(foveal::cuda::load((e4m3 ? kE4m3Twins : kTwins)[plan_.kernel().schedule.choice.tile_index])) {
         require_cuda(cudaMemset(workspace_.as<>(), 0, workspace_.bytes()), "cudaMemset");
         at_.k = pool.k.as<>();
         at_.v = pool.v.as<>();
@@ -97,6 +121,7 @@ class Decode {
         at_.out = out_.as<>();
         at_.lse = lse_.as<float>();
         at_.seqused_k = lengths_.as<int32_t>();
+        if (e4m3) at_.k_descale = at_.v_descale = descale_.as<float>();
         at_.workspace = workspace_.as<>();
         at_.workspace_bytes = workspace_.bytes();
     }
@@ -127,7 +152,7 @@ class Decode {
     static int32_t entries_of(const DecodeRow& row) { return (longest(row) + row.page_size - 1) / row.page_size; }
     int64_t elements_of_q() const { return problem_.batch * problem_.rows_q * problem_.heads_q * problem_.head_dim; }
 
-    static ForwardProblem problem_of(const DecodeRow& row, const Pool& pool) {
+    static ForwardProblem problem_of(const DecodeRow& row, const Pool& pool, bool e4m3) {
         ForwardProblem p;
         const int64_t d = row.head_dim;
         p.dtype = DType::bf16;
@@ -148,6 +173,8 @@ class Decode {
         p.page_entries = p.page_table_stride = entries_of(row);
         p.scale = 0.088f;
         p.window_right = 0;
+        p.keys_dtype = e4m3 ? DType::e4m3 : p.dtype;
+        p.k_descale.present = p.v_descale.present = e4m3;  // one for all
         return p;
     }
 
@@ -178,7 +205,7 @@ class Decode {
     const DecodeRow& row_;
     const ForwardProblem problem_;
     const Sm90DecodePlan plan_;
-    const DeviceBuffer lengths_, tables_, q_, out_, lse_, workspace_;
+    const DeviceBuffer lengths_, tables_, q_, out_, lse_, workspace_, descale_;
     const CUfunction twin_;
     ForwardPointers at_;
 };
@@ -227,13 +254,13 @@ double median(std::vector<double> x) {
     return x[x.size() / 2];
 }
 
-void measure(const DecodeRow& row, const Pool& pool, bool cold, cudaStream_t stream) {
+void measure(const DecodeRow& row, const Pool& pool, bool cold, bool e4m3, cudaStream_t stream) {
     const Watchdog watchdog(kSecondsOfRow, row.name);
     constexpr double kBytesOfCaches = 120e6, kMicrosecondsOfGraph = 3000;
-    const double expected = std::max(5.0, row.bytes() / 4.5e6);
+    const double bytes = row.bytes() / (e4m3 ? 2 : 1), expected = std::max(5.0, bytes / 4.5e6);
     const auto launches = static_cast<int32_t>(std::clamp(kMicrosecondsOfGraph / expected, 2.0, 100.0));
-    const int32_t copies = cold ? std::min(launches, static_cast<int32_t>(kBytesOfCaches / row.bytes()) + 2) : 1;
-    Decode decode(row, pool, copies);
+    const int32_t copies = cold ? std::min(launches, static_cast<int32_t>(kBytesOfCaches / bytes) + 2) : 1;
+    Decode decode(row, pool, copies, e4m3);
     const bool same = decode.result(true) == decode.result(false);
     const Timed product(stream, launches, [&](int32_t i) { decode.run(stream, i % copies); });
     const Timed twin(stream, launches, [&](int32_t i) { decode.load(stream, i % copies); });
@@ -246,8 +273,8 @@ void measure(const DecodeRow& row, const Pool& pool, bool cold, cudaStream_t str
         load_us.push_back(b);
     }
     const double t = median(us), load = median(load_us);
-    std::printf("%-22s %9.2f us  load %9.2f  ratio %6.3f  %5.2f TB/s%s\n", row.name.c_str(), t, load, t / load,
-                row.bytes() / t * 1e-6, same ? "" : "  SPLIT AND UNSPLIT DIFFER");
+    std::printf("%-22s %s%9.2f us  load %9.2f  ratio %6.3f  %5.2f TB/s%s\n", row.name.c_str(), e4m3 ? "e4m3 " : "", t,
+                load, t / load, bytes / t * 1e-6, same ? "" : "  SPLIT AND UNSPLIT DIFFER");
     std::fflush(stdout);
 }
 
@@ -257,11 +284,13 @@ bool has_all(const std::string& name, const std::vector<std::string>& words) {
 }
 
 int run(int argc, char** argv) {
-    bool cold = false;
+    bool cold = false, e4m3 = false;
     std::vector<std::string> words;
     for (int i = 1; i < argc; ++i)
         if (std::strcmp(argv[i], "--cold") == 0)
             cold = true;
+        else if (std::strcmp(argv[i], "--e4m3") == 0)
+            e4m3 = true;
         else
             words.emplace_back(argv[i]);
     std::vector<DecodeRow> rows;
@@ -278,7 +307,14 @@ int run(int argc, char** argv) {
     require_cuda(cudaDeviceSynchronize(), "fill");
     cudaStream_t stream = nullptr;
     require_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-    for (const DecodeRow& row : rows) measure(row, pool, cold, stream);
+    for (const DecodeRow& row : rows) measure(row, pool, cold, false, stream);
+    if (!e4m3) return 0;
+    for (const DeviceBuffer* buffer : {&pool.k, &pool.v}) {
+        make_e4m3<<<1056, 256>>>(buffer->as<uint32_t>(), static_cast<int64_t>(buffer->bytes() / 4));
+        require_cuda(cudaDeviceSynchronize(), "make_e4m3");
+    }
+    for (const DecodeRow& row : rows)
+        if (row.head_dim <= sm90::kWidestE4m3Head) measure(row, pool, cold, true, stream);
     return 0;
 }
 

@@ -43,7 +43,7 @@ PROGRAMS = {
 }
 HEAD_DIMS = ("d64", "d128", "d192 dv128", "d256", "d512")
 OPTIONS = ("full", "causal", "causal lse", "left70 right3", "softcap30", "alibi causal", "sinks causal", "bias=bh",
-           "mask=bh", "chunk100 causal")  # fmt: skip
+           "mask=bh", "chunk100 causal", "causal dropout0.2")  # fmt: skip
 LENGTHS = ("b2 sq300 sk330", "varlen qlens=200,3,0,129 klens=230,70,5,129")
 PASSED_OVER = "b3 s700 h12 d128 bf16 full"  # by a warpgroup without rows: the last tile of every head
 MANY_TILES = "b40 s260 h16 d64 bf16 causal"  # ten a CTA: more than the ring of their descriptions has slots

@@ -44,6 +44,7 @@ def option_calls(case):
         "alibi": {"alibi_slopes": slopes},
         "sinks": {"sinks": torch.randn(heads, device="cuda")},
         "lse": {"return_lse": True},
+        "dropout 0.1": {"dropout_p": 0.1, "dropout_state": torch.tensor([1, 2], device="cuda")},
     }
     tensors = case.tensors("cuda")
     square = (case.lengths_q[0], case.lengths_k[0])

@@ -19,7 +19,8 @@ struct MappedTensor {
 };
 
 // What one copy moves: so many rows of one head, of so many columns, which lie in shared memory as rows of 128 bytes
-// with the 128-byte swizzle. What lies outside the tensor is read as zeros and not written.
+// with the 128-byte swizzle, or of 64 with the 64-byte swizzle. What lies outside the tensor is read as zeros and not
+// written.
 struct MapBox {
     int32_t columns, rows;
 };

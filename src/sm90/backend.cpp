@@ -1,7 +1,5 @@
 #include "sm90/backend.hpp"
 
-#include <string>
-
 #include "sm90/backward/plan.hpp"
 #include "sm90/backward/support.hpp"
 #include "sm90/decode/plan.hpp"
@@ -17,17 +15,8 @@
 namespace foveal::sm90 {
 namespace {
 
-// No kernel reads such a cache yet.
-void check_types(const ForwardProblem& problem) {
-    if (problem.keys_dtype == DType::e4m3)
-        throw Error(FOVEAL_UNSUPPORTED,
-                    "k.dtype is e4m3 beside another q, which the cpu backend supports and sm90 does not yet");
-}
-
 void check(const ForwardProblem& problem) {
-    require_no_dropout(problem);
     if (problem.dtype == DType::e4m3) return check_e4m3_supported(problem);
-    check_types(problem);
     if (decodes(problem)) return check_decode(problem, decode_choice_of(problem));
     check_supported(problem);
     for (const DecodeChoice& choice : decode_choices_of_varlen(problem)) check_decode(problem, choice);

@@ -22,12 +22,6 @@ void check_stride(const char* tensor, const char* which, int64_t stride, int64_t
 
 }  // namespace
 
-void require_no_dropout(const ForwardProblem& problem) {
-    if (problem.drops_weights())
-        refuse("dropout_p is " + std::to_string(problem.dropout_p) +
-               ", which the cpu backend computes and sm90 does not yet");
-}
-
 void check_strides(const char* tensor, const Strides& strides, int64_t element_bytes) {
     check_stride(tensor, "batch", strides.batch, element_bytes);
     check_stride(tensor, "row", strides.row, element_bytes);
@@ -45,11 +39,22 @@ void check_head_dim(const char* name, int64_t head_dim, int32_t widest) {
                "; the sm90 backend supports multiples of 8 up to " + std::to_string(widest));
 }
 
+void check_keys_in_e4m3(const ForwardProblem& p) {
+    if (p.keys_dtype != DType::e4m3) return;
+    const auto check = [](const char* name, int64_t head_dim) {
+        if (head_dim % kCopyEngineBytes != 0)
+            refuse(std::string(name) + "'s head dimension is " + std::to_string(head_dim) +
+                   "; in e4m3 the sm90 backend supports multiples of " + std::to_string(kCopyEngineBytes));
+    };
+    check("k", p.head_dim);
+    check("v", p.head_dim_v);
+}
+
 void check_strides(const ForwardProblem& p) {
-    const int64_t element = bytes_of(p.dtype);
+    const int64_t element = bytes_of(p.dtype), element_of_keys = p.keys_dtype == DType::e4m3 ? 1 : element;
     check_strides("q", p.q, element);
-    check_strides("k", p.k, element);
-    check_strides("v", p.v, element);
+    check_strides("k", p.k, element_of_keys);
+    check_strides("v", p.v, element_of_keys);
     check_strides("out", p.out, bytes_of(p.out_dtype));
 }
 

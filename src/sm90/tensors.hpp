@@ -14,9 +14,8 @@ void check_head_dim(const char* name, int64_t head_dim, int32_t widest);
 void check_strides(const char* tensor, const Strides& strides, int64_t element_bytes);
 // Of q, k, v and out.
 void check_strides(const ForwardProblem& problem);
-
-// No kernel drops weights yet.
-void require_no_dropout(const ForwardProblem& problem);
+// The head dimensions of k and v, if they are in e4m3: whole vectors there too.
+void check_keys_in_e4m3(const ForwardProblem& problem);
 
 // The same of data.
 void check_alignment(const char* tensor, const void* data);

@@ -1,4 +1,4 @@
-// Appending to caches in e4m3 (contract 1.12, 1.14), on the CPU backend.
+// Appending to caches in e4m3 (contract 1.12, 1.14), on both backends.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -12,49 +12,58 @@
 namespace foveal_testing {
 namespace {
 
-constexpr foveal_backend kCpu = FOVEAL_BACKEND_CPU;
+class AppendE4m3 : public testing::TestWithParam<foveal_backend> {
+   protected:
+    void SetUp() override {
+        if (GetParam() == FOVEAL_BACKEND_SM90 && !has_sm90_device()) GTEST_SKIP() << "SKIPPED: no sm90 device";
+    }
+};
+INSTANTIATE_TEST_SUITE_P(Cpu, AppendE4m3, testing::Values(FOVEAL_BACKEND_CPU));
+INSTANTIATE_TEST_SUITE_P(Sm90, AppendE4m3, testing::Values(FOVEAL_BACKEND_SM90));
 
-TEST(CpuAppendE4m3, EveryWayToAppend) {
+TEST_P(AppendE4m3, EveryWayToAppend) {
     for (uint32_t seed = 1; seed <= 300; ++seed) {
         AppendCase c = draw_append_case(seed);
         c.cache_dtype = FOVEAL_E4M3;
         c.scales = static_cast<int>(seed % 5);
-        AppendData data(kCpu, c);
+        AppendData data(GetParam(), c);
         foveal::append(data.options());
         ASSERT_EQ(data.differences(), "") << c.text();
     }
 }
 
 // One row of k of one head, and its cache.
-std::vector<float> appended(foveal_dtype dtype, const std::vector<float>& row, std::vector<float> scale) {
+std::vector<float> appended(foveal_backend backend, foveal_dtype dtype, const std::vector<float>& row,
+                            std::vector<float> scale) {
     const auto d = static_cast<int64_t>(row.size());
-    StridedTensor k(kCpu, dtype, {1, 1, d}), cache(kCpu, FOVEAL_E4M3, {1, 1, 1, d}), slots(kCpu, FOVEAL_I64, {1}),
-        scales(kCpu, FOVEAL_F32, {1});
+    StridedTensor k(backend, dtype, {1, 1, d}), cache(backend, FOVEAL_E4M3, {1, 1, 1, d}),
+        slots(backend, FOVEAL_I64, {1}), scales(backend, FOVEAL_F32, {1});
     k.set(row), slots.set({0}), scales.set(scale);
     foveal::append({.k = k.view(), .k_cache = cache.view(), .slot_mapping = slots.view(), .k_scale = scales.view()});
     return cache.values();
 }
 
-TEST(CpuAppendE4m3, NoFiniteNumberBecomesNaN) {
+TEST_P(AppendE4m3, NoFiniteNumberBecomesNaN) {
     const float large = std::numeric_limits<float>::max();
-    const std::vector<float> values = appended(
-        FOVEAL_F32, {449, 464, 465, -500, 1e30F, -large, HUGE_VALF, -HUGE_VALF, NAN, 447, 0, -0.0F, 1e-30F}, {1});
+    const std::vector<float> values =
+        appended(GetParam(), FOVEAL_F32,
+                 {449, 464, 465, -500, 1e30F, -large, HUGE_VALF, -HUGE_VALF, NAN, 447, 0, -0.0F, 1e-30F}, {1});
     const std::vector<float> expected = {448, 448, 448, -448, 448, -448, 448, -448, NAN, 448, 0, -0.0F, 0};
     for (size_t i = 0; i < values.size(); ++i) {
         EXPECT_TRUE(values[i] == expected[i] || (std::isnan(values[i]) && std::isnan(expected[i]))) << i;
         EXPECT_EQ(std::signbit(values[i]), std::signbit(expected[i])) << i;
     }
     // The quotient overflows f32, and so does its type's largest number.
-    EXPECT_EQ(appended(FOVEAL_F32, {large, -large, 0}, {1e-30F}), (std::vector<float>{448, -448, 0}));
-    EXPECT_EQ(appended(FOVEAL_F16, {65504, -65504}, {1}), (std::vector<float>{448, -448}));
-    EXPECT_EQ(appended(FOVEAL_BF16, {896, 897, 2}, {2}), (std::vector<float>{448, 448, 1}));
+    EXPECT_EQ(appended(GetParam(), FOVEAL_F32, {large, -large, 0}, {1e-30F}), (std::vector<float>{448, -448, 0}));
+    EXPECT_EQ(appended(GetParam(), FOVEAL_F16, {65504, -65504}, {1}), (std::vector<float>{448, -448}));
+    EXPECT_EQ(appended(GetParam(), FOVEAL_BF16, {896, 897, 2}, {2}), (std::vector<float>{448, 448, 1}));
 }
 
-TEST(CpuAppendE4m3, RoundsOnceToNearestEven) {
+TEST_P(AppendE4m3, RoundsOnceToNearestEven) {
     // 1 + 1/16 lies between 1 and 1 + 1/8; 1 + 3/16 between 1 + 1/8 and 1 + 1/4; 2^-10 between 0 and 2^-9.
-    EXPECT_EQ(appended(FOVEAL_F32, {1.0625F, 1.1875F, 0x1p-10F, 3 * 0x1p-10F}, {1}),
+    EXPECT_EQ(appended(GetParam(), FOVEAL_F32, {1.0625F, 1.1875F, 0x1p-10F, 3 * 0x1p-10F}, {1}),
               (std::vector<float>{1, 1.25F, 0, 0x1p-8F}));
-    EXPECT_EQ(appended(FOVEAL_F32, {1.0625F, 1.1875F}, {4}), (std::vector<float>{0.25F, 0.3125F}));
+    EXPECT_EQ(appended(GetParam(), FOVEAL_F32, {1.0625F, 1.1875F}, {4}), (std::vector<float>{0.25F, 0.3125F}));
 }
 
 // Pages of all codes, copied and gathered.
@@ -80,20 +89,21 @@ TEST(CpuAppendE4m3, PagesAreCopiedAndGatheredBitForBit) {
 }
 
 // Enough rows for several threads, each of which finds a largest one.
-TEST(CpuAppendE4m3, ScalesThatAreWorkedOutDoNotDependOnThreads) {
+TEST_P(AppendE4m3, ScalesThatAreWorkedOutDoNotDependOnThreads) {
     AppendCase c{.cache_dtype = FOVEAL_E4M3};
     c.target = AppendCase::Target::kDenseCache;
     c.batch = 3, c.rows = 700, c.page_size = 2200, c.pages = 4, c.scales = 3;
-    AppendData data(kCpu, c);
+    AppendData data(GetParam(), c);
     foveal::append(data.options());
     EXPECT_EQ(data.differences(), "");
 }
 
 // k of one head with scales that are worked out: rows [rows.size()], behind each other in one page.
-std::vector<float> scales_of(const std::vector<std::vector<float>>& rows, bool of_rows, std::vector<float>& values) {
+std::vector<float> scales_of(foveal_backend backend, const std::vector<std::vector<float>>& rows, bool of_rows,
+                             std::vector<float>& values) {
     const auto n = static_cast<int64_t>(rows.size()), d = static_cast<int64_t>(rows[0].size());
-    StridedTensor k(kCpu, FOVEAL_F32, {1, n, 1, d}), cache(kCpu, FOVEAL_E4M3, {1, n, 1, d}),
-        lengths(kCpu, FOVEAL_I32, {1}), scales(kCpu, FOVEAL_F32, of_rows ? Shape{1, n, 1} : Shape{1});
+    StridedTensor k(backend, FOVEAL_F32, {1, n, 1, d}), cache(backend, FOVEAL_E4M3, {1, n, 1, d}),
+        lengths(backend, FOVEAL_I32, {1}), scales(backend, FOVEAL_F32, of_rows ? Shape{1, n, 1} : Shape{1});
     std::vector<float> all;
     for (const std::vector<float>& row : rows) all.insert(all.end(), row.begin(), row.end());
     k.set(all), lengths.set({0});
@@ -103,27 +113,27 @@ std::vector<float> scales_of(const std::vector<std::vector<float>>& rows, bool o
     return scales.values();
 }
 
-TEST(CpuAppendE4m3, NaNAndInfinitiesDoNotCountInScales) {
+TEST_P(AppendE4m3, NaNAndInfinitiesDoNotCountInScales) {
     const std::vector<std::vector<float>> rows = {{NAN, 2, -896}, {HUGE_VALF, 0, -0.0F}, {1, 3, 448}};
     std::vector<float> values;
-    EXPECT_EQ(scales_of(rows, false, values), (std::vector<float>{2}));
+    EXPECT_EQ(scales_of(GetParam(), rows, false, values), (std::vector<float>{2}));
     EXPECT_TRUE(std::isnan(values[0]));
     values[0] = 0;
     EXPECT_EQ(values, (std::vector<float>{0, 1, -448, 448, 0, -0.0F, 0.5F, 1.5F, 224}));
-    EXPECT_EQ(scales_of(rows, true, values), (std::vector<float>{2, 1, 1}));
+    EXPECT_EQ(scales_of(GetParam(), rows, true, values), (std::vector<float>{2, 1, 1}));
     EXPECT_EQ(values[3], 448);
     // 448 parts of the smallest numbers are none.
-    EXPECT_EQ(scales_of({{0x1p-149F, 0x1p-148F}}, true, values), (std::vector<float>{1}));
+    EXPECT_EQ(scales_of(GetParam(), {{0x1p-149F, 0x1p-148F}}, true, values), (std::vector<float>{1}));
     EXPECT_EQ(values, (std::vector<float>{0, 0}));
     const float large = std::numeric_limits<float>::max();
-    EXPECT_EQ(scales_of({{large, -large / 2}}, true, values), (std::vector<float>{large / 448}));
+    EXPECT_EQ(scales_of(GetParam(), {{large, -large / 2}}, true, values), (std::vector<float>{large / 448}));
     EXPECT_EQ(values, (std::vector<float>{448, -224}));
 }
 
-TEST(CpuAppendE4m3, WithoutRowsAHeadsScaleIsOne) {
+TEST_P(AppendE4m3, WithoutRowsAHeadsScaleIsOne) {
     for (const int64_t rows : {0, 2}) {  // those of two go nowhere
-        StridedTensor k(kCpu, FOVEAL_F32, {rows, 2, 8}), cache(kCpu, FOVEAL_E4M3, {1, 4, 2, 8}),
-            slots(kCpu, FOVEAL_I64, {rows}), scales(kCpu, FOVEAL_F32, {2});
+        StridedTensor k(GetParam(), FOVEAL_F32, {rows, 2, 8}), cache(GetParam(), FOVEAL_E4M3, {1, 4, 2, 8}),
+            slots(GetParam(), FOVEAL_I64, {rows}), scales(GetParam(), FOVEAL_F32, {2});
         k.set(std::vector<float>(static_cast<size_t>(rows * 16), 3));
         slots.set(std::vector<float>(static_cast<size_t>(rows), -1));
         foveal::append(

@@ -44,7 +44,9 @@ std::vector<float> numbered(int64_t elements, foveal_dtype dtype) {
     for (size_t i = 0; i < values.size(); ++i) {
         const float value = static_cast<float>(i * 2654435761u % 8191) / 64;
         values[i] = i % 97 == 5 ? std::numeric_limits<float>::infinity() : value;
-        if (dtype != FOVEAL_F32)
+        if (dtype == FOVEAL_E4M3)
+            values[i] = e4m3_to_float(float_to_e4m3(values[i]));
+        else if (dtype != FOVEAL_F32)
             values[i] =
                 dtype == FOVEAL_BF16 ? bf16_to_float(float_to_bf16(values[i])) : f16_to_float(float_to_f16(values[i]));
     }
@@ -60,7 +62,7 @@ struct CacheCase {
 
 CacheCase draw_cache(std::mt19937& random) {
     CacheCase c{};
-    c.dtype = pick(random, {FOVEAL_F32, FOVEAL_BF16, FOVEAL_F16});
+    c.dtype = pick(random, {FOVEAL_F32, FOVEAL_BF16, FOVEAL_F16, FOVEAL_E4M3});
     c.page_size = pick<int64_t>(random, {1, 3, 7, 8, 16, 48, 64, 128});
     c.pages = c.page_size < 8 ? 90 : c.page_size < 48 ? 40 : 14;
     c.heads = pick<int64_t>(random, {1, 2, 3, 8});
@@ -197,6 +199,7 @@ struct Sequences {
 
 float poison_of(foveal_dtype dtype) {
     if (dtype == FOVEAL_F32) return std::bit_cast<float>(kPoison32);
+    if (dtype == FOVEAL_E4M3) return e4m3_to_float(0x7F);
     return dtype == FOVEAL_BF16 ? bf16_to_float(kPoison16) : f16_to_float(kPoison16);
 }
 

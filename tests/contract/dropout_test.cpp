@@ -181,23 +181,55 @@ TEST(Contract_1_16, IsRefusedByName) {
     EXPECT_EQ(foveal_supports(&many), FOVEAL_OK);
 }
 
-// Never accepted and ignored: whatever kernel would take the problem.
-TEST(Contract_1_16, IsRefusedBySm90) {
-    for (const std::string words : {"b1 s300 h2 d64 bf16", "b1 sq1 sk300 hq8 hk1 d64 f16", "s300 h2 d64 e4m3",
-                                    "varlen qlens=9,1 sk300 used_k=9,300 hq8 hk1 d64 bf16"}) {
-        const foveal_forward_args args = shape_args(parse_case(words + " dropout0.5"), FOVEAL_BACKEND_SM90);
-        EXPECT_EQ(foveal_supports(&args), FOVEAL_UNSUPPORTED) << words;
-        EXPECT_EQ(std::string(foveal_last_error()).find("dropout_p is 0.5"), 0u) << foveal_last_error();
+std::string plan_text(const foveal_forward_args& args) {
+    foveal_plan* plan = nullptr;
+    EXPECT_EQ(foveal_plan_create(&args, -1, &plan), FOVEAL_OK) << foveal_last_error();
+    std::string text(1 << 13, '\0');
+    EXPECT_EQ(foveal_plan_describe(plan, text.data(), text.size(), nullptr), FOVEAL_OK);
+    foveal_plan_destroy(plan);
+    return text.c_str();
+}
+
+// Never accepted and ignored: a problem that drops weights gets a kernel that does, few queries too.
+TEST(Contract_1_16, Sm90HasKernelsForIt) {
+    for (const std::string form :
+         {"b1 s300", "b1 sq1 sk300", "varlen qlens=9,1 klens=300,1", "varlen qlens=9,1 sk300 used_k=9,300",
+          "b2 sq5 sk300 page16 used_k=300,7", "b2 sq40 sk300 qoff=60,-3 causal tree"})
+        for (const std::string rest : {" hq8 hk1 d64 bf16", " hq8 hk2 d128 f16 alibi sinks lse",
+                                       " h2 d192 dv128 bf16 softcap5", " h2 d256 f16", " h2 d512 bf16 left9"}) {
+            const std::string words = form + rest;
+            const foveal_forward_args args = shape_args(parse_case(words + " dropout0.5"), FOVEAL_BACKEND_SM90);
+            ASSERT_EQ(foveal_supports(&args), FOVEAL_OK) << words << ": " << foveal_last_error();
+            EXPECT_NE(plan_text(args).find("sm90 forward"), std::string::npos) << words;
+            EXPECT_NE(plan_text(args).find("and dropout"), std::string::npos) << plan_text(args);
+            const foveal_forward_args none = shape_args(parse_case(words + " dropout0.000007"), FOVEAL_BACKEND_SM90);
+            EXPECT_EQ(plan_text(none).find("and dropout"), std::string::npos) << plan_text(none);
+        }
+    for (const std::string words : {"b1 s300 h2 d64 bf16", "b1 s300 h2 d128 f16 alibi causal", "b2 s64 h2 d256 bf16",
+                                    "varlen qlens=9,1 klens=30,1 h2 d512 bf16"}) {
+        foveal_forward_args forward;
+        const foveal_backward_args args =
+            backward_shape_args(parse_backward_case("backward " + words + " dropout0.5"), FOVEAL_BACKEND_SM90, forward);
         foveal_plan* plan = nullptr;
-        EXPECT_EQ(foveal_plan_create(&args, -1, &plan), FOVEAL_UNSUPPORTED) << words;
-        const foveal_forward_args none = shape_args(parse_case(words + " dropout0.000007"), FOVEAL_BACKEND_SM90);
-        EXPECT_EQ(foveal_supports(&none), FOVEAL_OK) << words << ": " << foveal_last_error();
+        ASSERT_EQ(foveal_backward_plan_create(&args, -1, &plan), FOVEAL_OK) << words << ": " << foveal_last_error();
+        std::string text(1 << 13, '\0');
+        EXPECT_EQ(foveal_plan_describe(plan, text.data(), text.size(), nullptr), FOVEAL_OK);
+        foveal_plan_destroy(plan);
+        EXPECT_NE(text.find(", with dropout"), std::string::npos) << text.c_str();
     }
-    foveal_forward_args forward;
-    const foveal_backward_args args = backward_shape_args(
-        parse_backward_case("backward b1 s300 h2 d64 bf16 dropout0.5"), FOVEAL_BACKEND_SM90, forward);
-    EXPECT_EQ(foveal_backward_supports(&args), FOVEAL_UNSUPPORTED);
-    EXPECT_EQ(std::string(foveal_last_error()).find("dropout_p is 0.5"), 0u) << foveal_last_error();
+}
+
+TEST(Contract_1_16, WhatSm90RefusesByName) {
+    const auto refusal = [](const std::string& words, foveal_dtype out) -> std::string {
+        foveal_forward_args args = shape_args(parse_case(words + " dropout0.5"), FOVEAL_BACKEND_SM90);
+        if (out != FOVEAL_E4M3) args.out.dtype = out;
+        EXPECT_EQ(foveal_supports(&args), FOVEAL_UNSUPPORTED) << words;
+        return foveal_last_error();
+    };
+    EXPECT_EQ(refusal("s300 h2 d64 e4m3", FOVEAL_E4M3).find("dropout_p is 0.5"), 0u) << foveal_last_error();
+    EXPECT_EQ(refusal("s300 h2 d64 bf16", FOVEAL_F32).find("out.dtype is f32 beside dropout_p 0.5"), 0u)
+        << foveal_last_error();
+    EXPECT_EQ(refusal("s300 h2 d64 bf16 kv_e4m3", FOVEAL_E4M3).find("k.dtype is e4m3"), 0u) << foveal_last_error();
 }
 
 }  // namespace

@@ -28,7 +28,8 @@ TEST(BackwardSupport, WhatIsComputed) {
              {" d128 bf16 causal", " d64 f16 left9 right3 dlse", " d8 bf16 sinks softcap3",
               " d96 dv40 bf16 chunk50 causal", " d256 f16 causal", " d192 dv128 bf16 sinks", " d512 bf16 left40",
               " d320 dv64 f16 sinks", " d64 bf16 alibi", " d256 bf16 softcap3 scale-1", " d512 f16 chunk9 causal alibi",
-              " d128 f16 alibi_b causal softcap5"})
+              " d128 f16 alibi_b causal softcap5", " d128 bf16 dropout0.1 alibi causal", " d256 f16 dropout0.5",
+              " d512 bf16 dropout0.5 softcap3"})
             EXPECT_EQ(refusal_of(form + rest), "") << form << rest;
     EXPECT_EQ(refusal_of("b1 s64 h2 d256 bf16 mask=bh"), "");
     for (const std::string bias : {"bh", "b1", "1h", "11", "b11k", "1hq1", "1111"})

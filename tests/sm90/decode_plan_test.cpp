@@ -120,6 +120,56 @@ TEST(DecodePlan, TheSmallestTileThatHoldsTheColumns) {
     EXPECT_EQ(decode_choice_of(p).variant, DecodeVariant::options);
 }
 
+TEST(DecodePlan, KeysInE4m3) {
+    ForwardProblem p = problem(4, 32, 8);
+    const Sm90DecodePlan plain(p, -1, {});
+    p.keys_dtype = DType::e4m3;
+    EXPECT_EQ(refusal_of(p), "");
+    const Sm90DecodePlan plan(p, -1, {});
+    const DecodeChoice& choice = plan.kernel().schedule.choice;
+    EXPECT_TRUE(choice.dequantises);
+    EXPECT_EQ(choice.tile_index, plain.kernel().schedule.choice.tile_index);
+    EXPECT_EQ(plan.kernel().schedule.split_grid, plain.kernel().schedule.split_grid);
+    EXPECT_EQ(plan.workspace_bytes(), plain.workspace_bytes());
+    EXPECT_EQ(plan.kernel().tile().slots, 2 * plain.kernel().tile().slots);
+    EXPECT_NE(plan.describe().find("dequantised in the registers of the warps that compute, by descales of heads"),
+              std::string::npos);
+    p.k_descale = {true, true, {64 * 8, 8, 1}};
+    EXPECT_NE(Sm90DecodePlan(p, -1, {}).describe().find("descales of rows"), std::string::npos);
+    p.rows_q = 17;
+    EXPECT_EQ(refusal_of(p), "") << "the forward kernel's";
+    p.rows_q = 1;
+    p.dtype = DType::f32;
+    expect_refused(p, "q.dtype is f32");
+    p.dtype = DType::e4m3;
+    expect_refused(p, "beside e4m3 q");
+    p.dtype = DType::bf16;
+    p.k.row += 8;
+    expect_refused(p, "k's row stride");
+    p = problem(4, 32, 8, 512);
+    EXPECT_EQ(refusal_of(p), "");
+    p.keys_dtype = DType::e4m3;
+    expect_refused(p, "k's head dimension is 512; in e4m3, under few rows of q, the sm90 backend supports up to 256");
+    p = problem(4, 32, 8, 72);
+    EXPECT_EQ(refusal_of(p), "");
+    p.keys_dtype = DType::e4m3;
+    expect_refused(p, "k's head dimension is 72; in e4m3 the sm90 backend supports multiples of 16");
+}
+
+// The same numbers are added up in the same order.
+TEST(DecodePlan, TilesForE4m3DifferInTheRingAlone) {
+    for (const DecodeTileEntry& entry : kDecodeTiles) {
+        DecodeTile tile = for_e4m3(entry.tile);
+        EXPECT_GT(tile.slots, entry.tile.slots);
+        EXPECT_EQ(tile.slot_bytes() * 2, entry.tile.slot_bytes());
+        tile.slots = entry.tile.slots;
+        tile.key_bytes = entry.tile.key_bytes;
+        EXPECT_EQ(shared_bytes(tile), shared_bytes(entry.tile));
+        EXPECT_EQ(tile.levels, entry.tile.levels);
+        EXPECT_EQ(tile.columns, entry.tile.columns);
+    }
+}
+
 TEST(DecodePlan, MoreColumnsAreCutIntoParts) {
     ForwardProblem p = problem(2, 32, 8);
     p.rows_q = 9;  // 36 columns

@@ -227,6 +227,7 @@ class Rings {
         void converge() {}
         bool any_of_warp(bool condition) { return condition; }
         void fetch_bias(const BlockRange&, int) {}
+        void drop(const BlockRange&, int) {}
         void issue_scores(int) {}
         void issue_most_of_output(int, bool) {}
         void issue_rest_of_output(int) {}

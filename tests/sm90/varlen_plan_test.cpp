@@ -145,17 +145,20 @@ TEST(VarlenPlan, PrefillDoesNotEnlargeTheDecode) {
     }
 }
 
-// Launches have it one after the other, so it is the larger one's.
-TEST(VarlenPlan, TheWorkspaceIsThatOfOneLaunch) {
+// They run side by side, so each has counts and nodes of its own, and the counts lie where those of all shapes do.
+TEST(VarlenPlan, LaunchesShareNoPartOfTheWorkspace) {
     const Sm90VarlenPlan plan = plan_of(problem(100, 5000));
-    int64_t most = 0;
+    int64_t counts = 0, nodes = kDecodeControlBytes;
+    ASSERT_LE(plan.decodes().size(), kMostDecodes);
     for (const PreparedDecode& decode : plan.decodes()) {
-        const int64_t nodes = decode.params.sets.nodes() * decode.tile().node_floats() * 4;
-        EXPECT_EQ(decode.schedule.workspace_bytes, kDecodeControlBytes + nodes);
+        EXPECT_EQ(decode.counts, counts);
+        EXPECT_EQ(decode.nodes, nodes);
+        EXPECT_EQ(decode.schedule.node_bytes, decode.params.sets.nodes() * decode.tile().node_floats() * 4);
         EXPECT_LE(decode.schedule.split_grid, kDecodeCounts);
-        most = std::max(most, decode.schedule.workspace_bytes);
+        counts += 4 * kDecodeCounts;
+        nodes += decode.schedule.node_bytes;
     }
-    EXPECT_EQ(plan.workspace_bytes(), most);
+    EXPECT_EQ(plan.workspace_bytes(), nodes);
     EXPECT_EQ(plan.workspace_bytes(), plan_of(problem(3000, 5000)).workspace_bytes());
 }
 
@@ -168,6 +171,18 @@ TEST(VarlenPlan, OverPackedKeysTheForwardKernelHasAllRows) {
         EXPECT_EQ(plan->workspace_bytes(), 0);
         EXPECT_EQ(plan->describe().find("decode"), std::string::npos);
     }
+}
+
+// A kernel waits at its beginning for one that writes the same rows, or that is not of its call.
+TEST(VarlenPlan, LaunchesThatWriteOtherRowsRunSideBySide) {
+    const auto beside = [](const ForwardProblem& p) {
+        std::vector<bool> each;
+        const Sm90VarlenPlan plan = plan_of(p);
+        for (const PreparedDecode& decode : plan.decodes()) each.push_back(decode.params.beside);
+        return each;
+    };
+    EXPECT_EQ(beside(problem(32, 4096)), (std::vector{true, true})) << "the forward kernel is first";
+    EXPECT_EQ(beside(problem(32, 8)), (std::vector{false, true})) << "there is no forward kernel";
 }
 
 TEST(VarlenPlan, IsWhatTheBackendPlans) {

@@ -327,6 +327,15 @@ void add_e4m3(List& list) {
                   {"page8", "tree page64"});
 }
 
+// Caches in e4m3 under q of 16 bits, whose channels are whole vectors.
+void add_e4m3_caches(List& list) {
+    for (const Text type : {"bf16 kv_e4m3 descale", "f16 kv_e4m3 descale1", "bf16 kv_e4m3 descale_rows"})
+        for (const Text shape : {"hq8 hk2 d64 ", "hq4 hk4 d128 ", "hq16 hk1 d256 ", "hq4 hk1 d48 dv96 "})
+            list.add_each("b3 sk1500 used_k=1500,0,700 lse " + shape + type,
+                          {"sq1 full", "sq1 page64", "sq1 left900 causal page16", "sq3 causal page17 csr bhsd",
+                           "sq1 softcap20 page8", "sq2 alibi sinks causal page1", "sq1 page128 vnan600 pad"});
+}
+
 std::vector<Case> corner(const std::vector<Text>& types, bool gpu) {
     List list;
     for (const Text& type : types) {
@@ -356,7 +365,10 @@ std::vector<Case> corner(const std::vector<Text>& types, bool gpu) {
             add_mixed(list, shape + type);
         }
     }
-    if (!gpu) add_e4m3(list);
+    if (gpu)
+        add_e4m3_caches(list);
+    else
+        add_e4m3(list);
     // Shapes for the CPU alone: odd channels, d_v of its own.
     for (const Text& type : types) {
         for (const Text channels : {"d1", "d7", "d40 dv24", "d96", "d129 dv3", "d256", "d512 dv64"}) {

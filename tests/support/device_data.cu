@@ -157,7 +157,7 @@ class DeviceData final : public CaseData {
         case_.seed = seed;
         const InputRecipe recipe = recipe_of(case_);
         for (const TensorId id : {TensorId::kQ, TensorId::kK, TensorId::kV, TensorId::kBias, TensorId::kMask}) {
-            if (!has_tensor(case_, id) || buffer(id).bytes() == 0 || from_host(id)) continue;
+            if (!has_tensor(case_, id) || buffer(id).bytes() == 0 || is_from_host(id)) continue;
             const DeviceTensor t = kernel_view(id);
             if (t.batch == 0) continue;
             const auto sequences = static_cast<unsigned>(std::min<int64_t>(t.batch, 65535));
@@ -170,7 +170,7 @@ class DeviceData final : public CaseData {
             }
             require_cuda(cudaGetLastError(), "fill");
         }
-        if (case_.page_size > 0 || case_.descaled) upload_from_host();
+        if (case_.page_size > 0 || case_.keys_dtype() == FOVEAL_E4M3) upload_from_host();
         for (const TensorId id : {TensorId::kAlibi, TensorId::kSinks}) {
             if (!has_tensor(case_, id)) continue;
             std::vector<std::byte> values(buffer(id).bytes(), std::byte{0xFF});
@@ -190,7 +190,7 @@ class DeviceData final : public CaseData {
         Tensor& tensor = at(id);
         {
             const std::scoped_lock lock(mutex_);
-            if (tensor.layout.buffer_bytes() > kMirrorBytes && !from_host(id))
+            if (tensor.layout.buffer_bytes() > kMirrorBytes && !is_from_host(id))
                 return gather(id, sequence, head, first, count, to);
             std::vector<std::byte>& mirror = at(buffer_of(case_, id)).mirror;
             if (mirror.empty()) mirror = bytes(id);
@@ -236,19 +236,21 @@ class DeviceData final : public CaseData {
         for (Tensor& tensor : tensors_) tensor.mirror.clear();
     }
 
-    // The host knows where pages lie, and what the descales are.
-    bool from_host(TensorId id) const {
-        const bool of_k = id == TensorId::kK || id == TensorId::kV;
-        return (of_k && case_.page_size > 0) || (case_.descaled && (of_k || (id == TensorId::kQ && case_.is_e4m3())));
+    // The host knows where pages lie, and numbers in e4m3.
+    bool is_from_host(TensorId id) const {
+        if (id == TensorId::kQ) return case_.is_e4m3();
+        return (id == TensorId::kK || id == TensorId::kV) && (case_.page_size > 0 || case_.keys_dtype() == FOVEAL_E4M3);
     }
+
     void upload_from_host() {
         const std::unique_ptr<CaseData> on_host = make_case_data(case_, FOVEAL_BACKEND_CPU);
-        for (const TensorId id : {TensorId::kQ, TensorId::kK, TensorId::kV, TensorId::kQDescale, TensorId::kKDescale,
-                                  TensorId::kVDescale}) {
-            const bool is_descale = id >= TensorId::kQDescale && has_tensor(case_, id);
-            if ((from_host(id) || is_descale) && buffer_of(case_, id) == id && buffer(id).bytes() > 0)
-                buffer(id).upload(on_host->bytes(id).data());
-        }
+        const auto upload = [&](TensorId id) {
+            if (buffer_of(case_, id) == id && buffer(id).bytes() > 0) buffer(id).upload(on_host->bytes(id).data());
+        };
+        for (const TensorId id : {TensorId::kQ, TensorId::kK, TensorId::kV})
+            if (is_from_host(id)) upload(id);
+        for (const TensorId id : {TensorId::kQDescale, TensorId::kKDescale, TensorId::kVDescale})
+            if (has_tensor(case_, id)) upload(id);
     }
 
     void allocate(TensorId id) {

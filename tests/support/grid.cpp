@@ -326,7 +326,7 @@ std::vector<Case> and_dropout(std::vector<Case> cases) {
 
 std::vector<Case> grid(foveal_backend backend) {
     const bool gpu = backend == FOVEAL_BACKEND_SM90;
-    if (gpu) return covering_cases(Rows(gpu, false, Budget{4e11, 5e7}), 5000);
+    if (gpu) return and_dropout(covering_cases(Rows(gpu, false, Budget{4e11, 5e7}), 5000));
     return and_dropout(covering_cases(Rows(gpu, false, Budget{1e9, 2e7}), 1500));
 }
 
@@ -335,7 +335,7 @@ std::vector<BackwardCase> backward_grid(foveal_backend backend) {
     std::vector<BackwardCase> cases;
     std::vector<Case> covering =
         covering_cases(Rows(gpu, true, gpu ? Budget{4e9, 2e6} : Budget{5e7, 1e6}), gpu ? 4000 : 900);
-    for (Case& c : gpu ? covering : and_dropout(std::move(covering))) {
+    for (Case& c : and_dropout(std::move(covering))) {
         // Where the grid asks for the log-sum-exp, a gradient comes in through it.
         const bool dlse = c.lse;
         c.lse = true;

@@ -1,5 +1,5 @@
 """Dropout (contract 1.16): foveal.dropout_mask(), NumPy, PyTorch with its generator, and the functions in place of
-others'. sm90 refuses it so far: all of it is on the CPU."""
+others'. On the CPU, but for what is marked gpu."""
 
 import foveal
 import numpy as np
@@ -112,6 +112,8 @@ def test_supports_and_plan():
     assert foveal.supports(Q, K, V, dropout_p=P, dropout_state=STATE)
     assert "dropout 0.3" in foveal.plan(Q, K, V, dropout_p=P).text
     x = ((1, 64, 4, 64), "bfloat16")
+    assert foveal.supports(x, x, x, dropout_p=P, backend="sm90")
+    x = ((1, 64, 4, 64), "float8_e4m3fn")
     refused = foveal.supports(x, x, x, dropout_p=P, backend="sm90")
     assert not refused and refused.reason.startswith("dropout_p is 0.3")
 
@@ -150,6 +152,39 @@ def test_torch_and_its_gradients(torch):
         torch.testing.assert_close(out.double(), expected, atol=2e-5, rtol=1e-4)
         for got, wanted in zip(gradients(torch, out, inputs), gradients(torch, expected, inputs), strict=True):
             torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.gpu
+def test_torch_on_a_gpu(torch):
+    inputs = [torch.from_numpy(x).to("cuda", torch.bfloat16).requires_grad_() for x in (Q, K, V)]
+    for state in (STATE, torch.tensor([-5, 2**40 + 1], device="cuda")):
+        out = foveal.attention(*inputs, dropout_p=P, dropout_state=state)
+        on_cpu = [x.detach().cpu().requires_grad_() for x in inputs]
+        expected = foveal.attention(*on_cpu, dropout_p=P, dropout_state=STATE)
+        torch.testing.assert_close(out.cpu(), expected, atol=2e-2, rtol=2e-2)
+        weights = torch.from_numpy(normal(*out.shape, seed=3)).bfloat16()
+        got = torch.autograd.grad(out, inputs, weights.cuda())
+        for mine, cpus in zip(got, torch.autograd.grad(expected, on_cpu, weights), strict=True):
+            torch.testing.assert_close(mine.cpu(), cpus, atol=5e-2, rtol=5e-2)
+    torch.manual_seed(1)
+    drawn = foveal.attention(*inputs, dropout_p=P)
+    torch.manual_seed(1)
+    assert torch.equal(foveal.attention(*inputs, dropout_p=P), drawn)
+
+
+# A graph draws a new mask each time that it is replayed: PyTorch's generator knows that it is captured.
+@pytest.mark.gpu
+def test_a_graph_of_pytorch_draws_anew(torch):
+    inputs = [torch.from_numpy(x).to("cuda", torch.bfloat16) for x in (Q, K, V)]
+    foveal.attention(*inputs, dropout_p=P)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = foveal.attention(*inputs, dropout_p=P)
+    graph.replay()
+    first = out.clone()
+    graph.replay()
+    assert not torch.equal(first, out)
 
 
 def test_the_generator_decides(torch):

@@ -258,8 +258,9 @@ def test_refusals_by_name():
 def test_supports_says_who():
     q, kv = ((1, 1, 8, 128), "bfloat16"), ((1, 900, 8, 128), "float8_e4m3fn")
     assert foveal.supports(q, kv, kv, backend="cpu", k_descale=((1, 8), "float32"))
-    reason = foveal.supports(q, kv, kv, backend="sm90").reason
-    assert "k.dtype is e4m3" in reason and "cpu" in reason
+    assert foveal.supports(q, kv, kv, backend="sm90", k_descale=((1, 8), "float32"))
+    wide = ((1, 1, 8, 72), "bfloat16"), ((1, 900, 8, 72), "float8_e4m3fn")
+    assert "k's head dimension is 72" in foveal.supports(wide[0], wide[1], wide[1], backend="sm90").reason
     assert "softcap" in foveal.supports(kv, kv, kv, softcap=30.0, backend="sm90").reason
     assert "out        bf16" in foveal.plan(kv, kv, kv, backend="cpu").text
     as_bytes = ((1, 900, 8, 128), "uint8")

@@ -8,20 +8,31 @@
 #include "problem/append.hpp"
 #include "sm90/append/params.hpp"
 #include "sm90/device.hpp"
+#include "sm90/tile/warpgroup.hpp"
 
 namespace foveal::sm90 {
 namespace {
 
-constexpr std::array kTypes = {DType::f32, DType::bf16, DType::f16};
+constexpr std::array kTypes = {DType::f32, DType::bf16, DType::f16, DType::e4m3};  // the last: of caches alone
+constexpr size_t kNewTypes = 3;
 
 // Of each pair of types there are two kernels, the packed one second.
 template <size_t... kI>
 constexpr std::array<cuda::Kernel, sizeof...(kI)> kernels(std::index_sequence<kI...>) {
-    return {cuda::Kernel{&append_kernel<kTypes[kI / 6], kTypes[kI / 2 % 3], kI % 2 == 1>}...};
+    return {
+        cuda::Kernel{&append_kernel<kTypes[kI / 2 / kTypes.size()], kTypes[kI / 2 % kTypes.size()], kI % 2 == 1>}...};
 }
 
-constexpr size_t kKernels = 2 * kTypes.size() * kTypes.size();
+constexpr size_t kKernels = 2 * kNewTypes * kTypes.size();
 constinit cuda::KernelTable<kKernels> kernel_table(kernels(std::make_index_sequence<kKernels>()));
+
+// Those that work scales out: of each type of new rows two, the packed one second; then those of heads alone.
+constexpr size_t kBeginScales = 2 * kNewTypes, kEndScales = kBeginScales + 1;
+constinit cuda::KernelTable<kEndScales + 1> scale_kernels(
+    {cuda::Kernel{&measure_kernel<DType::f32, false>}, cuda::Kernel{&measure_kernel<DType::f32, true>},
+     cuda::Kernel{&measure_kernel<DType::bf16, false>}, cuda::Kernel{&measure_kernel<DType::bf16, true>},
+     cuda::Kernel{&measure_kernel<DType::f16, false>}, cuda::Kernel{&measure_kernel<DType::f16, true>},
+     cuda::Kernel{&begin_scales_kernel}, cuda::Kernel{&end_scales_kernel}});
 
 size_t index_of(DType dtype) {
     return static_cast<size_t>(std::find(kTypes.begin(), kTypes.end(), dtype) - kTypes.begin());
@@ -68,7 +79,14 @@ AppendStream stream_of(const Append& append, const AppendedRows& rows, int64_t e
     stream.to_row_stride = rows.to_stride.row;
     stream.to_head_stride = rows.to_stride.head;
     stream.scale = rows.scale;
-    stream.scale_stride = rows.scale_stride;
+    stream.scale_head_stride = rows.scale_stride;
+    if (rows.scale_out != nullptr) {
+        stream.scale = stream.scale_out = rows.scale_out;
+        stream.scales_rows = rows.scales_rows;
+        stream.scale_head_stride = rows.scale_out_stride.head;
+        stream.scale_page_stride = rows.scale_out_stride.batch;
+        stream.scale_row_stride = rows.scale_out_stride.row;
+    }
     stream.heads = static_cast<int32_t>(rows.heads);
     const int64_t turning = rows.turns ? append.rotary.dim : 0;
     stream.turning_items = static_cast<int32_t>(turning / 2 / elements);
@@ -95,19 +113,51 @@ AppendParams params_of(const Append& append, int64_t elements) {
     return params;
 }
 
+HeadScales head_scales_of(const AppendParams& params) {
+    HeadScales scales{};
+    for (int32_t n = 0; n < 2; ++n) {
+        const AppendStream& stream = params.streams[n];
+        if (stream.scales_rows) continue;
+        scales.scale[n] = stream.scale_out;
+        scales.stride[n] = stream.scale_head_stride;
+        scales.heads[n] = stream.heads;
+    }
+    return scales;
+}
+
+// Those of heads are 1 where there are no rows.
+void work_out_scales(const Append& append, AppendParams& params, int32_t device, bool packed, void* stream) {
+    if (params.streams[0].scale_out == nullptr && params.streams[1].scale_out == nullptr) return;
+    HeadScales of_heads = head_scales_of(params);
+    const bool has_head_scales = of_heads.scale[0] != nullptr || of_heads.scale[1] != nullptr;
+    void* head_arguments[] = {&of_heads};
+    const auto launch_for_heads = [&](size_t kernel) {
+        if (has_head_scales)
+            cuda::launch(scale_kernels.function(device, kernel), {1, kAppendThreads, 0, true}, stream, head_arguments,
+                         "sm90 append: scales of heads");
+    };
+    launch_for_heads(kBeginScales);
+    const int64_t warps = params.all_rows * (params.streams[0].heads + params.streams[1].heads);
+    if (warps > 0) {
+        constexpr int64_t kWarps = kAppendThreads / kWarpThreads;
+        void* arguments[] = {&params};
+        cuda::launch(scale_kernels.function(device, 2 * index_of(append.dtype) + (packed ? 1 : 0)),
+                     {static_cast<int32_t>((warps + kWarps - 1) / kWarps), kAppendThreads, 0, true}, stream, arguments,
+                     "sm90 append: scales");
+    }
+    launch_for_heads(kEndScales);
+}
+
 }  // namespace
 
 void launch_append(const Append& append, void* stream) {
-    if (cache_dtype(append) == DType::e4m3)
-        throw Error(FOVEAL_UNSUPPORTED,
-                    "k_cache.dtype (or v_cache's) is e4m3, which the cpu backend supports and sm90 does not yet; sm90 "
-                    "appends to f32, bf16 and f16");
     const int32_t device = device_of(stream);
     traits_of(device);
     const bool packed = can_be_packed(append);
     AppendParams params = params_of(append, packed ? vector_elements(append.dtype) : 1);
-    if (params.all_rows == 0 || params.row_items == 0) return;
     const cuda::CurrentDevice current(device);
+    work_out_scales(append, params, device, packed, stream);
+    if (params.all_rows == 0 || params.row_items == 0) return;
     void* arguments[] = {&params};
     const auto grid = static_cast<int32_t>((params.all_rows + params.cta_rows - 1) / params.cta_rows);
     const size_t kernel =

@@ -21,7 +21,9 @@ struct AppendStream {
     int64_t from_batch_stride, from_row_stride, from_head_stride;
     int64_t to_batch_stride, to_row_stride, to_head_stride;  // batch: of a page
     const float* scale;                                      // or null
-    int64_t scale_stride;
+    int64_t scale_page_stride, scale_row_stride, scale_head_stride;
+    float* scale_out;  // what scale points to, where it is to be worked out first; or null
+    bool scales_rows;  // it is of each row
     int32_t heads;
     int32_t turning_items;  // of a head
     int32_t items;          // of a head, all
@@ -46,5 +48,21 @@ struct AppendParams {
 // written a vector at a time.
 template <DType kIn, DType kCache, bool kPacked>
 const void* append_kernel();
+
+// ---- scales that are worked out -------------------------------------------------------------------------------------
+
+// Of a row and head: the scale itself, by a warp each. Of a head, over all rows: begin_scales() sets it to 0,
+// measure_rows() leaves the largest magnitude there, and end_scales() makes the scale of it.
+template <DType kIn, bool kPacked>
+const void* measure_kernel();
+const void* begin_scales_kernel();
+const void* end_scales_kernel();
+
+// Of k and of v, each absent where scale_out is null or the scales are of rows.
+struct HeadScales {
+    float* scale[2];
+    int64_t stride[2];
+    int32_t heads[2];
+};
 
 }  // namespace foveal::sm90

@@ -13,6 +13,7 @@
 #include "sm90/backward/shared.cuh"
 #include "sm90/ptx/tensor_copy.cuh"
 #include "sm90/ptx/warp.cuh"
+#include "sm90/scores/dropout.cuh"
 #include "sm90/tile/format.cuh"
 #include "sm90/tile/fragment.hpp"
 #include "sm90/tile/pipeline.cuh"
@@ -26,13 +27,15 @@ class BackwardConsumer {
     using Products = BackwardProducts<kConfig>;
     using Scores = typename Products::Scores;
     using Operand = typename Products::Operand;
+    using Kept = KeptScores<kBackwardQueries, true>;
     static constexpr int32_t kBoth = kBackwardConsumers * kWarpgroupThreads;
 
    public:
     __device__ __forceinline__ BackwardConsumer(BackwardShared<kConfig>& shared, const BackwardParams& params,
-                                                int32_t warpgroup)
+                                                const Dropout& dropout, int32_t warpgroup)
         : shared_(shared),
           params_(params),
+          dropout_(dropout),
           warpgroup_(warpgroup),
           warp_(uniform(static_cast<int32_t>(threadIdx.x) % kWarpgroupThreads / kWarpThreads)),
           products_(shared, warpgroup) {}
@@ -58,6 +61,7 @@ class BackwardConsumer {
         wait_keys_and_queries();
         initial_scores();
         products().issue_scores(p_, keys_.slot, queries_.slot);
+        draw();
         ptx::wgmma_wait_group<0>();
         ptx::pin(p_);
         exponentiate();
@@ -68,6 +72,7 @@ class BackwardConsumer {
     // P of this step is there. dQ of the step before leaves under dV; then dP, and dS.
     __device__ __forceinline__ void gradients_of_step() {
         if constexpr (!kConfig.has_options()) round_operand<kConfig.dtype>(rounded_p_, p_);
+        if constexpr (kConfig.drops_weights()) drop_operand(rounded_p_, kept_);
         if (!ended_) shared_.dout_ring.wait_full(douts_);
         wait_for(stored_barrier(other(), parity_ ^ 1));
         {
@@ -84,13 +89,12 @@ class BackwardConsumer {
             shared_.v_ring.wait_full(values_);
         }
         Scores dp;
-        start_columns(dp, shared_.neg_delta[douts_.slot]);
+        start_dp(dp);
         products().issue_dp(dp, douts_.slot);
         ptx::wgmma_wait_group<0>();
         ptx::pin(dp);
         ptx::pin(dv_);
-#pragma unroll
-        for (int32_t i = 0; i < Products::kScores; ++i) dp[i] *= p_[i];
+        multiply(dp);
         round_operand<kConfig.dtype>(ds_, dp);
     }
 
@@ -113,6 +117,7 @@ class BackwardConsumer {
         }
         products().issue_scores(p_, keys_.slot, queries_.slot);
         products().issue_dk(dk_, ds_, dk_query_slot_, accumulates);
+        draw();
         parity_ ^= 1;
         has_step_before_ = true;
     }
@@ -132,7 +137,8 @@ class BackwardConsumer {
         const GradientTile tile{task.batch, task.k.first, task.head_k,
                                 task.key + warpgroup_ * kWarpgroupRows + warp_ * kWarpRows, task.k.length};
         store_gradient<kConfig.dtype>(dk_, params_.dk, tile, params_.head_dim, params_.scale);
-        store_gradient<kConfig.dtype>(dv_, params_.dv, tile, params_.head_dim_v, 1.0F);
+        store_gradient<kConfig.dtype>(dv_, params_.dv, tile, params_.head_dim_v,
+                                      kConfig.drops_weights() ? dropout_.scale : 1.0F);
         release_task<kConfig>(shared_, ended_task_slot_);
     }
 
@@ -228,6 +234,42 @@ class BackwardConsumer {
         ptx::pin(p_);
     }
 
+    // ---- dropout ----------------------------------------------------------------------------------------------------
+
+    // Of the step whose scores have been issued: of none, if there is none any more.
+    __device__ __forceinline__ void draw() {
+        if constexpr (kConfig.drops_weights()) {
+            const BackwardTask& task = shared_.tasks[tasks_.slot];
+            const int32_t head = task.head_k * params_.heads_per_kv + step_.head;
+            kept_ = kept_scores<kBackwardQueries, true>(
+                shared_.dropout_key, dropout_.threshold,
+                static_cast<uint32_t>(task.sequence) * static_cast<uint32_t>(params_.heads_q) +
+                    static_cast<uint32_t>(head),
+                task.key + warpgroup_ * kWarpgroupRows + warp_ * kWarpRows, step_.tile * kBackwardQueries);
+        }
+    }
+
+    // dP starts at -delta; under dropout, which only part of dP comes through, at 0.
+    __device__ __forceinline__ void start_dp(Scores& dp) const {
+        if constexpr (kConfig.drops_weights()) {
+#pragma unroll
+            for (float& x : dp) x = 0;
+        } else {
+            start_columns(dp, shared_.neg_delta[douts_.slot]);
+        }
+    }
+
+    // From dP to dS.
+    __device__ __forceinline__ void multiply(Scores& dp) const {
+        if constexpr (kConfig.drops_weights()) {
+            Scores neg_delta;
+            start_columns(neg_delta, shared_.neg_delta[douts_.slot]);
+            add_kept(dp, neg_delta, kept_, dropout_.scale);
+        }
+#pragma unroll
+        for (int32_t i = 0; i < Products::kScores; ++i) dp[i] *= p_[i];
+    }
+
     // ---- shared memory ----------------------------------------------------------------------------------------------
 
     // Rows are keys, as the registers have it: 128 bytes of 64 queries.
@@ -253,6 +295,7 @@ class BackwardConsumer {
 
     BackwardShared<kConfig>& shared_;
     const BackwardParams& params_;
+    const Dropout& dropout_;
     const int32_t warpgroup_, warp_;
     const Products products_;
 
@@ -260,6 +303,7 @@ class BackwardConsumer {
     Scores p_;           // of the step; with a softcap, times its derivative
     Operand rounded_p_;  // of the step
     Operand ds_;         // of the step, rounded
+    Kept kept_;          // of the step; only where weights are dropped
 
     RingPosition<kTaskSlots> tasks_;
     RingPosition<kTile.key_buffers> keys_;

@@ -15,12 +15,14 @@
 //   [consumer]          6. issue dQ of step i - 1, then dV of step i. dQ done: tell the other that dS has been read;
 //                          stage dQ as soon as its buffer is free.
 //   [consumer]          7. at a task's first step: release the K of the task before, wait for V.
-//   [consumer]          8. dP, which starts at -delta; dS = P * dP, rounded.
+//   [consumer]          8. dP, which starts at -delta (dropout: at 0, and the kept of it are added to -delta);
+//                          dS = P * dP, rounded.
 //   [consumer]          9. wait until the other has read the dS of step i - 1; store that of step i; one fence for it
 //                          and for the staged dQ; tell the other, and the producer.
 //   [consumer]         10. release dO (and at a task's end V); wait for the next Q; scores of step i + 1, which start
 //   at
 //                          -lse / scale, or at -inf under the mask; behind them dK of step i.
+//                          Under dropout, behind both: which of the scores are kept.
 //   [consumer]         11. scores done: their exponentials, under dK, are P of step i + 1. dK done: release Q.
 //   [consumer]         12. if the task has ended: its dK and dV are rounded and stored; the next one is under way.
 #pragma once
@@ -58,17 +60,21 @@ __device__ __forceinline__ void initialise_barriers(BackwardShared<kConfig>& sha
 
 template <BackwardConfig kConfig>
 __device__ __forceinline__ void run_backward(BackwardShared<kConfig>& shared, const BackwardMaps& maps,
-                                             const BackwardParams& params) {
+                                             const BackwardParams& params, const Dropout& dropout) {
     if (threadIdx.x == 0) initialise_barriers<kConfig>(shared);
     __syncthreads();
     await_kernel_before();
+    if constexpr (kConfig.drops_weights()) {
+        if (threadIdx.x == 0) shared.dropout_key = dropout_key(dropout.state);
+        __syncthreads();
+    }
     const int32_t warpgroup = uniform(static_cast<int32_t>(threadIdx.x) / kWarpgroupThreads);
     if (warpgroup == 0) {
         ptx::setmaxnreg_dec<kConfig.tile.producer_registers>();
         produce<kConfig>(shared, maps, params);
     } else {
         ptx::setmaxnreg_inc<kConfig.tile.consumer_registers>();
-        BackwardConsumer<kConfig>(shared, params, warpgroup - 1).run();
+        BackwardConsumer<kConfig>(shared, params, dropout, warpgroup - 1).run();
     }
 }
 
@@ -76,10 +82,10 @@ template <class Instance>
 __global__ void __launch_bounds__(kBackwardThreads, 1)
     backward(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap k_map,
              const __grid_constant__ CUtensorMap v_map, const __grid_constant__ CUtensorMap dout_map,
-             const __grid_constant__ BackwardParams params) {
+             const __grid_constant__ BackwardParams params, const __grid_constant__ Dropout dropout) {
     extern __shared__ unsigned char shared_memory[];
     run_backward<Instance::kConfig>(*reinterpret_cast<BackwardShared<Instance::kConfig>*>(shared_memory),
-                                    {q_map, k_map, v_map, dout_map}, params);
+                                    {q_map, k_map, v_map, dout_map}, params, dropout);
 }
 
 template <class Instance>

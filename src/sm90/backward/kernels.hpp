@@ -25,8 +25,8 @@ const void* prepare_kernel();
 template <class Instance>
 const void* finish_kernel();
 
-// The gradients of a bias and of slopes, and what adds their parts.
-template <DType kType>
+// The gradients of a bias and of slopes, without and with dropout, and what adds their parts.
+template <DType kType, bool kDrops>
 const void* score_sums_kernel();
 template <DType kType>
 const void* add_score_sums_kernel();

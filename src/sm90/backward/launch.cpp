@@ -15,6 +15,7 @@
 #include "sm90/backward/plan.hpp"
 #include "sm90/backward/score_sums.hpp"
 #include "sm90/device.hpp"
+#include "sm90/scores/dropout.hpp"
 
 namespace foveal::sm90 {
 namespace {
@@ -29,7 +30,10 @@ enum Pass : size_t {
     kFinish,
     kKeys,
     kQueries,
+    kDroppingKeys,
+    kDroppingQueries,
     kSums,
+    kDroppingSums,
     kAddSums,
     kMain,
     kWidest = kMain + kBackwardVariants,
@@ -52,19 +56,27 @@ constexpr cuda::Kernel kernel() {
     constexpr bool kIsWide = kBackwardTiles[kTile].is_wide, kIsWidest = kBackwardTiles[kTile].is_widest();
     if constexpr (kPass >= kWidest && kIsWidest) {
         constexpr auto kVariant = static_cast<BackwardVariant>((kPass - kWidest) / kWidestGradients);
-        return {&widest_kernel<BackwardInstance<kType, kTile, kVariant>,
-                               static_cast<WidestGradient>((kPass - kWidest) % kWidestGradients)>,
-                kWidestSharedBytes};
+        if constexpr (kVariant != BackwardVariant::dropout)  // here it is always with all options
+            return {&widest_kernel<BackwardInstance<kType, kTile, kVariant>,
+                                   static_cast<WidestGradient>((kPass - kWidest) % kWidestGradients)>,
+                    kWidestSharedBytes};
     }
     if constexpr (kPass == kKeys && kIsWide && !kIsWidest)
         return {&wide_keys_kernel<BackwardInstance<kType, kTile>>, kWideSharedBytes};
     if constexpr (kPass == kQueries && kIsWide && !kIsWidest)
         return {&wide_queries_kernel<BackwardInstance<kType, kTile>>, kWideSharedBytes};
-    if constexpr (kPass == kSums) return {&score_sums_kernel<kType>, kScoreSumsSharedBytes};
+    if constexpr (kPass == kDroppingKeys && kIsWide && !kIsWidest)
+        return {&wide_keys_kernel<BackwardInstance<kType, kTile, BackwardVariant::dropout>>, kWideSharedBytes};
+    if constexpr (kPass == kDroppingQueries && kIsWide && !kIsWidest)
+        return {&wide_queries_kernel<BackwardInstance<kType, kTile, BackwardVariant::dropout>>, kWideSharedBytes};
+    if constexpr (kPass == kSums) return {&score_sums_kernel<kType, false>, kScoreSumsSharedBytes};
+    if constexpr (kPass == kDroppingSums) return {&score_sums_kernel<kType, true>, kScoreSumsSharedBytes};
     if constexpr (kPass == kAddSums) return {&add_score_sums_kernel<kType>};
-    if constexpr (kPass >= kMain && kPass < kWidest && !kIsWide)
-        return {&backward_kernel<BackwardInstance<kType, kTile, static_cast<BackwardVariant>(kPass - kMain)>>,
-                shared_bytes(kBackwardTiles[kTile])};
+    if constexpr (kPass >= kMain && kPass < kWidest && !kIsWide) {
+        constexpr auto kVariant = static_cast<BackwardVariant>(kPass - kMain);
+        if constexpr (kVariant != BackwardVariant::dropout)  // likewise
+            return {&backward_kernel<BackwardInstance<kType, kTile, kVariant>>, shared_bytes(kBackwardTiles[kTile])};
+    }
     return {};
 }
 
@@ -132,7 +144,7 @@ BackwardParams params_of(const BackwardProblem& problem, const PreparedBackward&
     params.head_dim_v = static_cast<int32_t>(p.head_dim_v);
     params.scale = p.scale;
     params.scale_log2 = static_cast<float>(static_cast<double>(p.scale) * std::numbers::log2e);
-    params.inverse_scale = prepared.variant == BackwardVariant::plain ? 1 / p.scale : 1;
+    params.inverse_scale = has_options(prepared.variant) ? 1 : 1 / p.scale;
     params.out = in(pointers.forward.out, p.out);
     params.dout = in(pointers.dout, problem.dout);
     params.lse = pointers.forward.lse;
@@ -169,6 +181,7 @@ ScoreSumsParams sums_params_of(const BackwardProblem& problem, const PreparedBac
     params.dalibi_batch_stride = problem.dalibi.batch;
     params.dalibi_head_stride = problem.dalibi.head;
     params.slope_parts = reinterpret_cast<float*>(workspace + prepared.workspace.slope_parts);
+    params.dropout = Dropout::of(p, pointers.forward);
     return params;
 }
 
@@ -203,7 +216,8 @@ void launch_backward(const BackwardProblem& problem, const PreparedBackward& pre
     BackwardParams params = params_of(problem, prepared, pointers);
     Maps maps{};
     void* beside[] = {&params};
-    void* arguments[] = {&maps.q, &maps.k, &maps.v, &maps.dout, &params};
+    Dropout dropout = Dropout::of(problem.forward, pointers.forward);
+    void* arguments[] = {&maps.q, &maps.k, &maps.v, &maps.dout, &params, &dropout};
     const auto launch = [&](size_t pass, cuda::LaunchShape shape, void** of_kernel, const char* name) {
         if (shape.grid > 0)
             cuda::launch(kernel_table.function(device, kernel_index_of(type, prepared.tile_index, pass)), shape, stream,
@@ -213,14 +227,15 @@ void launch_backward(const BackwardProblem& problem, const PreparedBackward& pre
     launch(kPrepare, {prepared.prepare_grid, kPrepareThreads, 0, true}, beside, "sm90 backward's first kernel");
     launch(kMain + static_cast<size_t>(prepared.variant),
            {prepared.grid, kBackwardThreads, shared_bytes(prepared.tile()), true}, arguments, "sm90 backward kernel");
-    launch(kKeys, {prepared.keys_grid, kBackwardThreads, kWideSharedBytes, true}, arguments,
+    const bool drops = drops_weights(prepared.variant);
+    launch(drops ? kDroppingKeys : kKeys, {prepared.keys_grid, kBackwardThreads, kWideSharedBytes, true}, arguments,
            "sm90 backward kernel of dk and dv");
     for (size_t gradient = 0; gradient < kWidestGradients; ++gradient)
         launch(kWidest + static_cast<size_t>(prepared.variant) * kWidestGradients + gradient,
                {prepared.widest_grids[gradient], kBackwardThreads, kWidestSharedBytes, true}, arguments,
                "sm90 backward kernel of one gradient");
-    launch(kQueries, {prepared.queries_grid, kBackwardThreads, kWideSharedBytes, true}, arguments,
-           "sm90 backward kernel of dq");
+    launch(drops ? kDroppingQueries : kQueries, {prepared.queries_grid, kBackwardThreads, kWideSharedBytes, true},
+           arguments, "sm90 backward kernel of dq");
     launch(kFinish, {prepared.finish_grid, kFinishThreads, 0, true}, beside, "sm90 backward's last kernel");
     if (prepared.bias_grid + prepared.slopes_grid + prepared.add_grid == 0) return;
 
@@ -231,9 +246,10 @@ void launch_backward(const BackwardProblem& problem, const PreparedBackward& pre
         maps = maps_of(problem, pointers, kSumKeys);  // else there is no step
     // A gradient without elements is null; its strides do not tell.
     const int32_t bias_grid = pointers.dbias != nullptr ? prepared.bias_grid : 0;
-    launch(kSums, {bias_grid, kSumThreads, kScoreSumsSharedBytes, true}, of_sums, "sm90 backward kernel of dbias");
+    const size_t pass = drops ? kDroppingSums : kSums;
+    launch(pass, {bias_grid, kSumThreads, kScoreSumsSharedBytes, true}, of_sums, "sm90 backward kernel of dbias");
     sums.of_slopes = true;
-    launch(kSums, {prepared.slopes_grid, kSumThreads, kScoreSumsSharedBytes, true}, of_sums,
+    launch(pass, {prepared.slopes_grid, kSumThreads, kScoreSumsSharedBytes, true}, of_sums,
            "sm90 backward kernel of dalibi_slopes");
     void* added[] = {&sums};
     launch(kAddSums, {prepared.add_grid, kFinishThreads, 0, true}, added, "sm90 backward's kernel of sums");

@@ -154,8 +154,8 @@ std::string Sm90BackwardPlan::describe() const {
     const BackwardTile& tile = prepared_.tile();
     std::ostringstream out;
     out << foveal::describe(problem()) << "kernel     sm90 backward, " << name_of(problem().forward.dtype)
-        << ", d up to " << tile.head_dim
-        << (prepared_.variant == BackwardVariant::options ? ", with score options" : "")
+        << ", d up to " << tile.head_dim << (has_options(prepared_.variant) ? ", with score options" : "")
+        << (drops_weights(prepared_.variant) ? ", with dropout" : "")
         << (tile.is_widest() ? ", dk, dv and dq apart\n"
             : tile.is_wide   ? ", dk and dv apart from dq\n"
                              : ", dq's sums in a fixed order\n");

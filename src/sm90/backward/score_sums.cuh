@@ -21,6 +21,7 @@
 #include "sm90/backward/scores.cuh"
 #include "sm90/ptx/mbarrier.cuh"
 #include "sm90/ptx/wgmma.cuh"
+#include "sm90/scores/dropout.cuh"
 #include "sm90/tile/format.cuh"
 #include "sm90/tile/panel.cuh"
 
@@ -36,7 +37,7 @@ __device__ __forceinline__ void store_bias_gradient(const BiasGradient& to, int6
         static_cast<typename Format<kType>::Element*>(to.data)[at] = Format<kType>::round(x);
 }
 
-template <DType kType>
+template <DType kType, bool kDrops>
 class ScoreSumsConsumer {
     static constexpr int32_t kScores = Fragment::size(kBackwardQueries);
     using Scores = float[kScores];
@@ -47,7 +48,9 @@ class ScoreSumsConsumer {
           params_(params),
           warp_(uniform(static_cast<int32_t>(threadIdx.x) / kWarpThreads)),
           key_(warp_ * kWarpRows + Fragment::first_row(ptx::lane_id())),
-          query_(Fragment::first_column(ptx::lane_id())) {}
+          query_(Fragment::first_column(ptx::lane_id())) {
+        if constexpr (kDrops) dropout_key_ = read_dropout_key(params.dropout);
+    }
 
     __device__ __forceinline__ void run(const ScoreSumsTask& task) {
 #pragma unroll
@@ -70,12 +73,24 @@ class ScoreSumsConsumer {
         const BackwardScores<kType, kBackwardQueries, true, true> scores(
             params_.backward, step.task, step.head, step.task.key + key_, step.query_tile * kBackwardQueries + query_);
         scores.template probabilities<false>(p, step.neg_lse + query_);
+        if constexpr (kDrops) drop(dp, step);
 #pragma unroll
         for (int32_t i = 0; i < kScores; ++i) {
             const float neg_delta = step.neg_delta[query_ + Fragment::column_offset(i)];
             const float dx = p[i] == 0 ? 0.0F : p[i] * (dp[i] + neg_delta);  // what is not seen may be anything
             sums_[i] += params_.of_slopes ? -scores.distance(i) * dx : dx;
         }
+    }
+
+    __device__ __forceinline__ void drop(Scores& dp, const ScoreStep& step) const {
+        const BackwardParams& backward = params_.backward;
+        const auto kept = kept_scores<kBackwardQueries, true>(
+            dropout_key_, params_.dropout.threshold,
+            static_cast<uint32_t>(step.task.sequence) * static_cast<uint32_t>(backward.heads_q) +
+                static_cast<uint32_t>(step.head),
+            step.task.key + warp_ * kWarpRows, step.query_tile * kBackwardQueries);
+#pragma unroll
+        for (int32_t i = 0; i < kScores; ++i) dp[i] *= kept.keeps(i) ? params_.dropout.scale : 0.0F;
     }
 
     // x = keys times queries, so many columns of them. The tensor cores cut off what they add, which would be seen
@@ -188,13 +203,14 @@ class ScoreSumsConsumer {
     ScoreSumsShared& shared_;
     const ScoreSumsParams& params_;
     const int32_t warp_, key_, query_;  // the thread's first key and query, of the tile
+    PhiloxKey dropout_key_;             // only where weights are dropped
     Scores sums_;
     RingPosition<ScoreSumsShared::kStages> panels_;
 };
 
 // ---- kernels --------------------------------------------------------------------------------------------------------
 
-template <DType kType>
+template <DType kType, bool kDrops>
 __global__ void __launch_bounds__(kSumThreads, 2)
     sum_scores(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap k_map,
                const __grid_constant__ CUtensorMap v_map, const __grid_constant__ CUtensorMap dout_map,
@@ -213,12 +229,12 @@ __global__ void __launch_bounds__(kSumThreads, 2)
     if (threadIdx.x >= kWarpgroupThreads)
         ScoreSumsProducer(shared, {q_map, k_map, v_map, dout_map}, params).run(task);
     else
-        ScoreSumsConsumer<kType>(shared, params).run(task);
+        ScoreSumsConsumer<kType, kDrops>(shared, params).run(task);
 }
 
-template <DType kType>
+template <DType kType, bool kDrops>
 const void* score_sums_kernel() {
-    return reinterpret_cast<const void*>(&sum_scores<kType>);
+    return reinterpret_cast<const void*>(&sum_scores<kType, kDrops>);
 }
 
 // The last: a CTA for each slope adds what the query tiles have, in the order of threads; a thread for each element of

@@ -15,6 +15,7 @@
 #include "problem/mask.hpp"
 #include "sm90/backward/params.hpp"
 #include "sm90/backward/tiles.hpp"
+#include "sm90/scores/dropout.hpp"
 
 namespace foveal::sm90 {
 
@@ -111,6 +112,7 @@ struct ScoreSumsParams {
     int64_t dalibi_batch_stride, dalibi_head_stride;
     float* slope_parts;  // [slots, h_q]
     bool of_slopes;      // what a launch sums: the slopes' gradient, else the bias's
+    Dropout dropout;
 
     // Elements of dbias along a dimension.
     FOVEAL_HOST_DEVICE int32_t elements_q() const { return sums.queries.own ? rows_q : 1; }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "problem/dropout.hpp"
 #include "sm90/backward/schedule.hpp"
 #include "sm90/backward/tiles.hpp"
 #include "sm90/tile/pipeline.cuh"
@@ -40,6 +41,7 @@ struct BackwardShared {
     Ring<kTile.dout_buffers> dout_ring;   // with neg_delta
     Ring<1> dq_ring[kBackwardConsumers];  // full: staged by the warpgroup; free: read by the copy engine
     uint64_t landed[2];                   // what still has rows to be zeroed, of each producer warp
+    PhiloxKey dropout_key;                // of the call; only where weights are dropped
 };
 
 }  // namespace foveal::sm90

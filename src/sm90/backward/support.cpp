@@ -61,10 +61,10 @@ void check_counts(const BackwardProblem& problem) {
 int32_t tile_index_of(const BackwardProblem& problem) {
     const int64_t widest = std::max(problem.forward.head_dim, problem.forward.head_dim_v);
     // Of wide heads only the widest have options.
-    const bool has_options = variant_of(problem) == BackwardVariant::options;
+    const bool with_options = has_options(variant_of(problem));
     const auto* const tile = std::find_if(
         std::begin(kBackwardTiles), std::end(kBackwardTiles),
-        [&](const BackwardTile& t) { return widest <= t.head_dim && (!has_options || !t.is_wide || t.is_widest()); });
+        [&](const BackwardTile& t) { return widest <= t.head_dim && (!with_options || !t.is_wide || t.is_widest()); });
     return static_cast<int32_t>(tile - std::begin(kBackwardTiles));
 }
 
@@ -72,14 +72,17 @@ BackwardVariant variant_of(const BackwardProblem& problem) {
     // Without options accumulators start at -lse / scale, which must be a number.
     constexpr float kLeastScale = 0x1p-64F;
     const ForwardProblem& p = problem.forward;
-    return p.scale < kLeastScale || p.modifies_scores() || p.chunk > 0 ? BackwardVariant::options
-                                                                       : BackwardVariant::plain;
+    const bool with_options = p.scale < kLeastScale || p.modifies_scores() || p.chunk > 0;
+    if (!p.drops_weights()) return with_options ? BackwardVariant::options : BackwardVariant::plain;
+    const int64_t widest = std::max(p.head_dim, p.head_dim_v);
+    const bool is_wide =
+        widest > kBackwardTiles[kBackwardD128].head_dim && widest <= kBackwardTiles[kBackwardD256].head_dim;
+    return is_wide && !with_options ? BackwardVariant::dropout : BackwardVariant::dropout_options;
 }
 
 void check_backward_supported(const BackwardProblem& problem) {
     const ForwardProblem& p = problem.forward;
     require_differentiable(problem);
-    require_no_dropout(p);
     check_forms(p);
     check_gradients(problem);
     require_scale(p, "the sm90 backend");

@@ -80,9 +80,17 @@ static_assert([] {
 // What a kernel can do beyond a positive scale and a window.
 enum class BackwardVariant : int32_t {
     plain,
-    options,  // every option of the scores (scores.cuh), chunks and any scale
+    options,          // every option of the scores (scores.cuh), chunks and any scale
+    dropout,          // dropout alone: of the wide kernels (of the others it would spill, d 128)
+    dropout_options,  // and every option
 };
-inline constexpr int32_t kBackwardVariants = 2;
+inline constexpr int32_t kBackwardVariants = 4;
+FOVEAL_HOST_DEVICE constexpr bool has_options(BackwardVariant variant) {
+    return variant == BackwardVariant::options || variant == BackwardVariant::dropout_options;
+}
+FOVEAL_HOST_DEVICE constexpr bool drops_weights(BackwardVariant variant) {
+    return variant == BackwardVariant::dropout || variant == BackwardVariant::dropout_options;
+}
 
 // The wide kernels: 64 keys, or 64 queries for each of two warpgroups.
 inline constexpr int32_t kWideKeys = 64;
@@ -101,7 +109,8 @@ struct BackwardConfig {
     BackwardTile tile;
     BackwardVariant variant;
 
-    FOVEAL_HOST_DEVICE constexpr bool has_options() const { return variant == BackwardVariant::options; }
+    FOVEAL_HOST_DEVICE constexpr bool has_options() const { return sm90::has_options(variant); }
+    FOVEAL_HOST_DEVICE constexpr bool drops_weights() const { return sm90::drops_weights(variant); }
 };
 
 // The same as a type: nvcc 13.0 writes host stubs that do not compile for a __global__ template whose argument is a

@@ -3,13 +3,15 @@
 //
 //   [producer, warp 0]  K; for every step: Q and -lse.
 //   [producer, warp 1]  V; for every step: dO and -delta.
-//   [consumer 0]        S = K Q^T, from -lse / scale on; P, which goes to shared memory too; dV += P dO.
-//   [consumer 1]        dP = V dO^T, from -delta on; waits for P; dS = P * dP; dK += dS Q.
+//   [consumer 0]        S = K Q^T, from -lse / scale on; P, which goes to shared memory too; dV += P dO. (Dropout: what
+//                       is dropped goes there with its sign set, and is 0 towards dV.)
+//   [consumer 1]        dP = V dO^T, from -delta on (under dropout from 0); waits for P; dS = P * dP; dK += dS Q.
 // Both issue the scores of the next step before the sums of this one, under which then lie the exponentials, or the
 // product with P.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "sm90/backward/accumulators.cuh"
 #include "sm90/backward/await.cuh"
@@ -17,6 +19,7 @@
 #include "sm90/backward/kernels.hpp"
 #include "sm90/backward/wide.cuh"
 #include "sm90/ptx/mbarrier.cuh"
+#include "sm90/scores/dropout.cuh"
 
 namespace foveal::sm90 {
 
@@ -79,15 +82,18 @@ template <BackwardConfig kConfig, bool kIsOfKeys>
 class WideKeysConsumer {
     using W = Wide<kConfig>;
     static constexpr int32_t kBoth = kBackwardConsumers * kWarpgroupThreads;
+    static constexpr bool kDrops = kConfig.drops_weights(), kDraws = kDrops && !kIsOfKeys;
 
    public:
-    __device__ __forceinline__ WideKeysConsumer(WideKeysShared<kConfig>& shared, const BackwardParams& params)
+    __device__ __forceinline__ WideKeysConsumer(WideKeysShared<kConfig>& shared, const BackwardParams& params,
+                                                const Dropout& dropout)
         : shared_(shared),
           params_(params),
           warp_(uniform(static_cast<int32_t>(threadIdx.x) % kWarpgroupThreads / kWarpThreads)),
           rows_(W::low_word(kIsOfKeys ? shared.v : shared.k)),
           q_(W::low_word(shared.q[0])),
-          dout_(W::low_word(shared.dout[0])) {}
+          dout_(W::low_word(shared.dout[0])),
+          dropout_(dropout) {}
 
     __device__ __forceinline__ void run() {
         if (shared_.task.query_tiles.size() == 0) {
@@ -100,10 +106,15 @@ class WideKeysConsumer {
         store_gradient<kConfig.dtype>(
             sums_, kIsOfKeys ? params_.dk : params_.dv,
             {task.batch, task.k.first, task.head_k, task.key + warp_ * kWarpRows, task.k.length},
-            kIsOfKeys ? params_.head_dim : params_.head_dim_v, kIsOfKeys ? params_.scale : 1.0F);
+            kIsOfKeys ? params_.head_dim : params_.head_dim_v, kIsOfKeys ? params_.scale : scale_of_dv());
     }
 
    private:
+    __device__ __forceinline__ float scale_of_dv() const {
+        if constexpr (kDrops) return dropout_.call.scale;
+        return 1.0F;
+    }
+
     __device__ __forceinline__ void walk() {
         const BackwardTask& task = shared_.task;
         const Range tiles{uniform(task.query_tiles.begin), uniform(task.query_tiles.end)};
@@ -111,8 +122,10 @@ class WideKeysConsumer {
         ptx::mbarrier_wait(kIsOfKeys ? shared_.v_full : shared_.k_full, 0);
         begin_scores();
         issue_scores();
+        draw();
         ptx::wgmma_wait_group<0>();
         ptx::pin(x_);
+        read_deltas();
         before().release(at_.slot);
         transform();
         for (bool is_first = true, more = true; more; is_first = false) {
@@ -125,9 +138,11 @@ class WideKeysConsumer {
             if (more) begin_scores();
             issue_scores();  // of the last step once more, for nothing: no branch may stand before the wait
             W::issue_sums(sums_, factors, (kIsOfKeys ? q_ : dout_) + static_cast<uint32_t>(slot) * W::kTile, !is_first);
+            draw();
             ptx::wgmma_wait_group<1>();
             ptx::pin(x_);
             if (more) {
+                read_deltas();
                 before().release(at_.slot);
                 transform();
             }
@@ -143,7 +158,12 @@ class WideKeysConsumer {
 
     __device__ __forceinline__ void begin_scores() {
         before().wait_full(at_);
-        start_columns(x_, kIsOfKeys ? shared_.neg_delta[at_.slot] : shared_.neg_lse[at_.slot]);
+        if constexpr (kDrops && kIsOfKeys) {
+#pragma unroll
+            for (float& x : x_) x = 0;
+        } else {
+            start_columns(x_, kIsOfKeys ? shared_.neg_delta[at_.slot] : shared_.neg_lse[at_.slot]);
+        }
         const BackwardTask& task = shared_.task;
         if (kIsOfKeys || task.unmasked.contains(step_.tile)) return;
         const int32_t lane = ptx::lane_id();
@@ -151,7 +171,9 @@ class WideKeysConsumer {
                      step_.tile * kBackwardQueries + Fragment::first_column(lane));
     }
     __device__ __forceinline__ void issue_scores() {
-        W::issue_scores(x_, rows_, (kIsOfKeys ? dout_ : q_) + static_cast<uint32_t>(at_.slot) * W::kTile);
+        // uniform(): as in wide_queries.cuh; where it draws, there are no registers for them.
+        W::issue_scores(x_, kDraws ? uniform(rows_) : rows_,
+                        (kIsOfKeys ? dout_ : q_) + static_cast<uint32_t>(at_.slot) * W::kTile);
     }
 
     // Under the sums of the step before.
@@ -171,7 +193,7 @@ class WideKeysConsumer {
 #pragma unroll
             for (int32_t i = 0; i < Fragment::size(kWideKeys); i += 4) {
                 const float4 p = shared_.p[i / 4][thread];
-                x_[i] *= p.x, x_[i + 1] *= p.y, x_[i + 2] *= p.z, x_[i + 3] *= p.w;
+                multiply(i, p.x), multiply(i + 1, p.y), multiply(i + 2, p.z), multiply(i + 3, p.w);
             }
             ptx::barrier_arrive(kProbabilitiesRead, kBoth);
         } else {
@@ -179,10 +201,45 @@ class WideKeysConsumer {
             has_stored_ = true;
 #pragma unroll
             for (int32_t i = 0; i < Fragment::size(kWideKeys); i += 4)
-                shared_.p[i / 4][thread] = float4{x_[i], x_[i + 1], x_[i + 2], x_[i + 3]};
+                shared_.p[i / 4][thread] = float4{told(i), told(i + 1), told(i + 2), told(i + 3)};
             ptx::barrier_arrive(kProbabilitiesStored, kBoth);
         }
         round_operand<kConfig.dtype>(factors, x_);
+        if constexpr (kDraws) drop_operand(factors, drop_.kept);
+    }
+
+    // ---- dropout: consumer 0 draws, and tells consumer 1 by the sign of P -------------------------------------------
+
+    // Of the step whose scores have been issued.
+    __device__ __forceinline__ void draw() {
+        if constexpr (kDraws) {
+            const BackwardTask& task = shared_.task;
+            const int32_t head = task.head_k * params_.heads_per_kv + step_.head;
+            drop_.kept = kept_scores<kBackwardQueries, true>(
+                dropout_.key, dropout_.call.threshold,
+                static_cast<uint32_t>(task.sequence) * static_cast<uint32_t>(params_.heads_q) +
+                    static_cast<uint32_t>(head),
+                task.key + warp_ * kWarpRows, step_.tile * kBackwardQueries);
+        }
+    }
+    // Of register i, which is not negative.
+    __device__ __forceinline__ float told(int32_t i) const {
+        if constexpr (kDraws) return drop_.kept.keeps(i) ? x_[i] : -x_[i];
+        return x_[i];
+    }
+
+    // -delta of the step whose scores are there, while its slot is still this one's.
+    __device__ __forceinline__ void read_deltas() {
+        if constexpr (kDrops && kIsOfKeys) start_columns(drop_.neg_delta, shared_.neg_delta[at_.slot]);
+    }
+    // From dP to dS.
+    __device__ __forceinline__ void multiply(int32_t i, float p) {
+        if constexpr (kDrops) {
+            const bool kept = __float_as_int(p) >= 0;
+            x_[i] = fmaf(x_[i], kept ? dropout_.call.scale : 0.0F, drop_.neg_delta[i]) * fabsf(p);
+        } else {
+            x_[i] *= p;
+        }
     }
 
     WideKeysShared<kConfig>& shared_;
@@ -194,11 +251,19 @@ class WideKeysConsumer {
     RingPosition<WideKeysShared<kConfig>::kStages> at_;
     BackwardStep step_;
     bool has_stored_ = false;
+    [[no_unique_address]] const ThreadDropout<kDrops> dropout_;
+    // Of the step: what consumer 0 draws, and what consumer 1 has read of the columns.
+    struct Drop {
+        KeptScores<kBackwardQueries, true> kept;
+        typename W::Scores neg_delta;
+    };
+    struct NoDrop {};
+    [[no_unique_address]] std::conditional_t<kDrops, Drop, NoDrop> drop_;
 };
 
 template <BackwardConfig kConfig>
 __device__ __forceinline__ void run_wide_keys(WideKeysShared<kConfig>& shared, const BackwardMaps& maps,
-                                              const BackwardParams& params) {
+                                              const BackwardParams& params, const Dropout& dropout) {
     constexpr uint32_t kConsumerWarps = kBackwardConsumers * kWarpgroupWarps;
     constexpr Slots kSlots{kWideKeys};
     const auto cta = static_cast<int32_t>(blockIdx.x);
@@ -230,9 +295,9 @@ __device__ __forceinline__ void run_wide_keys(WideKeysShared<kConfig>& shared, c
     } else {
         ptx::setmaxnreg_inc<kConfig.tile.consumer_registers>();
         if (warpgroup == 1)
-            WideKeysConsumer<kConfig, false>(shared, params).run();
+            WideKeysConsumer<kConfig, false>(shared, params, dropout).run();
         else
-            WideKeysConsumer<kConfig, true>(shared, params).run();
+            WideKeysConsumer<kConfig, true>(shared, params, dropout).run();
     }
 }
 
@@ -240,10 +305,10 @@ template <class Instance>
 __global__ void __launch_bounds__(kBackwardThreads, 1)
     backward_of_wide_keys(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap k_map,
                           const __grid_constant__ CUtensorMap v_map, const __grid_constant__ CUtensorMap dout_map,
-                          const __grid_constant__ BackwardParams params) {
+                          const __grid_constant__ BackwardParams params, const __grid_constant__ Dropout dropout) {
     extern __shared__ unsigned char shared_memory[];
     run_wide_keys<Instance::kConfig>(*reinterpret_cast<WideKeysShared<Instance::kConfig>*>(shared_memory),
-                                     {q_map, k_map, v_map, dout_map}, params);
+                                     {q_map, k_map, v_map, dout_map}, params, dropout);
 }
 
 template <class Instance>

@@ -15,6 +15,7 @@
 #include "sm90/backward/kernels.hpp"
 #include "sm90/backward/wide.cuh"
 #include "sm90/ptx/mbarrier.cuh"
+#include "sm90/scores/dropout.cuh"
 
 namespace foveal::sm90 {
 
@@ -37,6 +38,9 @@ struct WideQueriesShared {
     Ring<kKeyBuffers> k_ring;
     Ring<1> v_ring;
     uint64_t q_full[kBackwardConsumers], dout_full[kBackwardConsumers], landed[2];
+    // Only under dropout: the task's, of the batch; of the call.
+    int32_t sequence;
+    PhiloxKey dropout_key;
 };
 
 template <BackwardConfig kConfig>
@@ -79,7 +83,7 @@ class WideQueriesConsumer {
 
    public:
     __device__ __forceinline__ WideQueriesConsumer(WideQueriesShared<kConfig>& shared, const BackwardParams& params,
-                                                   int32_t warpgroup)
+                                                   const Dropout& dropout, int32_t warpgroup)
         : shared_(shared),
           params_(params),
           warpgroup_(warpgroup),
@@ -88,7 +92,8 @@ class WideQueriesConsumer {
           q_(W::low_word(shared.q[warpgroup])),
           dout_(W::low_word(shared.dout[warpgroup])),
           k_(W::low_word(shared.k[0])),
-          v_(W::low_word(shared.v)) {}
+          v_(W::low_word(shared.v)),
+          dropout_(dropout) {}
 
     __device__ __forceinline__ void run() {
         const WideQueriesTask& task = shared_.task;
@@ -110,6 +115,7 @@ class WideQueriesConsumer {
         read_rows();
         ptx::mbarrier_wait(shared_.q_full[warpgroup_], 0);
         ptx::mbarrier_wait(shared_.dout_full[warpgroup_], 0);
+        draw();
         begin_scores();
         issue_scores();
         ptx::wgmma_wait_group<0>();
@@ -123,18 +129,24 @@ class WideQueriesConsumer {
             keys_.advance();
             values_.advance();
             more = ++block_ < end;
-            if (more) begin_scores();
+            draw();
+            if (more)
+                begin_scores();
+            else if constexpr (kConfig.drops_weights())
+                clear_scores();
             issue_scores();  // of the last step once more, for nothing: no branch may stand before the wait
-            W::issue_sums(sums_, ds, k_ + static_cast<uint32_t>(slot) * W::kTile, !is_first);
+            W::issue_sums(sums_, ds, k() + static_cast<uint32_t>(slot) * W::kTile, !is_first);
             ptx::wgmma_wait_group<1>();
             pin_scores();
             if (more) {
                 shared_.v_ring.release(0);
-                multiply();
+                if constexpr (!kConfig.drops_weights()) multiply();
             }
             ptx::wgmma_wait_group<0>();
             ptx::pin(sums_);
             shared_.k_ring.release(slot);
+            if constexpr (kConfig.drops_weights())
+                if (more) multiply();  // it needs the registers of dS
         }
     }
 
@@ -158,13 +170,19 @@ class WideQueriesConsumer {
 #pragma unroll
         for (int32_t i = 0; i < kScores; ++i) {
             p_[i] = neg_lse_[Fragment::row(i)];
-            dp_[i] = neg_delta_[Fragment::row(i)];
+            dp_[i] = kConfig.drops_weights() ? 0.0F : neg_delta_[Fragment::row(i)];
         }
         const Band& band = shared_.task.sequence.band;
         const int32_t first_row = uniform(row_), key = block_ * kWideKeys;
         const Range first = visible_keys(band, first_row), last = visible_keys(band, first_row + kWarpRows - 1);
         if (last.begin <= key && key + kWideKeys <= first.end) return;  // each row sees each key
         hide(band, key);
+    }
+
+    // What they were is then of no use, and takes no registers while a mask is drawn.
+    __device__ __forceinline__ void clear_scores() {
+#pragma unroll
+        for (int32_t i = 0; i < kScores; ++i) p_[i] = dp_[i] = 0;
     }
 
     // The band has no chunks.
@@ -184,9 +202,18 @@ class WideQueriesConsumer {
 
     __device__ __forceinline__ void issue_scores() {
         // uniform(): or the addresses of all ksteps would be computed before the loop, and occupy registers.
-        W::issue_scores(p_, uniform(q_), k_ + static_cast<uint32_t>(keys_.slot) * W::kTile);
-        W::issue_scores(dp_, uniform(dout_), uniform(v_));
+        W::issue_scores(p_, uniform(q()), k() + static_cast<uint32_t>(keys_.slot) * W::kTile);
+        W::issue_scores(dp_, uniform(dout()), uniform(v()));
     }
+    // Low words of descriptors, computed anew each time where dropout needs the registers.
+    __device__ __forceinline__ uint32_t q() const {
+        return kConfig.drops_weights() ? W::low_word(shared_.q[warpgroup_]) : q_;
+    }
+    __device__ __forceinline__ uint32_t dout() const {
+        return kConfig.drops_weights() ? W::low_word(shared_.dout[warpgroup_]) : dout_;
+    }
+    __device__ __forceinline__ uint32_t k() const { return kConfig.drops_weights() ? W::low_word(shared_.k[0]) : k_; }
+    __device__ __forceinline__ uint32_t v() const { return kConfig.drops_weights() ? W::low_word(shared_.v) : v_; }
     __device__ __forceinline__ void pin_scores() {
         ptx::pin(p_);
         ptx::pin(dp_);
@@ -194,9 +221,24 @@ class WideQueriesConsumer {
 
     // dS, under the sums of the step before.
     __device__ __forceinline__ void multiply() {
+        if constexpr (kConfig.drops_weights()) {
+#pragma unroll
+            for (int32_t i = 0; i < kScores; ++i)
+                dp_[i] = fmaf(dp_[i], kept_.keeps(i) ? dropout_.scale : 0.0F, neg_delta_[Fragment::row(i)]);
+        }
 #pragma unroll
         for (int32_t i = 0; i < kScores; ++i) dp_[i] *= ptx::ex2(p_[i] * params_.scale_log2);
         ptx::pin(dp_);
+    }
+
+    // Of the step whose scores come next: beside them there are no registers for it.
+    __device__ __forceinline__ void draw() {
+        if constexpr (kConfig.drops_weights())
+            kept_ = kept_scores<kWideKeys, false>(
+                shared_.dropout_key, dropout_.threshold,
+                static_cast<uint32_t>(shared_.sequence) * static_cast<uint32_t>(params_.heads_q) +
+                    static_cast<uint32_t>(shared_.task.head),
+                block_ * kWideKeys, row_);
     }
 
     WideQueriesShared<kConfig>& shared_;
@@ -210,10 +252,14 @@ class WideQueriesConsumer {
     RingPosition<WideQueriesShared<kConfig>::kKeyBuffers> keys_;
     RingPosition<1> values_;
     int32_t block_ = 0;
+    // Only under dropout.
+    const Dropout& dropout_;
+    KeptScores<kWideKeys, false> kept_;
 };
 
+// The number of the task's sequence.
 template <BackwardConfig kConfig>
-__device__ __forceinline__ void set_wide_task(WideQueriesTask& task, const BackwardParams& params) {
+__device__ __forceinline__ int32_t set_wide_task(WideQueriesTask& task, const BackwardParams& params) {
     constexpr Slots kSlots{kWideQueries};
     const BackwardSequences& sequences = params.sequences;
     const auto cta = static_cast<int32_t>(blockIdx.x);
@@ -229,11 +275,12 @@ __device__ __forceinline__ void set_wide_task(WideQueriesTask& task, const Backw
         task.key_blocks = kv_range(task.sequence.band,
                                    {task.query, min_i32(task.query + kWideQueries, task.sequence.q.length)}, kWideKeys)
                               .visit;
+    return number;
 }
 
 template <BackwardConfig kConfig>
 __device__ __forceinline__ void run_wide_queries(WideQueriesShared<kConfig>& shared, const BackwardMaps& maps,
-                                                 const BackwardParams& params) {
+                                                 const BackwardParams& params, const Dropout& dropout) {
     constexpr uint32_t kConsumerWarps = kBackwardConsumers * kWarpgroupWarps;
     if (threadIdx.x == 0) {
         for (int32_t i = 0; i < WideQueriesShared<kConfig>::kKeyBuffers; ++i)
@@ -247,7 +294,13 @@ __device__ __forceinline__ void run_wide_queries(WideQueriesShared<kConfig>& sha
         ptx::fence_mbarrier_init();
     }
     await_kernel_before();
-    if (threadIdx.x == 0) set_wide_task<kConfig>(shared.task, params);
+    if (threadIdx.x == 0) {
+        const int32_t sequence = set_wide_task<kConfig>(shared.task, params);
+        if constexpr (kConfig.drops_weights()) {
+            shared.sequence = sequence;
+            shared.dropout_key = dropout_key(dropout.state);
+        }
+    }
     __syncthreads();
     if (shared.task.query >= shared.task.sequence.q.length) return;
     const int32_t warpgroup = uniform(static_cast<int32_t>(threadIdx.x) / kWarpgroupThreads);
@@ -256,7 +309,7 @@ __device__ __forceinline__ void run_wide_queries(WideQueriesShared<kConfig>& sha
         if (shared.task.key_blocks.size() > 0) produce_wide<kConfig>(shared, maps, params);
     } else {
         ptx::setmaxnreg_inc<kConfig.tile.consumer_registers>();
-        WideQueriesConsumer<kConfig>(shared, params, warpgroup - 1).run();
+        WideQueriesConsumer<kConfig>(shared, params, dropout, warpgroup - 1).run();
     }
 }
 
@@ -264,10 +317,10 @@ template <class Instance>
 __global__ void __launch_bounds__(kBackwardThreads, 1)
     backward_of_wide_queries(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap k_map,
                              const __grid_constant__ CUtensorMap v_map, const __grid_constant__ CUtensorMap dout_map,
-                             const __grid_constant__ BackwardParams params) {
+                             const __grid_constant__ BackwardParams params, const __grid_constant__ Dropout dropout) {
     extern __shared__ unsigned char shared_memory[];
     run_wide_queries<Instance::kConfig>(*reinterpret_cast<WideQueriesShared<Instance::kConfig>*>(shared_memory),
-                                        {q_map, k_map, v_map, dout_map}, params);
+                                        {q_map, k_map, v_map, dout_map}, params, dropout);
 }
 
 template <class Instance>

@@ -24,6 +24,7 @@
 #include "sm90/backward/scores.cuh"
 #include "sm90/backward/widest_producer.cuh"
 #include "sm90/ptx/mbarrier.cuh"
+#include "sm90/scores/dropout.cuh"
 
 namespace foveal::sm90 {
 
@@ -42,14 +43,17 @@ class WidestConsumer {
     static constexpr uint32_t kPanel = W::kPanelBytes / kDescriptorBytes;
     static constexpr uint32_t kKstep = Format<kType>::kKstepBytes / kDescriptorBytes;
     using Scores = float[kScores];
+    using Kept = KeptScores<Shared::kColumns, kOfKeys>;
 
    public:
-    __device__ __forceinline__ WidestConsumer(Shared& shared, const BackwardParams& params, int32_t warpgroup)
+    __device__ __forceinline__ WidestConsumer(Shared& shared, const BackwardParams& params, const Dropout& dropout,
+                                              int32_t warpgroup)
         : shared_(shared),
           params_(params),
           warpgroup_(warpgroup),
           row_(shared.task.row +
-               uniform(static_cast<int32_t>(threadIdx.x) % kWarpgroupThreads / kWarpThreads) * kWarpRows) {}
+               uniform(static_cast<int32_t>(threadIdx.x) % kWarpgroupThreads / kWarpThreads) * kWarpRows),
+          dropout_(dropout) {}
 
     __device__ __forceinline__ void run() {
 #pragma unroll
@@ -62,10 +66,16 @@ class WidestConsumer {
         const int32_t column = warpgroup_ * kGradientColumns;
         out.data = static_cast<uint16_t*>(out.data) + column;
         store_gradient<kType>(sums_, out, {task.of.batch, rows.first, task.head, row_, rows.length},
-                              (kIsDv ? params_.head_dim_v : params_.head_dim) - column, kIsDv ? 1.0F : params_.scale);
+                              (kIsDv ? params_.head_dim_v : params_.head_dim) - column,
+                              kIsDv ? scale_of_dv() : params_.scale);
     }
 
    private:
+    __device__ __forceinline__ float scale_of_dv() const {
+        if constexpr (kConfig.drops_weights()) return dropout_.call.scale;
+        return 1.0F;
+    }
+
     __device__ __forceinline__ void walk() {
         const Range visited{uniform(shared_.task.visited.begin), uniform(shared_.task.visited.end)};
         step_ = BackwardStep::first(visited, true);
@@ -83,13 +93,17 @@ class WidestConsumer {
                 exponentiate(p);
                 Scores dp;
                 start(dp, shared_.neg_delta, neg_delta_);
-                multiply_panels(dp);
+                if constexpr (kConfig.drops_weights())
+                    multiply_kept(dp);
+                else
+                    multiply_panels(dp);
 #pragma unroll
                 for (int32_t i = 0; i < kScores; ++i) dp[i] *= p[i];
                 exchange(factors, dp);
             } else {
                 multiply_panels(p);
                 exponentiate(p);
+                drop(p);
                 exchange(factors, p);
             }
             add(factors);
@@ -215,6 +229,43 @@ class WidestConsumer {
         }
     }
 
+    // ---- dropout ----------------------------------------------------------------------------------------------------
+
+    __device__ __forceinline__ Kept kept() const {
+        const WidestTask& task = shared_.task;
+        const int32_t head = kOfKeys ? task.head * params_.heads_per_kv + step_.head : task.head;
+        const int32_t column = step_.tile * kWarpgroupRows + warpgroup_ * Shared::kColumns;
+        return kept_scores<Shared::kColumns, kOfKeys>(
+            dropout_.key, dropout_.call.threshold,
+            static_cast<uint32_t>(task.of.sequence) * static_cast<uint32_t>(params_.heads_q) +
+                static_cast<uint32_t>(head),
+            kOfKeys ? row_ : column, kOfKeys ? column : row_);
+    }
+
+    // P, towards dV.
+    __device__ __forceinline__ void drop(Scores& p) const {
+        if constexpr (kConfig.drops_weights()) {
+            const Kept kept = this->kept();
+#pragma unroll
+            for (int32_t i = 0; i < kScores; ++i)
+                if (!kept.keeps(i)) p[i] = 0;
+        }
+    }
+
+    // From -delta to what of dP comes through, less delta.
+    __device__ __forceinline__ void multiply_kept(Scores& neg_delta) {
+        const Kept kept = this->kept();
+        Scores dp;
+#pragma unroll
+        for (float& x : dp) x = 0;
+        multiply_panels(dp);
+        add_kept(dp, neg_delta, kept, dropout_.call.scale);
+#pragma unroll
+        for (int32_t i = 0; i < kScores; ++i) neg_delta[i] = dp[i];
+    }
+
+    // ---- sums -------------------------------------------------------------------------------------------------------
+
     // The warpgroup's half and the other's.
     __device__ __forceinline__ void exchange(typename W::Operand& factors, const Scores& half) const {
         constexpr int32_t kOwnSteps = W::kSteps / kBackwardConsumers;
@@ -256,6 +307,7 @@ class WidestConsumer {
     RingPosition<1> whole_;
     RingPosition<Shared::kPanelSlots> panels_;
     BackwardStep step_;
+    [[no_unique_address]] const ThreadDropout<kConfig.drops_weights()> dropout_;
 };
 
 // ---- kernel ---------------------------------------------------------------------------------------------------------
@@ -288,7 +340,7 @@ __device__ __forceinline__ void set_widest_task(WidestTask& task, const Backward
 
 template <BackwardConfig kConfig, WidestGradient kGradient>
 __device__ __forceinline__ void run_widest(WidestShared<kConfig, kGradient>& shared, const BackwardMaps& maps,
-                                           const BackwardParams& params) {
+                                           const BackwardParams& params, const Dropout& dropout) {
     using Shared = WidestShared<kConfig, kGradient>;
     constexpr uint32_t kConsumerWarps = kBackwardConsumers * kWarpgroupWarps;
     if (threadIdx.x == 0) {
@@ -311,7 +363,7 @@ __device__ __forceinline__ void run_widest(WidestShared<kConfig, kGradient>& sha
         if (task.visited.size() > 0) produce_widest<kConfig, kGradient>(shared, maps, params);
     } else {
         ptx::setmaxnreg_inc<kConfig.tile.consumer_registers>();
-        WidestConsumer<kConfig, kGradient>(shared, params, warpgroup - 1).run();
+        WidestConsumer<kConfig, kGradient>(shared, params, dropout, warpgroup - 1).run();
     }
 }
 
@@ -319,11 +371,11 @@ template <class Instance, WidestGradient kGradient>
 __global__ void __launch_bounds__(kBackwardThreads, 1)
     backward_of_widest(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap k_map,
                        const __grid_constant__ CUtensorMap v_map, const __grid_constant__ CUtensorMap dout_map,
-                       const __grid_constant__ BackwardParams params) {
+                       const __grid_constant__ BackwardParams params, const __grid_constant__ Dropout dropout) {
     extern __shared__ unsigned char shared_memory[];
     run_widest<Instance::kConfig, kGradient>(
         *reinterpret_cast<WidestShared<Instance::kConfig, kGradient>*>(shared_memory), {q_map, k_map, v_map, dout_map},
-        params);
+        params, dropout);
 }
 
 template <class Instance, WidestGradient kGradient>

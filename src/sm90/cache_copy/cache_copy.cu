@@ -24,6 +24,10 @@ template <>
 struct ItemOf<2> {
     using Type = uint16_t;
 };
+template <>
+struct ItemOf<1> {
+    using Type = uint8_t;
+};
 
 template <class Item>
 struct Place {
@@ -90,5 +94,6 @@ const void* copy_kernel() {
 template const void* copy_kernel<16>();
 template const void* copy_kernel<4>();
 template const void* copy_kernel<2>();
+template const void* copy_kernel<1>();
 
 }  // namespace foveal::sm90

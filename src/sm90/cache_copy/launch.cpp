@@ -13,10 +13,11 @@ namespace foveal::sm90 {
 namespace {
 
 constexpr int32_t kVectorBytes = 16;
-constexpr std::array<int32_t, 3> kItemBytes = {kVectorBytes, 4, 2};
+constexpr std::array<int32_t, 4> kItemBytes = {kVectorBytes, 4, 2, 1};
 constinit cuda::KernelTable<kItemBytes.size()> kernel_table({cuda::Kernel{&copy_kernel<kItemBytes[0]>},
                                                              cuda::Kernel{&copy_kernel<kItemBytes[1]>},
-                                                             cuda::Kernel{&copy_kernel<kItemBytes[2]>}});
+                                                             cuda::Kernel{&copy_kernel<kItemBytes[2]>},
+                                                             cuda::Kernel{&copy_kernel<kItemBytes[3]>}});
 
 // Can items of `elements` be read, or written, wherever they begin?
 bool is_in_items(const void* data, const Strides& stride, int64_t elements, int64_t element_bytes) {
@@ -55,10 +56,6 @@ CopyStream stream_of(const CopiedRows& rows, int64_t elements) {
 }  // namespace
 
 void launch_cache_copy(const CacheCopy& copy, void* stream) {
-    if (copy.dtype == DType::e4m3)
-        throw Error(FOVEAL_UNSUPPORTED,
-                    "the caches' dtype is e4m3, which the cpu backend supports and sm90 does not yet; sm90 copies f32, "
-                    "bf16 and f16");
     const int32_t device = device_of(stream);
     traits_of(device);
     const int32_t item_bytes = item_bytes_of(copy);

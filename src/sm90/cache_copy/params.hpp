@@ -29,7 +29,7 @@ struct CopyParams {
     CopyStream streams[kCopyStreams];
 };
 
-// Address of the kernel for items of so many bytes (16, 4 or 2), as the CUDA runtime takes it.
+// Address of the kernel for items of so many bytes (16, 4, 2 or 1), as the CUDA runtime takes it.
 template <int32_t kItemBytes>
 const void* copy_kernel();
 

@@ -45,6 +45,8 @@ class DecodeConsumer {
             const PieceColumns columns(params_, work, kTile.columns);
             if constexpr (kConfig.computes()) {
                 strip_.take_queries(shared_.queries[works_.slot]);
+                if constexpr (kTile.dequantises())
+                    strip_.take_descales(descale_of(params_.k_descale, work), descale_of(params_.v_descale, work));
                 compute(work, columns);
             } else {
                 pass_over(work);
@@ -97,6 +99,8 @@ class DecodeConsumer {
 #pragma unroll
         for (int32_t i = 0; i < kSlots; ++i) {
             shared_.ring.wait_full(ring_);
+            if constexpr (kTile.dequantises())
+                if (params_.k_descale.of_rows) strip_.take_key_descales(shared_.descales.of[ring_.slot], warp_);
             strip_.multiply_queries(shared_.slots[ring_.slot], i, s);
             release();
         }
@@ -105,9 +109,18 @@ class DecodeConsumer {
 #pragma unroll
         for (int32_t i = 0; i < kSlots; ++i) {
             shared_.ring.wait_full(ring_);
+            if constexpr (kTile.dequantises())
+                if (params_.v_descale.of_rows) strip_.take_value_descales(shared_.descales.of[ring_.slot], warp_);
             strip_.multiply_values(shared_.slots[ring_.slot], i, p, seen.begin, seen.end);
             release();
         }
+    }
+
+    // Of all keys of the piece; rows' own come with them.
+    __device__ __forceinline__ float descale_of(const DecodeDescale& descale, const DecodeWork& work) const {
+        if (descale.data == nullptr || descale.of_rows) return 1.0f;
+        return __ldg(descale.data + work.number * descale.batch_stride +
+                     work.head / params_.by_column_parts * descale.head_stride);
     }
 
     __device__ __forceinline__ void release() {
@@ -158,8 +171,8 @@ class DecodeConsumer {
             float* to = shared_.strips[warp_][column];
 #pragma unroll
             for (int32_t i = 0; i < kKsteps; ++i) {
-                to[16 * i + row] = strip_.o[octet][i][e];
-                to[16 * i + row + 8] = strip_.o[octet][i][2 + e];
+                to[16 * i + strip_.channel_of(row, 0)] = strip_.o[octet][i][e];
+                to[16 * i + strip_.channel_of(row, 1)] = strip_.o[octet][i][2 + e];
             }
             if (row == 0)
                 shared_.strip_sums[warp_][column] = {strip_.reference[octet][e], strip_.rounded[octet][e],

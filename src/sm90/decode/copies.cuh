@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
+#include "sm90/decode/key_layout.cuh"
 #include "sm90/decode/params.hpp"
 #include "sm90/decode/shared.cuh"
 #include "sm90/decode/tiles.hpp"
@@ -26,7 +28,7 @@ class BoxCopies {
 
    public:
     // Asks for the table's entries, and does not wait for them. The piece has blocks.
-    __device__ __forceinline__ BoxCopies(const DecodeParams& params, const DecodeWork& work, int32_t head_k,
+    __device__ __forceinline__ BoxCopies(const DecodeParams& params, const FoundKeys& work, int32_t head_k,
                                          int32_t lane)
         : params_(params),
           seen_(work.seen.keys),
@@ -38,7 +40,7 @@ class BoxCopies {
         key_ = first + row_in_slot_;
         if (params.table.entries == nullptr) {
             page_ = params.lengths_k.cu_seqlens != nullptr ? 0 : work.number;
-            row_ = work.sequence.first_k + key_;
+            row_ = work.first_k + key_;
             return;
         }
         entries_ = params.table.of(work.number);
@@ -59,9 +61,9 @@ class BoxCopies {
         const bool is_needed = key_ < seen_.end && key_ + params_.box_rows > seen_.begin;
         const int32_t found = page_now(), page = is_needed ? found : params_.absent_page;
 #pragma unroll
-        for (int32_t i = 0; i < kTile.slots_of_block(); ++i) copy_box(shared, maps.k, ring, page, i);
+        for (int32_t i = 0; i < kTile.slots_of_block(); ++i) copy_box(shared, maps.k, params_.k_descale, ring, page, i);
 #pragma unroll
-        for (int32_t i = 0; i < kTile.slots_of_block(); ++i) copy_box(shared, maps.v, ring, page, i);
+        for (int32_t i = 0; i < kTile.slots_of_block(); ++i) copy_box(shared, maps.v, params_.v_descale, ring, page, i);
         advance();
     }
 
@@ -85,15 +87,38 @@ class BoxCopies {
 
     // i: which of the block's slots.
     __device__ __forceinline__ void copy_box(DecodeShared<kConfig>& shared, const CUtensorMap& map,
-                                             DecodePosition<kTile>& ring, int32_t page, int32_t i) {
+                                             const DecodeDescale& descale, DecodePosition<kTile>& ring, int32_t page,
+                                             int32_t i) {
         shared.ring.wait_free(ring);
         uint64_t& full = shared.ring.full[ring.slot][0];
         if (lane_ == 0) ptx::mbarrier_arrive_expect_tx(full, kTile.slot_bytes());
         __syncwarp();
         if (row_in_slot_ < kBlockKeys)
-            ptx::tensor_load(shared.slots[ring.slot] + (panel_ * kBlockKeys + row_in_slot_) * kPanelColumns, map, full,
-                             i * kTile.slot_channels() + panel_ * kPanelColumns, row_, head_, page);
+            ptx::tensor_load(shared.slots[ring.slot] + (panel_ * kBlockKeys + row_in_slot_) * kTile.panel_row_bytes(),
+                             map, full, i * kTile.slot_channels() + panel_ * kTile.panel_channels(), row_, head_, page);
+        if constexpr (kTile.dequantises())
+            if (params_.has_row_descales) copy_descales(shared.descales.of[ring.slot], descale, page, full);
         ring.advance();
+    }
+
+    // Of all keys of the block; each lane knows the page of its box. Of keys that no query sees: zeros.
+    __device__ __forceinline__ void copy_descales(float* to, const DecodeDescale& descale, int32_t page,
+                                                  uint64_t& full) const {
+        if (descale.of_rows) {
+            const int32_t block = __shfl_sync(~0u, key_, 0), log2_rows = __ffs(params_.box_rows) - 1;
+#pragma unroll 1
+            for (int32_t key = lane_; key < kBlockKeys; key += kWarpThreads) {
+                const int32_t box = key >> log2_rows, of_page = __shfl_sync(~0u, page, box * kPanels),
+                              row = __shfl_sync(~0u, row_, box * kPanels) + key - (box << log2_rows);
+                const bool exists = seen_.contains(block + key);
+                ptx::copy_async_4(ptx::shared_address(to + key),
+                                  descale.data + (exists ? of_page * descale.batch_stride + row * descale.row_stride +
+                                                               head_ * descale.head_stride
+                                                         : 0),
+                                  exists);
+            }
+        }
+        ptx::arrive_when_copied(full);
     }
 
     __device__ __forceinline__ void advance() {
@@ -123,7 +148,9 @@ class BoxCopies {
 template <DecodeConfig kConfig>
 class RowCopies {
     static constexpr DecodeTile kTile = kConfig.tile;
-    static constexpr int32_t kVectors = kTile.slot_channels() / kVectorColumns;
+    static constexpr int32_t kVectorChannels = kVectorBytes / kTile.key_bytes,
+                             kVectors = kTile.slot_channels() / kVectorChannels,
+                             kPanelVectors = kTile.panel_row_bytes() / kVectorBytes;
     static constexpr int32_t kRowsAtOnce = kWarpThreads / kVectors;  // of a warp
     static_assert(kRowsAtOnce * kVectors == kWarpThreads);
 
@@ -160,9 +187,11 @@ class RowCopies {
         const Places places = next_;
         next_ = places_of(key_ + kBlockKeys);  // on their way while this block's rows are
 #pragma unroll
-        for (int32_t i = 0; i < kTile.slots_of_block(); ++i) copy_rows(shared, params_.k, places, ring, i);
+        for (int32_t i = 0; i < kTile.slots_of_block(); ++i)
+            copy_rows(shared, params_.k, params_.k_descale, places, ring, i);
 #pragma unroll
-        for (int32_t i = 0; i < kTile.slots_of_block(); ++i) copy_rows(shared, params_.v, places, ring, i);
+        for (int32_t i = 0; i < kTile.slots_of_block(); ++i)
+            copy_rows(shared, params_.v, params_.v_descale, places, ring, i);
         key_ += kBlockKeys;
     }
 
@@ -185,12 +214,14 @@ class RowCopies {
     }
 
     __device__ __forceinline__ void copy_rows(DecodeShared<kConfig>& shared, const DecodeRows& rows,
-                                              const Places& places, DecodePosition<kTile>& ring, int32_t slot) {
+                                              const DecodeDescale& descale, const Places& places,
+                                              DecodePosition<kTile>& ring, int32_t slot) {
+        using Stored = std::conditional_t<kTile.dequantises(), uint8_t, uint16_t>;
         shared.ring.wait_free(ring);
-        const int32_t channel = slot * kTile.slot_channels() + vector_ * kVectorColumns;
-        const auto* data = static_cast<const uint16_t*>(rows.data) + head_ * rows.head_stride + channel;
-        const uint32_t to =
-            ptx::shared_address(shared.slots[ring.slot] + vector_ / kRowVectors * kBlockKeys * kPanelColumns);
+        const int32_t channel = slot * kTile.slot_channels() + vector_ * kVectorChannels;
+        const auto* data = static_cast<const Stored*>(rows.data) + head_ * rows.head_stride + channel;
+        const uint32_t to = ptx::shared_address(shared.slots[ring.slot] +
+                                                vector_ / kPanelVectors * kBlockKeys * kTile.panel_row_bytes());
 #pragma unroll 2
         for (int32_t first = warp_ * kRowsAtOnce; first < kBlockKeys; first += kRowLoaderWarps * kRowsAtOnce) {
             const bool is_near = first < kWarpThreads;
@@ -199,10 +230,24 @@ class RowCopies {
                               __shfl_sync(~0u, is_near ? places.of[0].row : places.of[1].row, row % kWarpThreads)};
             const bool exists = seen_.contains(key_ + row) && channel < rows.columns;
             const int64_t from = exists ? place.page * rows.batch_stride + place.row * rows.row_stride : 0;
-            ptx::copy_async(to + swizzled(row, vector_ % kRowVectors), data + from, exists);
+            ptx::copy_async(to + key_vector_offset<kTile>(row, vector_ % kPanelVectors), data + from, exists);
         }
+        if constexpr (kTile.dequantises())
+            if (descale.of_rows && warp_ == 0) copy_descales(shared.descales.of[ring.slot], descale, places);
         ptx::arrive_when_copied(shared.ring.full[ring.slot][0]);
         ring.advance();
+    }
+
+    __device__ __forceinline__ void copy_descales(float* to, const DecodeDescale& descale, const Places& places) const {
+#pragma unroll
+        for (int32_t i = 0; i < kBlockKeys / kWarpThreads; ++i) {
+            const int32_t key = i * kWarpThreads + lane_;
+            const bool exists = seen_.contains(key_ + key);
+            const int64_t from = exists ? places.of[i].page * descale.batch_stride +
+                                              places.of[i].row * descale.row_stride + head_ * descale.head_stride
+                                        : 0;
+            ptx::copy_async_4(ptx::shared_address(to + key), descale.data + from, exists);
+        }
     }
 
     const DecodeParams& params_;

@@ -40,9 +40,11 @@ __device__ __forceinline__ void take_registers(bool computes) {
     }
 }
 
-// Global memory is touched after this only (sm90/forward/set_up.cuh has more on it).
-__device__ __forceinline__ void await_kernel_before() {
-    cudaGridDependencySynchronize();
+// Global memory is touched after this only (sm90/forward/set_up.cuh has more on it): the kernel before it, or, if that
+// writes other rows and is waited for at the end, all kernels before that, without whose end it would not have let this
+// one start.
+__device__ __forceinline__ void await_kernel_before(const DecodeParams& params) {
+    if (!params.beside) cudaGridDependencySynchronize();
     cudaTriggerProgrammaticLaunchCompletion();
 }
 
@@ -56,29 +58,31 @@ __global__ void __launch_bounds__(kDecodeThreads, Instance::kConfig.tile.ctas)
     const int32_t warp = uniform(static_cast<int32_t>(threadIdx.x) / kWarpThreads);
     if (warp < kWarpgroupWarps) {
         take_registers<kConfig>(true);
-        initialise_barriers<kConfig>(shared, params.box_rows > 0, warp);
-        await_kernel_before();
+        initialise_barriers<kConfig>(shared, params.box_rows > 0, params.has_row_descales, warp);
+        await_kernel_before(params);
         ptx::barrier_sync(kDecodeSetUp, kDecodeThreads);
         DecodeConsumer<kConfig>(shared, params).run();
+        if (params.beside) cudaGridDependencySynchronize();  // who waits for this kernel waits for that one too
         return;
     }
     take_registers<kConfig>(false);
-    await_kernel_before();
+    await_kernel_before(params);
     const int32_t lane = static_cast<int32_t>(threadIdx.x) % kWarpThreads, loader = warp - kWarpgroupWarps - 1;
-    if (loader < 0) {
-        DecodeFinder<kConfig> finder(shared, params, lane);
+    const DecodeMaps maps{k_map, v_map};
+    const bool copies_boxes = params.box_rows > 0 && loader == 0;
+    if (loader < 0 || copies_boxes) {
+        if (copies_boxes && lane == 0) {
+            ptx::prefetch_tensor_map(maps.k);
+            ptx::prefetch_tensor_map(maps.v);
+        }
+        DecodeFinder<kConfig> finder(shared, params, maps, copies_boxes, lane);
         finder.prepare();
         ptx::barrier_sync(kDecodeSetUp, kDecodeThreads);
         finder.run();
         return;
     }
-    const DecodeMaps maps{k_map, v_map};
-    if (params.box_rows > 0 && loader == 0 && lane == 0) {
-        ptx::prefetch_tensor_map(maps.k);
-        ptx::prefetch_tensor_map(maps.v);
-    }
     ptx::barrier_sync(kDecodeSetUp, kDecodeThreads);
-    if (params.box_rows == 0 || loader == 0) copy_keys<kConfig>(shared, maps, params, loader, lane);
+    if (params.box_rows == 0) copy_rows<kConfig>(shared, maps, params, loader, lane);
 }
 
 template <class Instance>

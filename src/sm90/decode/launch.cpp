@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "cuda/device.hpp"
@@ -21,24 +22,32 @@ namespace {
 
 constexpr std::array kTypes = {DType::bf16, DType::f16};
 constexpr size_t kVariants = static_cast<size_t>(DecodeVariant::options) + 1;
-constexpr size_t kKernels = kTypes.size() * kDecodeTileCount * kVariants;
+constexpr size_t kKeyTypes = 2;  // q's, and e4m3
+constexpr size_t kKernels = kTypes.size() * kDecodeTileCount * kVariants * kKeyTypes;
 
 constexpr size_t kernel_index_of(size_t type, DecodeChoice choice) {
-    return (type * kDecodeTileCount + static_cast<size_t>(choice.tile_index)) * kVariants +
-           static_cast<size_t>(choice.variant);
+    return ((type * kDecodeTileCount + static_cast<size_t>(choice.tile_index)) * kVariants +
+            static_cast<size_t>(choice.variant)) *
+               kKeyTypes +
+           (choice.dequantises ? 1 : 0);
 }
 
-// One kernel for each type, tile and variant that the tile is used for (tiles.hpp): where its .cu is missing, the
-// library does not link.
+// One kernel for each type, tile and variant that the tile is used for (tiles.hpp), and type of keys: where its .cu is
+// missing, the library does not link.
 template <size_t kIndex>
 constexpr cuda::Kernel kernel() {
-    constexpr auto kVariant = static_cast<DecodeVariant>(kIndex % kVariants);
-    constexpr auto kTileIndex = static_cast<int32_t>(kIndex / kVariants % kDecodeTileCount);
-    constexpr DType kType = kTypes[kIndex / kVariants / kDecodeTileCount];
-    static_assert(kernel_index_of(kIndex / kVariants / kDecodeTileCount, {kTileIndex, kVariant}) == kIndex);
-    if constexpr (kDecodeTiles[kTileIndex].serves(kVariant))
-        return {&decode_kernel<DecodeInstance<kType, kTileIndex, kVariant>>,
-                shared_bytes(kDecodeTiles[kTileIndex].tile)};
+    constexpr bool kDequantises = kIndex % kKeyTypes == 1;
+    constexpr auto kVariant = static_cast<DecodeVariant>(kIndex / kKeyTypes % kVariants);
+    constexpr auto kTileIndex = static_cast<int32_t>(kIndex / kKeyTypes / kVariants % kDecodeTileCount);
+    constexpr size_t kTypeIndex = kIndex / kKeyTypes / kVariants / kDecodeTileCount;
+    constexpr DType kType = kTypes[kTypeIndex];
+    constexpr DecodeChoice kChoice{.tile_index = kTileIndex, .variant = kVariant, .dequantises = kDequantises};
+    static_assert(kernel_index_of(kTypeIndex, kChoice) == kIndex);
+    using Instance = std::conditional_t<kDequantises, DecodeE4m3Instance<kType, kTileIndex, kVariant>,
+                                        DecodeInstance<kType, kTileIndex, kVariant>>;
+    constexpr const DecodeTileEntry& kEntry = kDecodeTiles[kTileIndex];
+    if constexpr (kDequantises ? dequantises_with(kEntry, kVariant) : kEntry.serves(kVariant))
+        return {&decode_kernel<Instance>, shared_bytes(kChoice.tile())};
     return {};
 }
 
@@ -51,13 +60,16 @@ constinit cuda::KernelTable<kKernels> kernel_table(kernels(std::make_index_seque
 
 // ---- what it gets ---------------------------------------------------------------------------------------------------
 
-DecodeParams with_pointers(DecodeParams params, const ForwardProblem& p, const ForwardPointers& pointers) {
+DecodeParams with_pointers(const PreparedDecode& kernel, const ForwardProblem& p, const ForwardPointers& pointers) {
+    DecodeParams params = kernel.params;
     params.lengths_q = p.lengths_q(pointers);
     params.lengths_k = p.lengths_k(pointers);
     params.query_offset = pointers.query_offset;
     params.table = p.page_table(pointers);
     params.k.data = pointers.k;
     params.v.data = pointers.v;
+    params.k_descale.data = pointers.k_descale;
+    params.v_descale.data = pointers.v_descale;
     params.q = pointers.q;
     params.out = pointers.out;
     params.lse = pointers.lse;
@@ -66,8 +78,8 @@ DecodeParams with_pointers(DecodeParams params, const ForwardProblem& p, const F
     params.tree = pointers.tree_mask;
     params.splits = pointers.workspace != nullptr;
     auto* bytes = static_cast<char*>(pointers.workspace);
-    params.arrived = reinterpret_cast<int32_t*>(bytes);
-    params.nodes = reinterpret_cast<float*>(bytes + kDecodeControlBytes);
+    params.arrived = reinterpret_cast<int32_t*>(bytes + kernel.counts);
+    params.nodes = reinterpret_cast<float*>(bytes + kernel.nodes);
     return params;
 }
 
@@ -91,11 +103,12 @@ void enqueue_decode(CUfunction function, const ForwardProblem& p, const Prepared
                     const ForwardPointers& pointers, void* stream) {
     CUtensorMap k{}, v{};
     if (kernel.schedule.box_rows > 0) {
-        const cuda::MapBox box{kPanelColumns, kernel.schedule.box_rows};
-        k = cuda::tensor_map(p.dtype, mapped("k", pointers.k, p.head_dim, p.k, p, pointers.q), box);
-        v = cuda::tensor_map(p.dtype, mapped("v", pointers.v, p.head_dim_v, p.v, p, pointers.q), box);
+        const cuda::MapBox box{kernel.tile().panel_channels(), kernel.schedule.box_rows};
+        const DType type = kernel.tile().dequantises() ? DType::e4m3 : p.dtype;
+        k = cuda::tensor_map(type, mapped("k", pointers.k, p.head_dim, p.k, p, pointers.q), box);
+        v = cuda::tensor_map(type, mapped("v", pointers.v, p.head_dim_v, p.v, p, pointers.q), box);
     }
-    DecodeParams params = with_pointers(kernel.params, p, pointers);
+    DecodeParams params = with_pointers(kernel, p, pointers);
     void* arguments[] = {&k, &v, &params};
     cuda::launch(function, {kernel.grid(params.splits), kDecodeThreads, shared_bytes(kernel.tile()), true}, stream,
                  arguments, "sm90 decode kernel");

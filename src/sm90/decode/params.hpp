@@ -22,6 +22,13 @@ struct DecodeRows {
     int32_t columns;  // that exist
 };
 
+// Of K or V in e4m3; strides in elements.
+struct DecodeDescale {
+    const float* data;  // null: 1
+    bool of_rows;       // [pages, page_size, h_k] or [b, s_k, h_k]; else [b, h_k]
+    int64_t batch_stride, row_stride, head_stride;
+};
+
 struct DecodeParams {
     // ---- sequences
     int32_t batch;
@@ -60,6 +67,9 @@ struct DecodeParams {
     int64_t tree_batch_stride, tree_row_stride;
     int32_t tree_keys;  // that have a bit in a row's words
 
+    // The kernel before it in the stream writes other rows: it is waited for at this one's end, not at its beginning.
+    bool beside;
+
     // ---- how the work is split
     bool splits;  // false: there is no workspace, and each CTA takes a whole sequence of one head
     Teams teams;
@@ -67,6 +77,10 @@ struct DecodeParams {
     int32_t*
         arrived;   // [count_of(), heads]: blocks of a cut sequence, or part, that are worked out; zero between launches
     float* nodes;  // [sets.nodes(), node_floats]
+
+    // ---- keys and values in e4m3
+    DecodeDescale k_descale, v_descale;
+    bool has_row_descales;  // of K, or V, or both
 };
 
 // The tensors as the copy engine sees them: (column, row, head, page or sequence).

@@ -82,6 +82,20 @@ class Pieces {
         work.before = before_own_part();
     }
 
+    // The same for all lanes at once, as far as it takes to bring the keys.
+    __device__ __forceinline__ FoundKeys found() const {
+        const auto of_finder = [&](int32_t x) { return __shfl_sync(~0u, x, from_); };
+        FoundKeys keys;
+        keys.number = first_ + from_;
+        keys.first_k = of_finder(own_.first_k);
+        keys.piece = {of_finder(piece_.begin), of_finder(piece_.end)};
+        keys.seen = {{of_finder(own_seen_.keys.begin), of_finder(own_seen_.keys.end)},
+                     of_finder(own_seen_.first_block),
+                     of_finder(own_seen_.blocks)};
+        keys.head = head_;
+        return keys;
+    }
+
     __device__ __forceinline__ const Deal& deal() const { return deal_; }
 
    private:

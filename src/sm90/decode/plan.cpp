@@ -24,9 +24,9 @@ NodeSets node_sets_of(const DecodeSchedule& schedule) {
             kDecodeTiles[schedule.choice.tile_index].tile.levels};
 }
 
-int64_t workspace_bytes_of(const DecodeSchedule& schedule) {
+int64_t node_bytes_of(const DecodeSchedule& schedule) {
     const DecodeTile& tile = kDecodeTiles[schedule.choice.tile_index].tile;
-    return kDecodeControlBytes + node_sets_of(schedule).nodes() * tile.node_floats() * 4;
+    return node_sets_of(schedule).nodes() * tile.node_floats() * 4;
 }
 
 // The largest box of which a page is a whole number.
@@ -40,6 +40,10 @@ int32_t box_rows_of(const ForwardProblem& p) {
 DecodeRows rows_of(const Strides& strides, int64_t columns) {
     return {nullptr, strides.batch, strides.row, strides.head, static_cast<int32_t>(columns)};
 }
+
+DecodeDescale descale_of(const Descale& d) { return {nullptr, d.of_rows, d.stride.batch, d.stride.row, d.stride.head}; }
+
+bool has_row_descales(const ForwardProblem& p) { return p.k_descale.of_rows || p.v_descale.of_rows; }
 
 const char* name_of(DecodeVariant variant) { return variant == DecodeVariant::plain ? "plain" : "with score options"; }
 
@@ -55,7 +59,7 @@ DecodeSchedule decode_schedule_of(const ForwardProblem& p, const DecodeChoice& c
     schedule.teams = teams_of(traits.sms * kDecodeTiles[choice.tile_index].tile.ctas, schedule.heads);
     schedule.split_grid = static_cast<int32_t>(schedule.teams.count) * schedule.heads;
     schedule.whole_grid = static_cast<int32_t>(p.batch) * schedule.heads;
-    schedule.workspace_bytes = workspace_bytes_of(schedule);
+    schedule.node_bytes = node_bytes_of(schedule);
     return schedule;
 }
 
@@ -85,6 +89,9 @@ DecodeParams decode_params_of(const ForwardProblem& p, const DecodeSchedule& sch
     params.box_rows = schedule.box_rows;
     params.k = rows_of(p.k, p.head_dim);
     params.v = rows_of(p.v, p.head_dim_v);
+    params.k_descale = descale_of(p.k_descale);
+    params.v_descale = descale_of(p.v_descale);
+    params.has_row_descales = has_row_descales(p);
 
     params.q_batch_stride = p.q.batch;
     params.q_row_stride = p.q.row;
@@ -120,11 +127,12 @@ void check_workspace(const ForwardPointers& pointers, int64_t needed) {
 
 void describe_decode(std::ostream& out, const ForwardProblem& p, const PreparedDecode& kernel, int32_t sms) {
     const DecodeSchedule& schedule = kernel.schedule;
-    const DecodeTile& tile = kernel.tile();
+    const DecodeTile tile = kernel.tile();
     out << "kernel     sm90 decode, " << foveal::name_of(p.dtype) << ", d and d_v up to " << tile.head_dim << ", "
         << name_of(schedule.choice.variant) << '\n'
         << "tile       " << tile.columns << " columns x " << kBlockKeys << " keys, " << tile.slots
-        << " blocks of K or V in flight; limited by " << kernel.entry().limited_by << '\n';
+        << " blocks of K or V in flight; limited by "
+        << (tile.dequantises() ? "shared memory, as of 16 bits" : kernel.entry().limited_by) << '\n';
     if (most_parts_of(p, schedule.choice) > 1)
         out << "           more columns of a sequence are cut into up to " << most_parts_of(p, schedule.choice)
             << " parts, each of which reads K and V\n";
@@ -136,6 +144,9 @@ void describe_decode(std::ostream& out, const ForwardProblem& p, const PreparedD
         out << "in boxes of " << schedule.box_rows << " rows, by the copy engine\n";
     else
         out << "row by row, by three warps\n";
+    if (tile.dequantises())
+        out << "           e4m3, dequantised in the registers of the warps that compute, by descales of "
+            << (has_row_descales(p) ? "rows" : "heads") << '\n';
     out << "split      with the workspace: over " << schedule.split_grid << " CTAs of " << kDecodeThreads
         << " threads, " << schedule.teams.count << " for each of " << schedule.heads << " heads, on " << sms
         << " SMs\n           without: not at all, " << schedule.whole_grid << " CTAs\n"

@@ -15,9 +15,10 @@
 namespace foveal::sm90 {
 
 // The counts, a workspace's control words, come first and are zero between launches: so many whatever the problem, so
-// that one workspace serves calls of all shapes, one after the other. The nodes are behind them.
-inline constexpr int32_t kDecodeCounts = 1024;
-inline constexpr int64_t kDecodeControlBytes = kDecodeCounts * 4;
+// that one workspace serves calls of all shapes, one after the other. The nodes are behind them. Kernels that one call
+// launches run side by side, with counts and nodes of their own.
+inline constexpr int32_t kDecodeCounts = 1024, kMostDecodes = 2;
+inline constexpr int64_t kDecodeControlBytes = int64_t{kMostDecodes} * kDecodeCounts * 4;
 
 // How one kernel computes the problem.
 struct DecodeSchedule {
@@ -25,7 +26,7 @@ struct DecodeSchedule {
     int32_t heads = 0;  // of K, times the parts that their columns are cut into
     Teams teams{};
     int32_t split_grid = 0, whole_grid = 0;  // CTAs with a workspace and without; 0: nothing to compute
-    int64_t workspace_bytes = 0;
+    int64_t node_bytes = 0;
     int32_t box_rows = 0;  // that the copy engine moves at once; 0: threads copy row by row
 };
 
@@ -39,9 +40,12 @@ DecodeParams decode_params_of(const ForwardProblem& problem, const DecodeSchedul
 struct PreparedDecode {
     DecodeSchedule schedule;
     DecodeParams params;
+    // In the workspace, in bytes.
+    int64_t counts = 0, nodes = kDecodeControlBytes;
 
     const DecodeTileEntry& entry() const { return kDecodeTiles[schedule.choice.tile_index]; }
-    const DecodeTile& tile() const { return entry().tile; }
+    DecodeTile tile() const { return schedule.choice.tile(); }
+    int64_t workspace_end() const { return schedule.node_bytes > 0 ? nodes + schedule.node_bytes : 0; }
     int32_t grid(bool splits) const { return splits ? schedule.split_grid : schedule.whole_grid; }
 };
 
@@ -60,7 +64,7 @@ class Sm90DecodePlan final : public ForwardPlan {
     Sm90DecodePlan(const ForwardProblem& problem, int32_t device, const cuda::DeviceTraits& traits);
 
     std::string describe() const override;
-    int64_t workspace_bytes() const override { return kernel_.schedule.workspace_bytes; }
+    int64_t workspace_bytes() const override { return kernel_.workspace_end(); }
     void launch(const ForwardPointers& pointers, void* stream) const override;
 
     const PreparedDecode& kernel() const { return kernel_; }

@@ -26,6 +26,15 @@ struct alignas(16) DecodeWork {
     FOVEAL_HOST_DEVICE bool is_whole() const { return piece.begin == 0 && piece.end == seen.counted_blocks(); }
 };
 
+// What it takes to bring a piece's keys.
+struct FoundKeys {
+    int32_t number, head, first_k;
+    Piece piece;
+    SeenKeys seen;
+
+    FOVEAL_HOST_DEVICE int32_t blocks() const { return min_i32(piece.end, seen.blocks) - piece.begin; }
+};
+
 // The CTA's named barriers. Barrier 0 joins all threads when the CTA has set itself up; the other is of the warps that
 // compute.
 enum DecodeBarrier : int32_t { kDecodeSetUp = 0, kDecodeConsumers = 1 };
@@ -50,11 +59,19 @@ struct alignas(16) ColumnKeys {
     float slope;
 };
 
+// Of keys in e4m3 that have a descale each: those of the keys in a slot.
+template <int32_t kSlots>
+struct alignas(16) RowDescales {
+    float of[kSlots][kBlockKeys];
+};
+template <>
+struct RowDescales<0> {};
+
 template <DecodeConfig kConfig>
 struct DecodeShared {
     static constexpr DecodeTile kTile = kConfig.tile;
-    // Panels of 64 columns, one behind the other (tile/panel.hpp).
-    alignas(1024) uint16_t slots[kTile.slots][kBlockKeys * kTile.slot_channels()];
+    // Panels, one behind the other (key_layout.cuh).
+    alignas(1024) unsigned char slots[kTile.slots][kTile.slot_bytes()];
     uint16_t queries[kTile.works][kTile.octets() * kOctetColumns * kTile.head_dim];
     // Four floats more a column: threads that write neighbouring columns then use different banks.
     float strips[kWarpgroupWarps][kTile.strip_columns()][kTile.head_dim + 4];
@@ -69,22 +86,25 @@ struct DecodeShared {
     NodeMap map;
     Deal deal;
     bool is_last;  // this CTA has brought its sequence's last piece
+    RowDescales<kTile.dequantises() ? kTile.slots : 0> descales;
 };
 
 // By the four warps that compute, each some: a barrier takes 25 clocks.
 template <DecodeConfig kConfig>
-__device__ __forceinline__ void initialise_barriers(DecodeShared<kConfig>& shared, bool in_boxes, int32_t warp) {
+__device__ __forceinline__ void initialise_barriers(DecodeShared<kConfig>& shared, bool in_boxes, bool row_descales,
+                                                    int32_t warp) {
     constexpr DecodeTile kTile = kConfig.tile;
     if (!ptx::elect_sync()) return;
     // A box's bytes are expected by one thread, and boxes are asked for by one warp; rows are copied by all threads of
-    // three.
-    const uint32_t fillers = in_boxes ? 1 : kRowLoaderThreads, loaders = in_boxes ? kWarpThreads : kRowLoaderThreads;
+    // three. Rows' descales are copied by all lanes, beside boxes too.
+    const uint32_t box_fillers = kTile.dequantises() && row_descales ? 1 + kWarpThreads : 1,
+                   fillers = in_boxes ? box_fillers : kRowLoaderThreads, readers = in_boxes ? 0 : kRowLoaderThreads;
     if (warp == 0)
         for (int32_t i = 0; i < kTile.slots; ++i) ptx::mbarrier_init(shared.ring.full[i][0], fillers);
     if (warp == 1)
         for (int32_t i = 0; i < kTile.slots; ++i) ptx::mbarrier_init(shared.ring.free[i][0], kWarpgroupWarps);
     if (warp == 2)
-        for (int32_t i = 0; i < kTile.works; ++i) shared.work_ring.initialise(i, 1, kWarpgroupThreads + loaders);
+        for (int32_t i = 0; i < kTile.works; ++i) shared.work_ring.initialise(i, 1, kWarpgroupThreads + readers);
     if (warp == 3) {
         for (int32_t i = 0; i < kTile.works; ++i) ptx::mbarrier_init(shared.queries_full[i], kWarpThreads);
         ptx::mbarrier_init(shared.map_ready, 1);

@@ -9,12 +9,14 @@
 #include <cstdint>
 
 #include "sm90/decode/column_scores.cuh"
+#include "sm90/decode/key_layout.cuh"
 #include "sm90/decode/nodes.cuh"
 #include "sm90/decode/shared.cuh"
 #include "sm90/decode/tiles.hpp"
 #include "sm90/ptx/mma.cuh"
 #include "sm90/ptx/tensor_copy.cuh"
 #include "sm90/ptx/warp.cuh"
+#include "sm90/tile/dequantise.cuh"
 #include "sm90/tile/format.cuh"
 #include "sm90/tile/panel.cuh"
 
@@ -25,9 +27,10 @@ class Strip {
     static constexpr DecodeTile kTile = kConfig.tile;
     using Element = Format<kConfig.dtype>;
     static constexpr int32_t kOctets = kTile.octets(), kKsteps = kTile.ksteps();
-    static constexpr uint32_t kPanelBytes = kBlockKeys * kPanelRowBytes;  // of a slot
+    static constexpr uint32_t kPanelBytes = kBlockKeys * kTile.panel_row_bytes();  // of a slot
     static constexpr uint32_t kQueryPanelBytes = kOctets * kOctetColumns * kPanelRowBytes;
     static constexpr int32_t kPanelKsteps = kPanelColumns / 16, kSlotKsteps = kTile.slot_ksteps();
+    static constexpr int32_t kPanelLoads = kTile.panel_row_bytes() / 32;  // by ldmatrix, of a row
 
    public:
     // warp: of those that compute.
@@ -35,8 +38,31 @@ class Strip {
         : lane_(lane),
           // ldmatrix.x4: each lane addresses 16 bytes of a row. K: 16 keys by 16 channels, as they lie. V: the same,
           // transposed.
-          k_offset_(swizzled(warp * kStripKeys + lane % 16, lane / 16)),
-          v_offset_(swizzled(warp * kStripKeys + lane / 16 * 8 + lane % 8, lane / 8 % 2)) {}
+          // In e4m3 either reads 16 keys by 32 channels, and its elements are two channels.
+          k_offset_(key_vector_offset<kTile>(warp * kStripKeys + lane % 16, lane / 16)),
+          v_offset_(kTile.dequantises() ? k_offset_
+                                        : swizzled(warp * kStripKeys + lane / 16 * 8 + lane % 8, lane / 8 % 2)) {}
+
+    // ---- keys in e4m3 -----------------------------------------------------------------------------------------------
+
+    // One of all keys each.
+    __device__ __forceinline__ void take_descales(float k, float v) {
+        k_descale_[0] = k_descale_[1] = k;
+        v_descale_[0] = v_descale_[1] = v_descale_[2] = v_descale_[3] = v;
+    }
+    // Of each key of the block.
+    __device__ __forceinline__ void take_key_descales(const float* of_keys, int32_t warp) {
+        of_keys += warp * kStripKeys + lane_ / 4;
+        k_descale_[0] = of_keys[0];
+        k_descale_[1] = of_keys[8];
+    }
+    __device__ __forceinline__ void take_value_descales(const float* of_keys, int32_t warp) {
+        of_keys += warp * kStripKeys + 2 * (lane_ % 4);
+#pragma unroll
+        for (int32_t i = 0; i < 4; ++i) v_descale_[i] = of_keys[i / 2 * 8 + i % 2];
+    }
+
+    // ---- products ---------------------------------------------------------------------------------------------------
 
     // Before the first block of a piece. queries: where its Q lies in shared memory.
     __device__ __forceinline__ void take_queries(const uint16_t* queries) {
@@ -74,7 +100,8 @@ class Strip {
 
     // Scores, times nothing yet, of the strip's keys of the block whose n-th slot this is. The first one sets s, others
     // add to it.
-    __device__ __forceinline__ void multiply_queries(const uint16_t* slot, int32_t n, float (&s)[kOctets][4]) const {
+    __device__ __forceinline__ void multiply_queries(const unsigned char* slot, int32_t n,
+                                                     float (&s)[kOctets][4]) const {
         float odd[kOctets][4];  // two sums, so that a product need not wait for the one before it
 #pragma unroll
         for (int32_t octet = 0; octet < kOctets; ++octet)
@@ -84,12 +111,20 @@ class Strip {
                 odd[octet][x] = 0.0f;
             }
         const uint32_t address = ptx::shared_address(slot) + k_offset_;
-        uint32_t pair[4];  // of Q
+        uint32_t pair[4];   // of Q
+        uint32_t codes[4];  // of keys in e4m3: of two ksteps
 #pragma unroll
         for (int32_t i = 0; i < kSlotKsteps; ++i) {
             const int32_t kstep = n * kSlotKsteps + i;
             uint32_t k[4];
-            ptx::ldmatrix_x4(at_kstep(address, i), k);
+            if constexpr (kTile.dequantises()) {
+                if (i % 2 == 0) ptx::ldmatrix_x4(at_load(address, i / 2), codes);
+#pragma unroll
+                for (int32_t half = 0; half < 2; ++half)
+                    dequantise<kConfig.dtype>(codes[i % 2 * 2 + half], k_descale_[half], k[half], k[half + 2]);
+            } else {
+                ptx::ldmatrix_x4(at_load(address, i), k);
+            }
             if constexpr (!kTile.queries_in_registers) {
                 // 16 columns of a kstep, or 8 of two.
                 static_assert(kOctets <= 2);
@@ -143,21 +178,32 @@ class Strip {
 
     // O^T += V^T P^T, of the channels in the block's n-th slot. Keys of the strip outside [begin, end), counted from
     // its first, that no query sees, may hold anything: their V becomes 0.
-    __device__ __forceinline__ void multiply_values(const uint16_t* slot, int32_t n, const uint32_t (&p)[kOctets][2],
-                                                    int32_t begin, int32_t end) {
+    __device__ __forceinline__ void multiply_values(const unsigned char* slot, int32_t n,
+                                                    const uint32_t (&p)[kOctets][2], int32_t begin, int32_t end) {
         const auto seen = [begin, end](int32_t key) { return begin <= key && key < end; };
         const int32_t key = 2 * (lane_ % 4);
         const uint32_t near = (seen(key) ? 0xFFFFu : 0u) | (seen(key + 1) ? 0xFFFF0000u : 0u),
                        far = (seen(key + 8) ? 0xFFFFu : 0u) | (seen(key + 9) ? 0xFFFF0000u : 0u);
         const uint32_t address = ptx::shared_address(slot) + v_offset_;
+        uint32_t codes[4];  // in e4m3: of 32 channels
 #pragma unroll
         for (int32_t i = 0; i < kSlotKsteps; ++i) {
             uint32_t v[4];
-            ptx::ldmatrix_x4_trans(at_kstep(address, i), v);
-            v[0] &= near;
-            v[1] &= near;
-            v[2] &= far;
-            v[3] &= far;
+            if constexpr (kTile.dequantises()) {
+                // Each holds two neighbouring channels of two keys: those become rows g and g + 8 of the product.
+                if (i % 2 == 0) ptx::ldmatrix_x4_trans(at_load(address, i / 2), codes);
+#pragma unroll
+                for (int32_t half = 0; half < 2; ++half)
+                    dequantise_columns<kConfig.dtype>(codes[i % 2 * 2 + half] & (half == 0 ? near : far),
+                                                      v_descale_[2 * half], v_descale_[2 * half + 1], v[2 * half],
+                                                      v[2 * half + 1]);
+            } else {
+                ptx::ldmatrix_x4_trans(at_load(address, i), v);
+                v[0] &= near;
+                v[1] &= near;
+                v[2] &= far;
+                v[3] &= far;
+            }
 #pragma unroll
             for (int32_t octet = 0; octet < kOctets; ++octet)
                 ptx::mma_m16n8k16<kConfig.dtype>(o[octet][n * kSlotKsteps + i], v, p[octet]);
@@ -176,13 +222,18 @@ class Strip {
     }
 
     float o[kOctets][kKsteps][4];  // [columns / 8][d / 16]
+    // Of keys in e4m3 the channels of rows g and g + 8 are neighbours.
+    static __device__ __forceinline__ int32_t channel_of(int32_t row, int32_t half) {
+        return kTile.dequantises() ? 2 * row + half : row + 8 * half;
+    }
+
     float reference[kOctets][2], rounded[kOctets][2], exact[kOctets][2];
 
    private:
     // 32 bytes to the right, or in the next panel. The swizzle of a row reaches bits 4 to 6 of an address alone.
-    static __device__ __forceinline__ uint32_t at_kstep(uint32_t address, int32_t kstep) {
-        return (address ^ static_cast<uint32_t>(kstep % kPanelKsteps * 32)) +
-               static_cast<uint32_t>(kstep / kPanelKsteps) * kPanelBytes;
+    static __device__ __forceinline__ uint32_t at_load(uint32_t address, int32_t n) {
+        return (address ^ static_cast<uint32_t>(n % kPanelLoads * 32)) +
+               static_cast<uint32_t>(n / kPanelLoads) * kPanelBytes;
     }
 
     // To new references, which are no smaller.
@@ -215,6 +266,7 @@ class Strip {
     const int32_t lane_;
     const uint32_t k_offset_, v_offset_;
     uint32_t queries_ = 0;
+    float k_descale_[2], v_descale_[4];  // of the thread's keys: g, g + 8; 2 t, 2 t + 1, 2 t + 8, 2 t + 9
     uint32_t q_[kTile.queries_in_registers ? kOctets : 1][kTile.queries_in_registers ? kKsteps : 1][2];
 };
 

@@ -39,8 +39,12 @@ bool is_plain(const ForwardProblem& p) {
 }
 
 DecodeVariant variant_of(const ForwardProblem& p) {
-    return is_plain(p) ? DecodeVariant::plain : DecodeVariant::options;
+    const int64_t widest = std::max(p.head_dim, p.head_dim_v);
+    const bool has_plain = p.keys_dtype != DType::e4m3 || (widest > 64 && widest <= 128);  // dequantises_with()
+    return is_plain(p) && has_plain ? DecodeVariant::plain : DecodeVariant::options;
 }
+
+bool dequantises(const ForwardProblem& p) { return p.keys_dtype == DType::e4m3; }
 
 // Into which the columns of a KV head are cut.
 int64_t parts_of(const ForwardProblem& p, int32_t tile_index, int64_t rows) {
@@ -51,7 +55,7 @@ int64_t parts_of(const ForwardProblem& p, int32_t tile_index, int64_t rows) {
 bool can_decode(const ForwardProblem& p) {
     const bool has_matrix = p.has_bias || p.has_mask;
     return p.dtype != DType::f32 && p.out_dtype == p.dtype && p.head_dim <= kWidestHead &&
-           p.head_dim_v <= kWidestHead && !has_matrix;
+           p.head_dim_v <= kWidestHead && !has_matrix && !p.drops_weights();
 }
 
 // May a sequence of a varlen q have from `least` to `most` rows? The host knows how many all have together.
@@ -67,7 +71,7 @@ bool decodes(const ForwardProblem& p) { return can_decode(p) && !p.varlen && p.r
 DecodeChoice decode_choice_of(const ForwardProblem& p) {
     const DecodeVariant variant = variant_of(p);
     const int32_t tile = tile_index_of(p, variant, p.rows_q);
-    return {tile, variant, static_cast<int32_t>(parts_of(p, tile, p.rows_q))};
+    return {tile, variant, static_cast<int32_t>(parts_of(p, tile, p.rows_q)), 0, 0, dequantises(p)};
 }
 
 int32_t few_rows_of(const ForwardProblem& p) {
@@ -85,8 +89,9 @@ std::vector<DecodeChoice> decode_choices_of_varlen(const ForwardProblem& p) {
     if (!p.varlen || p.keys == KeyForm::varlen || !can_decode(p)) return {};
     const DecodeVariant variant = variant_of(p);
     const int32_t few = few_rows_of(p), one = tile_index_of(p, variant, 1), several = tile_index_of(p, variant, 2);
-    std::vector<DecodeChoice> choices = {{one, variant, 1, 1, one == several ? few : 1}};
-    if (one != several && few > 1) choices.push_back({several, variant, 1, 2, few});
+    const bool e4m3 = dequantises(p);
+    std::vector<DecodeChoice> choices = {{one, variant, 1, 1, one == several ? few : 1, e4m3}};
+    if (one != several && few > 1) choices.push_back({several, variant, 1, 2, few, e4m3});
     std::erase_if(choices, [&](const DecodeChoice& c) { return !may_have_rows(p, c.least_rows, c.most_rows); });
     return choices;
 }
@@ -99,6 +104,10 @@ void check_decode(const ForwardProblem& p, const DecodeChoice& choice) {
     require_scale(p, "the sm90 backend");
     check_head_dim("q", p.head_dim, kWidestHead);
     check_head_dim("v", p.head_dim_v, kWidestHead);
+    check_keys_in_e4m3(p);
+    if (choice.dequantises && choice.tile().head_dim > kWidestE4m3Head)
+        refuse("k's head dimension is " + std::to_string(std::max(p.head_dim, p.head_dim_v)) +
+               "; in e4m3, under few rows of q, the sm90 backend supports up to " + std::to_string(kWidestE4m3Head));
     check_strides(p);
     // CTAs, counts and blocks are counted in 32 bits.
     const double batch = static_cast<double>(p.batch), parts = most_parts_of(p, choice),

@@ -9,17 +9,31 @@
 
 namespace foveal::sm90 {
 
+// Is there a kernel of this tile for keys in e4m3? With options up to d 256 (at 512 registers would be spilled), and
+// without at d 128.
+inline constexpr int32_t kWidestE4m3Head = 256;
+constexpr bool dequantises_with(const DecodeTileEntry& entry, DecodeVariant variant) {
+    const bool is_there = variant == DecodeVariant::plain ? entry.tile.head_dim == 128 : entry.tile.head_dim <= 256;
+    return is_there && entry.serves(variant);
+}
+
 struct DecodeChoice {
     int32_t tile_index = 0;  // into kDecodeTiles
     DecodeVariant variant{};
     int32_t column_parts = 1;  // into which the columns of a KV head are cut, where q is dense
     // Where q is varlen: it takes the sequences of so many rows, and leaves others to other kernels.
     int32_t least_rows = 0, most_rows = 0;
+    bool dequantises = false;  // keys are in e4m3
     bool operator==(const DecodeChoice&) const = default;
+
+    constexpr DecodeTile tile() const {
+        const DecodeTile& tile = kDecodeTiles[tile_index].tile;
+        return dequantises ? for_e4m3(tile) : tile;
+    }
 };
 
-// Few queries over a cache: a dense q of few rows without a bias or a mask. Follows from q's shape and the options
-// alone, never from where keys lie; a varlen q's rows only the device knows.
+// Few queries over a cache: a dense q of few rows without a bias, a mask or dropout. Follows from q's shape and the
+// options alone, never from where keys lie; a varlen q's rows only the device knows.
 bool decodes(const ForwardProblem& problem);
 
 // Of a problem that decodes.

@@ -27,12 +27,20 @@ struct DecodeTile {
     int32_t levels;             // of the tree over a sequence's leaves (split.hpp)
     int32_t ctas;               // on an SM at once
     bool queries_in_registers;  // else they are read from shared memory for every block
+    int32_t key_bytes = 2;      // of an element of K or V: of q's type, or 1: e4m3, to be dequantised
 
     FOVEAL_HOST_DEVICE constexpr int32_t octets() const { return (columns + kOctetColumns - 1) / kOctetColumns; }
     // A block of K, or of V, takes so many of the ring's slots, each of which has so many of its channels.
     FOVEAL_HOST_DEVICE constexpr int32_t slot_channels() const { return head_dim < 256 ? head_dim : 256; }
     FOVEAL_HOST_DEVICE constexpr int32_t slots_of_block() const { return head_dim / slot_channels(); }
-    FOVEAL_HOST_DEVICE constexpr int32_t slot_panels() const { return slot_channels() / kPanelColumns; }
+    // As panels of so many bytes a row: 128, or all where there are fewer.
+    FOVEAL_HOST_DEVICE constexpr int32_t panel_row_bytes() const {
+        const int32_t row = slot_channels() * key_bytes;
+        return row < kPanelRowBytes ? row : kPanelRowBytes;
+    }
+    FOVEAL_HOST_DEVICE constexpr int32_t panel_channels() const { return panel_row_bytes() / key_bytes; }
+    FOVEAL_HOST_DEVICE constexpr int32_t slot_panels() const { return slot_channels() / panel_channels(); }
+    FOVEAL_HOST_DEVICE constexpr bool dequantises() const { return key_bytes == 1; }
     FOVEAL_HOST_DEVICE constexpr int32_t slot_ksteps() const { return slot_channels() / 16; }
     FOVEAL_HOST_DEVICE constexpr int32_t ksteps() const { return head_dim / 16; }
     FOVEAL_HOST_DEVICE constexpr int32_t strip_columns() const {  // that are exchanged at once
@@ -48,7 +56,7 @@ struct DecodeTile {
         return nodes < kWarpThreads ? nodes : kWarpThreads;
     }
 
-    FOVEAL_HOST_DEVICE constexpr int32_t slot_bytes() const { return kBlockKeys * slot_channels() * 2; }
+    FOVEAL_HOST_DEVICE constexpr int32_t slot_bytes() const { return kBlockKeys * slot_channels() * key_bytes; }
     FOVEAL_HOST_DEVICE constexpr int32_t query_bytes() const { return octets() * kOctetColumns * head_dim * 2; }
     // A node's values, then four floats for each column: its reference, two sums, and nothing.
     FOVEAL_HOST_DEVICE constexpr int32_t node_floats() const {
@@ -62,7 +70,10 @@ FOVEAL_HOST_DEVICE constexpr int32_t shared_bytes(const DecodeTile& tile) {
     constexpr int32_t kRest = 2048;  // barriers, announced pieces, the map of nodes, columns
     const int32_t strips = kWarpgroupWarps * tile.strip_columns() * (tile.head_dim + 4 + 4) * 4;
     const int32_t stack = tile.levels * tile.columns * tile.head_dim * 4;
-    return tile.slots * tile.slot_bytes() + tile.works * tile.query_bytes() + strips + stack + kRest;
+    const int32_t bytes = tile.slots * tile.slot_bytes() + tile.works * tile.query_bytes() + strips + stack + kRest;
+    if (!tile.dequantises()) return bytes;
+    constexpr int32_t kAlignment = 1024;  // of the slots, and so of all
+    return (bytes + tile.slots * kBlockKeys * 4 + kAlignment - 1) / kAlignment * kAlignment;
 }
 
 // What a kernel can do beyond a positive scale, a window, sinks and the log-sum-exp.
@@ -115,17 +126,29 @@ inline constexpr DecodeTileEntry kDecodeTiles[kDecodeTileCount] = {
 };
 // clang-format on
 
+inline constexpr int32_t kSharedBytesOfSm = 233472;  // for all CTAs, each of which takes one KiB for the system
+
+// The tile for keys in e4m3: as many bytes in flight, in twice as many slots where the descales of their rows leave the
+// room. All else is the same, so that the same numbers are added up in the same order.
+constexpr DecodeTile for_e4m3(DecodeTile tile) {
+    const int32_t most = kSharedBytesOfSm / tile.ctas - 1024;
+    tile.key_bytes = 1;
+    tile.slots *= 2;
+    while (shared_bytes(tile) > most) --tile.slots;
+    return tile;
+}
+
 // A thread, where two CTAs share an SM.
 inline constexpr int32_t kDecodeConsumerRegisters = 176, kDecodeProducerRegisters = 80;
 static_assert(2 * kWarpgroupThreads * (kDecodeConsumerRegisters + kDecodeProducerRegisters) <= kRegistersPerSm);
 
 inline constexpr int32_t kMaxDecodeLevels = 6;
-inline constexpr int32_t kSharedBytesOfSm = 233472;  // for all CTAs, each of which takes one KiB for the system
 
 static_assert([] {
     for (const DecodeTileEntry& entry : kDecodeTiles) {
         const int32_t bytes = shared_bytes(entry.tile);
-        if (bytes > kMaxSharedBytes || entry.tile.ctas * (bytes + 1024) > kSharedBytesOfSm) return false;
+        const int32_t e4m3_bytes = shared_bytes(for_e4m3(entry.tile)), most = bytes > e4m3_bytes ? bytes : e4m3_bytes;
+        if (most > kMaxSharedBytes || entry.tile.ctas * (most + 1024) > kSharedBytesOfSm) return false;
         if (entry.tile.levels > kMaxDecodeLevels) return false;
     }
     return true;
@@ -145,6 +168,10 @@ struct DecodeConfig {
 template <DType kType, int32_t kTileIndex, DecodeVariant kVariant>
 struct DecodeInstance {
     static constexpr DecodeConfig kConfig{kType, kDecodeTiles[kTileIndex].tile, kVariant};
+};
+template <DType kType, int32_t kTileIndex, DecodeVariant kVariant>
+struct DecodeE4m3Instance {
+    static constexpr DecodeConfig kConfig{kType, for_e4m3(kDecodeTiles[kTileIndex].tile), kVariant};
 };
 
 }  // namespace foveal::sm90

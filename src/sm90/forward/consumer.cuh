@@ -15,6 +15,7 @@
 #include "sm90/ptx/mbarrier.cuh"
 #include "sm90/ptx/tensor_copy.cuh"
 #include "sm90/ptx/warp.cuh"
+#include "sm90/scores/dropout.cuh"
 #include "sm90/scores/scores.cuh"
 #include "sm90/tile/fragment.hpp"
 #include "sm90/tile/pipeline.cuh"
@@ -55,7 +56,7 @@ class Consumer : public ConsumerWarpgroup<Consumer<kConfig>, Shared<kConfig>, kC
 
    public:
     __device__ __forceinline__ Consumer(Shared<kConfig>& shared, const ForwardMaps& maps, const ForwardParams& params,
-                                        int32_t warpgroup)
+                                        const Dropout& dropout, int32_t warpgroup)
         : Base(shared, params, warpgroup),
           maps_(maps),
           q_descriptor_(descriptor_low(shared.q[0][query_tile_], 0)),
@@ -63,7 +64,8 @@ class Consumer : public ConsumerWarpgroup<Consumer<kConfig>, Shared<kConfig>, kC
           v_descriptor_(descriptor_low(shared.v[0] + first_column() * kTile.keys,
                                        kTile.sums_in_product ? static_cast<uint32_t>(offsetof(Shared<kConfig>, ones) -
                                                                                      offsetof(Shared<kConfig>, v))
-                                                             : PV::kPanelBytes)) {}
+                                                             : PV::kPanelBytes)),
+          dropout_(dropout) {}
 
    private:
     __device__ __forceinline__ void wait_values(const RingPosition<kTile.stages>& at) { shared_.v_ring.wait_full(at); }
@@ -199,6 +201,9 @@ class Consumer : public ConsumerWarpgroup<Consumer<kConfig>, Shared<kConfig>, kC
             if (ptx::lane_id() == 0) atomicAdd(&rescale_count<kConfig.dtype>, 1ull);
     }
 
+    // Of P of the i-th of blocks.visit, which its sums have seen whole.
+    __device__ __forceinline__ void drop(const BlockRange& blocks, int32_t i);
+
     // Does capped_step() take the tile's unmasked blocks?
     __device__ __forceinline__ bool caps_late() const { return kConfig.has_softcap() && caps_late_; }
 
@@ -224,8 +229,9 @@ class Consumer : public ConsumerWarpgroup<Consumer<kConfig>, Shared<kConfig>, kC
     __device__ __forceinline__ RowScale finish_rows(const RowTotals& totals, int32_t slot) {
         const float sink = rows_in(slot).sink;
         const float sink_log2 = kConfig.has_wide_scores() ? to_base_2(sink) : sink * static_cast<float>(kLog2E);
-        const RowScale scale{
-            {softmax_.normaliser(totals, o_, 0, sink_log2), softmax_.normaliser(totals, o_, 1, sink_log2)}};
+        RowScale scale{{softmax_.normaliser(totals, o_, 0, sink_log2), softmax_.normaliser(totals, o_, 1, sink_log2)}};
+        if constexpr (kConfig.drops_weights())
+            for (float& factor : scale.of) factor *= dropout_.call.scale;
         if constexpr (kConfig.has_lse()) {
             // Of warpgroups that share rows, one writes.
             if (params_.lse != nullptr && (!kTile.shares_rows || warpgroup_ == 0)) {
@@ -263,6 +269,7 @@ class Consumer : public ConsumerWarpgroup<Consumer<kConfig>, Shared<kConfig>, kC
 
     const ForwardMaps& maps_;
     const uint32_t q_descriptor_, k_descriptor_, v_descriptor_;
+    [[no_unique_address]] const ThreadDropout<kConfig.drops_weights()> dropout_;
     RowSoftmax softmax_;
     bool caps_late_ = false;  // the tile's unmasked blocks take capped_step()
     float s_[QK::kScores];

@@ -129,6 +129,18 @@ __device__ __forceinline__ void Consumer<kConfig>::start_rows(BlockRange& blocks
 }
 
 template <ForwardConfig kConfig>
+__device__ __forceinline__ void Consumer<kConfig>::drop(const BlockRange& blocks, int32_t i) {
+    if constexpr (kConfig.drops_weights()) {
+        const int32_t heads_q = params_.heads_k * params_.heads_per_kv;
+        const int32_t sequence = shared_.work[works_.slot].sequence;
+        const uint32_t head =
+            static_cast<uint32_t>(sequence) * static_cast<uint32_t>(heads_q) + static_cast<uint32_t>(rows().head);
+        drop_weights(p_, dropout_.key, threshold_pair(dropout_.call.threshold), head, rows().query,
+                     first_key(blocks, i), ptx::lane_id());
+    }
+}
+
+template <ForwardConfig kConfig>
 __device__ __forceinline__ void Consumer<kConfig>::first_capped(Capped& exponents, CappedProbabilities& early) {
     ptx::pin(s_);
     ptx::wgmma_wait_group<1>();

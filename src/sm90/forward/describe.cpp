@@ -22,7 +22,9 @@ void describe_loads(std::ostream& out, const ForwardProblem& p, const PreparedFo
     if (!kernel.schedule.choice.any_keys) return;
     const int32_t rows = box_rows_of(p, kernel.tile().keys);
     out << "loads      k and v ";
-    if (rows == 0)
+    if (kernel.schedule.choice.dequantises)
+        out << "row by row, by threads, which turn e4m3 into q's type\n";
+    else if (rows == 0)
         out << "row by row, by threads: a page has no box of " << kLeastBoxRows
             << " rows or more for the copy engine\n";
     else

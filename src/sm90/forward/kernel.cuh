@@ -16,7 +16,8 @@
 //                          becomes exponents (under softcap alone and without a mask, in 7 and 8).
 //   [consumer]          7. first group of P V done: its registers take the first of the new P; some more exponentials
 //                          wait in registers of their own; wait for the next K block.
-//   [consumer]          8. P V done: release V; the rest of P; sums; rescale in the rare case.
+//   [consumer]          8. P V done: release V; the rest of P; sums; rescale in the rare case. Under dropout, what is
+//                          dropped of P becomes 0.
 //   [consumer]          9. at a tile's end, 5 issues the next tile's first Q K^T together with this tile's last P V;
 //                          the finished O is rounded and staged under the new exponentials and goes out after them.
 //   [consumer]         10. blocks that only other rows of the tile need, and tiles without rows of this warpgroup: wait
@@ -57,7 +58,8 @@ template <class Instance>
 __global__ void __launch_bounds__(Instance::kConfig.tile.threads(), 1)
     forward(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap packed_q_map,
             const __grid_constant__ CUtensorMap k_map, const __grid_constant__ CUtensorMap v_map,
-            const __grid_constant__ CUtensorMap out_map, const __grid_constant__ ForwardParams params) {
+            const __grid_constant__ CUtensorMap out_map, const __grid_constant__ ForwardParams params,
+            const __grid_constant__ Dropout dropout) {
     constexpr ForwardConfig kConfig = Instance::kConfig;
     extern __shared__ unsigned char shared_memory[];
     auto& shared = *reinterpret_cast<Shared<kConfig>*>(shared_memory);
@@ -70,7 +72,7 @@ __global__ void __launch_bounds__(Instance::kConfig.tile.threads(), 1)
         ptx::setmaxnreg_inc<kConfig.tile.consumer_registers>();
         fill_ones<kConfig>(shared);
         await_set_up<kConfig>();
-        Consumer<kConfig>(shared, maps, params, warpgroup - 1).run();
+        Consumer<kConfig>(shared, maps, params, dropout, warpgroup - 1).run();
     }
 }
 

@@ -5,6 +5,7 @@
 namespace foveal::sm90 {
 
 int32_t box_rows_of(const ForwardProblem& p, int32_t block) {
+    if (p.keys_dtype == DType::e4m3) return 0;
     if (p.keys != KeyForm::paged) return block;
     const int32_t rows = std::gcd(p.page_size, block);
     return rows >= kLeastBoxRows ? rows : 0;

@@ -11,8 +11,11 @@
 #include "cuda/kernel_table.hpp"
 #include "cuda/tensor_map.hpp"
 #include "sm90/device.hpp"
+#include "sm90/forward/dequantising_kernels.hpp"
 #include "sm90/forward/kernels.hpp"
+#include "sm90/forward/key_descales.hpp"
 #include "sm90/forward/plan.hpp"
+#include "sm90/scores/dropout.hpp"
 #include "sm90/scores/matrix_vectors.hpp"
 
 namespace foveal::sm90 {
@@ -21,28 +24,33 @@ namespace {
 // ---- which kernel ---------------------------------------------------------------------------------------------------
 
 constexpr std::array kTypes = {DType::bf16, DType::f16};
-constexpr size_t kVariants = static_cast<size_t>(ForwardVariant::options_part) + 1;
-constexpr size_t kForms = 2;  // keys as q, and of any form
+constexpr size_t kVariants = static_cast<size_t>(ForwardVariant::dropout) + 1;
+constexpr size_t kForms = 3;  // keys as q, of any form, and of any form in e4m3
 constexpr size_t kKernels = kTypes.size() * kTileCount * kVariants * kForms;
 
 constexpr size_t kernel_index_of(size_t type, ForwardChoice choice) {
     const size_t tile = type * kTileCount + static_cast<size_t>(choice.tile_index);
-    return (tile * kVariants + static_cast<size_t>(choice.variant)) * kForms + (choice.any_keys ? 1 : 0);
+    const size_t form = choice.dequantises ? 2 : choice.any_keys ? 1 : 0;
+    return (tile * kVariants + static_cast<size_t>(choice.variant)) * kForms + form;
 }
 
 // One kernel for each type, tile and variant that the tile is used for (tiles.hpp): where its .cu is missing, the
 // library does not link.
 template <size_t kIndex>
 constexpr cuda::Kernel kernel() {
-    constexpr bool kAnyKeys = kIndex % kForms != 0;
+    constexpr bool kAnyKeys = kIndex % kForms != 0, kDequantises = kIndex % kForms == 2;
     constexpr auto kVariant = static_cast<ForwardVariant>(kIndex / kForms % kVariants);
     constexpr auto kTileIndex = static_cast<int32_t>(kIndex / kForms / kVariants % kTileCount);
     constexpr size_t kTypeIndex = kIndex / kForms / kVariants / kTileCount;
-    static_assert(kernel_index_of(kTypeIndex, {kTileIndex, kVariant, kAnyKeys}) == kIndex);
-    if constexpr (kForwardTiles[kTileIndex].serves(kVariant, kAnyKeys))
-        return {&forward_kernel<ForwardInstance<kTypes[kTypeIndex], kTileIndex, kVariant, kAnyKeys>>,
-                shared_bytes(kForwardTiles[kTileIndex].tile)};
-    return {};
+    static_assert(kernel_index_of(kTypeIndex, {kTileIndex, kVariant, kAnyKeys, kDequantises}) == kIndex);
+    using Instance = ForwardInstance<kTypes[kTypeIndex], kTileIndex, kVariant, kAnyKeys>;
+    constexpr int32_t kSharedBytes = shared_bytes(kForwardTiles[kTileIndex].tile);
+    if constexpr (kDequantises && dequantises_with(kForwardTiles[kTileIndex], kVariant))
+        return {&dequantising_forward_kernel<Instance>, kSharedBytes};
+    else if constexpr (!kDequantises && kForwardTiles[kTileIndex].serves(kVariant, kAnyKeys))
+        return {&forward_kernel<Instance>, kSharedBytes};
+    else
+        return {};
 }
 
 template <size_t... kIndices>
@@ -79,6 +87,10 @@ ForwardParams with_pointers(ForwardParams params, const ForwardProblem& p, const
     places.query_offset = pointers.query_offset;
     places.tree.data = pointers.tree_mask;
     return params;
+}
+
+KeyDescale descale_of(const Descale& d, const float* data) {
+    return {data, d.of_rows, d.stride.batch, d.stride.row, d.stride.head};
 }
 
 struct Maps {
@@ -118,7 +130,11 @@ void enqueue_forward(CUfunction function, const ForwardProblem& p, const Prepare
                      const ForwardPointers& pointers, void* stream) {
     Maps maps = maps_of(p, kernel, pointers);
     ForwardParams params = with_pointers(kernel.params, p, pointers);
-    void* arguments[] = {&maps.q, &maps.packed_q, &maps.k, &maps.v, &maps.out, &params};
+    // The last is what kernels for e4m3 keys read, or those under dropout.
+    KeyDescales descales{descale_of(p.k_descale, pointers.k_descale), descale_of(p.v_descale, pointers.v_descale)};
+    Dropout dropout = Dropout::of(p, pointers);
+    void* const last = kernel.schedule.choice.dequantises ? static_cast<void*>(&descales) : &dropout;
+    void* arguments[] = {&maps.q, &maps.packed_q, &maps.k, &maps.v, &maps.out, &params, last};
     const ForwardTile& tile = kernel.tile();
     cuda::launch(function, {kernel.schedule.grid, tile.threads(), shared_bytes(tile), true}, stream, arguments,
                  "sm90 forward kernel");

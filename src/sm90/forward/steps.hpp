@@ -43,6 +43,7 @@ class Steps {
         wait_next_keys(i + 1 < blocks.visit.end);
         finish_output(v_slot);
         if (self().any_of_warp(self().template last_exponentials<false>(early))) self().rescale(blocks, before);
+        self().drop(blocks, i);
     }
 
     // The same of an unmasked block under softcap alone: its scores are capped while the exponentials run.
@@ -78,6 +79,7 @@ class Steps {
         self().template last_exponentials<true>(early);
         self().store(scale, finished);
         self().free_work(finished);
+        self().drop(blocks, blocks.visit.begin);
     }
 
     // The first block of a tile after nothing, or after a tile that was passed over.
@@ -95,6 +97,7 @@ class Steps {
         free_single_queries(blocks.visit.size() <= 1);
         self().start_rows(blocks);
         self().first_probabilities();
+        self().drop(blocks, blocks.visit.begin);
         if (blocks.visit.size() > 1) self().wait_keys(keys_);  // wait_next_keys() costs d 512 other instructions
     }
 

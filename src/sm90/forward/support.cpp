@@ -26,7 +26,8 @@ bool too_long(int32_t tile_index, ForwardVariant variant, const ForwardProblem& 
 // Does it take a kernel for keys of any form?
 bool needs_any_keys(const ForwardProblem& p) {
     const bool unlike_q = p.keys == KeyForm::paged || p.varlen != (p.keys == KeyForm::varlen);
-    return unlike_q || p.has_query_offset || p.has_tree;
+    // Under dropout there are only such kernels: one for all.
+    return unlike_q || p.has_query_offset || p.has_tree || p.keys_dtype == DType::e4m3 || p.drops_weights();
 }
 
 // One value for several heads or sequences.
@@ -37,6 +38,7 @@ bool shares_values(const ForwardProblem& p) {
 
 // What the problem asks of a kernel, besides a log-sum-exp.
 ForwardVariant variant_of(const ForwardProblem& p) {
+    if (p.drops_weights()) return ForwardVariant::dropout;
     // Multiplying by a scale that is not positive would not keep the order of the scores, nor a mask's -inf.
     const bool positive_scale = p.scale >= std::numeric_limits<float>::min();
     if (!positive_scale || p.chunk > 0 || p.has_alibi || p.has_mask || p.has_tree || p.softcap > kLargestFastSoftcap ||
@@ -48,7 +50,8 @@ ForwardVariant variant_of(const ForwardProblem& p) {
 }
 
 ForwardVariant with_lse(ForwardVariant variant) {
-    return variant == ForwardVariant::plain     ? ForwardVariant::lse
+    return variant == ForwardVariant::dropout   ? variant
+           : variant == ForwardVariant::plain   ? ForwardVariant::lse
            : variant == ForwardVariant::softcap ? ForwardVariant::softcap_lse
            : variant == ForwardVariant::bias    ? ForwardVariant::bias_lse
                                                 : ForwardVariant::options_lse;
@@ -60,22 +63,26 @@ ForwardVariant in_f32(ForwardVariant variant) {
 }
 
 ForwardChoice choice_of(const ForwardProblem& p, ForwardVariant variant) {
-    const bool is_f32 = p.out_dtype == DType::f32, any_keys = needs_any_keys(p);
+    const bool is_f32 = p.out_dtype == DType::f32, any_keys = needs_any_keys(p),
+               dequantises = p.keys_dtype == DType::e4m3;
     const ForwardVariant and_lse = is_f32 ? in_f32(variant) : with_lse(variant);
     const ForwardVariant needed = is_f32 || p.wants_lse ? and_lse : variant;
-    const ForwardVariant all = is_f32 ? ForwardVariant::options_part : ForwardVariant::options_lse;
+    const ForwardVariant all = is_f32                               ? ForwardVariant::options_part
+                               : variant == ForwardVariant::dropout ? variant
+                                                                    : ForwardVariant::options_lse;
     for (int32_t i = 0; const auto& entry : kForwardTiles) {
         const ForwardTile& tile = entry.tile;
         if (p.head_dim <= tile.head_dim && p.head_dim_v <= tile.head_dim_v && !(tile.dense_only && p.varlen) &&
             !too_long(i, needed, p))
             for (const ForwardVariant served : {needed, and_lse, all})
-                if (entry.serves(served, any_keys)) return {i, served, any_keys};
+                if (dequantises ? dequantises_with(entry, served) : entry.serves(served, any_keys))
+                    return {i, served, any_keys, dequantises};
         ++i;
     }
     if (is_f32)
         refuse(
-            "out.dtype is f32 beside pages, query_offset, a tree, or only one of q and k packed; the sm90 backend "
-            "takes that up to a head dimension of 256");
+            "out.dtype is f32 beside pages, query_offset, a tree, e4m3 keys, or only one of q and k packed; the sm90 "
+            "backend takes that up to a head dimension of 256");
     throw Error(FOVEAL_INTERNAL_ERROR, "no sm90 tile for this problem");
 }
 
@@ -103,6 +110,8 @@ const char* name_of(ForwardVariant variant) {
             return "with log-sum-exp and an f32 out";
         case ForwardVariant::options_part:
             return "with score options, log-sum-exp and an f32 out";
+        case ForwardVariant::dropout:
+            return "with score options, log-sum-exp and dropout";
     }
     return "unknown";
 }
@@ -125,10 +134,17 @@ void check_supported(const ForwardProblem& p) {
     if (p.dtype == DType::f32) refuse("q.dtype is f32; the sm90 backend supports bf16 and f16");
     if (p.out_dtype != p.dtype && p.out_dtype != DType::f32)
         refuse("out.dtype is " + name_of(p.out_dtype) + "; the sm90 backend writes f32 and q's, " + name_of(p.dtype));
+    if (p.drops_weights() && p.out_dtype == DType::f32)
+        refuse("out.dtype is f32 beside dropout_p " + std::to_string(p.dropout_p) + "; the sm90 backend writes " +
+               name_of(p.dtype) + " there");
+    if (p.drops_weights() && p.keys_dtype == DType::e4m3)
+        refuse("k.dtype is e4m3 beside dropout_p " + std::to_string(p.dropout_p) + "; the sm90 backend takes " +
+               name_of(p.dtype) + " there");
     const ForwardTile& widest = kForwardTiles[std::size(kForwardTiles) - 1].tile;
     check_head_dim("q", p.head_dim, widest.head_dim);
     check_head_dim("v", p.head_dim_v, widest.head_dim_v);
     const ForwardChoice choice = choice_of(p);
+    check_keys_in_e4m3(p);
     check_strides(p);
     check_tile_count(p, kForwardTiles[choice.tile_index].tile);
 }

@@ -12,9 +12,16 @@ namespace foveal::sm90 {
 struct ForwardChoice {
     int32_t tile_index = 0;  // into kForwardTiles
     ForwardVariant variant{};
-    bool any_keys = false;  // as in ForwardConfig
+    bool any_keys = false;     // as in ForwardConfig
+    bool dequantises = false;  // keys are in e4m3: its kernels take them in any form
     bool operator==(const ForwardChoice&) const = default;
 };
+
+// Is there a kernel of this tile for keys in e4m3? Of one variant each, which has every option; d 192 takes that of d
+// 256.
+constexpr bool dequantises_with(const ForwardTileEntry& entry, ForwardVariant variant) {
+    return variant == ForwardVariant::options_lse && entry.serves(variant, true) && entry.tile.head_dim != 192;
+}
 
 // Throws Error(UNSUPPORTED), naming the argument, the value and what is supported.
 void check_supported(const ForwardProblem& problem);

@@ -65,15 +65,16 @@ FOVEAL_HOST_DEVICE constexpr int32_t shared_bytes(const ForwardTile& tile) {
 // What a kernel can do beyond a positive scale, a window and sinks.
 enum class ForwardVariant : int32_t {
     plain,
-    lse,          // the log-sum-exp
-    softcap,      // softcap, without other options of the scores
-    softcap_lse,  // and the log-sum-exp
-    bias,         // a bias of q's dtype, without other options of the scores
-    bias_lse,     // and the log-sum-exp
-    options,      // every option of the scores (scores.cuh)
-    options_lse,  // and the log-sum-exp
-    part,         // the log-sum-exp and an f32 out: what is merged with others, and rounded then
-    options_part  // and every option of the scores
+    lse,           // the log-sum-exp
+    softcap,       // softcap, without other options of the scores
+    softcap_lse,   // and the log-sum-exp
+    bias,          // a bias of q's dtype, without other options of the scores
+    bias_lse,      // and the log-sum-exp
+    options,       // every option of the scores (scores.cuh)
+    options_lse,   // and the log-sum-exp
+    part,          // the log-sum-exp and an f32 out: what is merged with others, and rounded then
+    options_part,  // and every option of the scores
+    dropout        // every option of the scores, the log-sum-exp, and dropout
 };
 
 FOVEAL_HOST_DEVICE constexpr bool is_bias(ForwardVariant variant) {
@@ -85,7 +86,8 @@ inline constexpr int32_t kPlain = bit_of(ForwardVariant::plain), kLse = bit_of(F
                          kSoftcap = bit_of(ForwardVariant::softcap), kSoftcapLse = bit_of(ForwardVariant::softcap_lse),
                          kBias = bit_of(ForwardVariant::bias), kBiasLse = bit_of(ForwardVariant::bias_lse),
                          kOptions = bit_of(ForwardVariant::options), kOptionsLse = bit_of(ForwardVariant::options_lse),
-                         kPart = bit_of(ForwardVariant::part), kOptionsPart = bit_of(ForwardVariant::options_part);
+                         kPart = bit_of(ForwardVariant::part), kOptionsPart = bit_of(ForwardVariant::options_part),
+                         kDropout = bit_of(ForwardVariant::dropout);
 
 struct ForwardTileEntry {
     ForwardTile tile;
@@ -123,21 +125,21 @@ inline constexpr ForwardTileEntry kForwardTiles[kTileCount] = {
     {{ 64,  64, 3, true,  false, true, 128, 4, 2, 1, 1, 2, 32, 160, true}, kPlain, 0,
      "registers: 3 * 128 * 160 + 128 * 32 = 65536"},
     {{ 64,  64, 2, true,  false, false, 128, 5, 2, 2, 1, 3, 40, 232},
-     kBias | kBiasLse | kOptions | kOptionsLse | kOptionsPart, kBiasLse | kOptionsLse,
+     kBias | kBiasLse | kOptions | kOptionsLse | kOptionsPart, kBiasLse | kOptionsLse | kDropout,
      "registers: options need more than 160"},
     {{128, 128, 2, true,  false, false, 128, 2, 2, 2, 1, 3, 40, 232},
      kPlain | kLse | kSoftcap | kSoftcapLse | kBias | kBiasLse | kOptions | kOptionsLse | kPart | kOptionsPart,
-     kPlain | kLse | kSoftcapLse | kBiasLse | kOptionsLse | kOptionsPart,
+     kPlain | kLse | kSoftcapLse | kBiasLse | kOptionsLse | kOptionsPart | kDropout,
      "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
     {{192, 128, 2, true,  false, false, 128, 2, 1, 1, 1, 3, 40, 232},
-     kPlain | kOptionsLse | kOptionsPart, kPlain | kOptionsLse,
+     kPlain | kOptionsLse | kOptionsPart, kPlain | kOptionsLse | kDropout,
      "shared memory: Q 48, K 96, V 64 and O 16 of 227 KiB"},
     {{256, 256, 2, true,  false, false,  64, 2, 1, 2, 1, 1, 40, 232},
      kPlain | kLse | kSoftcapLse | kBiasLse | kOptionsLse | kOptionsPart,
-     kPlain | kLse | kSoftcapLse | kBiasLse | kOptionsLse | kOptionsPart,
+     kPlain | kLse | kSoftcapLse | kBiasLse | kOptionsLse | kOptionsPart | kDropout,
      "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
     {{512, 512, 2, true,  true,  false,  32, 2, 1, 2, 1, 0, 40, 232},
-     kPlain | kOptionsLse | kOptionsPart, kPlain | kOptionsLse,
+     kPlain | kOptionsLse | kOptionsPart, kPlain | kOptionsLse | kDropout,
      "shared memory: Q 64, K 64, V 64 and O 32 of 227 KiB"},
 };
 // clang-format on
@@ -166,8 +168,9 @@ struct ForwardConfig {
 
     FOVEAL_HOST_DEVICE constexpr bool has_options() const {
         return variant == ForwardVariant::options || variant == ForwardVariant::options_lse ||
-               variant == ForwardVariant::options_part;
+               variant == ForwardVariant::options_part || drops_weights();
     }
+    FOVEAL_HOST_DEVICE constexpr bool drops_weights() const { return variant == ForwardVariant::dropout; }
     FOVEAL_HOST_DEVICE constexpr bool has_softcap() const {  // alone
         return variant == ForwardVariant::softcap || variant == ForwardVariant::softcap_lse;
     }
@@ -177,7 +180,8 @@ struct ForwardConfig {
     FOVEAL_HOST_DEVICE constexpr bool has_wide_scores() const { return has_options() || has_bias(); }
     FOVEAL_HOST_DEVICE constexpr bool has_lse() const {
         return variant == ForwardVariant::lse || variant == ForwardVariant::softcap_lse ||
-               variant == ForwardVariant::bias_lse || variant == ForwardVariant::options_lse || writes_f32();
+               variant == ForwardVariant::bias_lse || variant == ForwardVariant::options_lse || drops_weights() ||
+               writes_f32();
     }
     FOVEAL_HOST_DEVICE constexpr bool writes_f32() const {
         return variant == ForwardVariant::part || variant == ForwardVariant::options_part;

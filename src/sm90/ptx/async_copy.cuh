@@ -11,6 +11,11 @@ __device__ __forceinline__ void copy_async(uint32_t shared_address, const void* 
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address), "l"(from), "r"(exists ? 16 : 0)
                  : "memory");
 }
+// 4 bytes.
+__device__ __forceinline__ void copy_async_4(uint32_t shared_address, const void* from, bool exists) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address), "l"(from), "r"(exists ? 4 : 0)
+                 : "memory");
+}
 // cp.async.mbarrier.arrive.noinc: one arrival, counted in the barrier's initial number, when all copies that this
 // thread has begun are there.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-cp-async-mbarrier-arrive

@@ -31,10 +31,18 @@ Sm90VarlenPlan::Sm90VarlenPlan(const ForwardProblem& problem, int32_t device, co
         schedule.decoded_rows = few_rows_of(problem);
         forward_ = prepare_forward(problem, schedule);
     }
+    bool beside = forward_ && forward_->schedule.grid > 0;
+    int64_t counts = 0, nodes = kDecodeControlBytes;
     for (const DecodeChoice& choice : decode_choices_of_varlen(problem)) {
-        decodes_.push_back(prepare_decode(problem, choice, traits));
-        // One launch after the other has it.
-        workspace_bytes_ = std::max(workspace_bytes_, decodes_.back().schedule.workspace_bytes);
+        PreparedDecode decode = prepare_decode(problem, choice, traits);
+        decode.counts = counts;
+        decode.nodes = nodes;
+        decode.params.beside = beside;
+        beside = true;
+        counts += kDecodeCounts * 4;
+        nodes += decode.schedule.node_bytes;
+        workspace_bytes_ = std::max(workspace_bytes_, decode.workspace_end());
+        decodes_.push_back(decode);
     }
 }
 
@@ -54,7 +62,7 @@ std::string Sm90VarlenPlan::describe() const {
     return out.str();
 }
 
-// Each kernel waits for the one before it: they share the workspace.
+// Kernels that write different rows run side by side, the others one after the other.
 void Sm90VarlenPlan::launch(const ForwardPointers& pointers, void* stream) const {
     check_pointers(pointers);
     check_workspace(pointers, workspace_bytes());

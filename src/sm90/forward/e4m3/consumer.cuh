@@ -124,6 +124,7 @@ class E4m3Consumer
 
     // 6: options, masks, and S becomes exponents.
     static __device__ __forceinline__ void fetch_bias(const BlockRange&, int32_t) {}
+    static __device__ __forceinline__ void drop(const BlockRange&, int32_t) {}
     __device__ __forceinline__ void take_exponents(const BlockRange& blocks, int32_t i) {
         if (!blocks.unmasked.contains(block_of(blocks, i))) {
             if (scales_first_) RowSoftmax::scale_scores(s_, factor());

@@ -17,6 +17,7 @@ constexpr int32_t kWidest = 128;  // head dimension
 }
 
 void check_options(const ForwardProblem& p) {
+    if (p.drops_weights()) refuse("dropout_p is " + std::to_string(p.dropout_p));
     if (p.keys == KeyForm::paged) refuse("block_table (or page_indices) is present");
     if (p.varlen != (p.keys == KeyForm::varlen)) refuse("q and the keys are of different forms");
     if (p.has_query_offset) refuse("query_offset is present");

@@ -1,0 +1,13 @@
+#include "sm90/decode/kernel.cuh"
+
+namespace foveal::sm90 {
+
+template const void* decode_kernel<DecodeE4m3Instance<DType::bf16, kDecodeD128C4, DecodeVariant::plain>>();
+template const void* decode_kernel<DecodeE4m3Instance<DType::bf16, kDecodeD128C8, DecodeVariant::plain>>();
+template const void* decode_kernel<DecodeE4m3Instance<DType::bf16, kDecodeD128C16, DecodeVariant::plain>>();
+
+template const void* decode_kernel<DecodeE4m3Instance<DType::f16, kDecodeD128C4, DecodeVariant::plain>>();
+template const void* decode_kernel<DecodeE4m3Instance<DType::f16, kDecodeD128C8, DecodeVariant::plain>>();
+template const void* decode_kernel<DecodeE4m3Instance<DType::f16, kDecodeD128C16, DecodeVariant::plain>>();
+
+}  // namespace foveal::sm90
