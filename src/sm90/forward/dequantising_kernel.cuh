@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(Instance::kConfig.tile.threads(), 1)
         ptx::setmaxnreg_inc<kConfig.tile.consumer_registers>();
         fill_ones<kConfig>(shared);
         await_set_up<kConfig>();
-        Consumer<kConfig>(shared, maps, params, warpgroup - 1).run();
+        Consumer<kConfig>(shared, maps, params, Dropout{}, warpgroup - 1).run();
     }
 }
 
