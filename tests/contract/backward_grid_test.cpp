@@ -10,6 +10,7 @@
 
 #include "tests/contract/backward_fixture.hpp"
 #include "tests/support/grid.hpp"
+#include "tests/support/parallel.hpp"
 #include "tests/support/run_suite.hpp"
 
 namespace foveal_testing {
@@ -26,14 +27,23 @@ TEST_P(BackwardGrid, EveryPairOfOptions) {
     const size_t every = kAddressSanitizer ? 10 : 1;
     size_t passed = 0, failed = 0;
     std::map<std::string, int> refusals;
-    for (size_t n = 0; n < cases.size(); n += every) {
-        const CheckResult result = check_backward(cases[n], backend());
+    std::vector<CheckResult> results((cases.size() + every - 1) / every);
+    const auto check = [&](int64_t n, int64_t) {
+        const auto at = static_cast<size_t>(n);
+        results[at] = check_backward(cases[at * every], backend());
+    };
+    if (on_gpu())  // the judge has one core of the many; the CPU backend has all itself
+        parallel_for(static_cast<int64_t>(results.size()), check);
+    else
+        for (size_t n = 0; n < results.size(); ++n) check(static_cast<int64_t>(n), 0);
+    for (size_t n = 0; n < results.size(); ++n) {
+        const CheckResult& result = results[n];
         if (result.status == CheckResult::Status::kUnsupported)
             ++refusals[result.message];
         else if (result.passed())
             ++passed;
         else if (++failed <= kPrintedFailures)
-            ADD_FAILURE() << to_text(cases[n]) << "\n" << result.message << "\n" << result.verdict.summary();
+            ADD_FAILURE() << to_text(cases[n * every]) << "\n" << result.message << "\n" << result.verdict.summary();
     }
     std::printf("gradients on %s: %zu cases, %zu passed, %zu failed\n", backend_name(backend()), cases.size(), passed,
                 failed);

@@ -10,6 +10,7 @@
 #include "tests/support/number_formats.hpp"
 #include "tests/support/oracle_inputs.hpp"
 #include "tests/support/parallel.hpp"
+#include "tests/support/sum_order.hpp"
 
 namespace foveal_testing {
 namespace {
@@ -29,12 +30,17 @@ struct Sums {
     std::vector<double> oracle;
     std::vector<std::vector<float>> reference;
 
-    explicit Sums(size_t n) : oracle(n), reference(n < kFew ? kDrawsOfFew : kOrders, std::vector<float>(n)) {}
+    size_t orders;  // in which the summands are computed
+
+    Sums(size_t n, int of_summands)
+        : oracle(n),
+          reference(n < kFew ? kDrawsOfFew : static_cast<size_t>(of_summands), std::vector<float>(n)),
+          orders(static_cast<size_t>(of_summands)) {}
 
     // In which order a row's summand is computed.
-    static int order_in(size_t draw, int64_t row) {
-        if (draw < kOrders) return static_cast<int>(draw);
-        return static_cast<int>(mix64(draw * 0x9E3779B97F4A7C15u + static_cast<uint64_t>(row)) % kOrders);
+    int order_in(size_t draw, int64_t row) const {
+        if (draw < orders) return static_cast<int>(draw);
+        return static_cast<int>(mix64(draw * 0x9E3779B97F4A7C15u + static_cast<uint64_t>(row)) % orders);
     }
     void add(size_t index, int64_t, int, double value) { oracle[index] += value; }
     void add(size_t index, int64_t row, int order, float value) {
@@ -73,18 +79,19 @@ std::vector<BackwardRow> read_rows(BackwardData& data, const RowGroup& group, st
 // Everything of one case.
 class Judge {
    public:
-    explicit Judge(BackwardData& data)
+    Judge(BackwardData& data, foveal_backend backend)
         : data_(data),
           c_(data.the_case().forward),
+          orders_(orders_on(backend)),
           dq_(data.dq.values()),
           dk_(data.dk.values()),
           dv_(data.dv.values()),
           of_dq_(c_.dtype),
           of_dk_(c_.dtype),
           of_dv_(c_.dtype),
-          sinks_(static_cast<size_t>(c_.heads_q)),
-          slopes_(data.dalibi ? static_cast<size_t>(elements_of(data.dalibi->shape())) : 0),
-          bias_(data.dbias ? static_cast<size_t>(elements_of(data.dbias->shape())) : 0) {}
+          sinks_(static_cast<size_t>(c_.heads_q), orders_),
+          slopes_(data.dalibi ? static_cast<size_t>(elements_of(data.dalibi->shape())) : 0, orders_),
+          bias_(data.dbias ? static_cast<size_t>(elements_of(data.dbias->shape())) : 0, orders_) {}
 
     Verdict verdict() {
         const double work = c_.visible_pairs() * static_cast<double>(c_.heads_q * (c_.head_dim + c_.head_dim_v));
@@ -107,6 +114,12 @@ class Judge {
    private:
     // Gradients that are sums over rows, which have few elements.
     bool has_sums() const { return data_.dsinks || data_.dalibi || data_.dbias; }
+
+    // In how many the reference is worked out: one says enough of many rows.
+    int orders_on(foveal_backend backend) const {
+        if (!has_few_rows()) return has_sums() ? kOrders : 1;
+        return backend == FOVEAL_BACKEND_CPU ? kOrders : kOrders + kTensorCoreOrders;
+    }
 
     bool has_few_rows() const {
         int64_t rows = 0;
@@ -132,10 +145,9 @@ class Judge {
         std::vector<int64_t> heads;
         const std::vector<BackwardRow> rows = read_rows(data_, group, heads);
         const KeyValueHead head = read_keys_and_values(data_.forward(), group.sequence, group.head_k);
-        const int orders = has_sums() || has_few_rows_ ? kOrders : 1;
         std::vector<KeyGradient<double>> keys(static_cast<size_t>(head.len_k), KeyGradient<double>(c_));
         std::vector<std::vector<KeyGradient<float>>> references(
-            static_cast<size_t>(orders),
+            static_cast<size_t>(orders_),
             std::vector<KeyGradient<float>>(static_cast<size_t>(head.len_k), KeyGradient<float>(c_)));
         RowGradient<double> gradient;
         RowGradient<float> reference;
@@ -144,7 +156,7 @@ class Judge {
             differentiate_row(c_, c_.used_q(group.sequence), rows[n], head, seen, gradient);
             add_to_keys(rows[n], gradient, keys);
             add_to_sums(group.sequence, heads[n], rows[n], gradient, 0);
-            for (int order = 0; order < orders; ++order) {
+            for (int order = 0; order < orders_; ++order) {
                 differentiate_row(c_, c_.used_q(group.sequence), rows[n], head, seen, reference, order);
                 add_to_keys(rows[n], reference, references[static_cast<size_t>(order)]);
                 add_to_sums(group.sequence, heads[n], rows[n], reference, order);
@@ -152,7 +164,7 @@ class Judge {
             }
         }
         for (int64_t j = 0; j < head.len_k; ++j) {
-            for (int order = 0; order < orders; ++order)
+            for (int order = 0; order < orders_; ++order)
                 judge_key(group, j, keys[static_cast<size_t>(j)],
                           references[static_cast<size_t>(order)][static_cast<size_t>(j)], order);
         }
@@ -317,10 +329,10 @@ class Judge {
 
     BackwardData& data_;
     const Case& c_;
+    const int orders_;
     const std::vector<float> dq_, dk_, dv_;
     ErrorStatistics of_dq_, of_dk_, of_dv_;
     Sums sinks_, slopes_, bias_;
-    const bool has_few_rows_ = has_few_rows();
     std::string not_zero_;
     Verdict result_;
 };
@@ -329,9 +341,9 @@ class Judge {
 
 foveal_status call_backward(const foveal_backward_args& args) { return foveal_backward(&args, nullptr); }
 
-Verdict verify_backward(BackwardData& data) {
+Verdict verify_backward(BackwardData& data, foveal_backend backend) {
     data.forward().synchronize();
-    return Judge(data).verdict();
+    return Judge(data, backend).verdict();
 }
 
 CheckResult check_backward(const BackwardCase& c, foveal_backend backend, const Backward& backward) {
@@ -354,7 +366,7 @@ CheckResult check_backward(const BackwardCase& c, foveal_backend backend, const 
         BackwardData data(c, backend);
         if (const foveal_status status = data.run_forward(); status != FOVEAL_OK) return refused(status);
         if (const foveal_status status = backward(data.args()); status != FOVEAL_OK) return refused(status);
-        result.verdict = verify_backward(data);
+        result.verdict = verify_backward(data, backend);
     } catch (const std::exception& error) {  // a kernel that faulted, or no memory
         result.message = std::string(error.what()) + "\n" + rerun;
         return result;

@@ -19,7 +19,7 @@ CheckResult check_backward(const BackwardCase& c, foveal_backend backend, const 
 
 // Judges what data's gradients hold after a run of its args. Of large cases rows and keys are sampled, and then the
 // gradients of sinks, bias and slopes, which are sums over all of them, are not judged.
-Verdict verify_backward(BackwardData& data);
+Verdict verify_backward(BackwardData& data, foveal_backend backend);
 
 // The command that reruns a case.
 std::string rerun_line(const BackwardCase& c, foveal_backend backend);

@@ -6,32 +6,24 @@
 
 #include "tests/support/dropout_oracle.hpp"
 #include "tests/support/number_formats.hpp"
+#include "tests/support/sum_order.hpp"
 
 namespace foveal_testing {
 namespace {
 
-// a . b, in one of several orders: forwards, backwards, even elements before odd ones, two halves.
 template <class Real>
 Real dot(const std::vector<float>& a, const float* b, int order) {
-    const size_t n = a.size();
-    const auto product = [&](size_t i) { return static_cast<Real>(a[i]) * static_cast<Real>(b[i]); };
-    Real sum = 0, other = 0;
-    switch (order) {
-        case 1:
-            for (size_t i = n; i-- > 0;) sum += product(i);
-            return sum;
-        case 2:
-            for (size_t i = 0; i < n; i += 2) sum += product(i);
-            for (size_t i = 1; i < n; i += 2) other += product(i);
-            return sum + other;
-        case 3:
-            for (size_t i = 0; i < n / 2; ++i) sum += product(i);
-            for (size_t i = n / 2; i < n; ++i) other += product(i);
-            return sum + other;
-        default:
-            for (size_t i = 0; i < n; ++i) sum += product(i);
-            return sum;
-    }
+    Real sum = 0;
+    double part = 0;
+    const auto add = [&](int64_t i, bool to_part) {
+        const float x = a[static_cast<size_t>(i)], y = b[i];
+        if (to_part)
+            part += static_cast<double>(x) * static_cast<double>(y);
+        else
+            sum += static_cast<Real>(x) * static_cast<Real>(y);
+    };
+    add_terms<Real>(static_cast<int64_t>(a.size()), order, add, [&] { part = sum = cut_off(part); });
+    return sum;
 }
 
 // As an operand of a product has it.
@@ -63,13 +55,13 @@ void differentiate_row(const Case& c, int64_t len_q, const BackwardRow& row, con
                        RowGradient<Real>& gradient, int order) {
     thread_local std::vector<Real> tanh;
     std::vector<Real>& p = gradient.p;
-    scores_of_row(c, row.row, len_q, row.q.data(), head, row.options, keys, p, tanh);
+    scores_of_row(c, row.row, len_q, row.q.data(), head, row.options, keys, p, tanh, order);
     gradient.keys = keys;
     gradient.D = dot<Real>(row.dout, row.out.data(), (order + 1) % kOrders) - static_cast<Real>(row.dlse);
     gradient.dx.assign(p.size(), Real{0});
     gradient.dslope = 0;
     const bool empty = row.lse == -HUGE_VALF;
-    const auto above = std::is_same_v<Real, float> ? static_cast<Real>(order) * Real{0.2F} : Real{0};
+    const auto above = std::is_same_v<Real, float> ? static_cast<Real>(order % kOrders) * Real{0.2F} : Real{0};
     const auto weight = [&](Real x) { return std::exp(x - (static_cast<Real>(row.lse) + above)) * std::exp(above); };
     const int64_t position = position_of(c, len_q, head.len_k, row);
     const auto dropout = static_cast<Real>(dropout_factor(c.dropout));

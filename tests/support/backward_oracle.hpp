@@ -33,14 +33,12 @@ struct RowGradient {
     Real dslope = 0;
 };
 
-// keys: all of which the row sees. order: of the reference, which of several orders it sums products of rows in; D in
-// another one than dout . v, for a sum over a row and the products of a tile are not summed alike; and about which
-// number its exponentials are taken, as reference_row() says.
+// keys: all of which the row sees. order: of the reference, in which it adds the products of rows (sum_order.hpp); D's
+// in another one than dout . v, and never as tensor cores do, for a sum over a row and the products of a tile are not
+// summed alike; and about which number its exponentials are taken, as reference_row() says.
 template <class Real>
 void differentiate_row(const Case& c, int64_t len_q, const BackwardRow& row, const KeyValueHead& head, KeyInterval keys,
                        RowGradient<Real>& gradient, int order = 0);
-
-inline constexpr int kOrders = 4;
 
 // dq of the row, [d]: all keys that it sees are in the gradient. The reference's is rounded to the case's type.
 void query_gradient(const Case& c, const KeyValueHead& head, const RowGradient<double>& gradient,

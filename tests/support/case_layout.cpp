@@ -54,7 +54,8 @@ TensorLayout lay_out_rows(const Case& c, foveal_dtype dtype, const RowShape& sha
     const int first = shape.packed ? 0 : 1;  // index of the row in the shape
     const MemoryDimension row{first, shape.rows, pad ? 3 : 0};
     const MemoryDimension head{first + 1, heads, pad ? 1 : 0};
-    const MemoryDimension channel{first + 2, channels, pad ? 8 : 0};  // 16 bytes or a multiple
+    const int64_t whole_vector = dtype == FOVEAL_E4M3 ? 16 : 8;  // elements of 16 bytes or a multiple
+    const MemoryDimension channel{first + 2, channels, pad ? whole_vector : 0};
     std::vector<MemoryDimension> dimensions;
     if (!shape.packed) dimensions.push_back({0, shape.batch, pad ? 1 : 0});
     dimensions.push_back(c.bhsd ? head : row);

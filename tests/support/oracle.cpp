@@ -9,23 +9,31 @@
 
 #include "tests/support/dropout_oracle.hpp"
 #include "tests/support/number_formats.hpp"
+#include "tests/support/sum_order.hpp"
 
 namespace foveal_testing {
 namespace {
 
 constexpr double kInfinity = HUGE_VAL;
 
-// scores[j - seen.first] = q . k_j, each summed over the channels in order.
+// scores[j - seen.first] = q . k_j, each summed over the channels in that order.
 template <class Real>
 void dot_products(const float* q, const KeyValueHead& head, int64_t channels, KeyInterval seen,
-                  std::vector<Real>& scores) {
-    const auto count = static_cast<size_t>(seen.last - seen.first);
-    scores.assign(count, Real{0});
-    for (int64_t c = 0; c < channels; ++c) {
+                  std::vector<Real>& scores, int order = 0) {
+    scores.assign(static_cast<size_t>(seen.last - seen.first), Real{0});
+    thread_local std::vector<double> part;
+    part.assign(order < kOrders ? 0 : scores.size(), 0.0);
+    const auto add = [&](int64_t c, bool to_part) {
         const Real q_c = q[c];
         const float* k = head.k_transposed.data() + c * head.len_k + seen.first;
-        for (size_t j = 0; j < count; ++j) scores[j] += q_c * static_cast<Real>(k[j]);
-    }
+        if (to_part)
+            for (size_t j = 0; j < part.size(); ++j) part[j] += static_cast<double>(q_c) * static_cast<double>(k[j]);
+        else
+            for (size_t j = 0; j < scores.size(); ++j) scores[j] += q_c * static_cast<Real>(k[j]);
+    };
+    add_terms<Real>(channels, order, add, [&] {
+        for (size_t j = 0; j < part.size(); ++j) part[j] = scores[j] = cut_off(part[j]);
+    });
 }
 
 // out[c] = sum over j of weights[j] v_j[c], in the order of the keys. A key without weight, that a mask hides, say,
@@ -147,14 +155,15 @@ void oracle_row(const Case& c, int64_t i, int64_t len_q, const float* q, const K
 
 template <class Real>
 void scores_of_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
-                   const RowOptions& options, KeyInterval keys, std::vector<Real>& x, std::vector<Real>& tanh) {
-    dot_products(q, head, c.head_dim, keys, x);
+                   const RowOptions& options, KeyInterval keys, std::vector<Real>& x, std::vector<Real>& tanh,
+                   int order) {
+    dot_products(q, head, c.head_dim, keys, x, order);
     finish_scores(c, i + offset_of(c, len_q, head.len_k, options.query_offset), keys, options, x, &tanh);
 }
 template void scores_of_row(const Case&, int64_t, int64_t, const float*, const KeyValueHead&, const RowOptions&,
-                            KeyInterval, std::vector<double>&, std::vector<double>&);
+                            KeyInterval, std::vector<double>&, std::vector<double>&, int);
 template void scores_of_row(const Case&, int64_t, int64_t, const float*, const KeyValueHead&, const RowOptions&,
-                            KeyInterval, std::vector<float>&, std::vector<float>&);
+                            KeyInterval, std::vector<float>&, std::vector<float>&, int);
 
 void reference_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
                    const RowOptions& options, ReferenceRow& row, float above, bool e4m3_p) {

@@ -52,10 +52,12 @@ bool may_reach(const Case& c, int64_t i, int64_t len_q, int64_t len_k, int64_t k
                std::optional<int64_t> query_offset = {});
 
 // Scores x of row i of the keys in `keys`, all of which it sees, in the arithmetic of Real (double or float): -inf
-// where a mask, a tree or a bias hides the key. With a softcap, tanh gets the hyperbolic tangent itself.
+// where a mask, a tree or a bias hides the key. With a softcap, tanh gets the hyperbolic tangent itself. order: in
+// which the products of a row are added (sum_order.hpp).
 template <class Real>
 void scores_of_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,
-                   const RowOptions& options, KeyInterval keys, std::vector<Real>& x, std::vector<Real>& tanh);
+                   const RowOptions& options, KeyInterval keys, std::vector<Real>& x, std::vector<Real>& tanh,
+                   int order = 0);
 
 // q: [d]
 void oracle_row(const Case& c, int64_t i, int64_t len_q, const float* q, const KeyValueHead& head,

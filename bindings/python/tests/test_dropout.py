@@ -157,15 +157,17 @@ def test_torch_and_its_gradients(torch):
 @pytest.mark.gpu
 def test_torch_on_a_gpu(torch):
     inputs = [torch.from_numpy(x).to("cuda", torch.bfloat16).requires_grad_() for x in (Q, K, V)]
-    for state in (STATE, torch.tensor([-5, 2**40 + 1], device="cuda")):
-        out = foveal.attention(*inputs, dropout_p=P, dropout_state=state)
-        on_cpu = [x.detach().cpu().requires_grad_() for x in inputs]
-        expected = foveal.attention(*on_cpu, dropout_p=P, dropout_state=STATE)
-        torch.testing.assert_close(out.cpu(), expected, atol=2e-2, rtol=2e-2)
-        weights = torch.from_numpy(normal(*out.shape, seed=3)).bfloat16()
-        got = torch.autograd.grad(out, inputs, weights.cuda())
-        for mine, cpus in zip(got, torch.autograd.grad(expected, on_cpu, weights), strict=True):
-            torch.testing.assert_close(mine.cpu(), cpus, atol=5e-2, rtol=5e-2)
+    with pytest.raises(foveal.InvalidArgument, match="must be a tensor there"):
+        foveal.attention(*inputs, dropout_p=P, dropout_state=STATE)
+    state = torch.tensor([-5, 2**40 + 1], device="cuda")
+    out = foveal.attention(*inputs, dropout_p=P, dropout_state=state)
+    on_cpu = [x.detach().cpu().requires_grad_() for x in inputs]
+    expected = foveal.attention(*on_cpu, dropout_p=P, dropout_state=STATE)
+    torch.testing.assert_close(out.cpu(), expected, atol=2e-2, rtol=2e-2)
+    weights = torch.from_numpy(normal(*out.shape, seed=3)).bfloat16()
+    got = torch.autograd.grad(out, inputs, weights.cuda())
+    for mine, cpus in zip(got, torch.autograd.grad(expected, on_cpu, weights), strict=True):
+        torch.testing.assert_close(mine.cpu(), cpus, atol=5e-2, rtol=5e-2)
     torch.manual_seed(1)
     drawn = foveal.attention(*inputs, dropout_p=P)
     torch.manual_seed(1)

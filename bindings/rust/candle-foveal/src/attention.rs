@@ -244,7 +244,6 @@ impl Attention {
     }
 
     /// [`dropout`](Attention::dropout) with a state that is a tensor on q's device, i64 `[2]`: the bits of seed and offset.
-    /// foveal has no dropout on a GPU yet, and refuses it by name.
     #[must_use]
     pub fn dropout_state(mut self, p: f32, state: &Tensor) -> Self {
         (self.dropout_p, self.seed_and_offset, self.dropout_state) = (p, None, Some(state.clone()));

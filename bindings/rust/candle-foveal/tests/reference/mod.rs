@@ -172,6 +172,9 @@ pub fn gradients(p: &Problem, data: &Data, kept: &Kept, rounding: &Rounding<'_>)
 /// weights make most of the error. With fewer than this it says nothing that the maximum does not, as in C++'s tests.
 const LEAST_ROWS_FOR_NORM: usize = 256;
 
+/// Sums over rows have few elements: their norm says nothing that their maximum does not.
+pub const ROWS_OF_SUMS: usize = 1;
+
 /// The contract's tolerance (1.10): `rounding` is that of the oracle to the type of what was got, which are gradients of
 /// `rows` rows, or sums over so many.
 pub fn judge(
