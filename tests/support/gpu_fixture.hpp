@@ -56,6 +56,22 @@ inline std::vector<std::byte> outputs(CaseData& data) {
     return bytes;
 }
 
+// Else where they first differ and how much of them does, for a result is too long to print.
+inline ::testing::AssertionResult same_bytes(const std::vector<std::byte>& got,
+                                             const std::vector<std::byte>& expected) {
+    if (got.size() != expected.size())
+        return ::testing::AssertionFailure() << got.size() << " bytes of " << expected.size();
+    size_t different = 0, first = 0;
+    for (size_t n = got.size(); n-- > 0;) {
+        if (got[n] == expected[n]) continue;
+        ++different;
+        first = n;
+    }
+    if (different == 0) return ::testing::AssertionSuccess();
+    return ::testing::AssertionFailure() << different << " of " << got.size() << " bytes differ, the first at "
+                                         << first;
+}
+
 inline std::vector<std::byte> outputs_of(const std::string& text) {
     const auto data = on_gpu(text);
     run(*data);

@@ -11,7 +11,7 @@ namespace foveal_testing {
 
 // Orders that round each sum, as a CPU and a GPU's cores do; those from kOrders on add as sm90's tensor cores do.
 inline constexpr int kOrders = 4;
-inline constexpr int kTensorCoreOrders = 12;
+inline constexpr int kTensorCoreOrders = 4;
 
 // The n terms, one after the other: forwards, backwards, or from some term on in steps that meet all of them.
 class Terms {
