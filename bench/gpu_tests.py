@@ -26,6 +26,7 @@ import results_file
 
 SUITES = ("correctness", "corner", "grid")
 PROGRAMS = {
+    "backward_tests": ["backward_tests", "--gtest_filter=*Sm90*"],
     "gpu_paged_grid": ["gpu_tests", "--gtest_filter=Eighths*"],
     "gpu_tests": ["gpu_tests", "--gtest_filter=-*Suite*:Eighths*"],
     "gpu_driver_calls_tests": ["gpu_driver_calls_tests"],
@@ -36,7 +37,6 @@ PROGRAMS = {
     "first_call_captured": ["gpu_tests", "--gtest_filter=Gpu.TheFirstCallCanBeCaptured"],
     "merge_tests": ["merge_tests", "--gtest_filter=*Sm90*"],
     "append_tests": ["append_tests", "--gtest_filter=*Sm90*"],
-    "backward_tests": ["backward_tests", "--gtest_filter=*Sm90*"],
     "cache_copy_tests": ["cache_copy_tests", "--gtest_filter=*Sm90*"],
     "candle_v3_tests": ["candle_v3_tests", "--gtest_filter=*Sm90*"],
     "score_tests": ["score_tests", "--gtest_filter=*Sm90*"],
@@ -44,6 +44,10 @@ PROGRAMS = {
 HEAD_DIMS = ("d64", "d128", "d192 dv128", "d256", "d512")
 OPTIONS = ("full", "causal", "causal lse", "left70 right3", "softcap30", "alibi causal", "sinks causal", "bias=bh",
            "mask=bh", "chunk100 causal", "causal dropout0.2")  # fmt: skip
+GRADIENTS_OF = ("causal", "alibi causal", "sinks causal", "bias=bh", "causal dropout0.2")
+E4M3_CACHES = [f"b2 {rows} hq8 hk2 {dims} bf16 kv_e4m3 descale {form}"
+               for rows in ("sq1 sk300 used_k=7,300", "sq150 sk300 used_k=7,300")
+               for dims in ("d64", "d128", "d256") for form in ("page64", "page17 causal")]  # fmt: skip
 LENGTHS = ("b2 sq300 sk330", "varlen qlens=200,3,0,129 klens=230,70,5,129")
 PASSED_OVER = "b3 s700 h12 d128 bf16 full"  # by a warpgroup without rows: the last tile of every head
 MANY_TILES = "b40 s260 h16 d64 bf16 causal"  # ten a CTA: more than the ring of their descriptions has slots
@@ -59,7 +63,7 @@ NCU_METRICS = (
 
 def sanitizer_cases():
     """Dense-only options are left out of varlen."""
-    return [DEALT_OUT, PASSED_OVER, MANY_TILES, MISSING_HEAD] + [
+    return [DEALT_OUT, PASSED_OVER, MANY_TILES, MISSING_HEAD, *E4M3_CACHES] + [
         f"{lengths} hq4 hk2 {dims} bf16 {option}"
         for lengths in LENGTHS
         for dims in HEAD_DIMS
@@ -105,7 +109,7 @@ def check_suite(binaries, suite):
 
 
 def gtest(binaries, command):
-    status, text = run([f"{binaries}/{command[0]}", *command[1:]])
+    status, text = run([f"{binaries}/{command[0]}", *command[1:]], 300)
     counts = {what.lower(): number(rf"\[\s*{what}\s*\] (\d+) test", text) for what in ("PASSED", "FAILED", "SKIPPED")}
     return counts, status == 0 and counts["passed"] > 0, text
 
@@ -116,8 +120,13 @@ def host_costs(text):
             re.findall(pattern, text)}  # fmt: skip
 
 
+def gradient_cases():
+    """Not of racecheck: what a warp's lanes read one of them releases, which it takes for a race."""
+    return [f"backward b2 sq130 sk200 hq4 hk2 {dims} bf16 {option}" for dims in HEAD_DIMS for option in GRADIENTS_OF]
+
+
 def sanitizer(binaries, tool):
-    cases = sanitizer_cases()
+    cases = sanitizer_cases() + (gradient_cases() if tool == "memcheck" else [])
     check = [f"{binaries}/foveal", "check", "--backend", "sm90", "--jobs", "1", *cases]
     status, text = run(["compute-sanitizer", "--tool", tool, *check], 300)
     found = re.search(r"(?:ERROR SUMMARY: |RACECHECK SUMMARY: )(\d+)", text)

@@ -6,7 +6,7 @@ mod support;
 
 use candle_core::{DType, Result, Tensor};
 use candle_foveal::candle_flash_attn;
-use problem::{counted, device, expect_literals, expect_refusal, expect_right, tensors, textbook};
+use problem::{counted, device, expect_literals, expect_refusal, expect_right, expect_textbook, tensors};
 use support::{random_data, Format, Problem};
 
 #[test]

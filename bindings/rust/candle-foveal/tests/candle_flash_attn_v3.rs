@@ -7,7 +7,7 @@ mod support;
 
 use candle_core::{DType, Result, Tensor};
 use candle_foveal::candle_flash_attn_v3;
-use problem::{counted, device, expect_literals, textbook};
+use problem::{counted, device, expect_literals, expect_textbook, textbook};
 
 #[test]
 fn flash_attn_acausal() -> Result<()> {

@@ -8,7 +8,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Tensor, Var};
 use candle_foveal::{candle_flash_attn as v2, candle_flash_attn_v3 as v3, Attention};
 use problem::{bits, device, formats, is_cpu, seqlens, state, tensors, used, with_dropout, FORMS, STATE};
-use reference::{gradients, judge, Kept, Rounding};
+use reference::{gradients, judge, Kept, Rounding, ROWS_OF_SUMS};
 use support::random::Random;
 use support::{random_data, Data, Format, Problem};
 

@@ -7,8 +7,8 @@ mod support;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_foveal::{Append, Attention, CacheLayout};
 use problem::{
-    bits, device, dtype, expect_refusal, expect_right, formats, is_cpu, seqlens, state, tensors, used,
-    with_dropout, FORMS, STATE,
+    bits, device, dtype, expect_refusal, expect_right, formats, is_cpu, seqlens, state, tensors, used, with_dropout,
+    FORMS, STATE,
 };
 use support::random::Random;
 use support::{random_data, Format, Problem};
