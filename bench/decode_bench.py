@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Runs decode_bench, L2 warm and cold, and writes decode_bench.json: the sm90 decode beside its copies alone.
+"""Runs decode_bench, L2 warm and cold, and writes decode_bench.json: the sm90 decode beside its copies alone, and over
+caches in e4m3 beside that over bf16.
 
     python3 bench/decode_bench.py build/release/bin/decode_bench --commit HASH --write bench/results/h200
 
@@ -23,13 +24,17 @@ def measure(program, l2, words):
     found = [match for match in map(ROW.match, done.stdout.splitlines()) if match]
     rows = [
         {
-            "row": match["row"],
+            "row": " ".join(match["row"].split()),
             "l2": l2,
             "us": {"foveal": float(match["us"]), "load": float(match["load"])},
             "ratio": {"load": round(float(match["us"]) / float(match["load"]), 4)},
         }
         for match in found
     ]
+    bf16 = {row["row"]: row["us"]["foveal"] for row in rows}
+    for row in rows:
+        if row["row"].endswith(" e4m3"):
+            row["ratio"]["bf16"] = round(row["us"]["foveal"] / bf16[row["row"].removesuffix(" e4m3")], 4)
     return rows, done.returncode == 0 and not any(match["rest"].strip() for match in found)
 
 
@@ -41,8 +46,8 @@ def main():
     options = parser.parse_args()
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     gpu, driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].split(", ")
-    warm, warm_is_right = measure(options.program, "warm", [])
-    cold, cold_is_right = measure(options.program, "cold", ["b1"])
+    warm, warm_is_right = measure(options.program, "warm", ["--e4m3"])
+    cold, cold_is_right = measure(options.program, "cold", ["--e4m3", "b1"])
     document = {
         "program": "decode_bench",
         "gpu": gpu,

@@ -45,9 +45,11 @@ HEAD_DIMS = ("d64", "d128", "d192 dv128", "d256", "d512")
 OPTIONS = ("full", "causal", "causal lse", "left70 right3", "softcap30", "alibi causal", "sinks causal", "bias=bh",
            "mask=bh", "chunk100 causal", "causal dropout0.2")  # fmt: skip
 GRADIENTS_OF = ("causal", "alibi causal", "sinks causal", "bias=bh", "causal dropout0.2")
-E4M3_CACHES = [f"b2 {rows} hq8 hk2 {dims} bf16 kv_e4m3 descale {form}"
-               for rows in ("sq1 sk300 used_k=7,300", "sq150 sk300 used_k=7,300")
+E4M3_CACHES = [f"b2 sq150 sk300 used_k=7,300 hq8 hk2 {dims} bf16 kv_e4m3 descale {form}"
                for dims in ("d64", "d128", "d256") for form in ("page64", "page17 causal")]  # fmt: skip
+DECODES = [f"b2 sq1 sk900 used_k=7,900 hq8 hk2 {dims} bf16 {keys} {form}" for dims in ("d64", "d128", "d256", "d512")
+           for keys in ("", "kv_e4m3 descale") for form in ("page64", "page17 causal")
+           if not (dims == "d512" and keys)]  # fmt: skip
 LENGTHS = ("b2 sq300 sk330", "varlen qlens=200,3,0,129 klens=230,70,5,129")
 PASSED_OVER = "b3 s700 h12 d128 bf16 full"  # by a warpgroup without rows: the last tile of every head
 MANY_TILES = "b40 s260 h16 d64 bf16 causal"  # ten a CTA: more than the ring of their descriptions has slots
@@ -120,13 +122,16 @@ def host_costs(text):
             re.findall(pattern, text)}  # fmt: skip
 
 
-def gradient_cases():
-    """Not of racecheck: what a warp's lanes read one of them releases, which it takes for a race."""
-    return [f"backward b2 sq130 sk200 hq4 hk2 {dims} bf16 {option}" for dims in HEAD_DIMS for option in GRADIENTS_OF]
+def cases_of_memcheck():
+    """Not of racecheck: what a warp's lanes read one of them releases after __syncwarp(), which it takes for a race."""
+    gradients = [
+        f"backward b2 sq130 sk200 hq4 hk2 {dims} bf16 {option}" for dims in HEAD_DIMS for option in GRADIENTS_OF
+    ]
+    return DECODES + gradients
 
 
 def sanitizer(binaries, tool):
-    cases = sanitizer_cases() + (gradient_cases() if tool == "memcheck" else [])
+    cases = sanitizer_cases() + (cases_of_memcheck() if tool == "memcheck" else [])
     check = [f"{binaries}/foveal", "check", "--backend", "sm90", "--jobs", "1", *cases]
     status, text = run(["compute-sanitizer", "--tool", tool, *check], 300)
     found = re.search(r"(?:ERROR SUMMARY: |RACECHECK SUMMARY: )(\d+)", text)

@@ -32,18 +32,16 @@ struct Sums {
 
     size_t orders;  // in which the summands are computed
 
-    Sums(size_t n, int of_summands)
-        : oracle(n),
-          reference(n < kFew ? kDrawsOfFew : static_cast<size_t>(of_summands), std::vector<float>(n)),
-          orders(static_cast<size_t>(of_summands)) {}
+    Sums(size_t n, size_t of_summands)
+        : oracle(n), reference(n < kFew ? kDrawsOfFew : of_summands, std::vector<float>(n)), orders(of_summands) {}
 
-    // In which order a row's summand is computed.
-    int order_in(size_t draw, int64_t row) const {
-        if (draw < orders) return static_cast<int>(draw);
-        return static_cast<int>(mix64(draw * 0x9E3779B97F4A7C15u + static_cast<uint64_t>(row)) % orders);
+    // In which of the orders a row's summand is computed.
+    size_t order_in(size_t draw, int64_t row) const {
+        if (draw < orders) return draw;
+        return mix64(draw * 0x9E3779B97F4A7C15u + static_cast<uint64_t>(row)) % orders;
     }
-    void add(size_t index, int64_t, int, double value) { oracle[index] += value; }
-    void add(size_t index, int64_t row, int order, float value) {
+    void add(size_t index, int64_t, size_t, double value) { oracle[index] += value; }
+    void add(size_t index, int64_t row, size_t order, float value) {
         for (size_t draw = 0; draw < reference.size(); ++draw)
             if (order_in(draw, row) == order) reference[draw][index] += value;
     }
@@ -89,9 +87,9 @@ class Judge {
           of_dq_(c_.dtype),
           of_dk_(c_.dtype),
           of_dv_(c_.dtype),
-          sinks_(static_cast<size_t>(c_.heads_q), orders_),
-          slopes_(data.dalibi ? static_cast<size_t>(elements_of(data.dalibi->shape())) : 0, orders_),
-          bias_(data.dbias ? static_cast<size_t>(elements_of(data.dbias->shape())) : 0, orders_) {}
+          sinks_(static_cast<size_t>(c_.heads_q), orders_.size()),
+          slopes_(data.dalibi ? static_cast<size_t>(elements_of(data.dalibi->shape())) : 0, orders_.size()),
+          bias_(data.dbias ? static_cast<size_t>(elements_of(data.dbias->shape())) : 0, orders_.size()) {}
 
     Verdict verdict() {
         const double work = c_.visible_pairs() * static_cast<double>(c_.heads_q * (c_.head_dim + c_.head_dim_v));
@@ -115,17 +113,29 @@ class Judge {
     // Gradients that are sums over rows, which have few elements.
     bool has_sums() const { return data_.dsinks || data_.dalibi || data_.dbias; }
 
-    // In how many the reference is worked out: one says enough of many rows.
-    int orders_on(foveal_backend backend) const {
-        if (!has_few_rows()) return has_sums() ? kOrders : 1;
-        return backend == FOVEAL_BACKEND_CPU ? kOrders : kOrders + kTensorCoreOrders;
+    // In which the reference is worked out: one says enough of many rows. On a GPU as tensor cores add; where few rows
+    // take part, D's and the options' part of an error counts as well, which other cores add.
+    std::vector<int> orders_on(foveal_backend backend) const {
+        const int rounded =
+            backend == FOVEAL_BACKEND_CPU || has_few_rows() ? (has_few_rows() || has_sums() ? kOrders : 1) : 0;
+        const int64_t of_few =
+            std::clamp<int64_t>(kManyRows / std::max<int64_t>(rows(), 1), kOrders, kTensorCoreOrders);
+        const auto cut_off = backend == FOVEAL_BACKEND_CPU ? 0
+                             : has_few_rows()              ? static_cast<int>(of_few)
+                             : has_sums()                  ? kOrders
+                                                           : 1;
+        std::vector<int> orders;
+        for (int n = 0; n < rounded; ++n) orders.push_back(n);
+        for (int n = 0; n < cut_off; ++n) orders.push_back(kOrders + n);
+        return orders;
     }
 
-    bool has_few_rows() const {
+    int64_t rows() const {
         int64_t rows = 0;
         for (int64_t i = 0; i < c_.batch; ++i) rows += std::min(c_.used_q(i), c_.used_k(i));
-        return rows * c_.heads_q < kManyRows;
+        return rows * c_.heads_q;
     }
+    bool has_few_rows() const { return rows() < kManyRows; }
 
     void take(const char* name, ErrorStatistics statistics) {
         // The ratio of two norms has as many degrees of freedom as there are query rows, or fewer: of a gradient a few
@@ -147,8 +157,7 @@ class Judge {
         const KeyValueHead head = read_keys_and_values(data_.forward(), group.sequence, group.head_k);
         std::vector<KeyGradient<double>> keys(static_cast<size_t>(head.len_k), KeyGradient<double>(c_));
         std::vector<std::vector<KeyGradient<float>>> references(
-            static_cast<size_t>(orders_),
-            std::vector<KeyGradient<float>>(static_cast<size_t>(head.len_k), KeyGradient<float>(c_)));
+            orders_.size(), std::vector<KeyGradient<float>>(static_cast<size_t>(head.len_k), KeyGradient<float>(c_)));
         RowGradient<double> gradient;
         RowGradient<float> reference;
         for (size_t n = 0; n < rows.size(); ++n) {
@@ -156,17 +165,16 @@ class Judge {
             differentiate_row(c_, c_.used_q(group.sequence), rows[n], head, seen, gradient);
             add_to_keys(rows[n], gradient, keys);
             add_to_sums(group.sequence, heads[n], rows[n], gradient, 0);
-            for (int order = 0; order < orders_; ++order) {
-                differentiate_row(c_, c_.used_q(group.sequence), rows[n], head, seen, reference, order);
-                add_to_keys(rows[n], reference, references[static_cast<size_t>(order)]);
+            for (size_t order = 0; order < orders_.size(); ++order) {
+                differentiate_row(c_, c_.used_q(group.sequence), rows[n], head, seen, reference, orders_[order]);
+                add_to_keys(rows[n], reference, references[order]);
                 add_to_sums(group.sequence, heads[n], rows[n], reference, order);
                 judge_row(group.sequence, heads[n], rows[n].row, head, gradient, reference, order);
             }
         }
         for (int64_t j = 0; j < head.len_k; ++j) {
-            for (int order = 0; order < orders_; ++order)
-                judge_key(group, j, keys[static_cast<size_t>(j)],
-                          references[static_cast<size_t>(order)][static_cast<size_t>(j)], order);
+            for (size_t order = 0; order < orders_.size(); ++order)
+                judge_key(group, j, keys[static_cast<size_t>(j)], references[order][static_cast<size_t>(j)], order);
         }
     }
 
@@ -181,7 +189,7 @@ class Judge {
             const BackwardRow& row = rows[static_cast<size_t>(n)];
             const KeyInterval seen = seen_by(group.sequence, row);
             differentiate_row(c_, len_q, row, head, seen, gradient);
-            differentiate_row(c_, len_q, row, head, seen, reference);
+            differentiate_row(c_, len_q, row, head, seen, reference, orders_[0]);
             judge_row(group.sequence, heads[static_cast<size_t>(n)], row.row, head, gradient, reference, 0);
         }
         for (const int64_t j : sample(head.len_k, random)) {
@@ -191,7 +199,7 @@ class Judge {
                 const KeyInterval seen = seen_by(group.sequence, row);
                 if (j < seen.first || j >= seen.last) continue;
                 differentiate_row(c_, len_q, row, head, {j, j + 1}, gradient);
-                differentiate_row(c_, len_q, row, head, {j, j + 1}, reference);
+                differentiate_row(c_, len_q, row, head, {j, j + 1}, reference, orders_[0]);
                 key.add(c_, row, gradient, 0);
                 of_reference.add(c_, row, reference, 0);
             }
@@ -221,7 +229,7 @@ class Judge {
 
     template <class Real>
     void add_to_sums(int64_t sequence, int64_t head, const BackwardRow& row, const RowGradient<Real>& gradient,
-                     int order) {
+                     size_t order) {
         const int64_t number = (sequence * c_.heads_q + head) * c_.rows_q + row.row;
         const auto add = [order, number](Sums& sums, int64_t index, Real value) {
             sums.add(static_cast<size_t>(index), number, order, value);
@@ -245,7 +253,7 @@ class Judge {
     }
 
     void judge_row(int64_t sequence, int64_t head_q, int64_t row, const KeyValueHead& head,
-                   const RowGradient<double>& gradient, const RowGradient<float>& reference, int order) {
+                   const RowGradient<double>& gradient, const RowGradient<float>& reference, size_t order) {
         std::vector<double> oracle;
         std::vector<float> textbook;
         query_gradient(c_, head, gradient, oracle);
@@ -256,7 +264,8 @@ class Judge {
             not_zero_ += "dq of a row that sees no key is not 0; ";
     }
 
-    void judge_key(const RowGroup& group, int64_t j, KeyGradient<double> key, KeyGradient<float> reference, int order) {
+    void judge_key(const RowGroup& group, int64_t j, KeyGradient<double> key, KeyGradient<float> reference,
+                   size_t order) {
         key.finish(c_);
         reference.finish(c_);
         const float* const dk = dk_.data() + RowPlace::of_k(c_, c_.head_dim, group.sequence, group.head_k, j);
@@ -269,7 +278,7 @@ class Judge {
     }
 
     static void add(ErrorStatistics& statistics, int64_t sequence, int64_t head, int64_t row, const float* got,
-                    const std::vector<double>& oracle, const std::vector<float>& reference, int order) {
+                    const std::vector<double>& oracle, const std::vector<float>& reference, size_t order) {
         const auto channels = static_cast<int64_t>(oracle.size());
         if (order == 0)
             statistics.add_row(sequence, head, row, channels, got, oracle.data(), reference.data());
@@ -284,7 +293,7 @@ class Judge {
             for (size_t draw = 0; draw < sums.reference.size(); ++draw) {
                 std::vector<float> reference;
                 for (const float x : sums.reference[draw]) reference.push_back(round_to(dtype, x));
-                add(statistics, 0, 0, 0, got.data(), sums.oracle, reference, static_cast<int>(draw));
+                add(statistics, 0, 0, 0, got.data(), sums.oracle, reference, draw);
             }
             take(name, statistics);
             if (!tensor.surroundings_untouched()) not_zero_ += std::string(name) + " was written beyond its elements; ";
@@ -329,7 +338,7 @@ class Judge {
 
     BackwardData& data_;
     const Case& c_;
-    const int orders_;
+    const std::vector<int> orders_;
     const std::vector<float> dq_, dk_, dv_;
     ErrorStatistics of_dq_, of_dk_, of_dv_;
     Sums sinks_, slopes_, bias_;

@@ -12,7 +12,7 @@ namespace foveal_testing {
 namespace {
 
 template <class Real>
-Real dot(const std::vector<float>& a, const float* b, int order) {
+Real dot(const std::vector<float>& a, const float* b, int order, bool cuts_off) {
     Real sum = 0;
     double part = 0;
     const auto add = [&](int64_t i, bool to_part) {
@@ -22,7 +22,7 @@ Real dot(const std::vector<float>& a, const float* b, int order) {
         else
             sum += static_cast<Real>(x) * static_cast<Real>(y);
     };
-    add_terms<Real>(static_cast<int64_t>(a.size()), order, add, [&] { part = sum = cut_off(part); });
+    add_terms(static_cast<int64_t>(a.size()), order, cuts_off, add, [&] { part = sum = cut_off(part); });
     return sum;
 }
 
@@ -57,7 +57,7 @@ void differentiate_row(const Case& c, int64_t len_q, const BackwardRow& row, con
     std::vector<Real>& p = gradient.p;
     scores_of_row(c, row.row, len_q, row.q.data(), head, row.options, keys, p, tanh, order);
     gradient.keys = keys;
-    gradient.D = dot<Real>(row.dout, row.out.data(), (order + 1) % kOrders) - static_cast<Real>(row.dlse);
+    gradient.D = dot<Real>(row.dout, row.out.data(), order + 1, false) - static_cast<Real>(row.dlse);
     gradient.dx.assign(p.size(), Real{0});
     gradient.dslope = 0;
     const bool empty = row.lse == -HUGE_VALF;
@@ -73,7 +73,7 @@ void differentiate_row(const Case& c, int64_t len_q, const BackwardRow& row, con
         const std::vector<float>& kept = row.options.kept;
         const Real factor = kept.empty() ? Real{1} : kept[static_cast<size_t>(key)] != 0 ? dropout : Real{0};
         gradient.weights[n] = factor * p[n];
-        const Real dp = factor * dot<Real>(row.dout, head.v.data() + key * c.head_dim_v, order);
+        const Real dp = factor * dot<Real>(row.dout, head.v.data() + key * c.head_dim_v, order, cuts_off<Real>(order));
         gradient.dx[n] = p[n] * (dp - gradient.D);
         gradient.dslope -= gradient.dx[n] * static_cast<Real>(std::abs(position - key));
     }

@@ -22,7 +22,7 @@ void dot_products(const float* q, const KeyValueHead& head, int64_t channels, Ke
                   std::vector<Real>& scores, int order = 0) {
     scores.assign(static_cast<size_t>(seen.last - seen.first), Real{0});
     thread_local std::vector<double> part;
-    part.assign(order < kOrders ? 0 : scores.size(), 0.0);
+    part.assign(cuts_off<Real>(order) ? scores.size() : 0, 0.0);
     const auto add = [&](int64_t c, bool to_part) {
         const Real q_c = q[c];
         const float* k = head.k_transposed.data() + c * head.len_k + seen.first;
@@ -31,7 +31,7 @@ void dot_products(const float* q, const KeyValueHead& head, int64_t channels, Ke
         else
             for (size_t j = 0; j < scores.size(); ++j) scores[j] += q_c * static_cast<Real>(k[j]);
     };
-    add_terms<Real>(channels, order, add, [&] {
+    add_terms(channels, order, cuts_off<Real>(order), add, [&] {
         for (size_t j = 0; j < part.size(); ++j) part[j] = scores[j] = cut_off(part[j]);
     });
 }

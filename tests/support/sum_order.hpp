@@ -11,7 +11,7 @@ namespace foveal_testing {
 
 // Orders that round each sum, as a CPU and a GPU's cores do; those from kOrders on add as sm90's tensor cores do.
 inline constexpr int kOrders = 4;
-inline constexpr int kTensorCoreOrders = 4;
+inline constexpr int kTensorCoreOrders = 12;
 
 // The n terms, one after the other: forwards, backwards, or from some term on in steps that meet all of them.
 class Terms {
@@ -38,13 +38,17 @@ inline float cut_off(double x) {
     return std::abs(static_cast<double>(nearest)) > std::abs(x) ? std::nextafter(nearest, 0.0F) : nearest;
 }
 
-// add(term, part) for all n terms, in that order of the reference: in the precision of Real, which is the sum's, or, as
-// tensor cores do it, in float64 for each 16 of them, after which finish() cuts off the sums.
-template <class Real, class Add, class Finish>
-void add_terms(int64_t n, int order, const Add& add, const Finish& finish) {
+template <class Real>
+bool cuts_off(int order) {
+    return std::is_same_v<Real, float> && order >= kOrders;
+}
+
+// add(term, part) for all n terms, in that order: in the precision of the sum or, as tensor cores do it, in float64 for
+// each 16 of them, after which finish() cuts off the sums.
+template <class Add, class Finish>
+void add_terms(int64_t n, int order, bool cuts_off, const Add& add, const Finish& finish) {
     constexpr int64_t kAtOnce = 16;
     Terms terms(order, n);
-    const bool cuts_off = std::is_same_v<Real, float> && order >= kOrders;
     for (int64_t i = 0; i < n; ++i) {
         add(terms.next(), cuts_off);
         if (cuts_off && (i % kAtOnce == kAtOnce - 1 || i + 1 == n)) finish();

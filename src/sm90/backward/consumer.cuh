@@ -131,7 +131,7 @@ class BackwardConsumer {
         exponentiate();
         ptx::wgmma_wait_group<0>();
         ptx::pin(dk_);
-        shared_.q_ring.release(dk_query_slot_);
+        shared_.q_ring.release_read(dk_query_slot_);
         if (!is_first_) return;
         const BackwardTask& task = shared_.tasks[ended_task_slot_];
         const GradientTile tile{task.batch, task.k.first, task.head_k,

@@ -126,7 +126,7 @@ class WideKeysConsumer {
         ptx::wgmma_wait_group<0>();
         ptx::pin(x_);
         read_deltas();
-        before().release(at_.slot);
+        before().release_read(at_.slot);
         transform();
         for (bool is_first = true, more = true; more; is_first = false) {
             typename W::Operand factors;
@@ -143,7 +143,7 @@ class WideKeysConsumer {
             ptx::pin(x_);
             if (more) {
                 read_deltas();
-                before().release(at_.slot);
+                before().release_read(at_.slot);
                 transform();
             }
             ptx::wgmma_wait_group<0>();

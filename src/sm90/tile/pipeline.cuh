@@ -38,6 +38,11 @@ struct Ring {
         ptx::mbarrier_wait(free[at.slot][part], at.parity ^ 1);
     }
     __device__ __forceinline__ void release(int32_t slot, int32_t part = 0) { release_by_warp(free[slot][part]); }
+    // Of a buffer with numbers that the warp's threads read as well.
+    __device__ __forceinline__ void release_read(int32_t slot) {
+        __syncwarp();
+        release(slot);
+    }
 };
 
 }  // namespace foveal::sm90
