@@ -273,7 +273,8 @@ def write(path, name, rows, device, options, overhead):
     results_file.write(path, name + kind, document)
 
 
-def parsed():
+def parsed(arguments=None):
+    """arguments: sys.argv's, if not given"""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE")
     parser.add_argument("--suite", action="append", default=[], metavar="NAME", help="as `foveal suite` lists them")
@@ -296,7 +297,7 @@ def parsed():
     parser.add_argument("--commit", help="of the code measured; default: git's HEAD here")
     parser.add_argument("--write", metavar="FOLDER", help="write FOLDER/SUITE.json, or FOLDER/cases.json")
     parser.add_argument("--verbose", action="store_true", help="also say which peers are not installed")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.warmup, options.joules, options.precision = min(options.rounds, 10), 0.2, 0.0, 100.0
     if 0 < options.joules < 0.5:

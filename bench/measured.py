@@ -5,8 +5,8 @@
     python3 bench/measured.py --check   # exit status 1 if a document is not what the results files give
 
 A table in another document stands between "<!-- measured: NAME -->" and "<!-- end measured -->"; NAME is "speed-ups"
-(over the fastest peer, a row a card), "speed CARD" (the suites seed and single, a column a case) or "means" (the
-geometric mean of each suite on each GPU). Needs no package.
+(over the fastest peer, a row a card), "speed CARD" (the suites seed and single, a column a case), "candle CARD"
+(a sentence) or "means" (the geometric mean of each suite on each GPU). Needs no package.
 """
 
 import argparse
@@ -19,11 +19,8 @@ from suite import NAMES, best_ratio, geometric_mean, load, short
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS, PAGES = ROOT / "bench/results", ROOT / "docs/measured"
-TOGETHER = (
-    "seed",
-    "single",
-    "mha",
-)  # d 128 from the shortest to the longest: one mean of these is what the log follows
+# d 128 from the shortest to the longest: one mean of these is what the log follows
+TOGETHER = ("seed", "single", "mha")
 
 
 def table(head, rows):
@@ -196,6 +193,16 @@ def parallel_tables(document):
     return text
 
 
+def candle_table(document):
+    """bench/candle.py: candle-foveal beside FlashAttention-3, and what was published of candle-flash-attn-v3."""
+    names, rows = list(document["rows"][0]["us"]), []
+    for row in document["rows"]:
+        ratios = [f"{row['ratios'][how]:.3f}" for how in ("interleaved", "alone")]
+        rows.append([row["case"], *(microseconds(row["us"][name]) for name in names), *ratios])
+    head = ["case", *(f"{NAMES[name]}, µs" for name in names), "ratio to FlashAttention-3, interleaved", "alone"]
+    return table(head, rows) + f"\nHost time of a call through candle: {document['candle_call_us']:g} µs.\n"
+
+
 def _span(values):
     values = [v for value in values for v in (value if isinstance(value, list) else [value]) if v is not None]
     if not values:
@@ -208,6 +215,11 @@ OTHERS = {
         "One sequence on two GPUs",
         "Medians; the faster GPU alone with everything, beside both with their shards (the slower one's time).\n\n",
         parallel_tables,
+    ),
+    "candle_seed": (
+        "From Rust, through candle",
+        "FlashAttention-3's time is the lower of two: interleaved by CUDA events, and alone by the clock.\n\n",
+        candle_table,
     ),
     "option_cost": (
         "What an option costs",
@@ -330,7 +342,18 @@ def all_means():
     return table(["card", *names], [[card] + [cells.get(name, "–") for name in names] for card, cells in lines])
 
 
-BLOCKS = {"speed": speed, "speed-ups": speed_ups, "means": all_means}
+def candle(card):
+    """How long a forward through candle takes, in a sentence."""
+    document = load(RESULTS / card)[1]["candle_seed"]
+    ratios = [row["ratio"]["fa3"] for row in document["rows"]]
+    us = ", ".join(microseconds(row["us"]["candle_foveal"]) for row in document["rows"])
+    about = f"{document['gpu']} ({document['date']}, commit {document['commit'][:7]})"
+    text = f"On an {about} the four forwards of candle's pull request 3597 take\n{us} µs through candle-foveal, "
+    text += f"{min(ratios):.3f} to {max(ratios):.3f} of FlashAttention-3's kernel time"
+    return f"{text} ([table](docs/measured/{card}.md)).\n"
+
+
+BLOCKS = {"speed": speed, "speed-ups": speed_ups, "means": all_means, "candle": candle}
 BLOCK = re.compile(r"(<!-- measured: ([\w -]+?) -->\n).*?(<!-- end measured -->)", re.DOTALL)
 
 

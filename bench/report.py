@@ -5,7 +5,8 @@
 
 Reads every FOLDER/*.json that compare.py wrote; writes an SVG a chart, and one page that shows them, index.html. The
 same files and the same matplotlib give the same bytes, so committed charts can be checked (the committed ones are of
-matplotlib 3.11.2). training.json, of training.py, gives the curves of losses. Files in other forms (of the tool, of the
+matplotlib 3.11.2). training.json, of training.py, gives the curves of losses, and
+candle_seed.json, of candle.py, the bars of candle. Files in other forms (of the tool, of the
 tests) are named and passed over. Tables of the same
 figures: bench/measured.py.
 """
@@ -263,7 +264,43 @@ def parallel(document):
     return figure
 
 
+CANDLE = {"published_before": "#BBBBBB", "published_after": "#7F7F7F", "fa3": STYLES["fa3"][0],
+          "candle_foveal": STYLES["foveal"][0]}  # fmt: skip
+
+
+def candle(document):
+    """bench/candle.py: a panel a length, each on a scale of its own; what others published is hatched."""
+    rows = document["rows"]
+    figure, panels = plt.subplots(2, -(-len(rows) // 2), figsize=(10.5, 4.6), squeeze=False)
+    for row, axes in zip(rows, panels.flat, strict=False):
+        fa3 = row["us"]["fa3"]
+        for i, (name, colour) in enumerate(CANDLE.items()):
+            us, published = row["us"][name], name.startswith("published")
+            axes.barh(i, us, color=colour, hatch="///" * published, edgecolor="white", linewidth=0, height=0.7)
+            text = f"{us:.1f} µs" if us < 1000 else f"{us / 1e3:#.3g}".rstrip(".") + " ms"
+            text += "" if published else f", {us / fa3:.3f} ×"  # times of two cards make no ratio
+            axes.text(us, i, f" {text}", va="center", fontsize=8)
+        axes.set_yticks(range(len(CANDLE)), [NAMES[name].replace(" (published)", "") for name in CANDLE], fontsize=8)
+        axes.set_ylim(len(CANDLE) - 0.4, -0.6)
+        axes.set_xlim(0, 1.4 * max(row["us"].values()))
+        axes.set_title(f"s {length_of(row['case'])}", loc="left", fontsize=10)
+        axes.set_xticks([])
+        axes.grid(visible=False)
+        axes.label_outer()
+    ratios = [row["us"]["candle_foveal"] / row["us"]["fa3"] for row in rows]
+    span = f"{min(ratios):.3f} to {max(ratios):.3f}"
+    title = f"A forward through candle takes {span} of FlashAttention-3's kernel time"
+    figure.suptitle(title, x=0.02, ha="left", fontweight="bold", fontsize=11)
+    about = f"{document['gpu']}, {document['date']}, commit {document['commit'][:7]}; × FlashAttention-3's time\n"
+    about += "b128 hq32 hk8 d128 bf16 causal; hatched: published in candle's pull request 3597, "
+    about += "of another H200 whose clocks are not known"
+    figure.text(0.02, 0.93, about, va="top", fontsize=8, color="#555555")
+    figure.tight_layout(rect=(0, 0, 1, 0.9))
+    return figure
+
+
 OTHERS = {
+    "candle_seed": (candle, "From Rust, through candle", "Times of a forward through candle, a panel a length"),
     "parallel": (parallel, "One sequence on two GPUs", "A timeline of kernels and of NCCL's on each GPU"),
     "training": (training, "Training", "Losses of small models trained with foveal and with eager, step by step"),
 }

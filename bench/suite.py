@@ -18,6 +18,9 @@ NAMES = {
     "torch_varlen": "PyTorch's varlen_attn",
     "torch": "PyTorch's operators",
     "two_calls": "foveal, two calls and a merge",
+    "candle_foveal": "candle-foveal",
+    "published_after": "candle-flash-attn-v3 after 3597 (published)",
+    "published_before": "candle-flash-attn-v3 before 3597 (published)",
 }
 
 # In the order in which a reader wants them; others follow by name.
