@@ -113,9 +113,9 @@ def ratios_to_others(seconds, main):
     }
 
 
-def interleaved(samples, repeats, sample_s, builds, device, options):
+def interleaved(samples, repeats, sample_s, builds, device, options, at_most_s=CASE_SECONDS):
     """Seconds a call of each sample, round by round, and the ratios of the first build to the others."""
-    most_rounds = max(5, int(CASE_SECONDS / (sample_s * len(samples))))
+    most_rounds = max(5, int(at_most_s / (sample_s * len(samples))))
     rounds = min(options.rounds, most_rounds)
     seconds, main = {name: [] for name in samples}, next(iter(builds))
     device.telemetry.take()
@@ -155,6 +155,27 @@ def rotated(case, calls, builds, device, options):
     return {name: InTurn(of_name) for name, of_name in more.items()}, sets
 
 
+def timed(samples, repeats, builds, device, options, at_most_s=CASE_SECONDS):
+    """Once the device is warm: what a row says of its samples' times, clock and power; and seconds of a sample."""
+    end = time.perf_counter() + options.warmup
+    for sample in itertools.cycle(samples.values()):
+        sample()
+        device.synchronize()
+        if time.perf_counter() > end:
+            break
+    sample_s = max(statistics.fmean(t for _, t in device.round(samples.items())), 1e-6)
+    seconds, ratios = interleaved(samples, repeats, sample_s, builds, device, options, at_most_s)
+    clock, watts = device.telemetry.take()
+    figures = {"rounds": len(next(iter(seconds.values()))), "us": {}, "spread_pct": {}}
+    for name, times in seconds.items():
+        low, middle, high = statistics.quantiles(times, n=4)
+        figures["us"][name] = round(1e6 * middle, 2)
+        figures["spread_pct"][name] = round(100 * (high - low) / middle, 2)
+    figures["ratio"] = {name: round(ratio, 4) for name, (ratio, _) in ratios.items()}
+    figures["ratio_precision_pct"] = {name: round(pct, 2) for name, (_, pct) in ratios.items()}
+    return figures | {"sm_mhz": clock, "watts": watts}, sample_s
+
+
 def measure(case, builds, device, options):
     tensors = case.tensors(device.name, options.logit_sd)
     reference, calls, errors = checked_calls(case, builds, device, options, tensors)
@@ -164,38 +185,21 @@ def measure(case, builds, device, options):
         repeats = -(-repeats // sets) * sets
     device.synchronize()
     samples = {name: device.sampled(call, repeats) for name, call in calls.items()}
-    end = time.perf_counter() + options.warmup
-    for sample in itertools.cycle(samples.values()):
-        sample()
-        device.synchronize()
-        if time.perf_counter() > end:
-            break
-    sample_s = max(statistics.fmean(t for _, t in device.round(samples.items())), 1e-6)
-    seconds, ratios = interleaved(samples, repeats, sample_s, builds, device, options)
-    clock, watts = device.telemetry.take()
+    figures, sample_s = timed(samples, repeats, builds, device, options)
     row = {
         "case": case.text,
         **({"sets": sets} if options.cold else {}),
         "flops": case.flops,
         "bytes": case.bytes,
-        "rounds": len(next(iter(seconds.values()))),
-        "us": {},
-        "spread_pct": {},
+        **figures,
     }
-    for name, times in seconds.items():
-        low, middle, high = statistics.quantiles(times, n=4)
-        row["us"][name] = round(1e6 * middle, 2)
-        row["spread_pct"][name] = round(100 * (high - low) / middle, 2)
-    row["ratio"] = {name: round(ratio, 4) for name, (ratio, _) in ratios.items()}
-    row["ratio_precision_pct"] = {name: round(pct, 2) for name, (_, pct) in ratios.items()}
     if options.joules > 0 and device.telemetry.joules() is not None or options.alone:
         block = options.alone or options.joules
         alone_us, joules = alone(samples, device, block, repeats, sample_s)
         if options.alone:
             row["alone_us"] = {name: round(us, 2) for name, us in alone_us.items()}
         row["joules"] = {name: float(f"{joule:.4g}") for name, joule in joules.items()}
-    row |= {"sm_mhz": clock, "watts": watts,
-            "max_err": errors[next(iter(builds))][0], "ref_err": reference.plain_error[0],
+    row |= {"max_err": errors[next(iter(builds))][0], "ref_err": reference.plain_error[0],
             "rel_err": {name: error[1] for name, error in errors.items()},
             "max_errs": {name: error[0] for name, error in errors.items()},
             "ref_rel_err": reference.plain_error[1]}  # fmt: skip

@@ -38,18 +38,22 @@ class Gpu:
     synchronize = staticmethod(torch.cuda.synchronize)
 
     def sampled(self, call, repeats):
-        if repeats == 1:
-            return call
+        return call if repeats == 1 else self.captured(lambda: call, repeats)[0]
+
+    def captured(self, prepare, repeats):
+        """Replays so many calls of what prepare() returns, and that; prepared, called and recorded on one stream."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            call()
+            call = prepare()
+            for _ in range(3):
+                call()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=stream):
             for _ in range(repeats):
                 call()
-        return graph.replay
+        return graph.replay, call
 
     def round(self, samples):
         """Seconds of each sample, one after the other on the device."""

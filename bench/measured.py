@@ -6,7 +6,8 @@
 
 A table in another document stands between "<!-- measured: NAME -->" and "<!-- end measured -->"; NAME is "speed-ups"
 (over the fastest peer, a row a card), "speed CARD" (the suites seed and single, a column a case), "candle CARD"
-(a sentence) or "means" (the geometric mean of each suite on each GPU). Needs no package.
+(a sentence), "means" (the geometric mean of each suite on each GPU) or "backward CARD" (bench/backward.py). Needs no
+package.
 """
 
 import argparse
@@ -167,6 +168,24 @@ def training_table(document):
     return about + "At last: the mean of the last tenth of the steps.\n\n" + table(head, rows)
 
 
+def gradient_table(document):
+    """bench/backward.py: a row a case, of the gradients alone or of a step; joules of a step; what cuDNN refuses."""
+    head = ["bf16", "cuDNN, µs", "foveal, µs", "TFLOP/s", "times as fast as cuDNN", "error", ""]
+    rows = []
+    for row in document["rows"]:
+        us, note = row["us"], ", ".join(f"{NAMES[name]} {joule:.3g} J" for name, joule in row.get("joules", {}).items())
+        peer = [microseconds(us["cudnn"]), f"{1 / row['ratio']['cudnn']:.2f}"] if "cudnn" in us else ["–", "–"]
+        if beside := row.get("beside"):
+            other = f"{short(beside['case'])}, {microseconds(us['beside'])} µs"
+            note = f"{beside['over_share']:.2f} of its share ({beside['share']:g}) of {beside['of']} of {other}"
+        elif "cudnn" in row["refused"]:
+            note = "cuDNN: " + row["refused"]["cudnn"].replace("|", " ")
+        label = ("forward and backward: " if row["kind"] == "step" else "") + short(row["case"]).replace(" bf16", "")
+        rate = f"{row['useful_flops'] / us['foveal'] / 1e6:.0f}"
+        rows.append([label, peer[0], microseconds(us["foveal"]), rate, peer[1], f"{row['errors']['foveal']:.1e}", note])
+    return table(head, rows)
+
+
 def parallel_tables(document):
     """bench/parallel.py: one sequence on two GPUs."""
     names = list(dict.fromkeys(name for row in document["rows"] for name in row["two_ms"]))
@@ -211,6 +230,7 @@ def _span(values):
 
 
 OTHERS = {
+    "backward": ("Gradients", "Medians; error: of a gradient's norm, from float32's textbook.\n\n", gradient_table),
     "parallel": (
         "One sequence on two GPUs",
         "Medians; the faster GPU alone with everything, beside both with their shards (the slower one's time).\n\n",
@@ -353,7 +373,12 @@ def candle(card):
     return f"{text} ([table](docs/measured/{card}.md)).\n"
 
 
-BLOCKS = {"speed": speed, "speed-ups": speed_ups, "means": all_means, "candle": candle}
+def backward(card):
+    document = load(RESULTS / card)[1].get("backward")
+    return f"{source(document)}.\n\n{gradient_table(document)}" if document else "No results file yet.\n"
+
+
+BLOCKS = {"backward": backward, "candle": candle, "speed": speed, "speed-ups": speed_ups, "means": all_means}
 BLOCK = re.compile(r"(<!-- measured: ([\w -]+?) -->\n).*?(<!-- end measured -->)", re.DOTALL)
 
 

@@ -5,10 +5,9 @@
 
 Reads every FOLDER/*.json that compare.py wrote; writes an SVG a chart, and one page that shows them, index.html. The
 same files and the same matplotlib give the same bytes, so committed charts can be checked (the committed ones are of
-matplotlib 3.11.2). training.json, of training.py, gives the curves of losses, and
-candle_seed.json, of candle.py, the bars of candle. Files in other forms (of the tool, of the
-tests) are named and passed over. Tables of the same
-figures: bench/measured.py.
+matplotlib 3.11.2). training.json, of training.py, gives the curves of losses, backward.json the rates of gradients,
+candle_seed.json, of candle.py, the bars of candle. Files in other forms (of the tool, of the tests) are named and
+passed over. Tables of the same figures: bench/measured.py.
 """
 
 import argparse
@@ -233,6 +232,29 @@ def training(document):
     return figure
 
 
+def gradients(document):
+    """bench/backward.py: the rate of each row, foveal's and cuDNN's."""
+    rows, names = document["rows"], ("foveal", "cudnn")
+    figure, axes = plt.subplots(figsize=(9, 1.6 + 0.42 * len(rows)))
+    for name, lower in zip(names, (-0.38, 0), strict=True):
+        colour, _, label = style_of(name, names)
+        places = [i for i, row in enumerate(rows) if name in row["us"]]
+        rates = [rows[i]["useful_flops"] / rows[i]["us"][name] / 1e6 for i in places]
+        axes.barh([i + lower + 0.19 for i in places], rates, color=colour, height=0.36, label=label)
+        for i, rate in zip(places, rates, strict=True):
+            axes.text(rate, i + lower + 0.19, f" {rate:.3g}", va="center", fontsize=8)
+    kinds = {"gradients": "", "step": "forward and backward: "}
+    axes.set_yticks(range(len(rows)), [kinds[row["kind"]] + short(row["case"]).replace(" bf16", "") for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("TFLOP/s (higher is better)")
+    about = f"{document.get('gpu') or document['cpu']}, {document['date']}, commit {document['commit'][:7]}"
+    _title(axes, "Gradients, bf16: useful work a second", about)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    figure.tight_layout()
+    return figure
+
+
 def _kind(name):
     """Which row of a timeline a kernel has, and its colour."""
     if "nccl" in name.lower():
@@ -300,6 +322,7 @@ def candle(document):
 
 
 OTHERS = {
+    "backward": (gradients, "Gradients", "Rates of the gradients, a pair of bars a case: foveal and cuDNN"),
     "candle_seed": (candle, "From Rust, through candle", "Times of a forward through candle, a panel a length"),
     "parallel": (parallel, "One sequence on two GPUs", "A timeline of kernels and of NCCL's on each GPU"),
     "training": (training, "Training", "Losses of small models trained with foveal and with eager, step by step"),
