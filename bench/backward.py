@@ -110,18 +110,23 @@ FORWARDS = {"foveal": foveal_forward, "cudnn": implementations.cudnn}
 
 
 class Gradient:
-    """Of a forward pass that is done here, once. results: dq, dk and dv of the latest call."""
+    """Of a forward pass that is done here, once. results: dq, dk and dv of the latest call.
 
-    def __init__(self, forward, tensors, dout):
-        self.out, self.tensors, self.dout = forward(), tensors, dout
+    Of leaves of its own: PyTorch runs a backward pass on its forward's stream, and binds a leaf to the stream where it was
+    first used; a capture on another one fails.
+    """
+
+    def __init__(self, make, case, tensors, dout):
+        self.leaves, self.dout = [x.detach().requires_grad_() for x in tensors], dout
+        self.out = make(case, *self.leaves)()
 
     def __call__(self):
-        self.results = torch.autograd.grad(self.out, self.tensors, self.dout, retain_graph=True)
+        self.results = torch.autograd.grad(self.out, self.leaves, self.dout, retain_graph=True)
 
 
-def captured(forward, tensors, dout, repeats, device):
-    """A sample of the gradient alone, and what it writes. PyTorch runs a backward pass on the stream of its forward."""
-    replay, gradient = device.captured(lambda: Gradient(forward, tensors, dout), repeats)
+def captured(make, case, tensors, dout, repeats, device):
+    """A sample of the gradient alone, and what it writes."""
+    replay, gradient = device.captured(lambda: Gradient(make, case, tensors, dout), repeats)
     for x in gradient.results:
         x.fill_(float("nan"))  # what the graph does not write is not right
     replay()
@@ -146,7 +151,7 @@ def stepped(forward, tensors, repeats):
 
 def checked(kind, case, names, device):
     """name -> sample, calls a sample, name -> error, and name -> why not. Raises where foveal is wrong."""
-    tensors = [x.requires_grad_() for x in case.tensors(device.name)]
+    tensors = case.tensors(device.name)
     shape = *tensors[0].shape[:-1], case.head_dim_v
     dout = torch.randn(shape, dtype=case.dtype, device=device.name)
     dout = dout if kind == "gradients" else torch.ones_like(dout)
@@ -154,11 +159,11 @@ def checked(kind, case, names, device):
     samples, results, refused = {}, {}, {}
     for name in names:
         try:
-            forward = FORWARDS[name](case, *tensors)
             if kind == "gradients":
-                samples[name], results[name] = captured(forward, tensors, dout, repeats, device)
+                samples[name], results[name] = captured(FORWARDS[name], case, tensors, dout, repeats, device)
             else:
-                samples[name], results[name] = stepped(forward, tensors, repeats)
+                leaves = [x.detach().requires_grad_() for x in tensors]
+                samples[name], results[name] = stepped(FORWARDS[name](case, *leaves), leaves, repeats)
         except Exception as error:  # a peer fails in its own ways
             if name == "foveal":
                 raise

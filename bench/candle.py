@@ -6,9 +6,10 @@
 PROGRAM is bindings/rust/candle-foveal/examples/seed.rs, built with the feature `cuda` (bench/candle_cuda.sh); the
 loader has to find libfoveal and CUDA's libraries for it. Right before it and right after it, compare.py's code times
 FlashAttention-3 (the wheel fa3-fwd) and foveal through PyTorch on the same problems: interleaved, by CUDA events, and
-each alone in blocks, by the clock; PROGRAM runs alone and times itself by events. FlashAttention-3's time is the lower of the two,
-each the mean of before and after. Clocks and watts of PROGRAM are means over all that it does for a length, filling of
-tensors included. Beside them stands what the pull request published of another H200. Exit status 1 if foveal is wrong.
+each alone in blocks, by the clock; PROGRAM runs alone and times itself by events. FlashAttention-3's time is the lower
+of the two, each the mean of before and after. Clocks and watts of PROGRAM are means over all that it does for a length,
+filling of tensors included. Beside them stands what the pull request published of another H200. Exit status 1 if foveal
+is wrong.
 """
 
 import argparse

@@ -73,7 +73,7 @@ def gradients(text):
     tensors = [x.requires_grad_() for x in case.tensors("cpu")]
     dout = torch.randn(*tensors[0].shape[:-1], case.head_dim_v, dtype=case.dtype)
     forward = backward.foveal_forward(case, *tensors)
-    gradient = backward.Gradient(forward, tensors, dout)
+    gradient = backward.Gradient(backward.foveal_forward, case, tensors, dout)
     gradient()
     return case, tensors, dout, gradient.results, forward
 

@@ -1,6 +1,8 @@
 """The operators of foveal.torch: their schemas, their kernels, those for fake tensors and those that record a gradient,
 registered with PyTorch's dispatcher when this module is imported."""
 
+import functools
+
 import foveal
 import torch
 from foveal import _foveal
@@ -138,6 +140,7 @@ def _refuse_tangent(name, tensor):
         )
 
 
+@functools.cache
 def _names(operator):
     return [argument.name for argument in operator._schema.arguments]
 
@@ -229,6 +232,7 @@ def _require_gradient(given):
 def _differentiable(operator, operator_lse):
     """Records what the gradient needs, if one is asked for: of both, what operator_lse computes."""
     names = _names(operator)
+    defaults = {argument.name: argument.default_value for argument in operator._schema.arguments}
 
     def kernel(*args, **kwargs):
         recorded = False
@@ -237,7 +241,6 @@ def _differentiable(operator, operator_lse):
             recorded |= tensor.requires_grad and torch.is_grad_enabled()
         if not recorded:
             return _below_autograd(operator, *args, **kwargs)
-        defaults = {argument.name: argument.default_value for argument in operator._schema.arguments}
         given = defaults | dict(zip(names, args, strict=False)) | kwargs
         _require_gradient(given)
         if torch._C._are_functorch_transforms_active():
