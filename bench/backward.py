@@ -112,8 +112,8 @@ FORWARDS = {"foveal": foveal_forward, "cudnn": implementations.cudnn}
 class Gradient:
     """Of a forward pass that is done here, once. results: dq, dk and dv of the latest call.
 
-    Of leaves of its own: PyTorch runs a backward pass on its forward's stream, and binds a leaf to the stream where it was
-    first used; a capture on another one fails.
+    Of leaves of its own: PyTorch runs a backward pass on its forward's stream, and binds a leaf to the stream where it
+    was first used; a capture on another one fails.
     """
 
     def __init__(self, make, case, tensors, dout):
