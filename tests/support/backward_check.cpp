@@ -116,17 +116,16 @@ class Judge {
     // In which the reference is worked out: one says enough of many rows. On a GPU as tensor cores add; where few rows
     // take part, D's and the options' part of an error counts as well, which other cores add.
     std::vector<int> orders_on(foveal_backend backend) const {
-        const int rounded =
-            backend == FOVEAL_BACKEND_CPU || has_few_rows() ? (has_few_rows() || has_sums() ? kOrders : 1) : 0;
-        const int64_t of_few =
-            std::clamp<int64_t>(kManyRows / std::max<int64_t>(rows(), 1), kOrders, kTensorCoreOrders);
-        const auto cut_off = backend == FOVEAL_BACKEND_CPU ? 0
-                             : has_few_rows()              ? static_cast<int>(of_few)
-                             : has_sums()                  ? kOrders
-                                                           : 1;
+        const bool on_cpu = backend == FOVEAL_BACKEND_CPU, few = has_few_rows();
+        const int64_t several = few || has_sums() ? kOrders : 1,
+                      of_few =
+                          std::clamp<int64_t>(kManyRows / std::max<int64_t>(rows(), 1), kOrders, kTensorCoreOrders);
         std::vector<int> orders;
-        for (int n = 0; n < rounded; ++n) orders.push_back(n);
-        for (int n = 0; n < cut_off; ++n) orders.push_back(kOrders + n);
+        const auto add = [&](int first, int64_t count) {
+            for (int n = 0; n < count; ++n) orders.push_back(first + n);
+        };
+        if (on_cpu || few) add(0, several);
+        if (!on_cpu) add(kOrders, few ? of_few : several);
         return orders;
     }
 
