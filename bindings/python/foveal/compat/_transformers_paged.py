@@ -93,10 +93,10 @@ def paged_attention_forward(
     group, k_cache, v_cache, slides, window = _layer_of(cache, module, sliding_window)
     if value.shape[-1] != v_cache.shape[-1]:
         raise UnsupportedError(f"value.shape[-1] is {value.shape[-1]}; the paged cache holds {v_cache.shape[-1]}")
-    if isinstance(cu_seq_lens_k, dict):
-        cu_seq_lens_k = cu_seq_lens_k["sliding_attention" if slides else "full_attention"]
+    kind = "sliding_attention" if slides else "full_attention"
+    ends_k = cu_seq_lens_k[kind] if isinstance(cu_seq_lens_k, dict) else cu_seq_lens_k
     q, k, v = (addressable(x[0].transpose(0, 1)) for x in (query, key, value))
-    ends = _with_rest(cu_seq_lens_q, q.shape[0]), cu_seq_lens_k.to(torch.int32)
+    ends = _with_rest(cu_seq_lens_q, q.shape[0]), ends_k.to(torch.int32)
     options = {"scale": scaling, "window": window, "softcap": softcap or 0.0}
     options["sinks"] = None if s_aux is None else s_aux.to(torch.float32)
     if slides or read_index[group].numel() == 0:  # a ring of keys, read before new ones replace some; or no old keys
