@@ -19,7 +19,8 @@ from jax.custom_batching import custom_vmap
 _TARGET = "foveal_attention"
 _BACKWARD = "foveal_attention_backward"
 # In the order of src/xla.cpp. dropout_state: uint32 [4], a seed and an offset of 64 bits, the lower half of each first.
-OPTIONAL = ("seqused_q", "seqused_k", "alibi_slopes", "sinks", "bias", "mask", "dropout_state")
+DESCALES = ("q_descale", "k_descale", "v_descale")
+OPTIONAL = ("seqused_q", "seqused_k", "alibi_slopes", "sinks", "bias", "mask", *DESCALES, "dropout_state")
 _WITH_GRADIENT = ("q", "k", "v", "alibi_slopes", "sinks", "bias")
 
 
@@ -59,6 +60,7 @@ class Call:
     """What a call says besides its operands: the attributes of the custom call, and which operands there are."""
 
     given: tuple[str, ...]
+    out_dtype: str
     return_lse: bool
     scale: float
     top_left: bool
@@ -88,7 +90,7 @@ def _traced(call: Call) -> Any:
     @custom_vmap
     def run(*operands: jax.Array) -> Any:
         q, v = operands[0], operands[2]
-        results = [jax.ShapeDtypeStruct((*q.shape[:-1], v.shape[-1]), q.dtype)]
+        results = [jax.ShapeDtypeStruct((*q.shape[:-1], v.shape[-1]), call.out_dtype)]
         if call.return_lse:
             results.append(jax.ShapeDtypeStruct((q.shape[0], q.shape[2], q.shape[1]), jnp.float32))
         return tuple(jax.ffi.ffi_call(_TARGET, results)(*operands, **call.attributes()))
@@ -139,6 +141,9 @@ def call_of(call: Call) -> Any:
         return _traced(call)(*operands)
 
     def forward(*operands: jax.Array) -> Any:
+        for name, x in zip(call.given, operands, strict=True):
+            if x.dtype == jnp.float8_e4m3fn:
+                raise foveal.UnsupportedError(f"{name}.dtype is float8_e4m3fn, which has no gradients")
         out, lse = _traced(dataclasses.replace(call, return_lse=True))(*operands)
         return (out, lse) if call.return_lse else (out,), (operands, out, lse)
 

@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 from foveal import InvalidArgument, UnsupportedError
 from foveal._xla import OPTIONAL, Call, call_of
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 __all__ = ["attention", "dot_product_attention", "dropout_state"]
 
@@ -80,6 +80,10 @@ def attention(
     seqused_k: ArrayLike | None = None,
     dropout_p: float = 0.0,
     dropout_key: jax.Array | None = None,
+    q_descale: ArrayLike | None = None,
+    k_descale: ArrayLike | None = None,
+    v_descale: ArrayLike | None = None,
+    out_dtype: DTypeLike | None = None,
     return_lse: Literal[False] = False,
 ) -> jax.Array: ...
 @overload
@@ -102,6 +106,10 @@ def attention(
     seqused_k: ArrayLike | None = None,
     dropout_p: float = 0.0,
     dropout_key: jax.Array | None = None,
+    q_descale: ArrayLike | None = None,
+    k_descale: ArrayLike | None = None,
+    v_descale: ArrayLike | None = None,
+    out_dtype: DTypeLike | None = None,
     return_lse: Literal[True],
 ) -> tuple[jax.Array, jax.Array]: ...
 def attention(
@@ -123,22 +131,27 @@ def attention(
     seqused_k: ArrayLike | None = None,
     dropout_p: float = 0.0,
     dropout_key: jax.Array | None = None,
+    q_descale: ArrayLike | None = None,
+    k_descale: ArrayLike | None = None,
+    v_descale: ArrayLike | None = None,
+    out_dtype: DTypeLike | None = None,
     return_lse: bool = False,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """foveal.attention() in JAX: q [b, s_q, h_q, d], k [b, s_k, h_k, d], v [b, s_k, h_k, d_v] -> [b, s_q, h_q, d_v].
 
     The arguments, their shapes, units and meaning are foveal.attention's. The arrays are bfloat16, float16 or float32;
-    what is no array is a Python value, known when the call is traced. Rows of q behind seqused_q give out = 0 and
-    lse = -inf.
+    k and v, or all three, may be float8_e4m3fn. What is no array is a Python value, known when the call is traced. Rows
+    of q behind seqused_q give out = 0 and lse = -inf.
 
     Args:
         dropout_p: the probability with which a weight is dropped, in [0, 1). On the CPU so far.
         dropout_key: a key of jax.random (jax.random.key(0)), which is used up; needed where dropout_p > 0, and nothing
             is drawn from it where that is 0. foveal.dropout_mask(..., foveal.jax.dropout_state(dropout_key)) shows
             which weights are kept.
+        out_dtype: of a q in float8_e4m3fn bfloat16 (None: that) or float16, else q's dtype (None: that).
 
     Returns:
-        out [b, s_q, h_q, d_v], of q's dtype; with return_lse also lse, float32 [b, h_q, s_q].
+        out [b, s_q, h_q, d_v], of out_dtype; with return_lse also lse, float32 [b, h_q, s_q].
 
     Raises:
         InvalidArgument: not a well-formed problem. UnsupportedError: no backend of this build can do it exactly.
@@ -147,8 +160,9 @@ def attention(
     p = float(np.float32(_number(dropout_p, "dropout_p")))  # as the library reads it: of 1e-50, 0
     optional = {"seqused_q": seqused_q, "seqused_k": seqused_k, "alibi_slopes": alibi_slopes, "sinks": sinks}
     optional |= {"bias": bias, "mask": mask, "dropout_state": _dropout_words(p, dropout_key)}
+    optional |= {"q_descale": q_descale, "k_descale": k_descale, "v_descale": v_descale}
     options = {"scale": scale, "causal": causal, "window": window, "align": align, "softcap": softcap, "chunk": chunk}
-    results = _results(q, k, v, optional, return_lse, options | {"dropout_p": p})
+    results = _results(q, k, v, optional, return_lse, options | {"dropout_p": p}, out_dtype)
     return (results[0], results[1]) if return_lse else results[0]
 
 
@@ -159,14 +173,10 @@ def _results(
     optional: dict[str, Any],
     return_lse: bool,
     options: dict[str, Any],
+    out_dtype: Any = None,
 ) -> Sequence[jax.Array]:
     """[out], or [out, lse]. options: what is no array; all of them."""
     arrays = [jnp.asarray(x) for x in (q, k, v)]
-    for name, x in zip(("q", "k", "v"), arrays, strict=True):
-        if x.dtype == jnp.float8_e4m3fn:
-            raise UnsupportedError(
-                f"{name}.dtype is float8_e4m3fn, of which foveal.jax has no descales; foveal.attention() has them"
-            )
     present = {name: jnp.asarray(optional[name]) for name in OPTIONAL if optional[name] is not None}
     for name in ("scale", "softcap"):
         if options[name] is not None:
@@ -181,6 +191,7 @@ def _results(
     left, right = (None, None) if options["window"] is None else options["window"]
     call = Call(
         given=("q", "k", "v", *present),
+        out_dtype=_out_dtype(arrays[0].dtype, out_dtype),
         return_lse=return_lse,
         scale=math.nan if options["scale"] is None else options["scale"],
         top_left=options["align"] == "top_left",
@@ -192,6 +203,17 @@ def _results(
     )
     results: Sequence[jax.Array] = call_of(call)(*arrays, *present.values())
     return _without_unused_rows(results, present["seqused_q"]) if "seqused_q" in present else results
+
+
+def _out_dtype(q: Any, asked: Any) -> str:
+    name = np.dtype(q).name
+    if asked is None:
+        return "bfloat16" if name == "float8_e4m3fn" else name
+    out = np.dtype(asked).name
+    if out not in (("bfloat16", "float16") if name == "float8_e4m3fn" else (name,)):
+        needed = "bfloat16 or float16" if name == "float8_e4m3fn" else f"{name} or None"
+        raise InvalidArgument(f"out_dtype is {out}; beside q in {name} it must be {needed}")
+    return out
 
 
 def _without_unused_rows(results: Sequence[jax.Array], seqused_q: jax.Array) -> list[jax.Array]:
@@ -314,6 +336,11 @@ def dot_product_attention(
         raise UnsupportedError(f"implementation is {implementation!r}; foveal supports None: it is one itself")
     shape = jnp.shape(query)
     q, k, v = (_of_rank_4(x) for x in (query, key, value))
+    for name, x in (("query", q), ("key", k), ("value", v)):
+        if x.dtype == jnp.float8_e4m3fn:
+            raise UnsupportedError(
+                f"{name}.dtype is float8_e4m3fn, for which there are no descales here; foveal.jax.attention() has them"
+            )
     if v.shape != k.shape:
         raise InvalidArgument(f"value.shape is {list(v.shape)} but key.shape is {list(k.shape)}")
     results = _results(

@@ -30,6 +30,9 @@ constexpr std::array kOperands{
     Operand{"sinks", &foveal_forward_args::sinks, &foveal_backward_args::dsinks},
     Operand{"bias", &foveal_forward_args::bias, &foveal_backward_args::dbias},
     Operand{"mask", &foveal_forward_args::mask},
+    Operand{"q_descale", &foveal_forward_args::q_descale},
+    Operand{"k_descale", &foveal_forward_args::k_descale},
+    Operand{"v_descale", &foveal_forward_args::v_descale},
 };
 
 ffi::Error invalid(std::string_view name, const char* what) {
@@ -44,6 +47,8 @@ foveal_dtype dtype_of(ffi::DataType type) {
             return FOVEAL_BF16;
         case ffi::F16:
             return FOVEAL_F16;
+        case ffi::F8E4M3FN:
+            return FOVEAL_E4M3;
         case ffi::S32:
             return FOVEAL_I32;
         case ffi::PRED:

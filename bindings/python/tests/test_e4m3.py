@@ -353,14 +353,56 @@ def test_flashinfer():
         decode.run(q[:, 0], pages, v_scale=torch.ones(3))
 
 
-def test_jax_under_jit_refuses_by_name():
-    jnp = pytest.importorskip("jax.numpy")
+def test_jax_under_jit():
+    jax = pytest.importorskip("jax")
+    import foveal.jax
+
+    def array(x):
+        bits = x.view(torch.uint8).numpy().view(ml_dtypes.float8_e4m3fn) if x.dtype == E4M3 else x.numpy()
+        return jax.numpy.asarray(bits)
+
+    def equal(got, expected):
+        return np.array_equal(np.asarray(got).astype(np.float32), expected.float().numpy())
+
+    q, k, v, descales = tensors(torch.float32)
+    arrays, factors = [array(x) for x in (q, k, v)], {name: array(x) for name, x in descales.items()}
+    attention = jax.jit(foveal.jax.attention, static_argnames=("causal", "return_lse", "out_dtype"))
+    got = attention(*arrays, **factors, causal=True, return_lse=True)
+    assert all(map(equal, got, foveal.attention(q, k, v, **descales, causal=True, return_lse=True)))
+    of_rows = torch.rand(B, S_K, H_K) / 20 + 0.01
+    assert equal(attention(*arrays, k_descale=array(of_rows)), foveal.attention(q, k, v, k_descale=of_rows))
+
+    all_factors = descales | {"q_descale": torch.rand(B, H_K) + 0.5}
+    q8, of_jax = q.to(E4M3), {name: array(x) for name, x in all_factors.items()}
+    for dtype, name in ((torch.bfloat16, None), (torch.float16, "float16")):
+        got = attention(array(q8), *arrays[1:], **of_jax, out_dtype=name)
+        assert got.dtype == str(dtype).removeprefix("torch.")
+        assert equal(got, foveal.attention(q8, k, v, **all_factors, out=torch.empty(q.shape, dtype=dtype)))
+
+    doubled = jax.numpy.stack([factors["v_descale"], 2 * factors["v_descale"]])
+    mapped = jax.vmap(lambda descale: foveal.jax.attention(*arrays, v_descale=descale))(doubled)
+    for i in (0, 1):
+        assert equal(mapped[i], foveal.attention(q, k, v, v_descale=(1 + i) * descales["v_descale"]))
+
+
+def test_jax_refuses_by_name():
+    jax = pytest.importorskip("jax")
     import foveal.jax
 
     q, k, v, _ = tensors(torch.float32)
-    k, v = (jnp.asarray(x.view(torch.uint8).numpy().view(ml_dtypes.float8_e4m3fn)) for x in (k, v))
-    with pytest.raises(foveal.UnsupportedError, match="^k.dtype is float8_e4m3fn.*foveal.attention"):
-        foveal.jax.attention(jnp.asarray(q.numpy()), k, v)
+    q = jax.numpy.asarray(q.numpy())
+    k, v = (jax.numpy.asarray(x.view(torch.uint8).numpy().view(ml_dtypes.float8_e4m3fn)) for x in (k, v))
+    with pytest.raises(foveal.UnsupportedError, match="^key.dtype is float8_e4m3fn.*foveal.jax.attention"):
+        foveal.jax.dot_product_attention(q, k, v)
+    with pytest.raises(foveal.UnsupportedError, match="^k.dtype is float8_e4m3fn, which has no gradients"):
+        jax.grad(lambda q: foveal.jax.attention(q, k, v).sum())(q)
+    for wrong, needed in (("float16", "float32 or None"), ("float8_e4m3fn", "float32 or None")):
+        with pytest.raises(foveal.InvalidArgument, match=f"out_dtype is {wrong}; beside q in float32 .* {needed}"):
+            foveal.jax.attention(q, k, v, out_dtype=wrong)
+    with pytest.raises(foveal.InvalidArgument, match="out_dtype is float32; .* bfloat16 or float16"):
+        foveal.jax.attention(k[:, :5], k, v, out_dtype="float32")
+    with pytest.raises(foveal.InvalidArgument, match="q_descale"):
+        foveal.jax.attention(q, k, v, q_descale=jax.numpy.ones((B, H_K)))
 
 
 def test_scales_of_rows_go_along_with_their_pages():
