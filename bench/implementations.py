@@ -24,7 +24,7 @@ def foveal_build(path, case, q, k, v):
     """libfoveal.so at `path`; "": the package's own."""
     case.require((*WINDOW, "softcap", "varlen", "bhsd", *KEY_FORMS), "compare.py's call of foveal")
     out = torch.full((*q.shape[:-1], v.shape[-1]), float("nan"), dtype=q.dtype, device=q.device)
-    options = {"causal": case.causal, "window": case.window, "softcap": case.softcap, **_key_form(case, q.device)}
+    options = {"causal": case.causal, "window": case.window, "softcap": case.softcap, **key_form(case, q.device)}
     attention, arguments = foveal.attention, (q, k, v)
     ends_q, ends_k = case.offsets(q.device)
     if case.varlen or case.keys == "varlen":
@@ -45,7 +45,7 @@ def _as(q, call):
     return lambda: (lambda out: out.view(*q.shape[:-1], out.shape[-1]))(call())
 
 
-def _key_form(case, device):
+def key_form(case, device):
     """Which keys a sequence has, where their form does not say it."""
     options = {}
     if case.keys == "pages" or case.fields["used_k"] or (case.varlen and case.keys == "dense"):

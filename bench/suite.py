@@ -14,6 +14,7 @@ NAMES = {
     "flashinfer": "FlashInfer",
     "flashinfer_fa2": "FlashInfer's fa2",
     "flashinfer_xqa": "FlashInfer's XQA",
+    "bf16": "foveal over bf16",
     "torch_cpu": "PyTorch's SDPA",
     "torch_varlen": "PyTorch's varlen_attn",
     "torch": "PyTorch's operators",

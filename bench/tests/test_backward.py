@@ -13,7 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import backward  # noqa: E402
 import devices  # noqa: E402
 import implementations  # noqa: E402
-import measured  # noqa: E402
+import tables  # noqa: E402
 from cases import Case, NotMeasured  # noqa: E402
 from gradient_reference import errors_of, kept_weights  # noqa: E402
 
@@ -167,11 +167,11 @@ def test_a_run_is_a_file_a_table_and_a_chart(monkeypatch, tmp_path):
     # A mean of ratios, and medians, on a CPU that may be busy; samples have 64 calls and 2.
     assert 1 / 4 < beside["beside"]["ratio"] / (beside["us"]["foveal"] / beside["us"]["beside"]) < 4
     assert step["useful_flops"] == 3.5 * Case(step["case"]).flops and "joules" not in step
-    text = measured.gradient_table(document)
+    text = tables.gradient_table(document)
     assert "\n| b2 s60 h2 d72 full | – |" in text and text.endswith(" | cuDNN: no windows   at all |\n")
     assert refused["ratio"] == {} and text.count("\n") == 6 and f"{1 / plain['ratio']['cudnn']:.2f} |" in text
-    report = pytest.importorskip("report", reason="SKIPPED: no matplotlib")
-    bars = report.gradients(document).axes[0].patches
+    charts = pytest.importorskip("charts", reason="SKIPPED: no matplotlib")
+    bars = charts.gradients(document).axes[0].patches
     assert len(bars) == 4 + 2  # of foveal, and of cuDNN where it has a gradient
 
 

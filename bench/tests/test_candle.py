@@ -112,8 +112,8 @@ def test_the_file_is_a_sentence_a_table_and_a_chart(tmp_path, monkeypatch):
     assert "90.00, 720.0, 5760.0, 46080 µs" in text and "0.700 to 0.850 of" in text
     page = measured.page(card)
     assert "| b128 s128 hq32 hk8 d128 bf16 causal | 90.00 | 128.6 | 302.5 | 1603.7 | 0.700 | 0.500 |" in page
-    report = pytest.importorskip("report", reason="SKIPPED: no matplotlib")
-    figure = report.candle(others["candle_seed"])
+    charts = pytest.importorskip("charts", reason="SKIPPED: no matplotlib")
+    figure = charts.candle(others["candle_seed"])
     widths = [[bar.get_width() for bar in axes.patches] for axes in figure.axes]
     assert widths[0] == [1603.7, 302.5, 128.57, 90.0] and len(widths) == 4
     assert [text.get_text() for text in figure.axes[0].texts] == [" 1.60 ms", " 302.5 µs", " 128.6 µs, 1.000 ×",

@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import measured  # noqa: E402
+import tables  # noqa: E402
 from suite import Suite, best_ratio, short  # noqa: E402
 
 ROW = {"case": "b2 s64 h4 d64 bf16 causal", "flops": 4e9, "bytes": 2e6, "us": {"foveal": 8.0, "a": 10.0, "b": 16.0}}
@@ -44,11 +45,11 @@ TRAINING = {
 
 
 def test_training_is_a_table_and_a_chart():
-    text = measured.training_table(TRAINING)
+    text = tables.training_table(TRAINING)
     row = "4.0000 | 1.5000 | 1.2500 | 0.2 (0.1 to 0.3) | 0.5 (0.4 to 0.6) | 0.002 (0.001 to 0.003) | 0.25 |"
     assert f"| Llama | f32 | {row} yes |" in text and f"| Llama | bf16 | {row} no |" in text
-    report = pytest.importorskip("report", reason="SKIPPED: no matplotlib")
-    losses, apart, *_ = report.training(TRAINING).axes
+    charts = pytest.importorskip("charts", reason="SKIPPED: no matplotlib")
+    losses, apart, *_ = charts.training(TRAINING).axes
     assert [list(line.get_ydata()) for line in losses.lines] == [[4.0, 1.25], [4.0, 1.5]]
     assert [list(line.get_ydata()) for line in apart.lines] == [[1e-6, 0.002], [1e-6, 0.002]]
     assert len(apart.collections) == 2  # from least to most
