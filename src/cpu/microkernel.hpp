@@ -142,6 +142,21 @@ HWY_NOINLINE void accumulate_values(const typename Product::Word* p, const typen
     }
 }
 
+// o *= rescale, of so many rows. o: [rows, kVectors * lanes()]; rescale: [kVectors * lanes()]
+template <int kVectors>
+HWY_NOINLINE void rescale_rows(const float* rescale, int64_t rows, float* o) {
+    const F32 d;
+    const VecF32 one = hn::Set(d, 1.0f);
+    for (int v = 0; v < kVectors; ++v) {
+        const VecF32 factor = hn::Load(d, rescale + v * lanes());
+        if (hn::AllTrue(d, hn::Eq(factor, one))) continue;
+        for (int64_t r = 0; r < rows; ++r) {
+            float* const to = o + (r * kVectors + v) * lanes();
+            hn::Store(hn::Mul(hn::Load(d, to), factor), d, to);
+        }
+    }
+}
+
 // Which keys count for which query: of keys first, first + 1, .. query i sees those in [begin[i], end[i]).
 struct SeenKeys {
     int32_t first;

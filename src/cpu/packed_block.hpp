@@ -8,6 +8,7 @@
 
 #include <optional>
 
+#include "cpu/amx.hpp"
 #include "cpu/convert.hpp"
 #include "cpu/dequantise.hpp"
 #include "cpu/pack.hpp"
@@ -45,7 +46,8 @@ class PackedBlock {
           shared_(shared),
           seen_(seen_keys(group.band, group.len_q)),
           load_row_(row_loader(group.dtype)),
-          may_be_pairs_(group.dtype == DType::bf16 && has_bf16_pairs()) {
+          may_be_pairs_(group.dtype == DType::bf16 && has_bf16_pairs()),
+          uses_amx_(may_be_pairs_ && has_amx()) {
         if (!group.dequantises()) return;
         dequantise_k_.emplace(group.dtype, group.k_descale, group.k_descales);
         dequantise_v_.emplace(group.dtype, group.v_descale, group.v_descales);
@@ -61,14 +63,12 @@ class PackedBlock {
 
     // Are products of bf16 pairs possible, if the data allow them?
     bool may_be_pairs() const { return may_be_pairs_; }
+    // Are they then AMX's?
+    bool uses_amx() const { return uses_amx_; }
 
-    // Do the data of this block allow them? If so they are in the shared k_pairs and v_pairs.
+    // Do the data of this block allow them? If so they are in the shared k_pairs and v_pairs, and v_tiles for AMX.
     bool has_pairs() {
-        if (!has_pairs_)
-            has_pairs_ =
-                may_be_pairs_ &&
-                with_k([&](const auto& k) { return pack_key_pairs(k, group_.head_dim, rows_, shared_.k_pairs); }) &&
-                with_v([&](const auto& v) { return pack_value_pairs(v, group_.head_dim_v, rows_, shared_.v_pairs); });
+        if (!has_pairs_) has_pairs_ = may_be_pairs_ && pack_pairs();
         return *has_pairs_;
     }
 
@@ -90,11 +90,19 @@ class PackedBlock {
     }
 
    private:
+    bool pack_pairs() {
+        const auto of_k = [&](const auto& k) { return pack_key_pairs(k, group_.head_dim, rows_, shared_.k_pairs); };
+        const auto of_v = [&](const auto& v) { return pack_value_pairs(v, group_.head_dim_v, rows_, shared_.v_pairs); };
+        if (!with_k(of_k) || !with_v(of_v)) return false;
+        if (uses_amx_) tile_value_pairs(shared_.v_pairs, group_.head_dim_v, rows_, shared_.v_tiles);
+        return true;
+    }
+
     const HeadGroup& group_;
     const Shared shared_;
     const Range seen_;  // keys that some query of the sequence sees
     const LoadRow load_row_;
-    const bool may_be_pairs_;
+    const bool may_be_pairs_, uses_amx_;
     std::optional<Dequantiser> dequantise_k_, dequantise_v_;  // if they are in e4m3
     BlockOfRows rows_{};
     bool has_k_ = false, has_v_ = false;

@@ -78,6 +78,9 @@ inline bool transpose_row_pairs(const float* rows, int64_t columns, int vectors,
     return ordinary.all();
 }
 
+// Rows are packed up to a multiple of it: as many as a register block takes, or a product of AMX.
+inline constexpr int32_t kPairRows = std::max<int32_t>(kRows, kAmxKeys);
+
 // Rows of K, each word two neighbours; which rows are zeros: as in pack_rows(). Are all numbers ordinary?
 // to: [kBlockKeys, columns / 2] with pairs_pitch_of(columns)
 template <class Rows>
@@ -96,7 +99,7 @@ bool pack_key_pairs(const Rows& from, int64_t columns, const BlockOfRows& rows, 
             hn::Store(pairs, U32(), to + j * pitch + c / 2);
         }
     }
-    std::fill(to + filled.end * pitch, to + round_up(rows.count(), kRows) * pitch, 0u);
+    std::fill(to + filled.end * pitch, to + round_up(rows.count(), kPairRows) * pitch, 0u);
     return ordinary.all();
 }
 
@@ -108,7 +111,7 @@ bool pack_value_pairs(const Rows& from, int64_t columns, const BlockOfRows& rows
     const int64_t pitch = pitch_of(columns);
     const Range filled = rows.filled();
     OrdinaryPairs ordinary;
-    for (int64_t j = 0; j < round_up(rows.count(), kRows); j += 2) {
+    for (int64_t j = 0; j < round_up(rows.count(), kPairRows); j += 2) {
         const auto row = [&](int64_t i) {
             const bool is_filled = i >= filled.begin && i < filled.end;
             return is_filled ? reinterpret_cast<const uint16_t*>(from.row(rows.first + static_cast<int32_t>(i)))
@@ -129,6 +132,21 @@ bool pack_value_pairs(const Rows& from, int64_t columns, const BlockOfRows& rows
     return ordinary.all();
 }
 
+// The packed pairs of V as amx_accumulate_values() reads them.
+inline HWY_NOINLINE void tile_value_pairs(const uint32_t* pairs, int64_t columns, const BlockOfRows& rows,
+                                          uint32_t* to) {
+    const int64_t pitch = pitch_of(columns);
+    for (int64_t c = 0; c < columns; c += kTransposeColumns) {
+        uint32_t* const of_channels = to + c / kAmxRows * kValueTiles * kAmxTile + c % kAmxRows * kAmxWords;
+        for (int64_t word = 0; word < round_up(rows.count(), kPairRows) / 2; word += kAmxWords) {
+            const FourColumns four = load_columns(reinterpret_cast<const float*>(pairs) + word * pitch + c, pitch);
+            for (int64_t n = 0; n < kTransposeColumns; ++n)
+                hn::Store(four.column[n], F32(),
+                          reinterpret_cast<float*>(of_channels) + word / kAmxWords * kAmxTile + n * kAmxWords);
+        }
+    }
+}
+
 #else
 inline bool load_query_pairs(const HeadGroup&, const Subtile&, LoadRow, float, float*) { return false; }
 inline bool transpose_row_pairs(const float*, int64_t, int, float, uint32_t*) { return false; }
@@ -140,6 +158,7 @@ template <class Rows>
 bool pack_value_pairs(const Rows&, int64_t, const BlockOfRows&, uint32_t*) {
     return false;
 }
+inline void tile_value_pairs(const uint32_t*, int64_t, const BlockOfRows&, uint32_t*) {}
 #endif
 }  // namespace foveal::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

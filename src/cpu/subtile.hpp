@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cpu/amx.hpp"
 #include "cpu/microkernel.hpp"
 #include "cpu/simd.hpp"
 #include "cpu/softmax.hpp"
@@ -33,6 +34,12 @@ inline int64_t pitch_of(int64_t columns) { return round_up(columns, kAlignment) 
 
 // Of rows in words of two.
 inline int64_t pairs_pitch_of(int64_t columns) { return pitch_of((columns + 1) / 2); }
+
+// Of queries in words of two: what is behind d / 2, up to a product of AMX, is zero.
+inline int64_t query_words(int64_t head_dim) { return round_up((head_dim + 1) / 2, kAmxWords); }
+
+// Of the sums of p * v: whole register blocks, and whole results of AMX.
+inline int64_t output_rows(int64_t head_dim_v) { return round_up(head_dim_v, std::max<int64_t>(kRows, kAmxRows)); }
 
 inline int64_t queries_per_subtile() { return kMaxVectors * lanes(); }
 
@@ -77,7 +84,7 @@ struct Subtile {
     uint32_t* q_pairs;  // the same in bf16, words of two
     bool has_q;         // are they there? both forms are made when first needed
     bool has_q_pairs;
-    float* o;  // [d_v rounded up to kRows, vectors * lanes()]: sum of p * v
+    float* o;  // [output_rows(d_v), vectors * lanes()]: sum of p * v
     RunningSoftmax softmax;
     int32_t* key_begin;  // [vectors * lanes()]: the keys that each query sees
     int32_t* key_end;
@@ -86,12 +93,15 @@ struct Subtile {
     uint32_t *dropout_row, *dropout_head;  // [vectors * lanes()]: whose weights dropout's bits are
 };
 
+inline constexpr int64_t kValueTiles = kBlockKeys / kAmxKeys;
+
 // What the subtiles of a tile share.
 struct Shared {
     float* k;           // [kBlockKeys, d] with pitch_of(d)
     float* v;           // [kBlockKeys, d_v] with pitch_of(d_v)
     uint32_t* k_pairs;  // in bf16: [kBlockKeys, d / 2] with pairs_pitch_of(d), each word two neighbours of a row
     uint32_t* v_pairs;  // in bf16: [kBlockKeys / 2, d_v] with pitch_of(d_v), each word of two rows
+    uint32_t* v_tiles;  // the same as amx_accumulate_values() reads it, kValueTiles * kAmxTile words for 16 channels
     float* scores;      // [kBlockKeys, queries_per_subtile()]
     float* rescale;     // [queries_per_subtile()]
     float* rows;        // [lanes(), max(d, d_v, kBlockKeys)] with pitch_of(it)
@@ -104,6 +114,8 @@ inline Shared take_shared(Workspace& workspace, int64_t head_dim, int64_t head_d
     shared.v = workspace.take(kBlockKeys * pitch_of(head_dim_v));
     shared.k_pairs = workspace.take_u32(FOVEAL_TARGET_HAS_PAIRS ? kBlockKeys * pairs_pitch_of(head_dim) : 0);
     shared.v_pairs = workspace.take_u32(FOVEAL_TARGET_HAS_PAIRS ? kBlockKeys / 2 * pitch_of(head_dim_v) : 0);
+    shared.v_tiles =
+        workspace.take_u32(FOVEAL_TARGET_HAS_PAIRS ? output_rows(head_dim_v) / kAmxRows * kValueTiles * kAmxTile : 0);
     shared.scores = workspace.take(kBlockKeys * queries_per_subtile());
     shared.rescale = workspace.take(queries_per_subtile());
     shared.rows = workspace.take(lanes() * pitch_of(std::max({head_dim, head_dim_v, int64_t{kBlockKeys}})));
@@ -114,9 +126,8 @@ inline Shared take_shared(Workspace& workspace, int64_t head_dim, int64_t head_d
 inline Subtile take_subtile(Workspace& workspace, int64_t head_dim, int64_t head_dim_v) {
     Subtile subtile{};
     subtile.q = workspace.take(round_up(head_dim, kTransposeColumns) * queries_per_subtile());
-    subtile.q_pairs = workspace.take_u32(
-        FOVEAL_TARGET_HAS_PAIRS ? round_up(head_dim, kTransposeColumns) / 2 * queries_per_subtile() : 0);
-    subtile.o = workspace.take(round_up(head_dim_v, kRows) * queries_per_subtile());
+    subtile.q_pairs = workspace.take_u32(FOVEAL_TARGET_HAS_PAIRS ? query_words(head_dim) * queries_per_subtile() : 0);
+    subtile.o = workspace.take(output_rows(head_dim_v) * queries_per_subtile());
     subtile.softmax.max = workspace.take(queries_per_subtile());
     subtile.softmax.sum = workspace.take(queries_per_subtile());
     subtile.key_begin = workspace.take_i32(queries_per_subtile());

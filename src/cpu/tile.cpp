@@ -11,6 +11,7 @@
 #define HWY_TARGET_INCLUDE "cpu/tile.cpp"
 #include <hwy/foreach_target.h>
 
+#include "cpu/amx.hpp"
 #include "cpu/convert.hpp"
 #include "cpu/microkernel.hpp"
 #include "cpu/packed_block.hpp"
@@ -37,7 +38,8 @@ class Tile {
           load_row_(row_loader(group.q_dtype)),
           store_row_(row_storer(group.out_dtype)),
           scores_(group, shared_.rows),
-          packed_(group, shared_) {}
+          packed_(group, shared_),
+          amx_(packed_.uses_amx()) {}
 
     void compute(int64_t begin, int64_t end) {
         for (const Subtile& subtile : attended(begin, end)) finish(subtile);
@@ -82,7 +84,7 @@ class Tile {
         subtile.queries = end - first;
         subtile.vectors = static_cast<int>((subtile.queries + lanes() - 1) / lanes());
         const int64_t width = subtile.vectors * lanes();
-        std::fill_n(subtile.o, round_up(group_.head_dim_v, kRows) * width, 0.0f);
+        std::fill_n(subtile.o, output_rows(group_.head_dim_v) * width, 0.0f);
         std::fill_n(subtile.softmax.max, width, kMinusInfinity);
         std::fill_n(subtile.softmax.sum, width, 0.0f);
         subtile.softmax.rescale = shared_.rescale;
@@ -91,6 +93,9 @@ class Tile {
         scores_.find_dropout(subtile);
         if (packed_.may_be_pairs())
             subtile.has_q_pairs = load_query_pairs(group_, subtile, load_row_, scaling_.query_factor, shared_.rows);
+        const int64_t words = round_up(group_.head_dim, kTransposeColumns) / 2;
+        if (subtile.has_q_pairs)
+            std::fill_n(subtile.q_pairs + words * width, (query_words(group_.head_dim) - words) * width, 0u);
         return subtile;
     }
 
@@ -107,16 +112,17 @@ class Tile {
 
     template <int kVectors>
     void attend_vectors(Subtile& subtile, int32_t block) {
+        const bool uses_pairs = subtile.has_q_pairs && packed_.has_pairs();
         // Of the block, the register blocks of keys between the first and the last that any query sees.
+        const auto rows = static_cast<int32_t>(uses_pairs && packed_.uses_amx() ? kAmxKeys : kRows);
         const int32_t first = block * kBlockKeys;
-        const int32_t begin = std::max(subtile.keys.begin - first, 0) / kRows * kRows;
+        const int32_t begin = std::max(subtile.keys.begin - first, 0) / rows * rows;
         const int32_t end = std::min(subtile.keys.end - first, kBlockKeys);
-        const int32_t keys = (end - begin + kRows - 1) / kRows * kRows;
+        const int32_t keys = (end - begin + rows - 1) / rows * rows;
 
         const bool masked = !subtile.blocks.unmasked.contains(block);
 #if FOVEAL_TARGET_HAS_PAIRS
-        if (subtile.has_q_pairs && packed_.has_pairs())
-            return attend_pairs<kVectors>(subtile, first, {begin, begin + keys}, masked);
+        if (uses_pairs) return attend_pairs<kVectors>(subtile, first, {begin, begin + keys}, masked);
 #endif
         if (!subtile.has_q) load_queries(group_, subtile, load_row_, scaling_.query_factor, shared_.rows);
         subtile.has_q = true;
@@ -145,11 +151,22 @@ class Tile {
     template <int kVectors>
     void attend_pairs(Subtile& subtile, int32_t first, Range keys, bool masked) {
         const int64_t k_pitch = pairs_pitch_of(group_.head_dim);
-        score_keys<Pairs, kVectors>(subtile.q_pairs, shared_.k_pairs + keys.begin * k_pitch, k_pitch,
-                                    (group_.head_dim + 1) / 2, keys.size(), shared_.scores);
+        const uint32_t* const k = shared_.k_pairs + keys.begin * k_pitch;
+        if (packed_.uses_amx())
+            amx_score_keys(subtile.q_pairs, kVectors, k, k_pitch, query_words(group_.head_dim), keys.size(),
+                           shared_.scores);
+        else
+            score_keys<Pairs, kVectors>(subtile.q_pairs, k, k_pitch, (group_.head_dim + 1) / 2, keys.size(),
+                                        shared_.scores);
         change_scores<kVectors>(subtile, first + keys.begin, keys.size(), masked);
         normalise<kVectors>(subtile, first + keys.begin, keys.size(), PairWeights());
         const auto* const weights = reinterpret_cast<const uint32_t*>(shared_.scores);
+        if (packed_.uses_amx()) {
+            const int64_t channels = output_rows(group_.head_dim_v);
+            rescale_rows<kVectors>(shared_.rescale, channels, subtile.o);
+            return amx_accumulate_values(weights, kVectors, shared_.v_tiles + keys.begin / kAmxKeys * kAmxTile,
+                                         kValueTiles * kAmxTile, channels, keys.size(), subtile.o);
+        }
         const int64_t v_pitch = pitch_of(group_.head_dim_v);
         for (int64_t c = 0; c < group_.head_dim_v; c += kRows)
             accumulate_values<Pairs, kVectors>(weights, shared_.v_pairs + keys.begin / 2 * v_pitch + c, v_pitch,
@@ -267,6 +284,7 @@ class Tile {
     StoreRow store_row_;
     SubtileScores scores_;
     PackedBlock packed_;
+    const AmxRegisters amx_;
 };
 
 int64_t CountWorkspace(int64_t head_dim, int64_t head_dim_v, int64_t queries) {

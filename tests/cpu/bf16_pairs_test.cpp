@@ -1,5 +1,5 @@
 // Products of bf16 in pairs take subnormal numbers for zero: where the data have such, or infinities, they are left
-// alone (src/cpu/pairs.hpp). On every SIMD target, as all must give the same.
+// alone (src/cpu/pairs.hpp).
 #include "cpu/simd_targets.hpp"
 // Highway's headers follow.
 #include <gtest/gtest.h>
@@ -8,8 +8,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <vector>
 
+#include "cpu/amx.hpp"
 #include "foveal/foveal.h"
 #include "tests/cpu/each_target.hpp"
 
@@ -56,12 +58,21 @@ struct Problem {
     }
 };
 
+// On every SIMD target, and on a CPU with AMX without it too.
+void for_each_product(const std::function<void()>& body) {
+    for (const bool amx : {true, false}) {
+        foveal::cpu::allow_amx_for_test(amx);
+        foveal::cpu::for_each_target(body);
+    }
+    foveal::cpu::allow_amx_for_test(true);
+}
+
 void fill_row(std::vector<uint16_t>& tensor, int64_t row, uint16_t value) {
     std::fill_n(tensor.begin() + row * kChannels, kChannels, value);
 }
 
 TEST(CpuBf16Pairs, SubnormalValuesCount) {
-    foveal::cpu::for_each_target([] {
+    for_each_product([] {
         Problem problem;
         std::fill(problem.v.begin(), problem.v.end(), kSubnormal);
         problem.run();
@@ -71,7 +82,7 @@ TEST(CpuBf16Pairs, SubnormalValuesCount) {
 
 // One key has a score of 24 by it, the others 0, and so all the weight.
 TEST(CpuBf16Pairs, SubnormalKeysCount) {
-    foveal::cpu::for_each_target([] {
+    for_each_product([] {
         Problem problem;
         problem.scale = 0x1p127f;
         std::fill(problem.q.begin(), problem.q.end(), kOne);
@@ -83,7 +94,7 @@ TEST(CpuBf16Pairs, SubnormalKeysCount) {
 }
 
 TEST(CpuBf16Pairs, SubnormalQueriesCount) {
-    foveal::cpu::for_each_target([] {
+    for_each_product([] {
         Problem problem;
         problem.scale = 0x1p127f;
         fill_row(problem.q, 3, kSubnormal);
@@ -96,7 +107,7 @@ TEST(CpuBf16Pairs, SubnormalQueriesCount) {
 
 // 0 * inf is NaN: rows before the key keep their values (contract 1.6 lets the tile's be lost; the CPU loses none).
 TEST(CpuBf16Pairs, AnInfinityReachesTheRowsThatSeeIt) {
-    foveal::cpu::for_each_target([] {
+    for_each_product([] {
         Problem problem;
         problem.window_right = 0;
         std::fill(problem.v.begin(), problem.v.end(), kOne);
