@@ -7,6 +7,7 @@
 #endif
 
 #include <cmath>
+#include <type_traits>
 
 #include "cpu/exp.hpp"
 #include "cpu/scores.hpp"
@@ -122,7 +123,7 @@ template <int kVectors, class Weights>
 HWY_NOINLINE void softmax_block(float* s, int32_t keys, float positive_scale, int bias, const Weights weights,
                                 RunningSoftmax state) {
     const F32 d;
-    const ScaledExp biased_exp(positive_scale, bias);
+    const std::conditional_t<Weights::kInPairs, WeightExp, ScaledExp> biased_exp(positive_scale, bias);
     const ScaledExp plain_exp(positive_scale, 0);
     const VecF32 minus_infinity = hn::Set(d, kMinusInfinity);
     for (int v = 0; v < kVectors; ++v) {
