@@ -132,17 +132,48 @@ bool pack_value_pairs(const Rows& from, int64_t columns, const BlockOfRows& rows
     return ordinary.all();
 }
 
+// 16 rows of 16 words become columns.
+HWY_INLINE void transpose_words(__m512i (&rows)[16]) {
+    __m512i pairs[16], fours[16];
+    HWY_PRAGMA(GCC unroll 8)
+    for (int i = 0; i < 16; i += 2) {
+        pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    HWY_PRAGMA(GCC unroll 4)
+    for (int i = 0; i < 16; i += 4) {
+        fours[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
+        fours[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
+        fours[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
+        fours[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
+    }
+    // Of fours[4 g + c] each 128 bits, the n-th, have column 4 n + c of rows 4 g to 4 g + 3.
+    constexpr int kEven = 0x88, kOdd = 0xDD;  // of both operands
+    HWY_PRAGMA(GCC unroll 4)
+    for (int c = 0; c < 4; ++c) {
+        const __m512i even = _mm512_shuffle_i32x4(fours[c], fours[4 + c], kEven);
+        const __m512i odd = _mm512_shuffle_i32x4(fours[c], fours[4 + c], kOdd);
+        const __m512i later_even = _mm512_shuffle_i32x4(fours[8 + c], fours[12 + c], kEven);
+        const __m512i later_odd = _mm512_shuffle_i32x4(fours[8 + c], fours[12 + c], kOdd);
+        rows[c] = _mm512_shuffle_i32x4(even, later_even, kEven);
+        rows[4 + c] = _mm512_shuffle_i32x4(odd, later_odd, kEven);
+        rows[8 + c] = _mm512_shuffle_i32x4(even, later_even, kOdd);
+        rows[12 + c] = _mm512_shuffle_i32x4(odd, later_odd, kOdd);
+    }
+}
+
 // The packed pairs of V as amx_accumulate_values() reads them.
 inline HWY_NOINLINE void tile_value_pairs(const uint32_t* pairs, int64_t columns, const BlockOfRows& rows,
                                           uint32_t* to) {
     const int64_t pitch = pitch_of(columns);
-    for (int64_t c = 0; c < columns; c += kTransposeColumns) {
-        uint32_t* const of_channels = to + c / kAmxRows * kValueTiles * kAmxTile + c % kAmxRows * kAmxWords;
+    for (int64_t c = 0; c < columns; c += kAmxRows, to += kValueTiles * kAmxTile) {
         for (int64_t word = 0; word < round_up(rows.count(), kPairRows) / 2; word += kAmxWords) {
-            const FourColumns four = load_columns(reinterpret_cast<const float*>(pairs) + word * pitch + c, pitch);
-            for (int64_t n = 0; n < kTransposeColumns; ++n)
-                hn::Store(four.column[n], F32(),
-                          reinterpret_cast<float*>(of_channels) + word / kAmxWords * kAmxTile + n * kAmxWords);
+            __m512i words[16];
+            HWY_PRAGMA(GCC unroll 16)
+            for (int64_t i = 0; i < 16; ++i) words[i] = _mm512_load_si512(pairs + (word + i) * pitch + c);
+            transpose_words(words);
+            HWY_PRAGMA(GCC unroll 16)
+            for (int64_t i = 0; i < 16; ++i) _mm512_store_si512(to + word * kAmxRows + i * kAmxWords, words[i]);
         }
     }
 }

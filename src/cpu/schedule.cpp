@@ -13,7 +13,7 @@ constexpr int64_t kTileBytes = 512 << 10;
 // ... and at most as many as it takes to hide the packing of K and V.
 constexpr int64_t kMaxTileQueries = 768;
 // Tiles for each thread that the work is cut into, if the sequences allow it: the last ones to finish differ by one.
-constexpr int64_t kTilesPerThread = 8;
+constexpr int64_t kTilesPerThread = 4;
 
 // Rows of a sequence up to which its keys are cut into parts: with more, there are tiles for all threads.
 constexpr int32_t kMostSplitRows = 16;
