@@ -162,7 +162,7 @@ def speed(card):
 def speed_ups():
     """A row a card: over the fastest peer, with the row where foveal does worst."""
     lines = []
-    for folder in sorted(RESULTS.iterdir(), key=lambda folder: (folder.name.startswith("cpu"), folder.name != "h200", folder.name)):
+    for folder in sorted(RESULTS.iterdir(), key=lambda at: (at.name.startswith("cpu"), at.name != "h200", at.name)):
         suites = [suite for suite in load(folder)[0] if suite.ratios() and suite.is_normal]
         if not suites:
             continue
