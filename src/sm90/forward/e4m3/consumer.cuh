@@ -132,6 +132,8 @@ class E4m3Consumer
             if (i == blocks.visit.begin + 1) softmax_.start_unseen(s_);
         }
         softmax_.shift(s_);
+        moved_ = Base::any_of_warp(softmax_.leaves_range(s_));
+        if (moved_) softmax_.move(s_, rows_left());
     }
     __device__ __forceinline__ void start_rows(BlockRange& blocks) {
         // Multiplied by a number that is not positive, scores would not keep their order, nor a mask's -inf.
@@ -177,11 +179,9 @@ class E4m3Consumer
 #pragma unroll
             for (int32_t i = 0; i < 4; ++i) p_[c][i] = early[c][i];
         softmax_.template probabilities<kEarlyKsteps, kKsteps>(s_, p_);
-        return !kFirstBlock && softmax_.left_range(p_);
+        return !kFirstBlock && moved_;
     }
-    __device__ __forceinline__ void rescale(BlockRange&, const RowTotals& before) {
-        softmax_.rescale(s_, p_, o_, before, rows_left());
-    }
+    __device__ __forceinline__ void rescale(BlockRange&, const RowTotals&) { softmax_.rescale(o_); }
 
     // There is no softcap.
     struct Capped {
@@ -225,6 +225,7 @@ class E4m3Consumer
     const ForwardMaps& maps_;
     const uint32_t q_descriptor_, k_descriptor_, v_descriptor_;
     RowSoftmax softmax_;
+    bool moved_ = false;         // a reference, for the block that the exponentials are of
     bool scales_first_ = false;  // the tile's scores are scaled before a reference is subtracted
     int32_t v_slot_ = 0;
     bool is_last_output_ = false;  // without scores beside it; the compiler knows it wherever it is asked

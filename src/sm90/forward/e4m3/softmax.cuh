@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "sm90/forward/e4m3/tiles.hpp"
 #include "sm90/forward/softmax.cuh"
@@ -32,15 +33,17 @@ struct E4m3Softmax {
     // Beyond it ("far") an fma with the reference would leave the reference's own rounding as an exponent, so there
     // scores are scaled, and rounded, before it is subtracted.
     static constexpr float kFar = 0x1p20f;
+    // An exponent beyond it is a P that e4m3 has no number for.
+    static constexpr float kEnd = 8.8f;
+    static constexpr int32_t kEndBits = 0x410CCCCD;
     static constexpr uint32_t kMinusZeroBits = 0x80000000;
-    // What is added to four bytes of P, so that the sign is set of one that is 448 or NaN; or, for a thread with a row
-    // that has seen no key yet, of any.
-    static constexpr uint32_t kSigns = 0x80808080, kMargin = 0x02020202;
+    static constexpr int32_t kNoLimit = std::numeric_limits<int32_t>::min();
 
     float minus_reference[2];  // -(reference - kTop); -0 while the row has seen no key, and only then
     float exact_sum[2];        // only if kLse: of the unrounded P in this thread's columns
+    float factor[2];           // of the block whose references moved: what O is multiplied by
     float scale;               // what shift() multiplies by; 1 where scores are scaled before
-    uint32_t margin;
+    int32_t limit;             // kEnd's bits, which order numbers from 0 on; kNoLimit where a row has seen no key
 
     static __device__ __forceinline__ void scale_scores(float (&s)[kScores], float factor) {
 #pragma unroll
@@ -51,7 +54,7 @@ struct E4m3Softmax {
     // row of the warp is far. rows_left: of the sequence, from the thread's first on; rows past its end have no say.
     __device__ __forceinline__ bool start(const float (&s)[kScores], float factor, int32_t rows_left) {
         bool far = false;
-        margin = kMargin;
+        limit = kEndBits;
         scale = factor;
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
@@ -66,7 +69,7 @@ struct E4m3Softmax {
     // References, before shift(), of rows that have seen no key (forward/softmax.cuh).
     __device__ __forceinline__ void start_unseen(const float (&s)[kScores]) {
         if (!__any_sync(~0u, is_unseen(0) || is_unseen(1))) return;
-        margin = kMargin;
+        limit = kEndBits;
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
             const float top = row_max(thread_max(s, r)) * scale;
@@ -95,44 +98,41 @@ struct E4m3Softmax {
             }
     }
 
-    // Has a row of this thread left its range?
-    __device__ __forceinline__ bool left_range(const uint32_t (&p)[kKsteps][4]) const {
-        uint32_t found = 0;
+    // Does a row of this thread leave its range? In exponents that are below 0 integers have another order, but there
+    // any of them is below the limit.
+    __device__ __forceinline__ bool leaves_range(const float (&t)[kScores]) const {
+        int32_t most[4] = {kNoLimit, kNoLimit, kNoLimit, kNoLimit};
 #pragma unroll
-        for (int32_t c = 0; c < kKsteps; ++c)
-#pragma unroll
-            for (int32_t i = 0; i < 4; ++i) found |= p[c][i] + margin;
-        return (found & kSigns) != 0;
+        for (int32_t i = 0; i < kScores; i += 2) {
+            int32_t& largest = most[i / 2 % 4];
+            largest = __vimax3_s32(largest, __float_as_int(t[i]), __float_as_int(t[i + 1]));
+        }
+        return max(__vimax3_s32(most[0], most[1], most[2]), most[3]) > limit;
     }
 
-    // New references for the rows of this warp that have left their range. O and the sums follow, and t and P of the
-    // block are computed anew. before: exact_sum without this block; rows_left: as in start().
-    __device__ __forceinline__ void rescale(float (&t)[kScores], uint32_t (&p)[kKsteps][4], float (&o)[kAccumulators],
-                                            const RowTotals& before, int32_t rows_left) {
-        float factor[2];
-        const uint32_t quad = lanes_of_row(threadIdx.x % 32);
-        uint32_t next_margin = kMargin;
+    // New references for the rows of this warp that leave their range: exponents and sums follow, and O behind the
+    // products that are under way. A row does not move for the sake of another: its result must not depend on what that
+    // one holds. rows_left: as in start().
+    __device__ __forceinline__ void move(float (&t)[kScores], int32_t rows_left) {
+        limit = kEndBits;
 #pragma unroll
         for (int32_t r = 0; r < 2; ++r) {
-            // A row does not move for the sake of another: its result must not depend on what that one holds.
-            const bool mine = row_left_range(p, r) && Fragment::kRowDistance * r < rows_left;
-            const bool needed = (__ballot_sync(~0u, mine) & quad) != 0;
             const float top = row_max(thread_max(t, r));
             const bool unseen = is_unseen(r);
-            const bool moves = needed && top > -INFINITY && (unseen || top > kTop);
+            const bool moves = top > (unseen ? -INFINITY : kEnd) && Fragment::kRowDistance * r < rows_left;
             const float step = moves ? ceilf(top) - kTop : 0.0f;
             factor[r] = moves && !unseen ? ptx::ex2(-step) : 1.0f;
             minus_reference[r] = moves ? never_minus_zero(minus_reference[r] - step) : minus_reference[r];
-            if (unseen && !moves) next_margin = kSigns;
-            exact_sum[r] = before.exact_sum[r] * factor[r];
+            if (unseen && !moves) limit = kNoLimit;
+            exact_sum[r] *= factor[r];
 #pragma unroll
             for (int32_t i = 0; i < kScores; ++i)
                 if (Fragment::row(i) == r) t[i] -= step;
         }
-        margin = next_margin;
+    }
+    __device__ __forceinline__ void rescale(float (&o)[kAccumulators]) const {
 #pragma unroll
         for (int32_t i = 0; i < kAccumulators; ++i) o[i] *= factor[Fragment::row(i)];
-        probabilities<0, kKsteps>(t, p);
     }
 
     __device__ __forceinline__ RowTotals totals() const {
@@ -145,18 +145,11 @@ struct E4m3Softmax {
     __device__ __forceinline__ void set_reference(int32_t r, float top) {
         const bool unseen = top == -INFINITY;
         minus_reference[r] = unseen ? -0.0f : never_minus_zero(kTop - top);
-        if (unseen) margin = kSigns;
+        if (unseen) limit = kNoLimit;
     }
 
     __device__ __forceinline__ bool is_unseen(int32_t r) const {
         return __float_as_uint(minus_reference[r]) == kMinusZeroBits;
-    }
-
-    __device__ __forceinline__ bool row_left_range(const uint32_t (&p)[kKsteps][4], int32_t r) const {
-        uint32_t found = 0;
-#pragma unroll
-        for (int32_t c = 0; c < kKsteps; ++c) found |= (p[c][r] + kMargin) | (p[c][r + 2] + kMargin);
-        return (found & kSigns) != 0 || is_unseen(r);
     }
 };
 
