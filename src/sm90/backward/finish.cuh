@@ -58,10 +58,11 @@ __global__ void __launch_bounds__(kFinishThreads) finish_backward(const __grid_c
     await_kernel_before();
     const int32_t sinks = params.dsinks != nullptr ? params.heads_q : 0;
     const int32_t unit = static_cast<int32_t>(blockIdx.x) - sinks;
+    const int32_t last = params.sequences.slots - 1;  // whose sums are the youngest, and so in L2
     if (unit < 0)
         finish_sink(params, unit + sinks);
     else
-        finish_rows<Instance>(params, unit / params.heads_q, unit % params.heads_q);
+        finish_rows<Instance>(params, last - unit / params.heads_q, unit % params.heads_q);
 }
 
 template <class Instance>

@@ -117,32 +117,51 @@ __device__ __forceinline__ void prepare_rows(const BackwardParams& params, int32
         return;
     }
     if (thread < kBackwardConsumers) params.workspace.arrivals[unit * kBackwardConsumers + thread] = 0;
+    // Each of the first threads has a row's log-sum-exp; D comes from all. All loads precede what waits for one.
+    const bool has_row = thread < min_i32(kBackwardQueries, rows.length - first);
+    const int64_t own_row = rows.first + first + thread;
+    float lse = -INFINITY, dlse = 0, sink = 0;
+    if (has_row) {
+        lse = params.lse[batch * params.lse_batch_stride + head * params.lse_head_stride + own_row];
+        if (params.dlse != nullptr)
+            dlse = params.dlse[batch * params.dlse_batch_stride + head * params.dlse_head_stride + own_row];
+        if (wants_dsinks) sink = params.sinks[head * params.sinks_head_stride];
+    }
+    __shared__ float products[kBackwardQueries];
+    constexpr int32_t kRounds = kBackwardQueries / kRowsAtOnce, kOwn = kVectors / kRowThreads;
     const int32_t vector = thread % kRowThreads;
-    const float sink = wants_dsinks ? params.sinks[head * params.sinks_head_stride] : 0;
-    float dsink = 0;
+    uint4 out[kRounds][kOwn], dout[kRounds][kOwn];
 #pragma unroll
-    for (int32_t r = thread / kRowThreads; r < kBackwardQueries; r += kRowsAtOnce) {
-        const bool exists = first + r < rows.length;
-        const bool sees_keys = sequence.seeing.contains(first + r);  // else dO may be anything
-        const int64_t row = rows.first + first + r;
-        float delta = 0;
+    for (int32_t i = 0; i < kRounds; ++i)
 #pragma unroll
-        for (int32_t v = vector; v < kVectors; v += kRowThreads)
-            if (sees_keys && v * kVectorColumns < params.head_dim_v)
-                delta = dot<kType>(row_vectors_of<kType>(params.out, batch, row, head)[v],
-                                   row_vectors_of<kType>(params.dout, batch, row, head)[v], delta);
+        for (int32_t n = 0; n < kOwn; ++n) {
+            const int32_t row = first + i * kRowsAtOnce + thread / kRowThreads, v = vector + n * kRowThreads;
+            // Where a row sees no key, dO may be anything.
+            const bool counts = sequence.seeing.contains(row) && v * kVectorColumns < params.head_dim_v;
+            out[i][n] = dout[i][n] = uint4{0, 0, 0, 0};
+            if (!counts) continue;
+            out[i][n] = row_vectors_of<kType>(params.out, batch, rows.first + row, head)[v];
+            dout[i][n] = row_vectors_of<kType>(params.dout, batch, rows.first + row, head)[v];
+        }
+#pragma unroll
+    for (int32_t i = 0; i < kRounds; ++i) {
+        float product = 0;
+#pragma unroll
+        for (int32_t n = 0; n < kOwn; ++n) product = dot<kType>(out[i][n], dout[i][n], product);
 #pragma unroll
         for (int32_t distance = kRowThreads / 2; distance > 0; distance /= 2)
-            delta += __shfl_xor_sync(~0u, delta, distance);
-        if (vector != 0) continue;
-        float lse = -INFINITY;
-        if (exists) lse = params.lse[batch * params.lse_batch_stride + head * params.lse_head_stride + row];
+            product += __shfl_xor_sync(~0u, product, distance);
+        if (vector == 0) products[i * kRowsAtOnce + thread / kRowThreads] = product;
+    }
+    __syncthreads();
+    float dsink = 0;
+    if (thread < kBackwardQueries) {
         const bool counts = lse != -INFINITY;
-        if (counts && params.dlse != nullptr)
-            delta -= params.dlse[batch * params.dlse_batch_stride + head * params.dlse_head_stride + row];
-        params.workspace.neg_lse[unit * kBackwardQueries + r] = counts ? -lse * params.inverse_scale : -INFINITY;
-        params.workspace.neg_delta[unit * kBackwardQueries + r] = counts && sees_keys ? -delta : 0.0F;
-        if (wants_dsinks && counts) dsink -= expf(sink - lse) * delta;
+        const float delta = counts ? products[thread] - dlse : 0.0F;
+        params.workspace.neg_lse[unit * kBackwardQueries + thread] = counts ? -lse * params.inverse_scale : -INFINITY;
+        params.workspace.neg_delta[unit * kBackwardQueries + thread] =
+            sequence.seeing.contains(first + thread) ? -delta : 0.0F;
+        if (wants_dsinks && counts) dsink = -expf(sink - lse) * delta;
     }
     if (!wants_dsinks) return;
     dsink = cta_sum<kPrepareThreads>(dsink);
