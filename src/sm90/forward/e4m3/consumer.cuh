@@ -28,7 +28,11 @@ class E4m3Consumer
     static constexpr int32_t kKsteps = RowSoftmax::kKsteps;
     // Ksteps of P that are rounded, and wait in registers of their own, before the last product of the block before has
     // run.
-    static constexpr int32_t kEarlyKsteps = 2;
+    
+#ifndef E4_EARLY
+#define E4_EARLY 2
+#endif
+    static constexpr int32_t kEarlyKsteps = E4_EARLY;
     static constexpr int32_t kPartAccumulators = Fragment::size(kPartChannels);
     static constexpr int32_t kLastAccumulators = kPartAccumulators + Fragment::size(8);  // with the sums
     using Exponentials = uint32_t[kKsteps][4];

@@ -97,12 +97,15 @@ __device__ __forceinline__ void load_tiles(E4m3Shared<kConfig>& shared, const Fo
     }
 }
 
+#ifndef E4_ATONCE
+#define E4_ATONCE 2
+#endif
 // Step 2: transposes 16 channels from `vector` on of a block, four times 32 keys. kMasked: keys outside `seen` become
 // zeros, since V may be anything there, and 0 * NaN is NaN.
 template <bool kMasked>
 __device__ __forceinline__ void transpose_channels(uint32_t v, uint32_t transposed, int32_t vector, int32_t lane,
                                                    Range seen) {
-    constexpr int32_t kGroups = kE4m3Keys / 32, kAtOnce = kMasked ? 1 : 2;  // more need more registers than there are
+    constexpr int32_t kGroups = kE4m3Keys / 32, kAtOnce = kMasked ? 1 : E4_ATONCE;  // more need more registers than there are
     const int32_t matrix = lane / 8;                                        // whose row this lane addresses
     const int32_t channel = vector * 16 + Transposition::channel(lane % 8, matrix % 2);
 #pragma unroll 1

@@ -29,7 +29,15 @@ struct E4m3Softmax {
     static constexpr int32_t kScores = Fragment::size(kE4m3Keys);
     static constexpr int32_t kKsteps = kE4m3Keys / kE4m3Kstep;
     // Of the reference, in base 2 (performance-log, e4m3 1): how far it is from 448 and from what is lost.
-    static constexpr float kTop = 7.0f;
+    
+#ifndef E4_TOP
+#define E4_TOP 7.0f
+#endif
+#ifndef E4_POLY
+#define E4_POLY 0
+#define E4_OF 8
+#endif
+    static constexpr float kTop = E4_TOP;
     // Beyond it ("far") an fma with the reference would leave the reference's own rounding as an exponent, so there
     // scores are scaled, and rounded, before it is subtracted.
     static constexpr float kFar = 0x1p20f;
@@ -83,6 +91,15 @@ struct E4m3Softmax {
         for (int32_t i = 0; i < kScores; ++i) s[i] = fmaf(s[i], scale, minus_reference[Fragment::row(i)]);
     }
 
+    static __device__ __forceinline__ float by_polynomial(float t) {
+        t = fmaxf(t, -126.0f);
+        const float shifted = t + 12582912.0f;
+        const float f = t - (shifted - 12582912.0f);
+        float p = fmaf(fmaf(0.0555041f, f, 0.2402265f), f, 0.6931472f);
+        p = fmaf(p, f, 1.0f);
+        return __int_as_float(__float_as_int(p) + (__float_as_int(shifted) << 23));
+    }
+
     // P of ksteps [kBegin, kEnd), as A operands of the second product (key_order.hpp).
     template <int32_t kBegin, int32_t kEnd>
     __device__ __forceinline__ void probabilities(const float (&t)[kScores], uint32_t (&p)[kKsteps][4]) {
@@ -92,7 +109,9 @@ struct E4m3Softmax {
             for (int32_t i = 0; i < 4; ++i) {
                 float e[4];
 #pragma unroll
-                for (int32_t j = 0; j < 4; ++j) e[j] = ptx::ex2(t[score_of_operand(c, i, j)]);
+                for (int32_t j = 0; j < 4; ++j)
+                    e[j] = ((c * 4 + i) * 4 + j) % E4_OF < E4_POLY ? by_polynomial(t[score_of_operand(c, i, j)])
+                                                                  : ptx::ex2(t[score_of_operand(c, i, j)]);
                 if constexpr (kLse) exact_sum[i % 2] += (e[0] + e[1]) + (e[2] + e[3]);
                 p[c][i] = ptx::pack_e4m3(e[0], e[1], e[2], e[3]);
             }

@@ -9,6 +9,9 @@
 #include "sm90/tile/panel.hpp"
 #include "sm90/tile/warpgroup.hpp"
 
+#ifndef E4_PROD
+#define E4_PROD 40
+#endif
 namespace foveal::sm90 {
 
 // A row of Q, K or V is one panel: 128 channels of a byte. Fewer are filled up with zeros by the copy engine.
@@ -43,7 +46,7 @@ struct E4m3Config {
                 .staged_panels = head_dim / kPanelColumns,
                 .first_ksteps = 0,
                 .early_ksteps = 0,
-                .producer_registers = 40,
+                .producer_registers = E4_PROD,
                 .consumer_registers = 232};
     }
     FOVEAL_HOST_DEVICE constexpr int32_t parts() const { return head_dim / kPartChannels; }
