@@ -11,6 +11,7 @@
 #include "sm90/ptx/tensor_copy.cuh"
 #include "sm90/ptx/warp.cuh"
 #include "sm90/ptx/wgmma.cuh"
+#include "sm90/ptx/wgmma_d192.cuh"
 #include "sm90/tile/panel.cuh"
 #include "tests/support/gpu_fixture.hpp"
 
@@ -241,6 +242,7 @@ void check_multiplies() {
     check_multiply<kType, 64, false>();
     check_multiply<kType, 72, false>();
     check_multiply<kType, 128, false>();
+    check_multiply<kType, 192, false>();
     check_multiply<kType, 256, false>();
 }
 

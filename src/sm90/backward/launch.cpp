@@ -45,13 +45,20 @@ constexpr size_t kernel_index_of(size_t type, int32_t tile_index, size_t pass) {
     return (type * kBackwardTileCount + static_cast<size_t>(tile_index)) * kPasses + pass;
 }
 
+// Whose first kernel a tile has: that of the same d_v, for of the heads it reads O and dO alone.
+constexpr int32_t prepare_tile_of(int32_t tile_index) {
+    int32_t of = 0;
+    while (kBackwardTiles[of].head_dim != kBackwardTiles[tile_index].head_dim_v) ++of;
+    return of;
+}
+
 // Where a .cu is missing, the library does not link.
 template <size_t kIndex>
 constexpr cuda::Kernel kernel() {
     constexpr auto kTile = static_cast<int32_t>(kIndex / kPasses % kBackwardTileCount);
     constexpr DType kType = kTypes[kIndex / kPasses / kBackwardTileCount];
     constexpr size_t kPass = kIndex % kPasses;
-    if constexpr (kPass == kPrepare) return {&prepare_kernel<BackwardInstance<kType, kTile>>};
+    if constexpr (kPass == kPrepare) return {&prepare_kernel<BackwardInstance<kType, prepare_tile_of(kTile)>>};
     if constexpr (kPass == kFinish) return {&finish_kernel<BackwardInstance<kType, kTile>>};
     constexpr bool kIsWide = kBackwardTiles[kTile].is_wide, kIsWidest = kBackwardTiles[kTile].is_widest();
     if constexpr (kPass >= kWidest && kIsWidest) {
@@ -62,13 +69,15 @@ constexpr cuda::Kernel kernel() {
                     kWidestSharedBytes};
     }
     if constexpr (kPass == kKeys && kIsWide && !kIsWidest)
-        return {&wide_keys_kernel<BackwardInstance<kType, kTile>>, kWideSharedBytes};
+        return {&wide_keys_kernel<BackwardInstance<kType, kTile>>, wide_shared_bytes(kBackwardTiles[kTile])};
     if constexpr (kPass == kQueries && kIsWide && !kIsWidest)
-        return {&wide_queries_kernel<BackwardInstance<kType, kTile>>, kWideSharedBytes};
+        return {&wide_queries_kernel<BackwardInstance<kType, kTile>>, wide_shared_bytes(kBackwardTiles[kTile])};
     if constexpr (kPass == kDroppingKeys && kIsWide && !kIsWidest)
-        return {&wide_keys_kernel<BackwardInstance<kType, kTile, BackwardVariant::dropout>>, kWideSharedBytes};
+        return {&wide_keys_kernel<BackwardInstance<kType, kTile, BackwardVariant::dropout>>,
+                wide_shared_bytes(kBackwardTiles[kTile])};
     if constexpr (kPass == kDroppingQueries && kIsWide && !kIsWidest)
-        return {&wide_queries_kernel<BackwardInstance<kType, kTile, BackwardVariant::dropout>>, kWideSharedBytes};
+        return {&wide_queries_kernel<BackwardInstance<kType, kTile, BackwardVariant::dropout>>,
+                wide_shared_bytes(kBackwardTiles[kTile])};
     if constexpr (kPass == kSums) return {&score_sums_kernel<kType, false>, kScoreSumsSharedBytes};
     if constexpr (kPass == kDroppingSums) return {&score_sums_kernel<kType, true>, kScoreSumsSharedBytes};
     if constexpr (kPass == kAddSums) return {&add_score_sums_kernel<kType>};
@@ -228,14 +237,16 @@ void launch_backward(const BackwardProblem& problem, const PreparedBackward& pre
     launch(kMain + static_cast<size_t>(prepared.variant),
            {prepared.grid, kBackwardThreads, shared_bytes(prepared.tile()), true}, arguments, "sm90 backward kernel");
     const bool drops = drops_weights(prepared.variant);
-    launch(drops ? kDroppingKeys : kKeys, {prepared.keys_grid, kBackwardThreads, kWideSharedBytes, true}, arguments,
+    launch(drops ? kDroppingKeys : kKeys,
+           {prepared.keys_grid, kBackwardThreads, wide_shared_bytes(prepared.tile()), true}, arguments,
            "sm90 backward kernel of dk and dv");
     for (size_t gradient = 0; gradient < kWidestGradients; ++gradient)
         launch(kWidest + static_cast<size_t>(prepared.variant) * kWidestGradients + gradient,
                {prepared.widest_grids[gradient], kBackwardThreads, kWidestSharedBytes, true}, arguments,
                "sm90 backward kernel of one gradient");
-    launch(drops ? kDroppingQueries : kQueries, {prepared.queries_grid, kBackwardThreads, kWideSharedBytes, true},
-           arguments, "sm90 backward kernel of dq");
+    launch(drops ? kDroppingQueries : kQueries,
+           {prepared.queries_grid, kBackwardThreads, wide_shared_bytes(prepared.tile()), true}, arguments,
+           "sm90 backward kernel of dq");
     launch(kFinish, {prepared.finish_grid, kFinishThreads, 0, true}, beside, "sm90 backward's last kernel");
     if (prepared.bias_grid + prepared.slopes_grid + prepared.add_grid == 0) return;
 

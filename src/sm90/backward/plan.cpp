@@ -123,7 +123,7 @@ void describe_kernels(std::ostream& out, const PreparedBackward& prepared) {
             << "grid       " << prepared.keys_grid << " and " << prepared.queries_grid << " CTAs of "
             << kBackwardThreads << " threads; before them " << prepared.prepare_grid << " of " << kPrepareThreads
             << '\n'
-            << "shared     up to " << kWideSharedBytes << " bytes a CTA\n";
+            << "shared     up to " << wide_shared_bytes(tile) << " bytes a CTA\n";
         return;
     }
     out << "tile       " << kBackwardKeys << " keys (" << kBackwardConsumers << " warpgroups of 64) x "
@@ -154,7 +154,9 @@ std::string Sm90BackwardPlan::describe() const {
     const BackwardTile& tile = prepared_.tile();
     std::ostringstream out;
     out << foveal::describe(problem()) << "kernel     sm90 backward, " << name_of(problem().forward.dtype)
-        << ", d up to " << tile.head_dim << (has_options(prepared_.variant) ? ", with score options" : "")
+        << ", d up to " << tile.head_dim
+        << (tile.head_dim_v != tile.head_dim ? ", d_v up to " + std::to_string(tile.head_dim_v) : "")
+        << (has_options(prepared_.variant) ? ", with score options" : "")
         << (drops_weights(prepared_.variant) ? ", with dropout" : "")
         << (tile.is_widest() ? ", dk, dv and dq apart\n"
             : tile.is_wide   ? ", dk and dv apart from dq\n"

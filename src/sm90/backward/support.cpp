@@ -59,12 +59,14 @@ void check_counts(const BackwardProblem& problem) {
 }  // namespace
 
 int32_t tile_index_of(const BackwardProblem& problem) {
-    const int64_t widest = std::max(problem.forward.head_dim, problem.forward.head_dim_v);
+    const ForwardProblem& p = problem.forward;
     // Of wide heads only the widest have options.
     const bool with_options = has_options(variant_of(problem));
-    const auto* const tile = std::find_if(
-        std::begin(kBackwardTiles), std::end(kBackwardTiles),
-        [&](const BackwardTile& t) { return widest <= t.head_dim && (!with_options || !t.is_wide || t.is_widest()); });
+    const auto* const tile =
+        std::find_if(std::begin(kBackwardTiles), std::end(kBackwardTiles), [&](const BackwardTile& t) {
+            return p.head_dim <= t.head_dim && p.head_dim_v <= t.head_dim_v &&
+                   (!with_options || !t.is_wide || t.is_widest());
+        });
     return static_cast<int32_t>(tile - std::begin(kBackwardTiles));
 }
 

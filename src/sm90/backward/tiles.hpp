@@ -26,19 +26,26 @@ inline constexpr int32_t kTaskSlots = 4;
 
 // Head dimensions that are smaller than the tile's are filled up with zeros by the copy engine.
 struct BackwardTile {
-    int32_t head_dim;       // columns of Q, K, V and dO
+    int32_t head_dim;       // columns of Q and K
+    int32_t head_dim_v;     // of V and dO
     int32_t key_buffers;    // K tiles in shared memory: the next task's is loaded while this one is computed
     int32_t query_buffers;  // Q tiles, ahead of the products
     int32_t dout_buffers;   // dO tiles
     int32_t producer_registers, consumer_registers;  // a thread
-    // One kernel for dK and dV and another for dQ (wide_keys.cuh, wide_queries.cuh), not one for all.
+    // One kernel for dK and dV and another for dQ (wide_keys.cuh, wide_queries.cuh), not one for all. Its buffers of Q
+    // are those of dO too.
     bool is_wide = false;
+
+    // V tiles of the wide kernel of dQ.
+    FOVEAL_HOST_DEVICE constexpr int32_t value_buffers() const { return head_dim_v <= 128 ? 2 : 1; }
 
     // One kernel for each of the three (widest.cuh).
     FOVEAL_HOST_DEVICE constexpr bool is_widest() const { return head_dim > 256; }
 
     FOVEAL_HOST_DEVICE constexpr int32_t key_elements() const { return kBackwardKeys * head_dim; }
+    FOVEAL_HOST_DEVICE constexpr int32_t value_elements() const { return kBackwardKeys * head_dim_v; }
     FOVEAL_HOST_DEVICE constexpr int32_t query_elements() const { return kBackwardQueries * head_dim; }
+    FOVEAL_HOST_DEVICE constexpr int32_t dout_elements() const { return kBackwardQueries * head_dim_v; }
     // Columns of dQ that a warpgroup computes, and its fp32 sums of one step.
     FOVEAL_HOST_DEVICE constexpr int32_t dq_columns() const { return head_dim / kBackwardConsumers; }
     FOVEAL_HOST_DEVICE constexpr int32_t dq_elements() const { return kBackwardQueries * dq_columns(); }
@@ -47,28 +54,60 @@ struct BackwardTile {
 FOVEAL_HOST_DEVICE constexpr int32_t shared_bytes(const BackwardTile& tile) {
     constexpr int32_t kBarriersAndTasks = 1024;
     constexpr int32_t kRowBytes = kBackwardQueries * 4;  // of -lse or -delta
-    return 2 * (tile.key_elements() * (tile.key_buffers + 1) +
-                tile.query_elements() * (tile.query_buffers + tile.dout_buffers) + kBackwardKeys * kBackwardQueries) +
+    return 2 * (tile.key_elements() * tile.key_buffers + tile.value_elements() +
+                tile.query_elements() * tile.query_buffers + tile.dout_elements() * tile.dout_buffers +
+                kBackwardKeys * kBackwardQueries) +
            4 * kBackwardConsumers * tile.dq_elements() + kRowBytes * (tile.query_buffers + tile.dout_buffers) +
            kBarriersAndTasks;
 }
 
+// The wide kernels: 64 keys, or 64 queries for each of two warpgroups.
+inline constexpr int32_t kWideKeys = 64;
+inline constexpr int32_t kWideQueries = kBackwardConsumers * kWarpgroupRows;
+FOVEAL_HOST_DEVICE constexpr int32_t wide_shared_bytes(const BackwardTile& tile) {
+    constexpr int32_t kBarriersAndTask = 1024;
+    const int32_t both = 2 * kWarpgroupRows * (tile.head_dim + tile.head_dim_v);  // a tile of either
+    // K, V and stages of Q and dO, P, -lse and -delta; or Q and dO of both warpgroups, and buffers of K and V.
+    const int32_t of_keys =
+        both * (1 + tile.query_buffers) + 4 * kWideKeys * kBackwardQueries + tile.query_buffers * 8 * kBackwardQueries;
+    const int32_t of_queries =
+        both * kBackwardConsumers +
+        2 * kWideKeys * (tile.head_dim * tile.key_buffers + tile.head_dim_v * tile.value_buffers());
+    return (of_keys > of_queries ? of_keys : of_queries) + kBarriersAndTask;
+}
+
+// The widest: 64 keys or 64 queries. They have the options too, of all heads wider than 128.
+enum class WidestGradient : int32_t { dk, dv, dq };
+inline constexpr int32_t kWidestGradients = 3;
+inline constexpr int32_t kWidestSharedBytes = kMaxSharedBytes;
+
 // Indices into kBackwardTiles.
-enum BackwardTileIndex : int32_t { kBackwardD64, kBackwardD128, kBackwardD256, kBackwardD512, kBackwardTileCount };
+enum BackwardTileIndex : int32_t {
+    kBackwardD64,
+    kBackwardD128,
+    kBackwardD192,  // with values of 128
+    kBackwardD256,
+    kBackwardD512,
+    kBackwardTileCount
+};
 
 // In ascending order: a problem gets the first that is large enough.
 inline constexpr BackwardTile kBackwardTiles[kBackwardTileCount] = {
-    //  d, key_buffers, query_buffers, dout_buffers, registers
-    {64, 2, 4, 4, 24, 240},
-    {128, 2, 3, 2, 24, 240},
-    {256, 1, 2, 2, 24, 240, true},
-    {512, 1, 1, 1, 24, 240, true},
+    //  d, d_v, key_buffers, query_buffers, dout_buffers, registers
+    {64, 64, 2, 4, 4, 24, 240},          //
+    {128, 128, 2, 3, 2, 24, 240},        //
+    {192, 128, 2, 3, 3, 24, 240, true},  //
+    {256, 256, 2, 2, 2, 24, 240, true},  //
+    {512, 512, 1, 1, 1, 24, 240, true},
 };
 
 // setmaxnreg deals out what the launch was given: a multiple of 8 registers a thread.
 constexpr bool fits_sm(const BackwardTile& tile) {
     constexpr int32_t kGiven = kRegistersPerSm / kBackwardThreads / 8 * 8 * kBackwardThreads;
-    return (tile.is_wide || shared_bytes(tile) <= kMaxSharedBytes) &&
+    const int32_t bytes = tile.is_widest() ? kWidestSharedBytes
+                          : tile.is_wide   ? wide_shared_bytes(tile)
+                                           : shared_bytes(tile);
+    return bytes <= kMaxSharedBytes &&
            kWarpgroupThreads * (tile.producer_registers + kBackwardConsumers * tile.consumer_registers) <= kGiven;
 }
 static_assert([] {
@@ -91,17 +130,6 @@ FOVEAL_HOST_DEVICE constexpr bool has_options(BackwardVariant variant) {
 FOVEAL_HOST_DEVICE constexpr bool drops_weights(BackwardVariant variant) {
     return variant == BackwardVariant::dropout || variant == BackwardVariant::dropout_options;
 }
-
-// The wide kernels: 64 keys, or 64 queries for each of two warpgroups.
-inline constexpr int32_t kWideKeys = 64;
-inline constexpr int32_t kWideQueries = kBackwardConsumers * kWarpgroupRows;
-inline constexpr int32_t kWideSharedBytes = 7 * 64 * 256 * 2 + 1024;  // seven tiles, barriers and the task
-static_assert(kWideSharedBytes <= kMaxSharedBytes);
-
-// The widest: 64 keys or 64 queries. They have the options too, of all heads wider than 128.
-enum class WidestGradient : int32_t { dk, dv, dq };
-inline constexpr int32_t kWidestGradients = 3;
-inline constexpr int32_t kWidestSharedBytes = kMaxSharedBytes;
 
 // What the kernel is instantiated for.
 struct BackwardConfig {

@@ -6,8 +6,9 @@
 //   [consumer 0]        S = K Q^T, from -lse / scale on; P, which goes to shared memory too; dV += P dO. (Dropout: what
 //                       is dropped goes there with its sign set, and is 0 towards dV.)
 //   [consumer 1]        dP = V dO^T, from -delta on (under dropout from 0); waits for P; dS = P * dP; dK += dS Q.
-// Both issue the scores of the next step before the sums of this one, under which then lie the exponentials, or the
-// product with P.
+// Both issue the scores of the next step before the sums of this one, under which then lie the exponentials, and to d
+// 192 also P's way from one to the other and the product with it. To d 192 K and V are read once, into registers: else
+// shared memory's banks would bind.
 #pragma once
 
 #include <cstdint>
@@ -28,11 +29,11 @@ enum WideBarrier : int32_t { kProbabilitiesStored = 1, kProbabilitiesRead = 2 };
 
 template <BackwardConfig kConfig>
 struct WideKeysShared {
-    static constexpr int32_t kStages = 2;
+    static constexpr int32_t kStages = kConfig.tile.query_buffers;
     using W = Wide<kConfig>;
     alignas(1024) uint16_t k[W::kElements];
-    uint16_t v[W::kElements];
-    uint16_t q[kStages][W::kElements], dout[kStages][W::kElements];
+    uint16_t v[W::kElementsV];
+    uint16_t q[kStages][W::kElements], dout[kStages][W::kElementsV];
     float4 p[Fragment::size(kWideKeys) / 4][kWarpgroupThreads];  // as the registers have it
     float neg_lse[kStages][kBackwardQueries], neg_delta[kStages][kBackwardQueries];
     BackwardTask task;
@@ -40,49 +41,61 @@ struct WideKeysShared {
     uint64_t k_full, v_full, landed[2];
 };
 
-template <BackwardConfig kConfig>
-__device__ __forceinline__ void produce_wide(WideKeysShared<kConfig>& shared, const BackwardMaps& maps,
-                                             const BackwardParams& params) {
-    const int32_t warp = uniform(static_cast<int32_t>(threadIdx.x) / kWarpThreads);
-    if (warp > 1) return;
+// Q and K, or dO and V: by the warp that has them.
+template <BackwardConfig kConfig, bool kOfQ>
+__device__ __forceinline__ void produce_wide_rows(WideKeysShared<kConfig>& shared, const BackwardMaps& maps,
+                                                  const BackwardParams& params) {
+    using W = Wide<kConfig>;
+    using Load = typename W::template Load<kOfQ ? W::kHeadDim : W::kHeadDimV>;
+    constexpr int32_t kWarp = kOfQ ? 0 : 1;
     const BackwardTask& task = shared.task;
-    const bool of_q = warp == 0;
     RingPosition<1> landing;
     RingPosition<WideKeysShared<kConfig>::kStages> at;
-    using Load = typename Wide<kConfig>::Load;
-    Load{of_q ? shared.k : shared.v,
-         of_q ? maps.k : maps.v,
+    Load{kOfQ ? shared.k : shared.v,
+         kOfQ ? maps.k : maps.v,
          task.k.first,
          task.key,
          task.head_k,
          task.batch,
          nullptr,
          nullptr}
-        .issue_used(of_q ? shared.k_full : shared.v_full, shared.landed[warp], landing, task.seen,
+        .issue_used(kOfQ ? shared.k_full : shared.v_full, shared.landed[kWarp], landing, task.seen,
                     params.mapped_rows_k);
-    auto& ring = of_q ? shared.q_ring : shared.dout_ring;
+    auto& ring = kOfQ ? shared.q_ring : shared.dout_ring;
     for_each_step(task, params.heads_per_kv, [&](BackwardStep step, bool) {
         ring.wait_free(at);
         const int64_t row = unit_of(params, task, step) * kBackwardQueries;
-        Load{of_q ? shared.q[at.slot] : shared.dout[at.slot],
-             of_q ? maps.q : maps.dout,
+        Load{kOfQ ? shared.q[at.slot] : shared.dout[at.slot],
+             kOfQ ? maps.q : maps.dout,
              task.q.first,
              step.tile * kBackwardQueries,
              task.head_k * params.heads_per_kv + step.head,
              task.batch,
-             of_q ? shared.neg_lse[at.slot] : shared.neg_delta[at.slot],
-             (of_q ? params.workspace.neg_lse : params.workspace.neg_delta) + row}
-            .issue_used(ring.full[at.slot][0], shared.landed[warp], landing, task.seeing, params.mapped_rows_q);
+             kOfQ ? shared.neg_lse[at.slot] : shared.neg_delta[at.slot],
+             (kOfQ ? params.workspace.neg_lse : params.workspace.neg_delta) + row}
+            .issue_used(ring.full[at.slot][0], shared.landed[kWarp], landing, task.seeing, params.mapped_rows_q);
         at.advance();
     });
+}
+
+template <BackwardConfig kConfig>
+__device__ __forceinline__ void produce_wide(WideKeysShared<kConfig>& shared, const BackwardMaps& maps,
+                                             const BackwardParams& params) {
+    const int32_t warp = uniform(static_cast<int32_t>(threadIdx.x) / kWarpThreads);
+    if (warp == 0) produce_wide_rows<kConfig, true>(shared, maps, params);
+    if (warp == 1) produce_wide_rows<kConfig, false>(shared, maps, params);
 }
 
 // kIsOfKeys: consumer 1, which has dK; else consumer 0, which has dV.
 template <BackwardConfig kConfig, bool kIsOfKeys>
 class WideKeysConsumer {
     using W = Wide<kConfig>;
+    // Of the tiles that the scores are computed of, and of those that the sums are.
+    static constexpr int32_t kBefore = kIsOfKeys ? W::kHeadDimV : W::kHeadDim,
+                             kBehind = kIsOfKeys ? W::kHeadDim : W::kHeadDimV;
     static constexpr int32_t kBoth = kBackwardConsumers * kWarpgroupThreads;
     static constexpr bool kDrops = kConfig.drops_weights(), kDraws = kDrops && !kIsOfKeys;
+    struct Nothing {};
 
    public:
     __device__ __forceinline__ WideKeysConsumer(WideKeysShared<kConfig>& shared, const BackwardParams& params,
@@ -120,6 +133,7 @@ class WideKeysConsumer {
         const Range tiles{uniform(task.query_tiles.begin), uniform(task.query_tiles.end)};
         step_ = BackwardStep::first(tiles, true);
         ptx::mbarrier_wait(kIsOfKeys ? shared_.v_full : shared_.k_full, 0);
+        if constexpr (W::kKeepsKeys) W::read_operand(own_, kIsOfKeys ? shared_.v : shared_.k, warp_);
         begin_scores();
         issue_scores();
         draw();
@@ -128,16 +142,20 @@ class WideKeysConsumer {
         read_deltas();
         before().release_read(at_.slot);
         transform();
+        if constexpr (W::kKeepsKeys) exchange(true);
         for (bool is_first = true, more = true; more; is_first = false) {
+            if constexpr (!W::kKeepsKeys) exchange(is_first);
             typename W::Operand factors;
-            finish_factors(factors);
+            round_operand<kConfig.dtype>(factors, x_);
+            if constexpr (kDraws) drop_operand(factors, drop_.kept);
             behind().wait_full(at_);
             const int32_t slot = at_.slot;
             at_.advance();
             more = step_.advance(tiles, true, params_.heads_per_kv);
             if (more) begin_scores();
             issue_scores();  // of the last step once more, for nothing: no branch may stand before the wait
-            W::issue_sums(sums_, factors, (kIsOfKeys ? q_ : dout_) + static_cast<uint32_t>(slot) * W::kTile, !is_first);
+            W::issue_sums(sums_, factors, (kIsOfKeys ? q_ : dout_) + static_cast<uint32_t>(slot) * W::distance(kBehind),
+                          !is_first);
             draw();
             ptx::wgmma_wait_group<1>();
             ptx::pin(x_);
@@ -145,6 +163,7 @@ class WideKeysConsumer {
                 read_deltas();
                 before().release_read(at_.slot);
                 transform();
+                if constexpr (W::kKeepsKeys) exchange(false);
             }
             ptx::wgmma_wait_group<0>();
             ptx::pin(sums_);
@@ -171,9 +190,11 @@ class WideKeysConsumer {
                      step_.tile * kBackwardQueries + Fragment::first_column(lane));
     }
     __device__ __forceinline__ void issue_scores() {
-        // uniform(): as in wide_queries.cuh; where it draws, there are no registers for them.
-        W::issue_scores(x_, kDraws ? uniform(rows_) : rows_,
-                        (kIsOfKeys ? dout_ : q_) + static_cast<uint32_t>(at_.slot) * W::kTile);
+        const uint32_t b = (kIsOfKeys ? dout_ : q_) + static_cast<uint32_t>(at_.slot) * W::distance(kBefore);
+        if constexpr (W::kKeepsKeys)
+            W::issue_scores(x_, own_, b);
+        else  // uniform(): as in wide_queries.cuh; where it draws, there are no registers for them
+            W::template issue_scores<kBefore>(x_, kDraws ? uniform(rows_) : rows_, b);
     }
 
     // Under the sums of the step before.
@@ -185,8 +206,8 @@ class WideKeysConsumer {
         }
     }
 
-    // P goes from consumer 0 to consumer 1.
-    __device__ __forceinline__ void finish_factors(typename W::Operand& factors) {
+    // P goes from consumer 0 to consumer 1, which multiplies with it.
+    __device__ __forceinline__ void exchange(bool is_first) {
         const auto thread = threadIdx.x % kWarpgroupThreads;
         if constexpr (kIsOfKeys) {
             ptx::barrier_sync(kProbabilitiesStored, kBoth);
@@ -197,15 +218,13 @@ class WideKeysConsumer {
             }
             ptx::barrier_arrive(kProbabilitiesRead, kBoth);
         } else {
-            if (has_stored_) ptx::barrier_sync(kProbabilitiesRead, kBoth);
-            has_stored_ = true;
+            if (!is_first) ptx::barrier_sync(kProbabilitiesRead, kBoth);
 #pragma unroll
             for (int32_t i = 0; i < Fragment::size(kWideKeys); i += 4)
                 shared_.p[i / 4][thread] = float4{told(i), told(i + 1), told(i + 2), told(i + 3)};
             ptx::barrier_arrive(kProbabilitiesStored, kBoth);
         }
-        round_operand<kConfig.dtype>(factors, x_);
-        if constexpr (kDraws) drop_operand(factors, drop_.kept);
+        if constexpr (W::kKeepsKeys) ptx::pin(x_);
     }
 
     // ---- dropout: consumer 0 draws, and tells consumer 1 by the sign of P -------------------------------------------
@@ -246,19 +265,21 @@ class WideKeysConsumer {
     const BackwardParams& params_;
     const int32_t warp_;
     const uint32_t rows_, q_, dout_;  // low words of descriptors
-    typename W::Sums sums_;
+    typename W::template Sums<kBehind> sums_;
     typename W::Scores x_;
+    // This warp's rows of K or V.
+    [[no_unique_address]] std::conditional_t<W::kKeepsKeys, uint32_t[kBefore / Format<kConfig.dtype>::kKstepColumns][4],
+                                             Nothing>
+        own_;
     RingPosition<WideKeysShared<kConfig>::kStages> at_;
     BackwardStep step_;
-    bool has_stored_ = false;
     [[no_unique_address]] const ThreadDropout<kDrops> dropout_;
     // Of the step: what consumer 0 draws, and what consumer 1 has read of the columns.
     struct Drop {
         KeptScores<kBackwardQueries, true> kept;
         typename W::Scores neg_delta;
     };
-    struct NoDrop {};
-    [[no_unique_address]] std::conditional_t<kDrops, Drop, NoDrop> drop_;
+    [[no_unique_address]] std::conditional_t<kDrops, Drop, Nothing> drop_;
 };
 
 template <BackwardConfig kConfig>
@@ -313,7 +334,8 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
 
 template <class Instance>
 const void* wide_keys_kernel() {
-    static_assert(sizeof(WideKeysShared<Instance::kConfig>) <= static_cast<size_t>(kWideSharedBytes));
+    static_assert(sizeof(WideKeysShared<Instance::kConfig>) <=
+                  static_cast<size_t>(wide_shared_bytes(Instance::kConfig.tile)));
     return reinterpret_cast<const void*>(&backward_of_wide_keys<Instance>);
 }
 

@@ -28,15 +28,15 @@ struct WideQueriesTask {
 
 template <BackwardConfig kConfig>
 struct WideQueriesShared {
-    static constexpr int32_t kKeyBuffers = 2;
+    static constexpr int32_t kKeyBuffers = kConfig.tile.key_buffers, kValueBuffers = kConfig.tile.value_buffers();
     using W = Wide<kConfig>;
     alignas(1024) uint16_t q[kBackwardConsumers][W::kElements];
-    uint16_t dout[kBackwardConsumers][W::kElements];
+    uint16_t dout[kBackwardConsumers][W::kElementsV];
     uint16_t k[kKeyBuffers][W::kElements];
-    uint16_t v[W::kElements];
+    uint16_t v[kValueBuffers][W::kElementsV];
     WideQueriesTask task;
     Ring<kKeyBuffers> k_ring;
-    Ring<1> v_ring;
+    Ring<kValueBuffers> v_ring;
     uint64_t q_full[kBackwardConsumers], dout_full[kBackwardConsumers], landed[2];
     // Only under dropout: the task's, of the batch; of the call.
     int32_t sequence;
@@ -50,14 +50,17 @@ __device__ __forceinline__ void produce_wide(WideQueriesShared<kConfig>& shared,
     if (warp > 1) return;
     const WideQueriesTask& task = shared.task;
     const SequenceRows q = task.sequence.q, k = task.sequence.k;
-    using Load = typename Wide<kConfig>::Load;
-    RingPosition<1> landing, values;
+    using W = Wide<kConfig>;
+    using Load = typename W::template Load<W::kHeadDim>;
+    using LoadV = typename W::template Load<W::kHeadDimV>;
+    RingPosition<1> landing;
     RingPosition<WideQueriesShared<kConfig>::kKeyBuffers> keys;
+    RingPosition<WideQueriesShared<kConfig>::kValueBuffers> values;
     for (int32_t w = 0; w < (warp == 0 ? kBackwardConsumers : 0); ++w) {
         const int32_t row = task.query + w * kWarpgroupRows;
         Load{shared.q[w], maps.q, q.first, row, task.head, task.batch, nullptr, nullptr}.issue_used(
             shared.q_full[w], shared.landed[0], landing, task.sequence.seeing, params.mapped_rows_q);
-        Load{shared.dout[w], maps.dout, q.first, row, task.head, task.batch, nullptr, nullptr}.issue_used(
+        LoadV{shared.dout[w], maps.dout, q.first, row, task.head, task.batch, nullptr, nullptr}.issue_used(
             shared.dout_full[w], shared.landed[0], landing, task.sequence.seeing, params.mapped_rows_q);
     }
     for (int32_t block = task.key_blocks.begin; block < task.key_blocks.end; ++block) {
@@ -69,8 +72,9 @@ __device__ __forceinline__ void produce_wide(WideQueriesShared<kConfig>& shared,
             keys.advance();
         } else {
             shared.v_ring.wait_free(values);
-            Load{shared.v, maps.v, k.first, row, task.head_k, task.batch, nullptr, nullptr}.issue_used(
-                shared.v_ring.full[0][0], shared.landed[1], landing, task.sequence.seen, params.mapped_rows_k);
+            LoadV{shared.v[values.slot], maps.v, k.first, row, task.head_k, task.batch, nullptr, nullptr}.issue_used(
+                shared.v_ring.full[values.slot][0], shared.landed[1], landing, task.sequence.seen,
+                params.mapped_rows_k);
             values.advance();
         }
     }
@@ -92,7 +96,7 @@ class WideQueriesConsumer {
           q_(W::low_word(shared.q[warpgroup])),
           dout_(W::low_word(shared.dout[warpgroup])),
           k_(W::low_word(shared.k[0])),
-          v_(W::low_word(shared.v)),
+          v_(W::low_word(shared.v[0])),
           dropout_(dropout) {}
 
     __device__ __forceinline__ void run() {
@@ -120,7 +124,7 @@ class WideQueriesConsumer {
         issue_scores();
         ptx::wgmma_wait_group<0>();
         pin_scores();
-        shared_.v_ring.release(0);
+        shared_.v_ring.release(values_.slot);
         multiply();
         for (bool is_first = true, more = true; more; is_first = false) {
             typename W::Operand ds;
@@ -135,11 +139,11 @@ class WideQueriesConsumer {
             else if constexpr (kConfig.drops_weights())
                 clear_scores();
             issue_scores();  // of the last step once more, for nothing: no branch may stand before the wait
-            W::issue_sums(sums_, ds, k() + static_cast<uint32_t>(slot) * W::kTile, !is_first);
+            W::issue_sums(sums_, ds, k() + static_cast<uint32_t>(slot) * W::distance(W::kHeadDim), !is_first);
             ptx::wgmma_wait_group<1>();
             pin_scores();
             if (more) {
-                shared_.v_ring.release(0);
+                shared_.v_ring.release(values_.slot);
                 if constexpr (!kConfig.drops_weights()) multiply();
             }
             ptx::wgmma_wait_group<0>();
@@ -202,8 +206,9 @@ class WideQueriesConsumer {
 
     __device__ __forceinline__ void issue_scores() {
         // uniform(): or the addresses of all ksteps would be computed before the loop, and occupy registers.
-        W::issue_scores(p_, uniform(q()), k() + static_cast<uint32_t>(keys_.slot) * W::kTile);
-        W::issue_scores(dp_, uniform(dout()), uniform(v()));
+        W::template issue_scores<W::kHeadDim>(p_, uniform(q()),
+                                              k() + static_cast<uint32_t>(keys_.slot) * W::distance(W::kHeadDim));
+        W::template issue_scores<W::kHeadDimV>(dp_, uniform(dout()), uniform(v_of_block()));
     }
     // Low words of descriptors, computed anew each time where dropout needs the registers.
     __device__ __forceinline__ uint32_t q() const {
@@ -213,7 +218,11 @@ class WideQueriesConsumer {
         return kConfig.drops_weights() ? W::low_word(shared_.dout[warpgroup_]) : dout_;
     }
     __device__ __forceinline__ uint32_t k() const { return kConfig.drops_weights() ? W::low_word(shared_.k[0]) : k_; }
-    __device__ __forceinline__ uint32_t v() const { return kConfig.drops_weights() ? W::low_word(shared_.v) : v_; }
+    __device__ __forceinline__ uint32_t v() const { return kConfig.drops_weights() ? W::low_word(shared_.v[0]) : v_; }
+    __device__ __forceinline__ uint32_t v_of_block() const {
+        if constexpr (WideQueriesShared<kConfig>::kValueBuffers == 1) return v();
+        return v() + static_cast<uint32_t>(values_.slot) * W::distance(W::kHeadDimV);
+    }
     __device__ __forceinline__ void pin_scores() {
         ptx::pin(p_);
         ptx::pin(dp_);
@@ -246,11 +255,11 @@ class WideQueriesConsumer {
     const int32_t warpgroup_;
     const int32_t row_;                // the warp's first, of the sequence
     const uint32_t q_, dout_, k_, v_;  // low words of descriptors
-    typename W::Sums sums_;
+    typename W::template Sums<W::kHeadDim> sums_;
     typename W::Scores p_, dp_;
     float neg_lse_[Fragment::kRows], neg_delta_[Fragment::kRows];
     RingPosition<WideQueriesShared<kConfig>::kKeyBuffers> keys_;
-    RingPosition<1> values_;
+    RingPosition<WideQueriesShared<kConfig>::kValueBuffers> values_;
     int32_t block_ = 0;
     // Only under dropout.
     const Dropout& dropout_;
@@ -285,7 +294,8 @@ __device__ __forceinline__ void run_wide_queries(WideQueriesShared<kConfig>& sha
     if (threadIdx.x == 0) {
         for (int32_t i = 0; i < WideQueriesShared<kConfig>::kKeyBuffers; ++i)
             shared.k_ring.initialise(i, 1, kConsumerWarps);
-        shared.v_ring.initialise(0, 1, kConsumerWarps);
+        for (int32_t i = 0; i < WideQueriesShared<kConfig>::kValueBuffers; ++i)
+            shared.v_ring.initialise(i, 1, kConsumerWarps);
         for (int32_t w = 0; w < kBackwardConsumers; ++w) {
             ptx::mbarrier_init(shared.q_full[w], 1);
             ptx::mbarrier_init(shared.dout_full[w], 1);
@@ -325,7 +335,8 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
 
 template <class Instance>
 const void* wide_queries_kernel() {
-    static_assert(sizeof(WideQueriesShared<Instance::kConfig>) <= static_cast<size_t>(kWideSharedBytes));
+    static_assert(sizeof(WideQueriesShared<Instance::kConfig>) <=
+                  static_cast<size_t>(wide_shared_bytes(Instance::kConfig.tile)));
     return reinterpret_cast<const void*>(&backward_of_wide_queries<Instance>);
 }
 

@@ -61,8 +61,8 @@ __device__ __forceinline__ void produce_widest(WidestShared<kConfig, kGradient>&
     RingPosition<1> landing, whole;
     RingPosition<Shared::kPanelSlots> panels;
     if (!(is_whole && kIsDv))
-        typename Shared::W::Load{shared.own[warp], own_map,        own.first, task.row,
-                                 task.head,        sequence.batch, nullptr,   nullptr}
+        typename Shared::W::template Load<Shared::W::kHeadDim>{shared.own[warp], own_map,        own.first, task.row,
+                                                               task.head,        sequence.batch, nullptr,   nullptr}
             .issue_used(shared.own_full[warp], shared.landed[warp], landing, own_used, own_mapped);
     BackwardStep step = BackwardStep::first(task.visited, true);
     for (bool more = true; more; more = step.advance(task.visited, true, kOfKeys ? params.heads_per_kv : 1)) {
@@ -73,7 +73,7 @@ __device__ __forceinline__ void produce_widest(WidestShared<kConfig, kGradient>&
         const float* const neg_delta = params.workspace.neg_delta + of_rows;
         if (is_whole) {
             shared.whole_ring.wait_free(whole);
-            typename Shared::W::Load{
+            typename Shared::W::template Load<Shared::W::kHeadDim>{
                 shared.whole, others_map, others.first, row, head, sequence.batch, kOfKeys ? shared.neg_lse : nullptr,
                 neg_lse}
                 .issue_used(shared.whole_ring.full[0][0], shared.landed[warp], landing, others_used, others_mapped);
