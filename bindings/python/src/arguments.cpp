@@ -192,7 +192,7 @@ void ForwardArguments::set_dropout(nb::handle dropout_p, nb::handle state) {
         args_.dropout_state = dropout_numbers_.data();
         return;
     }
-    objects_[kTensors - 2] = state;
+    objects_[kDropoutState] = state;
     foveal_tensor view{};
     add(view, dropout_state_, state, "dropout_state");
     if (view.rank != 1 || view.shape[0] != 2 || view.stride[0] != 1)
@@ -203,11 +203,11 @@ void ForwardArguments::set_dropout(nb::handle dropout_p, nb::handle state) {
 // A foveal.Workspace, of which the tensor counts. A description says nothing of memory.
 void ForwardArguments::set_workspace(nb::handle workspace) {
     if (!workspace.is_valid() || workspace.is_none() || form_ == Form::description) return;
-    constexpr size_t kPlace = kTensors - 1;
-    if (nb::hasattr(workspace, "tensor")) objects_[kPlace] = workspace_object_ = nb::object(workspace.attr("tensor"));
+    if (nb::hasattr(workspace, "tensor"))
+        objects_[kWorkspace] = workspace_object_ = nb::object(workspace.attr("tensor"));
     foveal_tensor bytes{};
-    add(bytes, workspace_, objects_[kPlace], "workspace");
-    require_writable(*workspace_, objects_[kPlace], "workspace", true);
+    add(bytes, workspace_, objects_[kWorkspace], "workspace");
+    require_writable(*workspace_, objects_[kWorkspace], "workspace", true);
     if (!is_packed(bytes)) refuse("workspace has gaps; it must be packed");
     int64_t size = bytes.dtype == FOVEAL_BOOL                                ? 1
                    : bytes.dtype == FOVEAL_I64                               ? 8
@@ -314,7 +314,17 @@ void ForwardArguments::borrow_results(nb::handle out, nb::handle lse) {
     args_.lse = lse_->view;
 }
 
-bool ForwardArguments::is_plain(nb::handle out) {
+const Borrowed* ForwardArguments::borrowed(size_t i) const {
+    const std::array<const std::optional<Borrowed>*, kTensors> optional{
+        nullptr,        nullptr,     nullptr,        &bias_,         &sinks_,       &alibi_slopes_,  &mask_,
+        &seqused_q_,    &seqused_k_, &cu_seqlens_q_, &cu_seqlens_k_, &block_table_, &page_indptr_,   &page_indices_,
+        &query_offset_, &tree_mask_, &q_descale_,    &k_descale_,    &v_descale_,   &dropout_state_, &workspace_};
+    const std::array main{&q_, &k_, &v_};
+    if (i < main.size()) return main[i];
+    return *optional[i] ? &**optional[i] : nullptr;
+}
+
+Course ForwardArguments::course(nb::handle out) {
     constexpr std::array<const char*, kTensors> kNames{"q",
                                                        "k",
                                                        "v",
@@ -336,28 +346,24 @@ bool ForwardArguments::is_plain(nb::handle out) {
                                                        "v_descale",
                                                        "dropout_state",
                                                        "workspace"};
-    const std::array<const std::optional<Borrowed>*, kTensors> optional{
-        nullptr,        nullptr,     nullptr,        &bias_,         &sinks_,       &alibi_slopes_,  &mask_,
-        &seqused_q_,    &seqused_k_, &cu_seqlens_q_, &cu_seqlens_k_, &block_table_, &page_indptr_,   &page_indices_,
-        &query_offset_, &tree_mask_, &q_descale_,    &k_descale_,    &v_descale_,   &dropout_state_, &workspace_};
-    const std::array main{&q_, &k_, &v_};
+    constexpr size_t kMain = kV + 1;
     if (q_.is_torch()) {
         main_.begin(q_.view.dtype, q_.device);
-        for (size_t i = 0; i < main.size(); ++i) main_.add(objects_[i].ptr(), main[i]->view.rank);
+        for (size_t i = 0; i < kMain; ++i) main_.add(objects_[i].ptr(), borrowed(i)->view.rank);
         if (!out.is_none()) main_.add(out.ptr(), q_.view.rank);
         is_familiar_ = torch::are_familiar(main_);
-        if (!is_familiar_ && torch::calls_are_watched()) return false;
+        if (!is_familiar_ && torch::calls_are_watched()) return Course::watched;
     }
     bool records_gradient = false;
-    for (size_t i = is_familiar_ ? main.size() : 0; i < kTensors; ++i) {
-        if (i >= main.size() && !*optional[i]) continue;
-        if (!(i < main.size() ? *main[i] : **optional[i]).is_torch()) continue;
+    for (size_t i = is_familiar_ ? kMain : 0; i < kTensors; ++i) {
+        if (borrowed(i) == nullptr || !borrowed(i)->is_torch()) continue;
         torch::refuse_negative(objects_[i].ptr(), kNames[i]);
-        if (i >= kWithGradient) continue;
+        if (i >= kMask) continue;
         torch::refuse_tangent(objects_[i].ptr(), kNames[i], torch::tangents_may_be());
         if (torch::records_gradient(objects_[i].ptr())) records_gradient = true;
     }
-    return !records_gradient;
+    if (!records_gradient) return Course::plain;
+    return all_are_plain_tensors() && !torch::is_transformed() ? Course::recorded : Course::watched;
 }
 
 CurrentDevice ForwardArguments::enter_device() const { return {q_.type, q_.device}; }

@@ -23,6 +23,13 @@ struct Options {
     nb::handle q_descale{}, k_descale{}, v_descale{}, uint8_as{};  // of the forward alone
 };
 
+// What PyTorch has to know of a call.
+enum class Course {
+    plain,     // nothing: an eager call on tensors that are what their memory says; all calls of other libraries
+    recorded,  // a gradient of it is asked for, and nothing else
+    watched,   // it is for the dispatcher
+};
+
 // One forward problem. Borrows its tensors as long as it lives.
 class ForwardArguments {
    public:
@@ -33,10 +40,8 @@ class ForwardArguments {
     void describe_results(bool wants_lse);             // packed, without memory
     CurrentDevice enter_device() const;                // for set_results() and launch()
     void set_results(nb::handle out, bool wants_lse);  // allocates what is not given
-    // Is this a plain eager call on tensors that are what their memory says? False: PyTorch watches the call, or has to
-    // record a gradient. Raises for tensors that are negated or have a tangent. True for all libraries but PyTorch.
-    bool is_plain(nb::handle out);
-    void launch();  // on the current stream of q's library, without the GIL
+    Course course(nb::handle out);                     // raises for tensors that are negated or have a tangent
+    void launch();                                     // on the current stream of q's library, without the GIL
     // Likewise with another function of the library, whose status it returns.
     template <class Function>
     foveal_status launch_with(Function&& call) const {
@@ -45,6 +50,9 @@ class ForwardArguments {
         return call(stream);
     }
     nb::object result(bool wants_lse) const;
+    void require_gradient();  // raises if there is none
+    // Of a call that has been launched, with its log-sum-exp: PyTorch's autograd learns of it.
+    nb::object recorded_result(const Options& options, bool wants_lse) const;
     // out and lse of an earlier call, for its gradient.
     void borrow_results(nb::handle out, nb::handle lse);
     const Borrowed& q() const { return q_; }
@@ -62,12 +70,36 @@ class ForwardArguments {
     void set_dropout(nb::handle dropout_p, nb::handle state);
     void set_workspace(nb::handle workspace);
     void shape_results(bool wants_lse);
+    const Borrowed* borrowed(size_t i) const;  // objects_[i]; null: absent
+    bool all_are_plain_tensors() const;
 
     Form form_;
     foveal_forward_args args_;
-    // q, k, v, bias, sinks, alibi_slopes, into which gradients flow; mask, lengths, pages, offsets, tree, descales,
-    // dropout's state, workspace
-    static constexpr size_t kWithGradient = 6, kTensors = 21;
+    // The places of objects_. Gradients flow into those before kMask.
+    enum Place : size_t {
+        kQ,
+        kK,
+        kV,
+        kBias,
+        kSinks,
+        kAlibiSlopes,
+        kMask,
+        kSeqUsedQ,
+        kSeqUsedK,
+        kCuSeqlensQ,
+        kCuSeqlensK,
+        kBlockTable,
+        kPageIndptr,
+        kPageIndices,
+        kQueryOffset,
+        kTreeMask,
+        kQDescale,
+        kKDescale,
+        kVDescale,
+        kDropoutState,
+        kWorkspace,
+        kTensors
+    };
     nb::handle objects_[kTensors];
     Borrowed q_, k_, v_;
     std::optional<Borrowed> cu_seqlens_q_, cu_seqlens_k_, seqused_q_, seqused_k_, alibi_slopes_, sinks_, bias_, mask_,
@@ -110,6 +142,8 @@ nb::object append(PyObject* const* arguments);
 nb::object backward(PyObject* const* arguments, const Options& options, bool dispatched);
 // Why there is no gradient of q, k, v, cu_seqlens_q, cu_seqlens_k and the options behind them; empty if there is.
 nb::object backward_supports(PyObject* const* arguments, const Options& options);
+// The same of a call whose results are described.
+std::string why_no_gradient(const foveal_forward_args& of);
 // foveal.copy_pages and foveal.gather, likewise.
 nb::object copy_pages(PyObject* const* arguments);
 nb::object gather(PyObject* const* arguments);

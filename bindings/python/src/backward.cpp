@@ -1,8 +1,10 @@
 // foveal.attention_backward.
 #include <array>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "arguments.hpp"
 #include "errors.hpp"
@@ -108,6 +110,12 @@ class BackwardCall {
     foveal_backward_args args_;
 };
 
+void refuse_negative(std::initializer_list<std::pair<const char*, nb::handle>> tensors) {
+    for (const auto& [name, tensor] : tensors)
+        if (!tensor.is_none() && tensor_type_of(tensor.ptr()).framework == Framework::torch)
+            torch::refuse_negative(tensor.ptr(), name);
+}
+
 }  // namespace
 
 nb::object backward(PyObject* const* arguments, const Options& options, bool dispatched) {
@@ -119,11 +127,12 @@ nb::object backward(PyObject* const* arguments, const Options& options, bool dis
     const auto through_dispatcher = [&] { return torch::through_dispatcher("_attention_backward", arguments, kCount); };
     try {
         ForwardArguments forward(arguments[5], arguments[6], arguments[7], arguments[8], arguments[9], options, form);
-        if (!dispatched && !forward.is_plain(nb::none())) return through_dispatcher();
+        if (!dispatched && forward.course(nb::none()) != Course::plain) return through_dispatcher();
         forward.set_backend({});
         const CurrentDevice guard = forward.enter_device();
         forward.borrow_results(out, lse);
         BackwardCall call(forward, dout, dlse, nb::borrow<nb::tuple>(wanted), form);
+        if (!dispatched) refuse_negative({{"dout", dout}, {"dlse", dlse}, {"out", out}, {"lse", lse}});
         call.make_results();
         call.launch();
         return call.results();
@@ -134,12 +143,15 @@ nb::object backward(PyObject* const* arguments, const Options& options, bool dis
 }
 
 nb::object backward_supports(PyObject* const* arguments, const Options& options) {
-    if (library.backward == nullptr) return nb::str("this build of libfoveal has no gradients");
     ForwardArguments forward(arguments[0], arguments[1], arguments[2], arguments[3], arguments[4], options,
                              Form::description);
     forward.set_backend({});
     forward.describe_results(true);
-    const foveal_forward_args& of = forward.args();
+    return nb::str(why_no_gradient(forward.args()).c_str());
+}
+
+std::string why_no_gradient(const foveal_forward_args& of) {
+    if (library.backward == nullptr) return "this build of libfoveal has no gradients";
     foveal_backward_args args;
     library.init(args);
     args.forward = &of;
@@ -153,8 +165,8 @@ nb::object backward_supports(PyObject* const* arguments, const Options& options)
     for (foveal_tensor* const gradient : {&args.dq, &args.dk, &args.dv, &args.dsinks, &args.dbias, &args.dalibi_slopes})
         pack_strides(*gradient);
     const foveal_status status = library.backward_supports(&args);
-    if (status == FOVEAL_OK) return nb::str("");
-    if (status == FOVEAL_UNSUPPORTED || status == FOVEAL_NO_DEVICE) return nb::str(library.last_error());
+    if (status == FOVEAL_OK) return {};
+    if (status == FOVEAL_UNSUPPORTED || status == FOVEAL_NO_DEVICE) return library.last_error();
     raise(status, library.last_error());
 }
 

@@ -74,12 +74,16 @@ nb::object forward(Arguments arguments, size_t count, nb::handle cu_seqlens_q, n
             return torch::through_dispatcher(dispatcher_function, arguments, count);
         raise(FOVEAL_UNSUPPORTED, tensor.message);
     }
-    if (!dispatched && !problem->is_plain(out)) return torch::through_dispatcher(dispatcher_function, arguments, count);
+    const Course course = dispatched ? Course::plain : problem->course(out);
+    const bool is_recorded = course == Course::recorded && out.is_none();
+    if (course != Course::plain && !is_recorded)
+        return torch::through_dispatcher(dispatcher_function, arguments, count);
     problem->set_backend({});
+    if (is_recorded) problem->require_gradient();
     const CurrentDevice guard = problem->enter_device();
-    problem->set_results(out, wants_lse);
+    problem->set_results(out, wants_lse || is_recorded);
     problem->launch();
-    return problem->result(wants_lse);
+    return is_recorded ? problem->recorded_result(options, wants_lse) : problem->result(wants_lse);
 }
 
 // call(arguments), among which is a state that PyTorch's generator has given, if one has to.

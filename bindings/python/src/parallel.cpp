@@ -211,7 +211,7 @@ Options options_of(const nb::dict& given) {
 nb::object attention(nb::tuple tensors, nb::dict options, nb::dict call, Communicator& communicator,
                      nb::callable allocate, nb::callable upload, uintptr_t communication_stream, bool return_lse) {
     ForwardArguments problem(tensors[0], tensors[1], tensors[2], {}, {}, options_of(options), Form::tensor);
-    if (!problem.is_plain(nb::none()))
+    if (problem.course(nb::none()) != Course::plain)
         raise(FOVEAL_UNSUPPORTED,
               "PyTorch watches this call (a trace or a mode), or would record another gradient than those of q, k, v, "
               "sinks and alibi_slopes; foveal.parallel has neither yet");
@@ -268,7 +268,7 @@ void gradients(nb::tuple tensors, nb::tuple results, nb::dict gradients, nb::dic
 nb::object decode(nb::tuple tensors, nb::dict options, Communicator& communicator, int32_t ranks, nb::callable allocate,
                   bool return_lse) {
     ForwardArguments problem(tensors[0], tensors[1], tensors[2], {}, {}, options_of(options), Form::tensor);
-    if (!problem.is_plain(nb::none()))
+    if (problem.course(nb::none()) != Course::plain)
         raise(FOVEAL_UNSUPPORTED,
               "PyTorch watches this call (a trace or a mode), or would record a gradient; decoding over ranks has "
               "neither");

@@ -33,6 +33,7 @@ struct Torch {
     PyObject* forward_ad;         // the namespace of torch.autograd.forward_ad
     PyObject* increment_version;  // (tensors)
     PyObject* is_inference_mode;
+    PyObject* is_transformed;        // null where this PyTorch has none
     PyObject* empty_strided_cpu;     // null where this PyTorch has none
     PyObject* empty_strided_cuda;    // likewise
     PyObject* tensor_guards;         // likewise
@@ -64,6 +65,7 @@ struct Torch {
         forward_ad = kept(nb::module_::import_("torch.autograd.forward_ad"), "__dict__");
         increment_version = kept(c, "_increment_version");
         is_inference_mode = kept(module, "is_inference_mode_enabled");
+        is_transformed = kept_if_there(c, "_are_functorch_transforms_active");
         const nb::object compiled = nb::getattr(nb::getattr(c, "_dynamo", nb::none()), "guards", nb::none());
         empty_strided_cpu = kept_if_there(compiled, "_empty_strided_cpu");
         empty_strided_cuda = kept_if_there(compiled, "_empty_strided_cuda");
@@ -148,6 +150,11 @@ Kind kind_of(PyTypeObject* type) {
 bool calls_are_watched() {
     const Torch& torch = Torch::get();
     return PyLong_AsLong(owned(PyObject_CallNoArgs(torch.dispatch_modes)).ptr()) > 0 || is_true(torch.is_tracing);
+}
+
+bool is_transformed() {
+    const Torch& torch = Torch::get();
+    return torch.is_transformed == nullptr || is_true(torch.is_transformed);
 }
 
 bool are_familiar(const MainTensors& tensors) {
@@ -291,6 +298,14 @@ nb::object set_device() { return nb::borrow(Torch::get().set_device); }
 
 nb::object drawn_dropout_state(PyObject* q) {
     return nb::module_::import_("foveal.torch").attr("_drawn_dropout_state")(nb::handle(q));
+}
+
+nb::object recorded(PyObject* const* arguments, size_t count) {
+    static PyObject* record =
+        nullptr;  // an import releases the GIL: no guarded initialisation, which would wait with it
+    if (record == nullptr)
+        record = nb::object(nb::module_::import_("foveal._torch_eager").attr("record")).release().ptr();
+    return owned(PyObject_Vectorcall(record, arguments, count, nullptr));
 }
 
 nb::object through_dispatcher(const char* function, PyObject* const* arguments, size_t count) {

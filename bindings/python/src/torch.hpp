@@ -21,6 +21,8 @@ Kind kind_of(PyTypeObject* type);
 
 // Does PyTorch record or change the operators that this thread calls? A trace of torch.jit, a TorchDispatchMode.
 bool calls_are_watched();
+// Is a transform of torch.func active?
+bool is_transformed();
 
 // The tensors that every call has: q, k, v and, if it is given, out; of a merge, its parts and results. Each once.
 class MainTensors {
@@ -87,6 +89,9 @@ nb::object set_device();
 
 // int64 [2] on the device of `q`, from PyTorch's generator of that device.
 nb::object drawn_dropout_state(PyObject* q);
+
+// The results of a call that is done, as autograd gives them: foveal._torch_eager.record(*arguments).
+nb::object recorded(PyObject* const* arguments, size_t count);
 
 // The function of foveal.torch that calls the registered operator: through the dispatcher.
 nb::object through_dispatcher(const char* function, PyObject* const* arguments, size_t count);

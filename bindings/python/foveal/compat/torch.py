@@ -106,7 +106,8 @@ def sdpa(
     scores = {} if mask is None else {"mask" if mask.dtype == torch.bool else "bias": mask}
     rows_first = (x.transpose(1, 2) for x in (q, k, v))
     out = attention(*rows_first, scale=scale, causal=is_causal, align="top_left", dropout_p=dropout_p, **scores)
-    return out.transpose(1, 2).view(shape)
+    out = out.transpose(1, 2)
+    return out if _has_shape(out, shape) else out.view(shape)
 
 
 # ---- Checks ----------------------------------------------------------------------------------------------------------
@@ -157,7 +158,7 @@ def _as_heads(query, key, value, enable_gqa):
     q, k, v = (x if x.dim() > 2 else x[None] for x in (query, key, value))
     if not enable_gqa:
         heads = _broadcast(query, key, value, sizes=[x.shape[-3:-2] for x in (q, k, v)])[0]
-        q = q.expand(*q.shape[:-3], heads, -1, -1)
+        q = _expanded(q, *q.shape[:-3], heads, *q.shape[-2:])
         if k.shape[-3] != v.shape[-3]:  # else they are one head for all, or `heads`
             k, v = (x.expand(*x.shape[:-3], heads, -1, -1) for x in (k, v))
     batch = _broadcast(query, key, value, sizes=[x.shape[:-3] for x in (q, k, v)])
@@ -176,7 +177,18 @@ def _check_groups(query, key, value):
         raise UnsupportedError(f"value.shape is {_shown(value.shape)}; foveal supports as many heads as key's")
 
 
+def _has_shape(tensor, shape):
+    """Then there is nothing to do, and no node of autograd to pay for; a trace is to hold for other shapes too."""
+    return not torch.compiler.is_compiling() and tensor.shape == shape
+
+
+def _expanded(tensor, *shape):
+    return tensor if _has_shape(tensor, shape) else tensor.expand(shape)
+
+
 def _broadcast(query, key, value, sizes):
+    if not torch.compiler.is_compiling() and sizes[0] == sizes[1] == sizes[2]:
+        return tuple(sizes[0])
     try:
         return tuple(torch.broadcast_shapes(*sizes))
     except RuntimeError:
@@ -186,7 +198,7 @@ def _broadcast(query, key, value, sizes):
 
 def _joined(tensor, name, batch):
     """[*batch, ., ., .] as [b, ., ., .], expanded, without a copy."""
-    tensor = tensor.expand(*batch, *tensor.shape[-3:])
+    tensor = _expanded(tensor, *batch, *tensor.shape[-3:])
     if len(batch) == 1:
         return tensor
     sizes = [(size, stride) for size, stride in zip(batch, tensor.stride()[:-3], strict=True) if size != 1]
