@@ -15,8 +15,9 @@ tensors. Importing this module registers
 with the options of foveal.attention, the window as window_left and window_right. The functions here take the arguments
 of foveal's of these names, and torch.compile can trace them: they are these operators then, otherwise foveal's
 own functions, which cost less host time and go to the operators by themselves where PyTorch watches (a trace, a
-TorchDispatchMode, tensors without memory of their own) or records a gradient. q, k, v, sinks, bias and alibi_slopes
-have gradients, also through the log-sum-exp, but not in pages, and no second derivatives; the others, and a tensor with
+TorchDispatchMode, a transform of torch.func, tensors of other types or without memory of their own). A gradient that is
+recorded elsewhere is one node of autograd over them (FovealAttention). q, k, v, sinks, bias and alibi_slopes have
+gradients, also through the log-sum-exp, but not in pages, and no second derivatives; the others, and a tensor with
 a tangent of forward-mode AD, raise foveal.UnsupportedError.
 """
 
