@@ -94,6 +94,10 @@ def sdpa(
     _check_options(is_causal, enable_gqa)
     query, key, value, attn_mask = under_autocast(query, key, value, attn_mask)
     _check_tensors(query, key, value, attn_mask)
+    if attn_mask is None and _are_heads(query, key, value, enable_gqa):
+        rows_first = (x.transpose(1, 2) for x in (query, key, value))
+        out = attention(*rows_first, scale=scale, causal=is_causal, align="top_left", dropout_p=dropout_p)
+        return out.transpose(1, 2)
     q, k, v, batch = _as_heads(query, key, value, enable_gqa)
     if attn_mask is not None and is_causal:
         _check_mask_and_causal(query, key, value, attn_mask, enable_gqa)
@@ -149,6 +153,15 @@ def _check_mask_and_causal(query, key, value, attn_mask, enable_gqa):
 
 
 # ---- Shapes ----------------------------------------------------------------------------------------------------------
+
+
+def _are_heads(query, key, value, enable_gqa):
+    """Are they as foveal takes them, but for the order of dimensions? Most are, and an eager call has little time."""
+    if torch.compiler.is_compiling() or not query.dim() == key.dim() == value.dim() == 4:
+        return False
+    (b, h_q), (b_k, h_k) = query.shape[:2], key.shape[:2]
+    same = b == b_k and key.shape[:2] == value.shape[:2] and h_q != 0 and h_k != 0
+    return same and (h_q == h_k or (enable_gqa and h_q % h_k == 0))
 
 
 def _as_heads(query, key, value, enable_gqa):
