@@ -15,11 +15,30 @@ def _gradients(ctx, dout, dlse=None):
         dout = torch.zeros_like(out)
     if dropout_state is None:
         dropout_state = dropout_numbers
+    if torch.compiler.is_compiling():  # compiled autograd, which traces operators alone
+        return (*_by_operator(ctx, dout, dlse, dropout_state), None, None, None)
     first = (_readable(dout), _readable(dlse), out, lse, ctx.needs_input_grad[:6])
     tensors = (q, k, v, cu_seqlens_q, cu_seqlens_k)
     scores = (scale, False, window, align, softcap, chunk, alibi_slopes, sinks, bias, mask)  # causal: in the window
     last = (seqused_q, seqused_k, None, None, None, query_offset, tree_mask, None, dropout_p, dropout_state)
     return (*_foveal.attention_backward(*first, *tensors, *scores, *last, False), None, None, None)
+
+
+def _by_operator(ctx, dout, dlse, dropout_state):
+    from foveal.torch import _dropout_state  # which imports what an eager call does without
+
+    q, k, v, sinks, bias, alibi_slopes, out, lse, cu_seqlens_q, cu_seqlens_k, *others = ctx.saved_tensors
+    mask, seqused_q, seqused_k, query_offset, tree_mask, _ = others
+    scale, (left, right), align, softcap, chunk, dropout_p, _ = ctx.numbers
+    wanted = ctx.needs_input_grad[:6]
+    gradients = torch.ops.foveal.attention_backward(
+        *(dout, dlse, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, list(wanted)),
+        **{"scale": scale, "window_left": left, "window_right": right, "align": align, "softcap": softcap},
+        **{"chunk": chunk, "alibi_slopes": alibi_slopes, "sinks": sinks, "bias": bias, "mask": mask},
+        **{"seqused_q": seqused_q, "seqused_k": seqused_k, "query_offset": query_offset, "tree_mask": tree_mask},
+        **{"dropout_p": dropout_p, "dropout_state": _dropout_state(q, dropout_p, dropout_state)},
+    )
+    return tuple(gradient if asked else None for gradient, asked in zip(gradients, wanted, strict=True))
 
 
 def _readable(gradient):

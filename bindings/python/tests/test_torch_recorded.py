@@ -233,3 +233,24 @@ def test_other_libraries_tensors_are_refused_where_a_gradient_is_recorded():
     mask = (drawn(2, 1, 33, 49, seed=6) > 0).numpy()
     with pytest.raises(TypeError, match="^mask is of type ndarray"):
         foveal.attention(q, k, v, mask=mask)
+
+
+@pytest.mark.parametrize("name", [*OPTIONS, "dropout", "varlen", "lse"])
+def test_compiled_autograd_traces_the_operator(name):
+    given, options = OPTIONS.get(name, ({}, {"causal": True}))
+    of = leaves(**given)
+    if name == "dropout":
+        options = {"dropout_p": 0.3, "dropout_state": (1, 2)}
+    if name == "varlen":
+        of = dict(zip(("q", "k", "v"), packed_leaves()[:3], strict=True))
+        arguments = [*of.values(), *packed_leaves()[3:]]
+        results = [foveal.attention_varlen(*arguments, **options) for _ in range(2)]
+    else:
+        results = [foveal.attention(**of, **options, return_lse=name == "lse") for _ in range(2)]
+    expected = gradients(results[0], of.values())
+    results = results[1] if name == "lse" else results[1:]
+    assert node_of(results[0]) == EAGER
+    weights = [drawn(*x.shape, seed=i) for i, x in enumerate(results)]
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager", fullgraph=True)):
+        torch.autograd.backward(results, weights)
+    assert same([x.grad for x in of.values()], expected)
