@@ -3,8 +3,8 @@
 #
 # Versions:  equinox 0.13.8 with jax and jaxlib 0.10.2 (PyPI), on the CPU. Seen on 2026-12-01.
 # Input:     two equinox.nn.RotaryPositionalEmbedding(8), of theta 10 000 and 1 000 000 (the local and global layers of Gemma 3), on
-#            the same 16 rows of ones, in one process: the first alone on 8 rows, the second on 8, then the second on 16, then the first
-#            on 8 again. Beside it the rotation in float64.
+#            rows of ones, in one process: the first on 8 rows, the second on 8, the second on 16, the first on 8 again. Beside them
+#            the rotation in float64.
 # Behaviour: the module keeps its sines and cosines in a dictionary of the process, by size and type but not by theta, and makes
 #            them anew when a longer sequence comes. So the second module on 8 rows is the first's rotation to the last bit, off
 #            by 0.64 from its own. With 16 rows it is right, and from then on the first one, right before, is off by 0.64 on the
