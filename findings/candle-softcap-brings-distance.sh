@@ -2,17 +2,17 @@
 # Candle's attention on the CPU, decoding with a softcap in f32, adds each key's distance to its score, as ALiBi of slope 1 does.
 #
 # Versions:  candle-core and candle-nn 0.11.1 (crates.io), the current release; Rust 1.95.0. Seen on 2026-12-01.
-# Input:     candle_nn::attention::flash_attn, AttnMask::causal_with_offset(), max_bias None, softcap 50, two heads of 16 on 8 keys: a
-#            prompt of 8 queries, and the last of them alone on the same keys. In f32 and f16, beside attention in f64. Then queries
-#            of zeros, V the unit matrix, so that the output is the weights.
-# Behaviour: all rows of the prompt agree with f64, in f32 and f16, and so does the last query alone in f16. Alone in f32 it is off by
-#            0.94. Queries of zeros show why: the weights are not 1/8 each but, from key 0 to 7,
+# Input:     candle_nn::attention::flash_attn, AttnMask::causal_with_offset(), max_bias None, softcap 50, two heads of 16 on 8 keys:
+#            a prompt of 8 queries, and the last of them alone on the same keys. In f32 and f16, beside attention in f64. Then a
+#            query of zeros, V the unit matrix, so that the output is the weights.
+# Behaviour: the last query in the prompt agrees with f64, in f32 and f16, and so it does alone in f16. Alone in f32 it is off
+#            by 0.94. A query of zeros shows why: the weights are not 1/8 each but, from key 0 to 7,
 #
 #              0.0006 0.0016 0.0043 0.012 0.031 0.086 0.23 0.63
 #
-#            which are those of scores -7 to 0: the slope is 2 to the power of -max_bias, and that is 1 where ALiBi is off. Without
-#            softcap another function runs, without this. So a model of softcaps (Gemma 2) reads its prompt rightly and then sees, at
-#            every generated token, the last few keys only; no error, no warning.
+#            which are those of scores -7 to 0: the slope is a power of 2 of -max_bias, and that is 1 where ALiBi is off. Without
+#            a softcap another function runs, and is right. So a model with a softcap reads its prompt rightly and then sees, at
+#            every generated token, hardly more than the last few keys; no error, no warning.
 #
 # Needs cargo and crates.io. Exits 0 if all this is still so, 1 if something has changed.
 set -u
