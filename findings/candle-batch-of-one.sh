@@ -2,9 +2,9 @@
 # Candle's attention on the CPU gives a batch of one other keys, another bias and another type than each of a batch of two.
 #
 # Versions:  candle-core and candle-nn 0.11.1 (crates.io), the current release; Rust 1.95.0. Seen on 2026-12-01.
-# Input:     candle_nn::attention::flash_attn of queries of zeros, V the unit matrix, so that the output is the weights; once as it is,
-#            once with the same tensors twice in the batch: two queries on four keys, AttnMask::causal(); two queries on a cache of
-#            six keys, AttnMask::causal_with_offset(2); no mask and max_bias 4 for two heads; all in f16.
+# Input:     candle_nn::attention::flash_attn of queries of zeros, V the unit matrix, so that the output is the weights; once as it
+#            is, once with the same tensors twice in the batch: two queries on four keys, AttnMask::causal(); two queries on a cache
+#            of six keys, AttnMask::causal_with_offset(2); no mask and max_bias 4 for two heads; all in f16.
 # Behaviour: both halves of the batch of two are equal, and other than the batch of one:
 #
 #                                      batch of one         batch of two
@@ -40,7 +40,13 @@ use candle_nn::attention::{flash_attn, AttnMask};
 const HEADS: usize = 2;
 
 /// The weights of the first head's queries, of the batch's first entry, and the output's type.
-fn weights(batch: usize, queries: usize, keys: usize, mask: &AttnMask, max_bias: Option<f32>) -> Result<(Vec<Vec<f32>>, DType)> {
+fn weights(
+    batch: usize,
+    queries: usize,
+    keys: usize,
+    mask: &AttnMask,
+    max_bias: Option<f32>,
+) -> Result<(Vec<Vec<f32>>, DType)> {
     let q = Tensor::zeros((batch, queries, HEADS, keys), DType::F16, &Cpu)?;
     let k = Tensor::zeros((batch, keys, HEADS, keys), DType::F16, &Cpu)?;
     let v = Tensor::eye(keys, DType::F16, &Cpu)?.reshape((1, keys, 1, keys))?.repeat((batch, 1, HEADS, 1))?;
