@@ -61,6 +61,20 @@ TEST_P(Contract_1_13, OptionsOfNothing) {
             expect_right(problem + type);
 }
 
+// d of 129 to 192 with values of up to 128 have kernels of their own on sm90; of wider values those of d 256.
+TEST_P(Contract_1_13, WideKeysWithNarrowValues) {
+    for (const std::string& type : types())
+        for (const std::string d :
+             {" d192 dv128", " d160 dv96", " d136 dv128", " d192 dv64", " d136 dv8", " d192 dv136"})
+            for (const std::string shape :
+                 {"b2 s130 hq4 hk2 dlse", "b1 sq300 sk77 hq6 hk1 causal", "b1 sq200 sk333 h2 causal sinks",
+                  "b1 s260 hq2 hk1 left70 right9", "b2 sq1 sk300 h2", "b2 sq70 sk0 h2",
+                  "varlen qlens=5,0,130,70 klens=64,9,300,1 hq4 hk2 causal", "b1 s200 h2 causal dropout0.2",
+                  "varlen qlens=300,200 klens=300,200 hq8 hk2 used_q=290,0 used_k=300,77 left20 right3 sinks",
+                  "b3 sq130 sk201 hq4 hk2 used_q=130,1,77 used_k=201,0,130"})
+                expect_right(shape + d + type);
+}
+
 TEST_P(Contract_1_13, WideHeadsWithOptions) {
     for (const std::string& type : types())
         for (const std::string d : {" d192 dv128", " d256", " d40 dv512", " d512"})

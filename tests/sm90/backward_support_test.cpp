@@ -74,6 +74,41 @@ TEST(BackwardSupport, SumsInF32AreTheCpus) {
     }
 }
 
+std::string backward_plan_of(const std::string& text) {
+    foveal_forward_args forward;
+    const foveal_backward_args args =
+        backward_shape_args(parse_backward_case("backward " + text), FOVEAL_BACKEND_SM90, forward);
+    foveal_plan* plan = nullptr;
+    EXPECT_EQ(foveal_backward_plan_create(&args, -1, &plan), FOVEAL_OK) << foveal_last_error();
+    char description[4096];
+    EXPECT_EQ(foveal_plan_describe(plan, description, sizeof description, nullptr), FOVEAL_OK);
+    foveal_plan_destroy(plan);
+    return description;
+}
+
+TEST(BackwardSupport, TheTileFollowsFromBothHeadDimensions) {
+    const struct {
+        const char* text;
+        const char* tile;
+    } cases[] = {
+        {"d64 bf16", "d up to 64, dq's sums"},
+        {"d8 dv72 bf16", "d up to 128, dq's sums"},
+        {"d128 f16 softcap3", "d up to 128, with score options, dq's sums"},
+        {"d192 dv128 bf16 causal", "d up to 192, d_v up to 128, dk and dv apart from dq"},
+        {"d136 dv8 f16 left3", "d up to 192, d_v up to 128, dk and dv apart from dq"},
+        {"d192 dv128 bf16 dropout0.1", "d up to 192, d_v up to 128, with dropout, dk and dv apart from dq"},
+        {"d192 dv136 bf16", "d up to 256, dk and dv apart from dq"},
+        {"d128 dv136 bf16", "d up to 256, dk and dv apart from dq"},
+        {"d200 dv128 bf16", "d up to 256, dk and dv apart from dq"},
+        {"d192 dv128 bf16 softcap3", "d up to 512, with score options, dk, dv and dq apart"},
+        {"d264 dv8 bf16", "d up to 512, dk, dv and dq apart"},
+    };
+    for (const auto& [text, tile] : cases)
+        EXPECT_NE(backward_plan_of(std::string("b2 s300 h2 ") + text).find(tile), std::string::npos)
+            << text << ":\n"
+            << backward_plan_of(std::string("b2 s300 h2 ") + text);
+}
+
 size_t workspace_bytes(const std::string& text) {
     foveal_forward_args forward;
     const foveal_backward_args args =
@@ -91,6 +126,7 @@ TEST(BackwardSupport, TheWorkspaceFollowsFromTheShapes) {
     const auto bytes_of = [](const std::string& text) { return static_cast<double>(workspace_bytes(text)); };
     EXPECT_LE(bytes_of("b4 s4096 h16 d128 bf16 causal"), 1.002 * rows(4, 4096, 16, 128));
     EXPECT_LE(bytes_of("b1 s1024 hq32 hk8 d64 bf16"), 1.003 * rows(1, 1024, 32, 64));
+    EXPECT_LE(bytes_of("b4 s4096 h16 d192 dv128 bf16 causal"), 0.02 * rows(4, 4096, 16, 192));
     EXPECT_LE(bytes_of("b4 s4096 h16 d256 bf16 causal"), 0.02 * rows(4, 4096, 16, 256));
     // What dbias and dalibi_slopes are summed in.
     const auto more = [&](const std::string& option) {

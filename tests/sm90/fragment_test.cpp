@@ -8,6 +8,7 @@
 
 #include "sm90/scores/mask.hpp"
 #include "sm90/tile/fragment.hpp"
+#include "sm90/tile/operand_load.hpp"
 
 namespace foveal::sm90 {
 namespace {
@@ -50,6 +51,21 @@ TEST(Fragment, FourPairsAreAnOperand) {
             EXPECT_EQ(Fragment::row_offset(i), a / 2 % 2 * 8);
             EXPECT_EQ(Fragment::column_offset(i), kstep * 16 + a / 4 * 8 + a % 2);
         }
+}
+
+// ldmatrix.x4: lane l gives the address of row l % 8 of matrix l / 8, and its register m gets of matrix m the elements
+// 2 (l % 4) and 2 (l % 4) + 1 of row l / 4.
+TEST(Fragment, AnOperandIsReadByLdmatrix) {
+    for (int32_t step = 0; step < kColumns / 16; ++step)
+        for (int32_t lane = 0; lane < 32; ++lane)
+            for (int32_t m = 0; m < Fragment::kPairsOfOperand; ++m) {
+                const int32_t source = 8 * m + lane / 4;  // the lane whose address it is
+                const int32_t i = 2 * (step * Fragment::kPairsOfOperand + m);
+                EXPECT_EQ(OperandLoad::row(source), Fragment::first_row(lane) + Fragment::row_offset(i));
+                EXPECT_EQ(OperandLoad::panel(step) * kPanelColumns +
+                              OperandLoad::vector(step, source) * kVectorColumns + 2 * (lane % 4),
+                          Fragment::first_column(lane) + Fragment::column_offset(i));
+            }
 }
 
 TEST(Fragment, ElementsOfARowAreCountedInTheOrderOfTheirColumns) {
